@@ -1,0 +1,1 @@
+"""Which people a quantized image classifier leaves behind, why, and what it costs to fix it."""

@@ -1,0 +1,305 @@
+"""The typed shape of ``params.yaml``: a wrong value is refused before any work is done.
+
+Every section is a frozen pydantic model. :func:`load` reads the file and returns one
+:class:`Params`; what does not fit is reported all at once, each with its key, what was given and
+what is legal. YAML reads ``1e-06`` as a string (it wants ``1.0e-06``), so numbers given as strings
+are accepted where a number is meant.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=2, le=8, description="bits of an integer code")]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, int | str) else value
+
+
+class ParamsError(ValueError):
+    """``params.yaml`` holds something that cannot be run; the message lists every problem."""
+
+
+class Section(BaseModel):
+    """A part of ``params.yaml``: immutable, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Source(Section):
+    """Where the images of a data set come from and how they are made ready (``sources:``).
+
+    The key of the section names the reader (``mnist5k``, ``utkface``, …) unless ``reader`` does.
+    """
+
+    reader: str | None = None
+    path: str | None = None
+    size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    label: str | None = None
+    imbalance: Literal["paper"] | tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    split_seed: int = 0
+
+
+class Architecture(Section):
+    """A network of the user's own (``architectures:``), beside those known by name."""
+
+    factory: str
+    options: dict[str, Any] = {}
+    checkpoint: str | None = None
+
+
+class Training(Section):
+    """How the fp32 baselines are trained (``training:``)."""
+
+    epochs: Count = 12
+    batch_size: Count = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: PositiveFloat = 3e-3
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 0.05
+    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
+
+
+class Qat(Section):
+    """How networks are trained with their quantizers in place (``qat:``)."""
+
+    epochs: Count = 3
+    lr: PositiveFloat | dict[Width, PositiveFloat] = 1e-3
+    dampening: NonNegative = 0.1
+
+    def lr_at(self, bits: int) -> float:
+        """Learning rate at a width; a table is read at the nearest width it names."""
+        if isinstance(self.lr, dict):
+            return self.lr[min(self.lr, key=lambda width: (abs(width - bits), width))]
+        return self.lr
+
+
+class Weights(Section):
+    """How the weights of a method are quantized (see ``quantskew.quantization``)."""
+
+    format: Literal["integer", "float16", "bfloat16"] = "integer"
+    granularity: Literal["tensor", "channel"] = "tensor"
+    scheme: Literal["asymmetric", "symmetric", "symmetric_narrow"] = "asymmetric"
+    range: Literal["minmax", "mse"] = "minmax"
+    fold_bn: bool = True
+    first_last: Width | None = None
+
+
+class Recipe(Section):
+    """How the fp32 network under a method is trained: the part that a baseline leaves plain."""
+
+    sampling: Literal["as_is", "balanced"] = "as_is"
+    loss: Literal["cross_entropy", "weighted"] = "cross_entropy"
+    class_weights: tuple[PositiveFloat, ...] | None = None
+
+    @model_validator(mode="after")
+    def _weights_belong_to_the_weighted_loss(self) -> "Recipe":
+        if self.class_weights is not None and self.loss != "weighted":
+            raise ValueError("class_weights are used by loss: weighted; give that loss too")
+        return self
+
+
+class Method(Section):
+    """A composition of orthogonal parts, named in ``methods:`` or ``mitigations:``."""
+
+    recipe: Recipe = Recipe()
+    training: Literal["none", "qat"] = "none"
+    dampening: bool = False
+    weights: Weights = Weights()
+
+    @model_validator(mode="after")
+    def _qat_parts_need_qat(self) -> "Method":
+        if self.dampening and self.training != "qat":
+            raise ValueError("dampening acts during QAT; give training: qat too")
+        return self
+
+
+class Groups(Section):
+    """Who is compared (``groups:``)."""
+
+    minimum: Count = 30
+    by: dict[str, tuple[str, ...]] = {}
+    bins: dict[str, tuple[float, ...]] = {}
+
+    @field_validator("bins")
+    @classmethod
+    def _edges_rise(cls, bins: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for attribute, edges in bins.items():
+            if not edges or list(edges) != sorted(set(edges)):
+                raise ValueError(f"the bin edges of {attribute!r} must be rising numbers")
+        return bins
+
+
+class Statistics(Section):
+    """How sure we are (``statistics:``)."""
+
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    draws: Annotated[int, Field(ge=100)] = 2000
+    seed: int = 0
+
+
+Bits = Annotated[tuple[Width, ...], BeforeValidator(_as_list), Field(min_length=1)]
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_list), Field(min_length=1)
+]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+class Params(Section):
+    """All of ``params.yaml``."""
+
+    datasets: Names
+    models: Names
+    bits: Bits
+    seeds: Seeds
+    sources: dict[str, Source | None] = {}
+    architectures: dict[str, Architecture] = {}
+    training: Training = Training()
+    qat: Qat = Qat()
+    methods: dict[str, Method]
+    mitigations: dict[str, Method] = {}
+    groups: Groups = Groups()
+    statistics: Statistics = Statistics()
+
+    @field_validator("datasets", "models", "bits", "seeds")
+    @classmethod
+    def _no_repeats(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        repeated = sorted({str(v) for v in values if values.count(v) > 1})
+        if repeated:
+            raise ValueError(f"{', '.join(repeated)} is given more than once")
+        return values
+
+    @model_validator(mode="after")
+    def _names_fit_together(self) -> "Params":
+        for kind in ("datasets", "models", "methods", "mitigations"):
+            for name in getattr(self, kind):
+                if not _NAME.fullmatch(name):
+                    raise ValueError(
+                        f"{kind}: {name!r} becomes a file name; use letters, digits, '_' and '-'"
+                    )
+        both = sorted(set(self.methods) & set(self.mitigations))
+        if both:
+            raise ValueError(f"{', '.join(both)} stands in methods and in mitigations; rename one")
+        missing = [name for name in self.datasets if name not in self.sources]
+        if missing:
+            raise ValueError(
+                f"datasets: {', '.join(missing)} has no entry in sources; "
+                f"there are {', '.join(self.sources) or 'none'}"
+                f"{close_names(missing[0], self.sources)}"
+            )
+        return self
+
+    def all_methods(self) -> dict[str, Method]:
+        """Methods of both stages by name."""
+        return {**self.methods, **self.mitigations}
+
+    def source(self, dataset: str) -> Source:
+        """How a data set is made; an entry left empty in the file means the defaults."""
+        return self.sources[dataset] or Source()
+
+
+def close_names(given: str, known: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known names close to a given one, or nothing.
+
+    Examples
+    --------
+    >>> close_names("minst", ["mnist", "utkface"])
+    "; did you mean 'mnist'?"
+    """
+    close = difflib.get_close_matches(str(given), [str(name) for name in known], n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and check a parameter file.
+
+    Parameters
+    ----------
+    path
+        A YAML file with the sections of :class:`Params`.
+
+    Raises
+    ------
+    ParamsError
+        With one line a problem: the key, what was given, what is legal.
+    """
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; run from the root of the project") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise ParamsError(f"{path} holds no sections; it must map keys to values")
+    return parse(given, str(path))
+
+
+def parse(given: Mapping[str, Any], name: str = "params") -> Params:
+    """Check parameters that are already a mapping; see :func:`load`."""
+    try:
+        return Params.model_validate(given)
+    except ValidationError as error:
+        lines = "\n".join(f"  {line}" for line in _explain(error))
+        raise ParamsError(f"{name} cannot be run:\n{lines}") from None
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"]) or "the file"
+        value, context = problem["input"], problem.get("ctx", {})
+        match problem["type"]:
+            case "extra_forbidden":
+                legal = _keys_at(problem["loc"][:-1])
+                yield (
+                    f"{key}: unknown key; legal here: {', '.join(legal)}"
+                    f"{close_names(str(problem['loc'][-1]), legal)}"
+                )
+            case "missing":
+                yield f"{key}: is required and not given"
+            case "literal_error":
+                legal = re.findall(r"'([^']*)'", context["expected"])
+                yield f"{key}: got {value!r}; legal: {', '.join(legal)}{close_names(value, legal)}"
+            case "value_error":
+                yield f"{key}: {context['error']}" if problem["loc"] else str(context["error"])
+            case _:
+                yield f"{key}: got {value!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """Return the legal keys of the section at a location of the parameter tree."""
+    at: Any = Params
+    for part in location:
+        if isinstance(at, type) and issubclass(at, Section):
+            at = at.model_fields[str(part)].annotation if str(part) in at.model_fields else None
+        else:  # dict[str, Section]: the name of an entry; Section | None: its optional form
+            at = next(iter(_sections(at)), None)
+    section = next(iter(_sections(at)), None)
+    return list(section.model_fields) if section else []
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
