@@ -1,0 +1,161 @@
+"""What quantization did to the outputs of the network, sample by sample and group by group.
+
+The second step of the impact flow: logits, their softmax, the loss (Bellam & Kim, §4.2, §4.3,
+equations 7–9 and 11, Figures 5–7). Everything follows from stored logits; the network is not
+needed. :func:`per_sample` is computed once for a variant, :func:`by_group` once for each way of
+dividing the samples into groups.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax
+
+
+def per_sample(logits: ArrayLike, reference: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
+    """Measure each sample's logits and their distance from those of the reference network.
+
+    Parameters
+    ----------
+    logits
+        Shape (n, K): of the variant.
+    reference
+        Shape (n, K): of the original network on the same samples.
+    labels
+        Shape (n,): true classes, integers in 0 … K−1.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a sample:
+
+        ===================== ===============================================================
+        ``null_logits``       whether either vector is zero, so that they enclose no angle
+        ``cosine_distance``   1 − cos of the angle, 0 … 2 (equation 7); NaN for null logits
+        ``l1_distance``       Σ|z̃ − z|
+        ``l2_distance``       ‖z̃ − z‖₂
+        ``logit_variance``    variance over the K logits of the variant, divisor K (equation 9)
+        ``softmax_variance``  the same of its softmax
+        ``top_probability``   largest softmax probability (equation 11)
+        ``true_probability``  softmax probability of the true class: the distance to the
+                              decision boundary (DTDB)
+        ``loss``              cross-entropy in nats, −log of the former
+        ``correct``           whether the largest logit is that of the true class
+        ===================== ===============================================================
+
+    Raises
+    ------
+    ValueError
+        When shapes do not fit, a label is out of range, or a logit is NaN or infinite.
+    """
+    after, before = _logits(logits, "logits"), _logits(reference, "reference")
+    truth = np.asarray(labels)
+    if after.shape != before.shape or truth.shape != after.shape[:1]:
+        raise ValueError(
+            "logits and reference must be (n, K) and labels (n,); "
+            f"got {after.shape}, {before.shape} and {truth.shape}"
+        )
+    samples, classes = after.shape
+    wrong = np.flatnonzero((truth < 0) | (truth >= classes))
+    if wrong.size:
+        raise ValueError(f"row {wrong[0]}: label {truth[wrong[0]]} is not in 0 … {classes - 1}")
+
+    norms = [np.linalg.norm(z, axis=1, keepdims=True) for z in (after, before)]
+    null = (norms[0] == 0) | (norms[1] == 0)
+    units = [
+        z / np.where(null, np.nan, norm) for z, norm in zip((after, before), norms, strict=True)
+    ]
+    log_probability = log_softmax(after, axis=1)
+    probability = np.exp(log_probability)
+    rows = np.arange(samples)
+    return pd.DataFrame(
+        {
+            "null_logits": null[:, 0],
+            # ½‖a − b‖² of unit vectors is 1 − cos without its cancellation at small angles
+            "cosine_distance": ((units[0] - units[1]) ** 2).sum(axis=1) / 2,
+            "l1_distance": np.abs(after - before).sum(axis=1),
+            "l2_distance": np.linalg.norm(after - before, axis=1),
+            "logit_variance": after.var(axis=1),
+            "softmax_variance": probability.var(axis=1),
+            "top_probability": probability.max(axis=1),
+            "true_probability": probability[rows, truth],
+            "loss": -log_probability[rows, truth],
+            "correct": after.argmax(axis=1) == truth,
+        }
+    )
+
+
+def by_group(samples: pd.DataFrame, groups: ArrayLike, n_groups: int) -> pd.DataFrame:
+    """Average the columns of :func:`per_sample` over each group.
+
+    Parameters
+    ----------
+    samples
+        From :func:`per_sample`, n rows.
+    groups
+        Shape (n,): index of each sample's group in 0 … n_groups−1, or −1 for none.
+    n_groups
+        How many groups there are.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Row g is group g: ``n``, the count ``null_logits``, ``accuracy``, and the mean of every
+        other column. Null logits have no part in the mean cosine distance (equation 8), which is
+        NaN where a group has no others; a group without samples is NaN throughout.
+    """
+    codes = _codes(groups, len(samples), n_groups)
+    member = codes >= 0
+    grouped = samples[member].groupby(codes[member])
+    means = grouped.mean().rename(columns={"correct": "accuracy"}).drop(columns="null_logits")
+    counts = pd.DataFrame({"n": grouped.size(), "null_logits": grouped["null_logits"].sum()})
+    index = pd.RangeIndex(n_groups, name="group")
+    return counts.reindex(index, fill_value=0).join(means.reindex(index))
+
+
+def boundary_histograms(
+    true_probability: ArrayLike, groups: ArrayLike, n_groups: int, *, bins: int = 20
+) -> NDArray[np.int64]:
+    """Count each group's distances to the decision boundary over ``bins`` equal steps of 0 … 1.
+
+    Parameters
+    ----------
+    true_probability
+        Shape (n,): softmax probability of the true class, as in :func:`per_sample` (Figure 6b).
+    groups, n_groups
+        As in :func:`by_group`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n_groups, bins); a row sums to the size of its group.
+    """
+    distance = np.asarray(true_probability, dtype=np.float64)
+    codes = _codes(groups, len(distance), n_groups)
+    step = np.minimum((distance * bins).astype(np.int64), bins - 1)
+    cell = (codes * bins + step)[codes >= 0]
+    return np.bincount(cell, minlength=n_groups * bins).reshape(n_groups, bins)
+
+
+def _logits(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2:
+        raise ValueError(f"{name} must be (n, K); got shape {array.shape}")
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"{name} are NaN or infinite in {bad.size} of {len(array)} rows, first in row {bad[0]}"
+        )
+    return array
+
+
+def _codes(groups: ArrayLike, samples: int, n_groups: int) -> NDArray[np.int64]:
+    codes = np.asarray(groups)
+    if codes.shape != (samples,):
+        raise ValueError(f"groups must be ({samples},), one code a sample; got {codes.shape}")
+    wrong = np.flatnonzero((codes < -1) | (codes >= n_groups))
+    if wrong.size:
+        raise ValueError(
+            f"row {wrong[0]}: group {codes[wrong[0]]} is not in 0 … {n_groups - 1}, nor −1 for none"
+        )
+    return codes.astype(np.int64)

@@ -1,0 +1,146 @@
+"""What quantization did to the weights: the first step of the impact flow.
+
+Networks are given as mappings from the name of a layer to its weights, the original ones θ and the
+dequantized ones θ̃ (Bellam & Kim, §4.1, Figures 3 and 4).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+WHOLE = "all"
+"""Name of the row that sums over every layer."""
+
+Network = Mapping[str, torch.Tensor]
+
+
+def compare(original: Network, dequantized: Network) -> pd.DataFrame:
+    """Measure how far the weights of each layer moved, and how many became zero.
+
+    Parameters
+    ----------
+    original, dequantized
+        The same layers with the same shapes, in floating point.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a layer and one named :data:`WHOLE`:
+
+        ===================== ========================================================
+        ``layer``             name of the layer
+        ``weights``           how many numbers it holds, K
+        ``absolute_change``   Σ|θ̃ − θ| (equation 5), in the units of the weights
+        ``relative_error``    ‖θ̃ − θ‖₂ / ‖θ‖₂; NaN where θ is zero throughout
+        ``original_sparsity`` share of the θ that are exactly zero
+        ``sparsity``          share of the θ̃ that are exactly zero (equation 6)
+        ===================== ========================================================
+
+    Raises
+    ------
+    ValueError
+        When the layers or their shapes differ, or a weight is NaN or infinite.
+    """
+    if original.keys() != dequantized.keys():
+        differing = ", ".join(sorted(original.keys() ^ dequantized.keys()))
+        raise ValueError(f"the two networks must have the same layers; only one has {differing}")
+    sums = []
+    for layer, before in original.items():
+        after = dequantized[layer]
+        if before.shape != after.shape:
+            raise ValueError(
+                f"layer {layer!r} is {tuple(before.shape)} in the original "
+                f"and {tuple(after.shape)} dequantized"
+            )
+        a, b = _values(layer, before), _values(layer, after)
+        change = b - a
+        sums.append(
+            (
+                layer,
+                a.size,
+                np.abs(change).sum(),
+                change @ change,
+                a @ a,
+                (a == 0).sum(),
+                (b == 0).sum(),
+            )
+        )
+    layers = pd.DataFrame(
+        sums, columns=["layer", "weights", "absolute_change", "error", "energy", "before", "after"]
+    )
+    rows = pd.concat(
+        [layers, layers.drop(columns="layer").sum().to_frame().T.assign(layer=WHOLE)],
+        ignore_index=True,
+    )
+    return pd.DataFrame(
+        {
+            "layer": rows["layer"],
+            "weights": rows["weights"].astype("int64"),
+            "absolute_change": rows["absolute_change"],
+            "relative_error": np.sqrt(rows["error"] / rows["energy"].where(rows["energy"] > 0)),
+            "original_sparsity": rows["before"] / rows["weights"],
+            "sparsity": rows["after"] / rows["weights"],
+        }
+    )
+
+
+def histogram_edges(original: Network, *, bins: int = 64) -> dict[str, NDArray[np.float64]]:
+    """Bin edges for the histograms of each layer and of the whole (:data:`WHOLE`).
+
+    They span the weights of the original network, so that every width of it can be counted over
+    the same edges, one variant at a time.
+
+    Returns
+    -------
+    dict
+        For each layer ``bins + 1`` rising edges, in the units of the weights.
+    """
+    spans = {
+        layer: (values.min(), values.max())
+        for layer, weights in original.items()
+        if (values := _values(layer, weights)).size
+    }
+    low, high = np.array(list(spans.values())).T
+    spans[WHOLE] = (low.min(), high.max())
+    return {
+        layer: np.histogram_bin_edges(np.empty(0), bins=bins, range=span)
+        for layer, span in spans.items()
+    }
+
+
+def histograms(
+    network: Network, edges: Mapping[str, NDArray[np.float64]]
+) -> dict[str, NDArray[np.int64]]:
+    """Count the weights of each layer, and of the whole, between given edges.
+
+    Parameters
+    ----------
+    network
+        Original or dequantized weights.
+    edges
+        From :func:`histogram_edges`. A weight beyond the outer edges counts in the outer bin, as
+        rounding may move the ends of the range by half a step.
+
+    Returns
+    -------
+    dict
+        For each layer the counts, which sum to its number of weights.
+    """
+    values = {layer: _values(layer, weights) for layer, weights in network.items()}
+    values[WHOLE] = np.concatenate(list(values.values()))
+    return {
+        layer: np.histogram(np.clip(values[layer], bounds[0], bounds[-1]), bounds)[0]
+        for layer, bounds in edges.items()
+    }
+
+
+def _values(layer: str, weights: torch.Tensor) -> NDArray[np.float64]:
+    values = weights.detach().cpu().double().flatten().numpy()
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"layer {layer!r} holds {(~np.isfinite(values)).sum()} weights that are NaN or infinite"
+        )
+    return values
