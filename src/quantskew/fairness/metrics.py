@@ -1,0 +1,156 @@
+"""Accuracy, loss and calibration of groups, and the spread between groups."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+class GroupAccuracy(NamedTuple):
+    """Samples of a group, those answered rightly, and their ratio (NaN for an empty group)."""
+
+    sizes: Ints  # (G,)
+    hits: Ints  # (..., G)
+    accuracy: Floats  # (..., G)
+
+
+def one_hot(codes: ArrayLike, n: int) -> Floats:
+    """Codes 0..n−1 as rows of an identity matrix (..., n); a code of −1 is a row of zeros."""
+    return (np.asarray(codes)[..., None] == np.arange(n)).astype(np.float64)
+
+
+def ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
+    """``part / whole``, NaN where ``whole`` is 0: a rate of nobody is not zero."""
+    part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)
+
+
+def group_mean(values: ArrayLike, groups: ArrayLike, n_groups: int) -> Floats:
+    """Mean over each group of a value a sample, such as the loss.
+
+    Parameters
+    ----------
+    values
+        (..., n).
+    groups
+        (n,) codes from −1 (no group) to ``n_groups`` − 1.
+
+    Returns
+    -------
+    (..., G); NaN for an empty group.
+    """
+    member = one_hot(groups, n_groups)
+    return ratio(np.asarray(values, float) @ member, member.sum(0))
+
+
+def group_accuracy(correct: ArrayLike, groups: ArrayLike, n_groups: int) -> GroupAccuracy:
+    """Accuracy of each group, with the counts behind it.
+
+    With the labels as groups this is the recall of each class.
+
+    Parameters
+    ----------
+    correct
+        (..., n) whether the prediction is right.
+    groups
+        (n,) codes from −1 (no group) to ``n_groups`` − 1.
+    """
+    member = one_hot(groups, n_groups)
+    sizes = member.sum(0)
+    hits = np.asarray(correct, float) @ member
+    return GroupAccuracy(sizes.astype(np.int64), hits.astype(np.int64), ratio(hits, sizes))
+
+
+def overall_accuracy(correct: ArrayLike) -> Floats:
+    """Accuracy over all samples (OA), those of no group included: (..., n) to (...)."""
+    return np.mean(np.asarray(correct, float), axis=-1)
+
+
+def extremes(values: ArrayLike, counted: ArrayLike, axis: int = -1) -> tuple[Floats, Floats]:
+    """Lowest and highest value over the counted groups; NaN where fewer than two are defined."""
+    values = np.moveaxis(np.asarray(values, float), axis, -1)
+    known = np.asarray(counted, bool) & ~np.isnan(values)
+    enough = known.sum(-1) >= 2
+    low = np.where(known, values, np.inf).min(-1, initial=np.inf)
+    high = np.where(known, values, -np.inf).max(-1, initial=-np.inf)
+    return np.where(enough, low, np.nan), np.where(enough, high, np.nan)
+
+
+def fvo(accuracy: ArrayLike, counted: ArrayLike) -> Floats:
+    """Fairness violation observed: the largest difference of accuracy between two groups.
+
+    FVO = max |Acc_g − Acc_g'| (Bellam & Kim, equation 2). It is never negative, so chance alone
+    makes it positive: read it beside :func:`quantskew.fairness.null.fvo_null`.
+
+    Parameters
+    ----------
+    accuracy
+        (..., G).
+    counted
+        (G,) whether a group is large enough to enter.
+
+    Returns
+    -------
+    (...) in the unit of ``accuracy``; NaN where fewer than two groups are counted.
+    """
+    low, high = extremes(accuracy, counted)
+    return high - low
+
+
+class WorstGroup(NamedTuple):
+    """Lowest accuracy and whose it is (−1 where no group is counted)."""
+
+    accuracy: Floats
+    group: Ints
+
+
+def worst_group(accuracy: ArrayLike, counted: ArrayLike) -> WorstGroup:
+    """Accuracy of the worst counted group, and its code (the first of equals).
+
+    ``accuracy`` is (..., G); both results are (...).
+    """
+    accuracy = np.asarray(accuracy, float)
+    known = np.asarray(counted, bool) & ~np.isnan(accuracy)
+    filled = np.where(known, accuracy, np.inf)
+    some = known.any(-1)
+    return WorstGroup(np.where(some, filled.min(-1), np.nan), np.where(some, filled.argmin(-1), -1))
+
+
+def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> Floats:
+    """Cross-entropy of each sample, in nats: logits (..., n, K) and labels (n,) to (..., n)."""
+    logits = np.asarray(logits, float)
+    shifted = logits - logits.max(-1, keepdims=True)
+    wanted = np.take_along_axis(
+        shifted, np.broadcast_to(np.asarray(labels)[:, None], (*logits.shape[:-1], 1)), -1
+    )
+    return np.log(np.exp(shifted).sum(-1)) - wanted[..., 0]
+
+
+def calibration_error(
+    probabilities: ArrayLike, labels: ArrayLike, groups: ArrayLike, n_groups: int, *, bins: int = 15
+) -> Floats:
+    """Compute the expected calibration error of each group, in bins of equal width.
+
+    ECE = Σ_b (n_b/n) |accuracy_b − confidence_b|, where the confidence is the highest probability
+    and bin b holds confidences in (b/bins, (b+1)/bins] (Guo et al. 2017, equation 3).
+
+    Parameters
+    ----------
+    probabilities
+        (..., n, K), rows summing to 1.
+
+    Returns
+    -------
+    (..., G); NaN for an empty group.
+    """
+    probabilities = np.asarray(probabilities, float)
+    confidence = probabilities.max(-1)
+    gap = (probabilities.argmax(-1) == np.asarray(labels)) - confidence
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    member = one_hot(groups, n_groups)
+    total = sum(np.abs(np.where(place == b, gap, 0.0) @ member) for b in range(bins))
+    return ratio(total, member.sum(0))
