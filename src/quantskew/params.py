@@ -48,15 +48,27 @@ class Source(Section):
     """Where the images of a data set come from and how they are made ready (``sources:``).
 
     The key of the section names the reader (``mnist5k``, ``utkface``, …) unless ``reader`` does.
+    What is left empty is the reader's own: its size, its label, its split.
     """
 
     reader: str | None = None
-    path: str | None = None
+    path: str | None = None  # files already on disk; without it they are looked for, then fetched
+    revision: str | None = None  # commit of a data set on the hub
+    config: str | None = None  # variant of a data set on the hub
     size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    channels: Literal[1, 3] | None = None
+    table: str | None = None  # CSV beside a folder of images
+    image: str = "image"
     label: str | None = None
+    split: str | None = None
+    attributes: tuple[str, ...] | None = None
+    together: str | None = None  # column whose equal values stay on one side of the split
     imbalance: Literal["paper"] | tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
     test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    split_seed: int = 0
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    validation: Literal["leave_out", "train", "test"] = "leave_out"
+    duplicates: Literal["together", "drop", "keep"] = "together"
+    max_rejects: Fraction = 0.02
 
 
 class Architecture(Section):
@@ -65,6 +77,8 @@ class Architecture(Section):
     factory: str
     options: dict[str, Any] = {}
     checkpoint: str | None = None
+    mean: Annotated[tuple[float, ...], Field(min_length=1)] = (0.5,)
+    std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5,)
 
 
 class Training(Section):
@@ -76,7 +90,8 @@ class Training(Section):
     lr: PositiveFloat = 3e-3
     momentum: Fraction = 0.9
     weight_decay: NonNegative = 0.05
-    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: Fraction = 0.1
 
 
 class Qat(Section):
@@ -94,7 +109,11 @@ class Qat(Section):
 
 
 class Weights(Section):
-    """How the weights of a method are quantized (see ``quantskew.quantization``)."""
+    """How the weights of a method are quantized (see ``quantskew.quantization``).
+
+    ``first_last`` is the width of the layers that run first and last; ``rgb_first`` that of a first
+    convolution of exactly three input channels, the one layer that Banner et al. leave at 8 bits.
+    """
 
     format: Literal["integer", "float16", "bfloat16"] = "integer"
     granularity: Literal["tensor", "channel"] = "tensor"
@@ -102,6 +121,7 @@ class Weights(Section):
     range: Literal["minmax", "mse"] = "minmax"
     fold_bn: bool = True
     first_last: Width | None = None
+    rgb_first: Width | None = 8
 
 
 class Recipe(Section):
@@ -137,8 +157,9 @@ class Groups(Section):
     """Who is compared (``groups:``)."""
 
     minimum: Count = 30
+    unknown: Literal["group", "leave_out"] = "group"
     by: dict[str, tuple[str, ...]] = {}
-    bins: dict[str, tuple[float, ...]] = {}
+    bins: dict[str, tuple[float, ...]] = {"age": (0, 19, 40, 60)}
 
     @field_validator("bins")
     @classmethod

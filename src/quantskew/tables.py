@@ -73,14 +73,15 @@ TABLES: Mapping[str, Table] = {
                 _column("image", pa.binary(), "uint8 pixels, channels × height × width"),
             ]
         ),
-        ("id",),
+        ("split", "id"),  # so that either side of the split is one slice
         open=True,
     ),
     "rejects": Table(
         pa.schema(
             [
-                _column("id", pa.string(), "file or row that was left out"),
-                _column("reason", pa.string(), "why"),
+                _column("id", pa.string(), "file or row with a defect"),
+                _column("reason", pa.string(), "what is wrong with it"),
+                _column("kept", pa.bool_(), "whether it is in the data set all the same"),
             ]
         ),
         ("id", "reason"),

@@ -1,0 +1,1 @@
+"""Images and the people in them: sources, quality, groups, loading."""

@@ -1,0 +1,172 @@
+"""From files, bytes or arrays to pixels of one size: in parallel, once, in bounded memory."""
+
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+
+import joblib
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+from tqdm import tqdm
+
+from quantskew.data.sources.registry import Image
+
+_CHUNK = 64
+_MODES = {1: "L", 3: "RGB"}
+
+
+class UnusableError(ValueError):
+    """An image that cannot be a sample; the message is the reason in the table of rejects."""
+
+
+def decode(
+    image: Image, *, size: int, channels: int, native: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Decode one image, cut its middle square and resize that, with antialiasing.
+
+    Parameters
+    ----------
+    image
+        A file, the bytes of one, or pixels.
+    size
+        Side of the result in pixels.
+    channels
+        1 for grey, 3 for RGB.
+    native
+        Height and width the image must have.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, channels × size × size.
+
+    Raises
+    ------
+    UnusableError
+        When the image is missing, empty, unreadable, of another size than ``native``, of more than
+        8 bits a channel, or all of one colour.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+            raise UnusableError(
+                f"pixels are {image.dtype} of shape {image.shape}, not uint8 of H×W or H×W×3"
+            )
+        picture = PIL.Image.fromarray(image)
+    else:
+        picture = _open(image)
+    height_width = picture.size[::-1]
+    if native is not None and height_width != native:
+        raise UnusableError(
+            "{}×{} pixels, every image of this set has {}×{}".format(*height_width, *native)
+        )
+    pixels = _square(picture, size, _MODES[channels])
+    if pixels.min() == pixels.max():
+        raise UnusableError(f"constant: every pixel is {pixels.flat[0]}")
+    return pixels.reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def _open(image: Path | bytes) -> PIL.Image.Image:
+    try:
+        content = image.read_bytes() if isinstance(image, Path) else image
+    except OSError as error:
+        raise UnusableError(f"cannot be opened: {error.strerror}") from None
+    if not content:
+        raise UnusableError("empty file")
+    try:
+        return PIL.Image.open(io.BytesIO(content))
+    except PIL.UnidentifiedImageError:
+        raise UnusableError("not an image") from None
+    except Exception as error:  # a broken header may raise nearly anything in its codec
+        raise UnusableError(f"unreadable: {error}") from None
+
+
+def _square(picture: PIL.Image.Image, size: int, mode: str) -> np.ndarray:
+    if picture.mode.startswith(("I", "F")):
+        raise UnusableError(f"mode {picture.mode}: more than 8 bits a channel")
+    try:
+        # a JPEG decodes at half, a quarter or an eighth of its size for less than a quarter of the
+        # work; never below the size wanted
+        picture.draft(mode, (size, size))
+        picture = PIL.ImageOps.exif_transpose(picture).convert(mode)
+    except Exception as error:  # a broken body likewise
+        raise UnusableError(f"unreadable: {error}") from None
+    width, height = picture.size
+    if (width, height) != (size, size):
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        picture = picture.resize((size, size), PIL.Image.Resampling.BILINEAR, box=box)
+    return np.asarray(picture)
+
+
+def decode_all(
+    images: Iterable[Image],
+    total: int,
+    *,
+    size: int,
+    channels: int,
+    native: tuple[int, int] | None = None,
+    folder: str | Path | None = None,
+    title: str = "",
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """Decode all images of a data set, in threads.
+
+    The pixels lie in a nameless file that is mapped into memory, so a data set larger than the
+    memory is written out by the system instead of ending the process.
+
+    Parameters
+    ----------
+    images
+        As many as ``total``; read ahead by a few chunks only.
+    folder
+        Where the nameless file is made.
+    title
+        What the progress bar says.
+
+    Returns
+    -------
+    pixels
+        uint8, total × channels × size × size; zeros where an image is unusable.
+    digests
+        total × 16 bytes: equal where the pixels are equal.
+    unusable
+        Position to reason.
+    """
+    shape = (total, channels, size, size)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        pixels = np.memmap(file, np.uint8, "w+", shape=shape)
+    digests = np.zeros(total, "V16")
+    unusable: dict[int, str] = {}
+
+    def work(start: int, chunk: list[Image]) -> int:
+        for position, image in enumerate(chunk, start):
+            try:
+                one = decode(image, size=size, channels=channels, native=native)
+            except UnusableError as reason:
+                unusable[position] = str(reason)
+                continue
+            pixels[position] = one
+            digests[position] = blake2b(one.tobytes(), digest_size=16).digest()
+        return len(chunk)
+
+    threads = joblib.Parallel(
+        n_jobs=os.cpu_count() or 1, backend="threading", return_as="generator_unordered"
+    )
+    with tqdm(total=total, desc=title, unit="image", disable=None) as bar:
+        for done in threads(joblib.delayed(work)(*chunk) for chunk in _chunks(images)):
+            bar.update(done)
+        if bar.n != total and not bar.disable:
+            bar.refresh()
+    return pixels, digests, dict(sorted(unusable.items()))
+
+
+def _chunks(images: Iterable[Image]) -> Iterator[tuple[int, list[Image]]]:
+    iterator, start = iter(images), 0
+    while chunk := list(islice(iterator, _CHUNK)):
+        yield start, chunk
+        start += len(chunk)

@@ -1,0 +1,127 @@
+"""Who is compared: attributes, bins of numbers, the label, and intersections of them."""
+
+import math
+from functools import reduce
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+from quantskew.params import Groups, close_names
+
+UNKNOWN = "unknown"
+_MANY = 20
+
+
+class GroupError(ValueError):
+    """A grouping that the samples cannot be divided by."""
+
+
+def group_codes(
+    table: pd.DataFrame, spec: str, groups: Groups | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Divide samples into groups.
+
+    Parameters
+    ----------
+    table
+        One row a sample, one column an attribute; ``label`` is the class.
+    spec
+        An attribute (``"race"``), or attributes joined by ``*`` for their intersection
+        (``"race*gender"``).
+    groups
+        ``bins`` gives the lower edges of the groups of a numeric attribute: (0, 19, 40, 60) makes
+        0-18, 19-39, 40-59, 60+. ``unknown`` says whether samples without a value are a group named
+        ``unknown`` or are left out.
+
+    Returns
+    -------
+    codes
+        N integers; −1 is left out.
+    names
+        Names of the codes, in the order of the categories, numbers or letters; every group has a
+        sample.
+
+    Raises
+    ------
+    GroupError
+        When there is no such attribute, or it is a number of many values without bins.
+
+    Examples
+    --------
+    >>> people = pd.DataFrame({"age": [3, 71, 20], "sex": ["f", None, "f"]})
+    >>> group_codes(people, "age*sex")
+    (array([0, 2, 1]), ['0-18*f', '19-39*f', '60+*unknown'])
+    """
+    groups = groups or Groups()
+    parts = [_attribute(table, name.strip(), groups) for name in spec.split("*")]
+    codes, names = reduce(_crossed, parts)
+    present, codes_present = np.unique(codes[codes >= 0], return_inverse=True)
+    result = np.full(len(table), -1)
+    result[codes >= 0] = codes_present
+    return result, [names[code] for code in present]
+
+
+def small(codes: np.ndarray, names: list[str], minimum: int) -> np.ndarray:
+    """Mark the groups of fewer than ``minimum`` samples: shown, but left out of any maximum."""
+    return np.bincount(codes[codes >= 0], minlength=len(names)) < minimum
+
+
+def is_label(codes: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether the groups are the classes under other names, so that rates by class degenerate.
+
+    Of a group that holds one class alone there are no negatives: its false-positive rate and all
+    that builds on it do not exist, and per-class recall is what can be compared.
+    """
+    pairs = {*zip(codes[codes >= 0].tolist(), np.asarray(labels)[codes >= 0].tolist(), strict=True)}
+    return len(pairs) == len({code for code, _ in pairs}) == len({label for _, label in pairs})
+
+
+def _attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
+    if name not in table:
+        known = [str(column) for column in table if column not in ("id", "split", "image")]
+        raise GroupError(
+            f"no attribute is named {name!r}{close_names(name, known)}; there are "
+            f"{', '.join(known)}, and intersections such as {'*'.join(known[:2])!r}"
+        )
+    values = table[name]
+    if is_numeric_dtype(values) and not is_bool_dtype(values) and name in groups.bins:
+        codes, names = _binned(values, groups.bins[name])
+    elif isinstance(values.dtype, pd.CategoricalDtype):
+        codes, names = values.cat.codes.to_numpy(), [str(v) for v in values.cat.categories]
+    else:
+        codes, uniques = pd.factorize(values, sort=True)
+        if is_numeric_dtype(values) and name != "label" and len(uniques) > _MANY:
+            raise GroupError(
+                f"attribute {name!r} is a number of {len(uniques)} different values; give the "
+                f"lower edges of its groups, e.g. groups.bins.{name}: [0, 19, 40, 60]"
+            )
+        names = [f"{value:g}" if isinstance(value, float) else str(value) for value in uniques]
+    codes = codes.astype(np.int64)
+    if groups.unknown == "group" and (codes < 0).any():
+        if UNKNOWN not in names:
+            names = [*names, UNKNOWN]
+        codes = np.where(codes < 0, names.index(UNKNOWN), codes)
+    return codes, names
+
+
+def _binned(values: "pd.Series[float]", edges: tuple[float, ...]) -> tuple[np.ndarray, list[str]]:
+    numbers = values.to_numpy(float, na_value=np.nan)
+    codes = np.where(np.isnan(numbers), -1, np.digitize(numbers, edges))
+    known = numbers[~np.isnan(numbers)]
+    whole = bool((known == np.floor(known)).all()) and all(float(e).is_integer() for e in edges)
+    names = [f"below {edges[0]:g}"]
+    for low, high in zip(edges, (*edges[1:], math.inf), strict=True):
+        if high == math.inf:
+            names.append(f"{low:g}+")
+        else:
+            names.append(f"{low:g}-{high - 1:g}" if whole else f"{low:g} to {high:g}")
+    return codes, names
+
+
+def _crossed(
+    left: tuple[np.ndarray, list[str]], right: tuple[np.ndarray, list[str]]
+) -> tuple[np.ndarray, list[str]]:
+    codes = left[0] * len(right[1]) + right[0]
+    names = [f"{a}*{b}" for a in left[1] for b in right[1]]
+    return np.where((left[0] < 0) | (right[0] < 0), -1, codes), names

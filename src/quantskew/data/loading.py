@@ -1,0 +1,122 @@
+"""The samples of a data set in memory, ready for training: uint8 pixels, labels, groups."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+
+from quantskew import tables
+
+_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Samples:
+    """N samples; training reads its batches straight from ``images``.
+
+    Attributes
+    ----------
+    images
+        uint8, N×C×H×W.
+    labels
+        int64, N indices of ``classes``.
+    ids
+        N names.
+    split
+        N times ``"train"`` or ``"test"``; those of test come first.
+    attributes
+        One column an attribute, and ``label`` with the names of the classes.
+    classes
+        Names of the classes.
+    metadata
+        What :func:`quantskew.data.prepare.prepare` noted: licence, counts, duplicates, ….
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    ids: np.ndarray
+    split: np.ndarray
+    attributes: pd.DataFrame
+    classes: tuple[str, ...]
+    metadata: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def train(self) -> "Samples":
+        """The training part, sharing memory with the whole."""
+        return self._part("train")
+
+    @property
+    def test(self) -> "Samples":
+        """The test part, sharing memory with the whole."""
+        return self._part("test")
+
+    def _part(self, split: str) -> "Samples":
+        at = slice(*(np.searchsorted(self.split, split, side) for side in ("left", "right")))
+        return replace(
+            self,
+            images=self.images[at],
+            labels=self.labels[at],
+            ids=self.ids[at],
+            split=self.split[at],
+            attributes=self.attributes.iloc[at].reset_index(drop=True),
+        )
+
+
+def load(path: str | Path) -> Samples:
+    """Read a table of samples.
+
+    The pixels are decompressed a few thousand rows at a time into one tensor, so the peak is the
+    tensor and little more.
+
+    Parameters
+    ----------
+    path
+        A Parquet file that :meth:`quantskew.data.prepare.Prepared.write` wrote.
+
+    Raises
+    ------
+    TableError
+        When there is no such table, or an image in it has not the shape its metadata says.
+    """
+    tables.read("samples", path, columns=["id"])  # refuses what is not this table
+    file = pq.ParquetFile(path)
+    schema = file.schema_arrow
+    rows = file.read([name for name in schema.names if name != "image"]).to_pandas()
+    notes = {key.decode(): value for key, value in schema.metadata.items()}
+    metadata = {key: json.loads(value) for key, value in notes.items() if key != "table"}
+    shape = tuple(metadata["shape"])
+    images = np.empty((len(rows), *shape), np.uint8)
+    stride, start = int(np.prod(shape)), 0
+    for batch in file.iter_batches(_BATCH, columns=["image"]):
+        column = batch.column(0)
+        _, offsets, flat = column.buffers()
+        first = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(batch) + 1]
+        if (np.diff(first) != stride).any():
+            bad = rows["id"].iloc[start + int(np.flatnonzero(np.diff(first) != stride)[0])]
+            raise tables.TableError(f"{path}: the image of {bad!r} is not {stride} bytes long")
+        part = np.frombuffer(flat, np.uint8, count=len(batch) * stride, offset=int(first[0]))
+        images[start : start + len(batch)] = part.reshape(-1, *shape)
+        start += len(batch)
+    classes = tuple(metadata["classes"])
+    labels = rows["label"].to_numpy()
+    for name, order in metadata["orders"].items():
+        rows[name] = pd.Categorical(rows[name], order)
+    return Samples(
+        images=torch.from_numpy(images),
+        labels=torch.from_numpy(labels.astype(np.int64)),
+        ids=rows["id"].to_numpy(object),
+        split=rows["split"].to_numpy(str),
+        attributes=rows.drop(columns=["id", "split"]).assign(
+            label=pd.Categorical.from_codes(labels, pd.Index(classes))
+        ),
+        classes=classes,
+        metadata=metadata,
+    )

@@ -1,0 +1,340 @@
+"""From a published data set to its table of samples: decode, judge, split, thin, measure."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pandas.api.types import union_categoricals
+
+from quantskew import tables
+from quantskew.data import quality, splits
+from quantskew.data.decoding import decode_all
+from quantskew.data.sources import Raw, SourceError, read
+from quantskew.params import Source
+
+RESERVED = ("id", "split", "label", "image")
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "": "",  # no split is published: one is drawn
+}
+_PART = 1 << 25  # bytes of pixels in a row group
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set ready to be written.
+
+    Attributes
+    ----------
+    rows
+        ``id``, ``split``, ``label`` and the attributes, in the order of the table.
+    pixels
+        uint8, M×C×H×W: decoded images, also of samples that were left out.
+    where
+        N positions in ``pixels``, one a row.
+    rejects
+        Rows of the table ``rejects``.
+    metadata
+        JSON texts by name; what a reader of the table has to know.
+    """
+
+    rows: pd.DataFrame
+    pixels: np.ndarray
+    where: np.ndarray
+    rejects: pd.DataFrame
+    metadata: dict[str, str]
+
+    @property
+    def table(self) -> pa.Table:
+        """The whole table ``samples`` in memory; :meth:`write` needs no more than a part of it."""
+        return pa.Table.from_batches(self._parts())
+
+    def write(self, path: str | Path) -> None:
+        """Write the table ``samples``, a few thousand rows at a time, whole or not at all."""
+        notes = {"table": "samples", **self.metadata}
+        with tables.replacing(path) as temporary:
+            parts = self._parts()
+            first = next(parts)
+            schema = first.schema.with_metadata({key: notes[key] for key in sorted(notes)})
+            with pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as writer:
+                writer.write_batch(first)
+                for part in parts:
+                    writer.write_batch(part)
+
+    def _parts(self) -> Iterator[pa.RecordBatch]:
+        spec = tables.TABLES["samples"].schema
+        further = sorted(set(self.rows.columns.astype(str)) - set(spec.names))
+        stride = int(np.prod(self.pixels.shape[1:]))
+        step = max(_PART // stride, 1)
+        # the types of the whole column, so that a part of nothing but unknowns has them too
+        rows = pa.Table.from_pandas(self.rows, preserve_index=False)
+        fields = [field for field in spec if field.name != "image"]
+        for name in further:
+            kind = rows.field(name).type
+            fields.append(pa.field(name, pa.string() if pa.types.is_dictionary(kind) else kind))
+        rows = rows.select([field.name for field in fields]).cast(pa.schema(fields))
+        for start in range(0, len(self.rows), step):
+            here = self.where[start : start + step]
+            offsets = np.arange(len(here) + 1, dtype=np.int32) * stride
+            flat = np.ascontiguousarray(self.pixels[here])
+            buffers = [None, pa.py_buffer(offsets), pa.py_buffer(flat)]
+            image = pa.Array.from_buffers(pa.binary(), len(here), buffers)
+            part = rows.slice(start, step).combine_chunks()
+            part = part.add_column(3, spec.field("image"), [image])
+            yield part.to_batches()[0]
+
+
+def prepare(name: str, source: Source, root: str | Path) -> Prepared:
+    """Read a data set and make its table of samples.
+
+    Every image is decoded once to ``source.size``. What cannot be a sample is listed in the rejects
+    with its reason. Without a published split, a stratified one is drawn by ``source.split_seed``.
+    The training part is then thinned to ``source.imbalance``.
+
+    Samples with equal pixels leak from training into test. ``source.duplicates`` says what is done:
+
+    ============ ===================================================================
+    together     a drawn split keeps them on one side; where a published split parts
+                 them, the training sample is left out
+    drop         the first of them stays (of test, where it has one), or none if they
+                 disagree on the label
+    keep         nothing
+    ============ ===================================================================
+
+    Parameters
+    ----------
+    name
+        Key of ``sources:``.
+    source
+        Its entry.
+    root
+        Folder of downloads, and of a temporary file while the images are decoded.
+
+    Raises
+    ------
+    SourceError
+        When the set cannot be read, has no legal split, more than ``source.max_rejects`` of it is
+        unusable, or the imbalance does not fit its classes.
+    """
+    raw = read(name, source, root)
+    label = source.label or raw.label
+    rows, classes, reasons = _judged(raw, name, label)
+    if source.validation == "leave_out":
+        left_out = (rows["split"] == "validation").to_numpy()
+    else:
+        left_out = np.zeros(len(rows), bool)
+        rows["split"] = rows["split"].replace("validation", source.validation)
+
+    wanted = pd.isna(reasons) & ~left_out
+    Path(root).mkdir(parents=True, exist_ok=True)
+    shape = (source.channels or raw.channels, source.size or raw.size, source.size or raw.size)
+    pixels, digests, unusable = decode_all(
+        (image for image, want in zip(raw.images, wanted, strict=True) if want),
+        int(wanted.sum()),
+        size=shape[1],
+        channels=shape[0],
+        native=raw.native,
+        folder=root,
+        title=name,
+    )
+    positions = np.flatnonzero(wanted)
+    for position, reason in unusable.items():
+        reasons[positions[position]] = reason
+    rejects = _rejects(name, source, raw, rows["id"], reasons)
+
+    rows.loc[wanted, "where"] = np.arange(len(positions))
+    rows = rows[pd.isna(reasons) & ~left_out].astype({"where": int})
+    rows = rows.sort_values(["split", "id"], ignore_index=True)  # a first twin is one of test
+    further = [str(c) for c in rows if c not in (*RESERVED, label, raw.together, "where")]
+    twins = quality.find_twins(digests[rows["where"]], rows, ["label", *further])
+    keep = _without_twins(rows["split"], twins, source.duplicates)
+    found = quality.findings(twins, rows, keep)
+
+    rows = rows[keep].reset_index(drop=True)
+    group = twins.group[keep] if source.duplicates == "together" else np.arange(len(rows))
+    rows, how = _split(name, rows, group, source, raw, classes)
+    fractions = _fractions(name, source, raw, classes)
+    before = _counts(rows, classes)
+    if fractions:
+        train = np.flatnonzero(rows["split"] == "train")
+        stay = splits.thin(rows["label"].to_numpy()[train], fractions, source.split_seed)
+        rows = rows.drop(index=train[~stay])
+    rows = rows.sort_values(["split", "id"], ignore_index=True)
+    where = rows["where"].to_numpy()
+    rows = rows.drop(columns=["where", *([raw.together] if raw.together else [])])
+    if raw.measure:
+        rows = rows.assign(**_measured(raw.measure, pixels, where))
+    metadata = {
+        "dataset": name,
+        "source": source.reader or name,
+        "page": raw.terms.page,
+        "licence": raw.terms.licence,
+        "citation": raw.terms.citation,
+        "classes": classes,
+        "label": label,
+        "shape": shape,
+        "orders": {
+            name: rows[name].cat.categories.tolist()
+            for name in rows
+            if isinstance(rows[name].dtype, pd.CategoricalDtype)
+        },
+        "split": how,
+        "counts": _counts(rows, classes),
+        "imbalance": fractions,
+        "counts_before_thinning": before,
+        "validation_left_out": int(left_out.sum()),
+        "duplicates": {"policy": source.duplicates, **twins.summary()},
+        "rejects": len(rejects) + int((~keep).sum()),
+        **(raw.notes or {}),
+    }
+    return Prepared(
+        rows,
+        pixels,
+        where,
+        pd.concat([rejects, found], ignore_index=True),
+        {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()},
+    )
+
+
+def _text(value: Any) -> str | None:
+    if pd.isna(value):
+        return None
+    whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value) if whole else value)
+
+
+def _judged(raw: Raw, name: str, label: str) -> tuple[pd.DataFrame, tuple[str, ...], np.ndarray]:
+    """Labels as indices, splits in the words of the table, and what is wrong with a row."""
+    rows = raw.rows.reset_index(drop=True).copy()
+    twice = rows["id"][rows["id"].duplicated()]
+    if rows.empty or len(twice):
+        problem = f"the id {twice.iloc[0]!r} stands more than once" if len(twice) else "no samples"
+        raise SourceError(f"{name}: {problem}")
+    reasons = np.full(len(rows), None, object)
+    given = rows["label"].map(_text)
+    classes = raw.classes or _sorted(given.dropna().unique().tolist())
+    if len(classes) < 2:
+        raise SourceError(f"{name}: the label {label!r} is {classes[0]!r} for all")
+    codes = given.map({text: code for code, text in enumerate(classes)})
+    for row in np.flatnonzero(codes.isna()):
+        legal = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
+        text = given.iloc[row]
+        reasons[row] = "no label" if pd.isna(text) else f"label {text!r} is none of {legal}"
+    rows["label"] = codes.fillna(-1).astype(np.int32)
+    words = rows["split"] if "split" in rows else pd.Series("", index=rows.index)
+    rows["split"] = words.map(lambda word: _SPLITS.get(str(word).strip().lower()))
+    for row in np.flatnonzero(rows["split"].isna()):
+        legal = ", ".join(sorted(set(_SPLITS)))
+        reasons[row] = f"split {words.iloc[row]!r} is none of {legal}"
+    return rows, classes, reasons
+
+
+def _sorted(labels: list[str]) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(labels, key=float))
+    except ValueError:
+        return tuple(sorted(labels))
+
+
+def _rejects(
+    name: str, source: Source, raw: Raw, ids: "pd.Series[str]", reasons: np.ndarray
+) -> pd.DataFrame:
+    bad = pd.notna(reasons)
+    rejects = pd.DataFrame(
+        [*raw.rejects, *zip(ids[bad], reasons[bad], strict=True)], columns=["id", "reason"]
+    ).assign(kept=False)
+    total = len(ids) + len(raw.rejects)
+    if len(rejects) > source.max_rejects * total or len(rejects) == total:
+        first = "\n".join(f"  {id}: {reason}" for id, reason, _ in rejects.head(5).to_numpy())
+        raise SourceError(
+            f"{name}: {len(rejects)} of {total} samples are unusable, "
+            f"more than sources.{name}.max_rejects = {source.max_rejects:g} allows. "
+            f"The first are\n{first}"
+        )
+    return rejects
+
+
+def _without_twins(split: "pd.Series[str]", twins: quality.Twins, policy: str) -> np.ndarray:
+    """N booleans: what stays of the samples, sorted with those of test first."""
+    first = twins.first == np.arange(len(split))
+    if policy == "drop":
+        return first & ~twins.conflicts["label"]
+    if policy == "together":
+        parted = (split == "train").to_numpy() & (split.to_numpy()[twins.first] == "test")
+        return ~parted
+    return np.ones(len(split), bool)
+
+
+def _split(
+    name: str,
+    rows: pd.DataFrame,
+    group: np.ndarray,
+    source: Source,
+    raw: Raw,
+    classes: tuple[str, ...],
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    if "split" in raw.rows:
+        missing = {"train", "test"} - set(rows["split"])
+        if missing:
+            raise SourceError(f"{name}: its split column names no {missing.pop()} sample")
+        return rows, {"by": "published"}
+    fraction = source.test_fraction or raw.test_fraction
+    keys = [group]
+    if raw.together:
+        codes = pd.factorize(rows[raw.together])[0]
+        keys.append(np.where(codes < 0, len(rows) + np.arange(len(rows)), codes))
+    units = splits.units(*keys)
+    labels = rows["label"].to_numpy()
+    counts = pd.Series(units).groupby(labels).nunique()
+    if (counts < 2).any():
+        single = classes[int(counts.index[counts < 2][0])]
+        raise SourceError(
+            f"{name}: class {single!r} has one sample (or one set that must stay together), which "
+            "cannot be in training and in test; leave the class out or give a split column"
+        )
+    test = splits.stratified(labels, units, fraction, source.split_seed)
+    how = {"by": "stratified", "test_fraction": fraction, "seed": source.split_seed}
+    return rows.assign(split=np.where(test, "test", "train")), how
+
+
+def _fractions(
+    name: str, source: Source, raw: Raw, classes: tuple[str, ...]
+) -> tuple[float, ...] | None:
+    given = source.imbalance or raw.imbalance
+    fractions = splits.PAPER_FRACTIONS if isinstance(given, str) else given
+    if fractions and len(fractions) != len(classes):
+        raise SourceError(
+            f"sources.{name}.imbalance: {len(fractions)} fractions for {len(classes)} classes "
+            f"({', '.join(classes[:12])}); give one a class"
+        )
+    return fractions
+
+
+def _counts(rows: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, dict[str, int]]:
+    table = pd.crosstab(rows["split"], rows["label"]).reindex(
+        columns=range(len(classes)), fill_value=0
+    )
+    return {
+        str(split): dict(zip(classes, line, strict=True))
+        for split, line in zip(table.index, table.to_numpy().tolist(), strict=True)
+    }
+
+
+def _measured(
+    measure: Callable[[np.ndarray], Mapping[str, Any]], pixels: np.ndarray, where: np.ndarray
+) -> dict[str, Any]:
+    parts = [measure(pixels[where[at : at + 4096]]) for at in range(0, len(where), 4096)]
+    return {name: union_categoricals([part[name] for part in parts]) for name in parts[0]}

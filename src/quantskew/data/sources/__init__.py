@@ -1,0 +1,6 @@
+"""Readers of data sets, one file a family; see :mod:`quantskew.data.sources.registry`."""
+
+from quantskew.data.sources import bundled
+from quantskew.data.sources.registry import Image, Raw, SourceError, Terms, names, read, source
+
+__all__ = ["Image", "Raw", "SourceError", "Terms", "bundled", "names", "read", "source"]

@@ -1,0 +1,123 @@
+"""A reader by name: one decorator puts it in reach, an unknown name is answered with close ones."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from quantskew.params import Source, close_names
+
+Image = Path | bytes | np.ndarray
+"""An image before decoding: a file, the bytes of one, or uint8 pixels (H×W or H×W×3)."""
+
+
+class SourceError(ValueError):
+    """A data set cannot be read; the message says what was looked for and what would be right."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Where a data set is published, and what its users agree to."""
+
+    page: str
+    licence: str
+    citation: str = ""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set as published, before anything is decoded or judged.
+
+    Attributes
+    ----------
+    rows
+        One row a sample with the columns ``id`` and ``label``, ``split`` where one is published
+        (``train``, ``test``, ``validation``), and the attributes.
+    images
+        One a row, in the same order; gone through once, so it may read as it goes.
+    classes
+        Legal labels in the order of their indices; None takes the values found, sorted.
+    label
+        What the label says, e.g. ``"race"``.
+    size, channels
+        Side of the prepared image in pixels, and 1 (grey) or 3 (colour).
+    native
+        Height and width that every image must have before it is resized.
+    together
+        Column of ``rows`` that is no attribute but names what must stay on one side of the split.
+    measure
+        Attributes measured on the prepared pixels (N×C×H×W): name to values.
+    rejects
+        What is not in ``rows``, and why.
+    notes
+        Further facts for the metadata of the table, e.g. the revision that was read.
+    """
+
+    rows: pd.DataFrame
+    images: Iterable[Image]
+    terms: Terms
+    label: str
+    size: int
+    channels: int = 3
+    classes: tuple[str, ...] | None = None
+    native: tuple[int, int] | None = None
+    together: str | None = None
+    measure: Callable[[np.ndarray], Mapping[str, Any]] | None = None
+    test_fraction: float = 0.2
+    imbalance: Literal["paper"] | None = None
+    rejects: tuple[tuple[str, str], ...] = ()
+    notes: Mapping[str, str] | None = None
+
+
+Reader = Callable[[Source, Path], Raw]
+"""Reads a data set; the path is where its files are looked for when the source names none."""
+
+_READERS: dict[str, Reader] = {}
+
+
+def source(*names: str) -> Callable[[Reader], Reader]:
+    """Put a reader in reach under one or more names."""
+
+    def register(reader: Reader) -> Reader:
+        for name in names:
+            _READERS[name] = reader
+        return reader
+
+    return register
+
+
+def names() -> list[str]:
+    """Names of all readers."""
+    return sorted(_READERS)
+
+
+def read(name: str, source: Source, root: str | Path) -> Raw:
+    """Read a data set by the name of its entry in ``sources:``.
+
+    Parameters
+    ----------
+    name
+        Name of the data set; also that of its reader unless ``source.reader`` says otherwise.
+    source
+        Its entry.
+    root
+        Folder of downloads: files of a reader are looked for in ``root/<reader>``.
+
+    Raises
+    ------
+    SourceError
+        When there is no such reader, or its files are missing or not as published.
+    """
+    given = source.reader or name
+    if given not in _READERS:
+        raise SourceError(
+            f"sources.{name}: no reader is named {given!r}{close_names(given, names())}; "
+            f"there are {', '.join(names())}. Your own images are read by reader: parquet or folder"
+        )
+    where = Path(source.path).expanduser() if source.path else Path(root) / given
+    if source.path and not where.exists():
+        raise SourceError(f"sources.{name}.path: {source.path} does not exist")
+    return _READERS[given](source, where)

@@ -1,0 +1,93 @@
+"""Which samples train and which test, and how the training part is made imbalanced."""
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+PAPER_FRACTIONS = (1, 1, 1 / 2, 1 / 2, 1 / 4, 1 / 4, 1 / 8, 1 / 8, 1 / 16, 1 / 16)
+"""Share of the training samples kept of each class in the imbalanced sets of Bellam & Kim."""
+
+
+def units(*keys: np.ndarray) -> np.ndarray:
+    """Find the smallest sets of samples that no key tears apart.
+
+    Parameters
+    ----------
+    keys
+        Arrays of N integers; samples with the same value of any key belong together, and so do
+        samples linked through others.
+
+    Returns
+    -------
+    numpy.ndarray
+        N numbers of units, from 0.
+    """
+    samples = np.arange(len(keys[0]))
+    ends, offset = [], len(samples)
+    for key in keys:
+        values, codes = np.unique(key, return_inverse=True)
+        ends.append(codes + offset)
+        offset += len(values)
+    rows, columns = np.tile(samples, len(keys)), np.concatenate(ends)
+    graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(offset, offset))
+    return connected_components(graph, directed=False)[1][: len(samples)]
+
+
+def stratified(labels: np.ndarray, units: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Draw the test part: the same share of every class, no unit on both sides.
+
+    Parameters
+    ----------
+    labels
+        N class indices. A unit counts for the class of its first sample.
+    units
+        N numbers; samples of a unit stay together.
+    fraction
+        Share of the units of each class that tests, rounded, but never none and never all.
+    seed
+        Of the drawing.
+
+    Returns
+    -------
+    numpy.ndarray
+        N booleans, true for test.
+
+    Raises
+    ------
+    ValueError
+        When a class has a single unit, which cannot be on both sides.
+    """
+    chosen, first = np.unique(units, return_index=True)
+    classes, counts = np.unique(labels[first], return_counts=True)
+    if (counts < 2).any():
+        raise ValueError(f"class {classes[counts < 2][0]} has nothing to split")
+    generator = np.random.default_rng(seed)
+    test = []
+    for label, count in zip(classes, counts, strict=True):
+        size = min(max(round(fraction * count), 1), count - 1)
+        test.append(generator.permutation(chosen[labels[first] == label])[:size])
+    return np.isin(units, np.concatenate(test))
+
+
+def thin(labels: np.ndarray, fractions: tuple[float, ...], seed: int) -> np.ndarray:
+    """Keep a share of each class, drawn by seed and rounded down.
+
+    Parameters
+    ----------
+    labels
+        N class indices of the training part.
+    fractions
+        One a class, in class order, above 0 and at most 1.
+
+    Returns
+    -------
+    numpy.ndarray
+        N booleans, true for what stays.
+    """
+    generator = np.random.default_rng(seed)
+    keep = np.zeros(len(labels), bool)
+    for label, fraction in enumerate(fractions):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        # 1e-9 so that a third of 300 is 100 whatever a third is in binary
+        keep[members[: int(fraction * len(members) + 1e-9)]] = True
+    return keep

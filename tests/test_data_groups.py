@@ -1,0 +1,86 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantskew.data.groups import GroupError, group_codes, is_label, small
+from quantskew.params import Groups
+
+PEOPLE = pd.DataFrame(
+    {
+        "label": [0, 1, 1, 0, 2],
+        "race": ["White", "Black", None, "White", "Asian"],
+        "gender": pd.Categorical(["m", "f", "f", "m", "m"], ["m", "f"]),
+        "age": [3, 18, 19, 59, 60],
+        "site": [1.0, np.nan, 2.0, 1.0, 1.0],
+    }
+)
+
+
+def _names(spec: str, groups: Groups | None = None) -> list[str | None]:
+    codes, names = group_codes(PEOPLE, spec, groups)
+    assert sorted(set(codes[codes >= 0])) == list(range(len(names)))
+    return [names[code] if code >= 0 else None for code in codes]
+
+
+def test_an_attribute_and_its_unknown_values():
+    assert _names("race") == ["White", "Black", "unknown", "White", "Asian"]
+    assert _names("race", Groups(unknown="leave_out")) == ["White", "Black", None, "White", "Asian"]
+    assert _names("site") == ["1", "unknown", "2", "1", "1"]
+
+
+def test_the_order_of_categories_is_kept():
+    assert group_codes(PEOPLE, "gender")[1] == ["m", "f"]
+
+
+def test_ages_are_binned_by_default_and_by_the_edges_given():
+    assert _names("age") == ["0-18", "0-18", "19-39", "40-59", "60+"]
+    groups = Groups(bins={"age": (19, 60)})
+    assert _names("age", groups) == ["below 19", "below 19", "19-59", "19-59", "60+"]
+
+
+def test_intersections_name_both_and_leave_out_what_either_lacks():
+    assert _names("race*gender")[2] == "unknown*f"
+    assert _names("race * gender", Groups(unknown="leave_out"))[2] is None
+
+
+def test_a_numeric_label_is_a_group_without_bins():
+    table = pd.DataFrame({"label": np.arange(114)})
+    assert len(group_codes(table, "label")[1]) == 114
+
+
+def test_a_number_of_many_values_asks_for_bins():
+    table = pd.DataFrame({"income": np.arange(100.0)})
+    with pytest.raises(GroupError, match=r"groups.bins.income"):
+        group_codes(table, "income")
+
+
+def test_an_unknown_attribute_is_answered_with_those_there_are():
+    with pytest.raises(GroupError, match=r"'rase'; did you mean 'race'.*label, race, gender"):
+        group_codes(PEOPLE, "rase*gender")
+
+
+def test_small_groups_are_marked():
+    codes, names = group_codes(PEOPLE, "race", Groups(unknown="leave_out"))
+    assert dict(zip(names, small(codes, names, 2), strict=True)) == {
+        "White": False,
+        "Black": True,
+        "Asian": True,
+    }
+
+
+def test_groups_that_are_the_classes_are_told():
+    labels = PEOPLE["label"].to_numpy()
+    assert is_label(group_codes(PEOPLE, "label")[0], labels)
+    assert is_label(np.array([7, 3, 3, 7, -1]), labels)
+    assert not is_label(group_codes(PEOPLE, "gender")[0], labels)
+    assert not is_label(np.array([0, 1, 2, 0, 3]), labels)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy")), min_size=1))
+def test_an_intersection_groups_as_pandas_does(rows):
+    table = pd.DataFrame(rows, columns=["one", "two"])
+    codes, names = group_codes(table, "one*two")
+    expected = table["one"] + "*" + table["two"]
+    assert [names[code] for code in codes] == expected.tolist()
