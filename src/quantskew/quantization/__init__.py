@@ -1,0 +1,1 @@
+"""Quantization: the grid, ranges, rounding, quantization-aware training, and packed files."""

@@ -1,0 +1,268 @@
+"""Quantized weights as files: packed codes, scales, zero points and widths in safetensors.
+
+A file holds, for a layer of the name ``L``:
+
+====================  ==========================================================================
+``L.weight#codes``    the codes minus the lowest legal code, ``bits`` bits each, one after the
+                      other from the lowest bit of the first byte on: two a byte at 4 bits, four
+                      at 2, a dense stream at 3
+``L.weight#scale``    float32, of the shape that broadcasts against the weight
+``L.weight#zero``     zero points in the narrowest integer type; absent where all are 0
+====================  ==========================================================================
+
+All other tensors of the network (biases, norms that were not folded) stand under their own names.
+The metadata is one JSON text: shape, width and scheme of each layer, the notes of the quantizer,
+and a checksum of all content. Equal networks give equal bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from quantskew.files import replacing
+from quantskew.quantization.affine import Scheme, code_range, dequantize
+from quantskew.quantization.layers import fold
+
+_KEY = "quantskew"
+_HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class PackingError(ValueError):
+    """A file of quantized weights is not whole, or is of another network."""
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """The weight of one layer as codes on a grid; see :mod:`quantskew.quantization.affine`.
+
+    Attributes
+    ----------
+    codes
+        int16, of the shape of the weight.
+    scale, zero_point
+        float32 and int32, broadcasting against the codes.
+    bits
+        Width of a code.
+    scheme
+        Which codes are legal.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bits: int
+    scheme: Scheme
+
+    def dequantize(self) -> Tensor:
+        """Return the float32 weight."""
+        return dequantize(self.codes, self.scale, self.zero_point)
+
+
+class Quantized(NamedTuple):
+    """A network with dequantized weights, what its weights are stored as, and notes.
+
+    ``notes`` holds plain JSON values and travels in the file: ``format``; ``folded``, the pairs of
+    convolution and batch norm; ``left_out``, the reason for each part that stays in floating point.
+    """
+
+    network: nn.Module
+    weights: dict[str, QuantizedWeight]
+    notes: dict[str, Any]
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Pack codes from 0 to 2^bits − 1 densely into bytes.
+
+    Examples
+    --------
+    >>> pack(torch.tensor([1, 2, 3]), 4).tolist()
+    [33, 3]
+    """
+    lowest, highest = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    if lowest < 0 or highest >> bits:
+        raise ValueError(f"codes run from {lowest} to {highest}; {bits} bits hold 0 to 2^{bits}−1")
+    column = codes.reshape(-1, 1).to(torch.uint8).cpu().numpy()
+    stream = np.unpackbits(column, axis=1, count=bits, bitorder="little")
+    return torch.from_numpy(np.packbits(stream.reshape(-1), bitorder="little"))
+
+
+def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the codes of a shape from their bytes, as int16; the inverse of :func:`pack`."""
+    size = int(np.prod(shape, dtype=np.int64))
+    if packed.numel() != -(-size * bits // 8):
+        raise ValueError(f"{packed.numel()} bytes do not hold {size} codes of {bits} bits")
+    stream = np.unpackbits(packed.cpu().numpy(), count=size * bits, bitorder="little")
+    column = np.packbits(stream.reshape(size, bits), axis=1, bitorder="little")
+    return torch.from_numpy(column).to(torch.int16).reshape(shape)
+
+
+def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a quantized network as one safetensors file, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        The file; its size is the size of the model.
+    quantized
+        From :func:`~quantskew.quantization.ptq.quantize_network` or
+        :func:`~quantskew.quantization.qat.convert`.
+    metadata
+        Further JSON values to keep beside the notes.
+
+    Raises
+    ------
+    ValueError
+        When a weight of the network is not what its codes stand for.
+    """
+    network, weights, notes = quantized
+    tensors = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    layers = {}
+    for name, weight in weights.items():
+        if not torch.equal(tensors.pop(f"{name}.weight"), weight.dequantize()):
+            raise ValueError(f"the weight of {name} was changed after it was quantized")
+        low, _ = code_range(weight.bits, weight.scheme)
+        tensors[f"{name}.weight#codes"] = pack(weight.codes - low, weight.bits)
+        tensors[f"{name}.weight#scale"] = weight.scale
+        if weight.zero_point.any():
+            tensors[f"{name}.weight#zero"] = _narrowest(weight.zero_point)
+        layers[name] = {
+            "bits": weight.bits,
+            "scheme": weight.scheme,
+            "shape": list(weight.codes.shape),
+        }
+    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
+    content: dict[str, Any] = {"layers": layers, "notes": notes, "metadata": dict(metadata or {})}
+    content["checksum"] = _checksum(content, tensors)
+    with replacing(path) as temporary:
+        # a single key: safetensors writes several in an order that changes from run to run
+        save_file(tensors, temporary, {_KEY: json.dumps(content, sort_keys=True)})
+
+
+def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor], dict[str, Any]]:
+    """Read a file without its network.
+
+    Returns
+    -------
+    weights
+        Name of each quantized layer → its weight.
+    tensors
+        All other tensors of the network by their names.
+    content
+        ``notes`` and ``metadata`` as they were saved.
+
+    Raises
+    ------
+    PackingError
+        When there is no such file, or it is truncated, altered or of another kind.
+    """
+    content, tensors = _verified(path)
+    weights = {}
+    for name, layer in content["layers"].items():
+        bits, scheme = layer["bits"], layer["scheme"]
+        codes = unpack(tensors.pop(f"{name}.weight#codes"), bits, tuple(layer["shape"]))
+        scale = tensors.pop(f"{name}.weight#scale")
+        zero = tensors.pop(f"{name}.weight#zero", torch.zeros_like(scale)).int()
+        low, _ = code_range(bits, scheme)
+        weights[name] = QuantizedWeight(codes + low, scale, zero, bits, scheme)
+    return weights, tensors, {key: content[key] for key in ("notes", "metadata")}
+
+
+def load(path: str | Path, network: nn.Module) -> nn.Module:
+    """Turn a fresh network of the same architecture into the stored one, in place.
+
+    Parameters
+    ----------
+    path
+        A file written by :func:`save`.
+    network
+        With any weights, batch norms not folded, in float32.
+
+    Returns
+    -------
+    nn.Module
+        ``network`` in evaluation mode; its logits are bit by bit those of the network saved.
+
+    Raises
+    ------
+    PackingError
+        When the file is not whole or does not fit the network.
+    """
+    weights, tensors, content = read(path)
+    notes = content["notes"]
+    network.eval()
+    try:
+        fold(network, notes["folded"])
+        network.load_state_dict(
+            {**tensors, **{f"{name}.weight": w.dequantize() for name, w in weights.items()}}
+        )
+    except (RuntimeError, AttributeError) as error:
+        raise PackingError(f"{path} holds another network than the one given: {error}") from None
+    return in_half(network, notes["format"]) if notes["format"] in _HALVES else network
+
+
+def in_half(network: nn.Module, precision: str) -> nn.Module:
+    """Make a network compute in ``float16`` or ``bfloat16``, in place; logits stay float32."""
+    network.to(_HALVES[precision])
+    network.register_forward_pre_hook(_Cast(_HALVES[precision]))
+    network.register_forward_hook(_logits_in_float32)
+    return network
+
+
+def _logits_in_float32(_module: nn.Module, _given: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+    return logits.float()
+
+
+class _Cast:
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, _module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(self.dtype) for tensor in given)
+
+
+def _narrowest(values: Tensor) -> Tensor:
+    for dtype in (torch.uint8, torch.int8, torch.int16):
+        if torch.equal(values.to(dtype).to(values.dtype), values):
+            return values.to(dtype)
+    return values
+
+
+def _checksum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    parts = {key: content[key] for key in ("layers", "notes", "metadata")}
+    digest.update(json.dumps(parts, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _verified(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise PackingError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise PackingError(f"{path} is truncated or no safetensors file: {error}") from None
+    if text is None:
+        raise PackingError(f"{path} holds no quantized network: its metadata lacks {_KEY!r}")
+    try:
+        content = json.loads(text)
+        expected = content.pop("checksum")
+        found = _checksum(content, tensors)
+    except (ValueError, KeyError) as error:
+        raise PackingError(f"{path} was altered: its metadata is damaged ({error!r})") from None
+    if found != expected:
+        raise PackingError(f"{path} was altered: its content does not fit its checksum")
+    return content, tensors

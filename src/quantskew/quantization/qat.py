@@ -1,0 +1,195 @@
+"""Quantization-aware training with learned step sizes (LSQ, Esser et al. 2020).
+
+The weight of each quantizable layer becomes a parametrization: the layer computes with
+``ŵ = s · round(clip(w / s, −Qn, Qp))``, while ``w`` and the scale ``s`` are what is trained. Batch
+norms stay as they are, so that training still has their statistics.
+
+    network = prepare(network, example, bits=4, weights=weights)
+    … train network, with scale_parameters(network) as a group without weight decay …
+    quantized = convert(network)
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from quantskew.params import Weights
+from quantskew.quantization.affine import code_range, quantize
+from quantskew.quantization.layers import left_out, quantizable
+from quantskew.quantization.packing import Quantized, QuantizedWeight
+from quantskew.quantization.widths import uniform
+
+
+class LearnedScale(nn.Module):
+    """The LSQ quantizer of one weight tensor: signed codes, a learned scale, zero point 0.
+
+    The scale starts at ``2 · mean|w| / √Qp``, one a tensor or one an output channel, and its
+    gradient is scaled by ``1 / √(N · Qp)`` with N weights to a scale.
+    """
+
+    zeros: Tensor
+
+    def __init__(self, weight: Tensor, bits: int, *, per_channel: bool = False) -> None:
+        super().__init__()
+        self.bits = bits
+        self.low, self.high = code_range(bits, "symmetric")
+        dims = tuple(range(1 if per_channel else 0, weight.ndim))
+        mean = weight.detach().abs().mean(dims, keepdim=True)
+        self.scale = nn.Parameter((2 * mean / self.high**0.5).clamp_min(_smallest(mean)))
+        self.register_buffer("zeros", torch.zeros(mean.numel(), dtype=torch.int32), False)
+        self.gradient_scale = (self.high * weight.numel() / mean.numel()) ** -0.5
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the fake-quantized weight."""
+        return _FakeQuantize.apply(weight, self.scale, self)
+
+    def fake_quantize(self, weight: Tensor) -> Tensor:
+        """Return ŵ without a graph, in one pass."""
+        weight, scale, zeros = weight.detach(), self.grid(), self.zeros
+        if scale.numel() == 1:
+            return torch.fake_quantize_per_tensor_affine(
+                weight, scale.view(1), zeros, self.low, self.high
+            )
+        return torch.fake_quantize_per_channel_affine(
+            weight, scale.flatten(), zeros, 0, self.low, self.high
+        )
+
+    def grid(self) -> Tensor:
+        """Return the scale in use: that learned, kept above zero."""
+        scale = self.scale.detach()
+        return scale.clamp_min(_smallest(scale))
+
+
+def _smallest(tensor: Tensor) -> float:
+    return torch.finfo(tensor.dtype).tiny
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, quantizer: LearnedScale) -> Tensor:
+        quantized = quantizer.fake_quantize(weight)
+        ctx.save_for_backward(weight, quantized, quantizer.grid())
+        ctx.quantizer = quantizer
+        return quantized
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        weight, quantized, scale = ctx.saved_tensors
+        quantizer = ctx.quantizer
+        # this derivative is the straight-through one: the gradient where w / s is inside, else 0
+        straight = torch.ops.aten.hardtanh_backward(
+            gradient, weight / scale, quantizer.low, quantizer.high
+        )
+        # Σ g·∂ŵ/∂s, with round(w/s) = ŵ/s everywhere and −w/s inside only
+        step = (_dot(gradient, quantized, scale) - _dot(straight, weight, scale)) / scale
+        return straight, step * quantizer.gradient_scale, None
+
+
+def _dot(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
+    """Inner product over all that shares one scale, in the shape of the scales."""
+    if like.numel() > 1 or a.stride() != b.stride():
+        return (a * b).sum_to_size(like.shape)
+    # weights are dense, in whichever memory format: the same order of elements in both
+    size, step = (a.numel(),), (1,)
+    return torch.dot(a.as_strided(size, step), b.as_strided(size, step)).view(like.shape)
+
+
+class _Dampening(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, quantizer: LearnedScale) -> Tensor:
+        scale = quantizer.grid()
+        clipped = weight.clamp(scale * quantizer.low, scale * quantizer.high)
+        # zero where w is clipped, so it is the gradient there too
+        distance = clipped.sub_(quantizer.fake_quantize(weight))
+        ctx.save_for_backward(distance)
+        return distance.square().sum() * (len(weight) / weight.numel())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (distance,) = ctx.saved_tensors
+        return distance * (gradient * (2 * len(distance) / distance.numel())), None
+
+
+def prepare(network: nn.Module, example: Tensor, *, bits: int, weights: Weights) -> nn.Module:
+    """Return a copy of a network whose layers train with quantized weights.
+
+    Parameters
+    ----------
+    network
+        Trained, in float32; not changed.
+    example
+        An input batch, for the order in which the layers run.
+    bits
+        Width of the codes, 2 to 8.
+    weights
+        Its ``granularity``, ``first_last`` and ``rgb_first`` are used. The grid is symmetric and
+        learned, and batch norms are not folded: ``scheme``, ``range`` and ``fold_bn`` do not apply.
+    """
+    network = copy.deepcopy(network)
+    widths = uniform(network, example, bits=bits, weights=weights)
+    for name, layer in quantizable(network).items():
+        quantizer = LearnedScale(
+            layer.weight, widths[name], per_channel=weights.granularity == "channel"
+        )
+        parametrize.register_parametrization(layer, "weight", quantizer)
+    return network
+
+
+def quantizers(network: nn.Module) -> dict[str, tuple[nn.Parameter, LearnedScale]]:
+    """Return the trained weight and the quantizer of each layer of a prepared network by name."""
+    found = {}
+    for name, module in network.named_modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrization: Any = module.parametrizations["weight"]
+            found[name] = (parametrization.original, parametrization[0])
+    return found
+
+
+def scale_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Return the learned scales, which want their own learning rate and no weight decay."""
+    return [quantizer.scale for _, quantizer in quantizers(network).values()]
+
+
+def damp(network: nn.Module) -> Tensor:
+    """Return the loss that pulls weights to the middle of their bins (Nagel et al. 2022, eq. 5).
+
+    Σ over layers and output channels of the mean over the rest of ``(ŵ − clip(w))²``, with ŵ held
+    fixed: it keeps weights from oscillating between two codes, and acts on weights only.
+    """
+    losses = [_Dampening.apply(weight, q) for weight, q in quantizers(network).values()]
+    return torch.stack(losses).sum()
+
+
+@torch.no_grad()
+def convert(network: nn.Module) -> Quantized:
+    """Turn a trained network into a plain one with the weights it computed with.
+
+    Parameters
+    ----------
+    network
+        From :func:`prepare`; not changed.
+
+    Returns
+    -------
+    Quantized
+        A copy in evaluation mode that gives bit by bit the logits of ``network`` in that mode.
+    """
+    network = copy.deepcopy(network).eval()
+    codes = {}
+    for name, (weight, quantizer) in quantizers(network).items():
+        scale = quantizer.grid()
+        zero = torch.zeros_like(scale, dtype=torch.int32)
+        low, high = quantizer.low, quantizer.high
+        integers = quantize(weight, scale, zero, low, high)
+        codes[name] = QuantizedWeight(integers, scale, zero, quantizer.bits, "symmetric")
+        layer = network.get_submodule(name)
+        # remove_parametrizations would take the weight from the original too: a copy of a
+        # parametrized layer shares its class with it
+        del layer.parametrizations
+        layer.__class__ = type(layer).__bases__[0]
+        layer.weight = nn.Parameter(codes[name].dequantize())
+    notes = {"format": "integer", "folded": [], "left_out": left_out(network)}
+    return Quantized(network, codes, notes)

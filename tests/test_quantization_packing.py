@@ -1,0 +1,134 @@
+"""Packed files: golden bytes, round trips on all architectures, damage."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from quantization_networks import SMALL, network
+from safetensors.torch import save_file
+
+from quantskew.params import Weights
+from quantskew.quantization.packing import PackingError, load, pack, read, save, unpack
+from quantskew.quantization.ptq import quantize_network
+
+
+def test_golden_bytes():
+    assert pack(torch.tensor([1, 2, 15]), 4).tolist() == [0x21, 0x0F]
+    assert pack(torch.tensor([0, 1, 2, 3]), 2).tolist() == [0b11100100]
+    assert pack(torch.tensor([1, 2, 3, 4, 5, 6, 7, 0]), 3).tolist() == [0xD1, 0x58, 0x1F]
+    assert pack(torch.tensor([200, 3]), 8).tolist() == [200, 3]
+
+
+@given(st.integers(2, 8), st.data())
+def test_unpack_inverts_pack_and_the_size_is_dense(bits, data):
+    codes = data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=40))
+    packed = pack(torch.tensor(codes, dtype=torch.int16), bits)
+    assert len(packed) == (len(codes) * bits + 7) // 8
+    assert unpack(packed, bits, (len(codes),)).tolist() == codes
+
+
+def test_codes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="0 to 16; 4 bits"):
+        pack(torch.tensor([0, 16]), 4)
+    with pytest.raises(ValueError, match="-1 to 3"):
+        pack(torch.tensor([-1, 3]), 4)
+    with pytest.raises(ValueError, match="2 bytes do not hold 3 codes"):
+        unpack(torch.zeros(2, dtype=torch.uint8), 8, (3,))
+
+
+SETTINGS = [
+    Weights(),
+    Weights(granularity="channel", scheme="symmetric", first_last=8),
+    Weights(granularity="channel", range="mse", fold_bn=False),
+    Weights(format="float16"),
+    Weights(format="bfloat16"),
+]
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_a_loaded_network_gives_the_same_logits_bit_by_bit(name, tmp_path):
+    original, images = network(name)
+    for bits, setting in enumerate(SETTINGS, start=2):
+        if name.startswith("efficientnet") and setting.range == "mse":
+            continue  # the largest of the small ones: seconds
+        quantized = quantize_network(original, images, bits=bits, weights=setting)
+        save(tmp_path / "a", quantized)
+        loaded = load(tmp_path / "a", network(name)[0])
+        logits = loaded(images)
+        assert logits.dtype == torch.float32
+        assert torch.equal(logits, quantized.network(images))
+        assert not torch.equal(logits, original(images))
+
+
+@pytest.fixture
+def small(tmp_path):
+    original, images = network("vgg_bn")
+    quantized = quantize_network(original, images, bits=3, weights=Weights(first_last=8))
+    return quantized, tmp_path / "vgg.safetensors"
+
+
+def test_file_is_small_and_has_the_same_bytes_again(small):
+    quantized, path = small
+    save(path, quantized, {"seed": 0})
+    first = path.read_bytes()
+    save(path, quantized, {"seed": 0})
+    assert path.read_bytes() == first
+    bits = sum(w.codes.numel() * w.bits for w in quantized.weights.values())
+    floats = 4 * sum(p.numel() for n, p in quantized.network.named_parameters() if "bias" in n)
+    assert bits / 8 + floats < len(first) < bits / 8 + floats + 4000
+
+
+def test_reading_without_the_network(small):
+    quantized, path = small
+    save(path, quantized, {"seed": 7})
+    weights, tensors, content = read(path)
+    assert content == {"notes": quantized.notes, "metadata": {"seed": 7}}
+    for name, weight in quantized.weights.items():
+        assert torch.equal(weights[name].codes, weight.codes)
+        assert torch.equal(weights[name].dequantize(), weight.dequantize())
+        assert weights[name].bits == weight.bits
+    assert sorted(tensors) == sorted(f"{name}.bias" for name in weights)
+
+
+def test_every_truncation_and_every_changed_byte_is_refused(small):
+    _, path = small
+    save(path, small[0])
+    whole = bytearray(path.read_bytes())
+    header = int.from_bytes(whole[:8], "little")
+    for size in (0, 5, 8 + header // 2, 8 + header, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(PackingError, match=path.name):
+            read(path)
+    for place in range(0, len(whole), 37):
+        if 8 <= place < 8 + header and whole[place : place + 1].isspace():
+            continue  # padding of the header means nothing
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x01
+        path.write_bytes(damaged)
+        with pytest.raises(PackingError, match=path.name):
+            read(path)
+
+
+def test_other_files_and_other_networks_are_refused(small, tmp_path):
+    quantized, path = small
+    with pytest.raises(PackingError, match="no such file"):
+        read(path)
+    save_file({"a": torch.zeros(1)}, path, {"other": json.dumps({})})
+    with pytest.raises(PackingError, match="no quantized network"):
+        read(path)
+    save(path, quantized)
+    for other in ("vgg", "resnet18"):
+        with pytest.raises(PackingError, match="another network"):
+            load(path, network(other)[0])
+
+
+def test_a_weight_changed_after_quantization_is_not_saved(small):
+    quantized, path = small
+    with torch.no_grad():
+        quantized.network[0].weight.add_(1)
+    with pytest.raises(ValueError, match="weight of 0 was changed"):
+        save(path, quantized)
+    assert not path.exists()

@@ -1,0 +1,100 @@
+"""Post-training quantization of whole networks."""
+
+import pytest
+import torch
+from quantization_networks import network
+
+from quantskew.params import Weights
+from quantskew.quantization.layers import fold_batch_norm, quantizable
+from quantskew.quantization.ptq import quantize_network
+
+
+def quantized(name="resnet18", channels=3, bits=4, **weights):
+    original, images = network(name, channels)
+    return quantize_network(original, images, bits=bits, weights=Weights(**weights))
+
+
+def test_weights_are_min_max_of_the_folded_network():
+    original, images = network("resnet18")
+    made = quantize_network(original, images, bits=4, weights=Weights())
+    folded, _ = fold_batch_norm(original, images)
+    for name, layer in quantizable(folded).items():
+        w, bits = layer.weight.detach(), 8 if name == "conv1" else 4
+        scale = ((w.max() - w.min()) / (2**bits - 1)).item()
+        expected = torch.fake_quantize_per_tensor_affine(
+            w, scale, round(-w.min().item() / scale), 0, 2**bits - 1
+        )
+        torch.testing.assert_close(made.network.get_submodule(name).weight.data, expected)
+        assert made.weights[name].bits == bits
+
+
+def test_input_is_not_changed():
+    original, images = network("resnet18")
+    original.train()
+    before = {key: value.clone() for key, value in original.state_dict().items()}
+    for setting in (Weights(), Weights(fold_bn=False), Weights(format="float16")):
+        quantize_network(original, images, bits=2, weights=setting)
+    assert all(torch.equal(before[key], value) for key, value in original.state_dict().items())
+    assert original.training
+    assert list(before) == list(original.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "first", "last"),
+    [
+        (3, {}, 8, 2),
+        (1, {}, 2, 2),  # the reference looks at the number of channels
+        (3, {"rgb_first": None}, 2, 2),
+        (1, {"first_last": 8}, 8, 8),
+        (3, {"first_last": 4}, 8, 4),
+    ],
+)
+def test_exempt_layers(channels, options, first, last):
+    widths = {n: w.bits for n, w in quantized(channels=channels, bits=2, **options).weights.items()}
+    assert (widths.pop("conv1"), widths.pop("fc")) == (first, last)
+    assert set(widths.values()) == {2}
+
+
+def test_an_exemption_never_lowers_a_width():
+    assert {w.bits for w in quantized(bits=8, first_last=4).weights.values()} == {8}
+
+
+def test_per_channel_is_closer_than_per_tensor_and_more_bits_are_closer():
+    original, images = network("mobilenetv2_035")
+    folded, _ = fold_batch_norm(original, images)
+
+    def distance(bits, granularity):
+        made = quantize_network(
+            original, images, bits=bits, weights=Weights(granularity=granularity)
+        )
+        return sum(
+            (w.dequantize() - folded.get_submodule(n).weight).square().sum().item()
+            for n, w in made.weights.items()
+        )
+
+    assert distance(4, "channel") < distance(4, "tensor")
+    assert distance(8, "tensor") < distance(4, "tensor") < distance(2, "tensor")
+
+
+def test_notes_say_what_was_folded_and_left_out():
+    notes = quantized(fold_bn=False).notes
+    assert notes["folded"] == []
+    assert notes["left_out"]["bn1"].startswith("a batch norm that was not folded")
+    assert ["conv1", "bn1"] in quantized().notes["folded"]
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@torch.no_grad()
+def test_half_precision_computes_in_half(precision):
+    original, images = network("resnet18")
+    made = quantize_network(original, images, bits=8, weights=Weights(format=precision))
+    dtypes = {p.dtype for p in made.network.parameters()}
+    assert dtypes == {getattr(torch, precision)}
+    torch.testing.assert_close(made.network(images), original(images), rtol=0.1, atol=0.1)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    original, images = network("vgg")
+    original[3].weight.data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="weight of 3 holds values that are not finite"):
+        quantize_network(original, images, bits=4, weights=Weights())

@@ -1,0 +1,56 @@
+"""Clipping ranges: min–max by hand, MSE against a search of its own."""
+
+import pytest
+import torch
+
+from quantskew.quantization.affine import code_range, dequantize, quantize, scale_and_zero_point
+from quantskew.quantization.ranges import clipping_range
+
+
+def error(weight, ends, bits, scheme):
+    grid = scale_and_zero_point(*ends, bits, scheme)
+    codes = quantize(weight, *grid, *code_range(bits, scheme))
+    return (dequantize(codes, *grid) - weight).square().flatten(1).sum(1)
+
+
+@pytest.fixture
+def weight():
+    made = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    made[2] *= 10
+    made[3] = 0
+    return made
+
+
+def test_min_max_spans_the_tensor_or_each_channel(weight):
+    options = {"method": "minmax", "bits": 4, "scheme": "asymmetric"}
+    low, high = clipping_range(weight, per_channel=False, **options)
+    assert (low.item(), high.item()) == (weight.min().item(), weight.max().item())
+    low, high = clipping_range(weight, per_channel=True, **options)
+    assert low.shape == (6, 1, 1, 1)
+    assert low.flatten().tolist() == [w.min().item() for w in weight]
+    assert high.flatten().tolist() == [w.max().item() for w in weight]
+
+
+@pytest.mark.parametrize("scheme", ["asymmetric", "symmetric", "symmetric_narrow"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_mse_is_never_worse_than_min_max(weight, bits, scheme):
+    options = {"bits": bits, "scheme": scheme}
+    for per_channel in (True, False):
+        best, plain = (
+            error(weight, clipping_range(weight, method=m, per_channel=per_channel, **options),
+                  bits, scheme)
+            for m in ("mse", "minmax")
+        )  # fmt: skip
+        if per_channel:
+            assert (best <= plain).all()
+        assert best.sum() <= plain.sum() * (1 + 1e-6)
+    assert best.sum() < plain.sum() or bits == 8
+
+
+def test_mse_finds_the_best_of_a_hundred_candidates(weight):
+    channel = weight[:1]
+    low, high = clipping_range(channel, method="mse", bits=3, scheme="symmetric", per_channel=True)
+    ends = channel.min(), channel.max()
+    errors = [error(channel, [e * k / 100 for e in ends], 3, "symmetric") for k in range(1, 101)]
+    found = error(channel, (low, high), 3, "symmetric")
+    torch.testing.assert_close(found, torch.stack(errors).min(0).values)
