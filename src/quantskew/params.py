@@ -99,6 +99,7 @@ class Qat(Section):
 
     epochs: Count = 3
     lr: PositiveFloat | dict[Width, PositiveFloat] = 1e-3
+    scale_lr: PositiveFloat = 1e-4
     dampening: NonNegative = 0.1
 
     def lr_at(self, bits: int) -> float:

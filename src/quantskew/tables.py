@@ -7,11 +7,7 @@ bytes for the same content. Every column says what it holds in its field metadat
 The *variant* of a network is named by five columns that most tables share, :data:`VARIANT`.
 """
 
-import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from quantskew.files import replacing
 
 VARIANT = ("dataset", "model", "seed", "method", "bits")
 
@@ -87,50 +85,6 @@ TABLES: Mapping[str, Table] = {
         ("id", "reason"),
     ),
 }
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path that becomes ``path`` when the block ends well, and is removed else.
-
-    What stands at ``path`` is thus always whole: the old content or the new.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: str | Path, content: Any, digits: int = 4) -> None:
-    """Write JSON with sorted keys and floats rounded to ``digits``; NaN and inf become null."""
-    text = json.dumps(_plain(content, digits), indent=1, sort_keys=True, allow_nan=False)
-    write_text(path, text + "\n")
-
-
-def _plain(value: Any, digits: int) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, digits) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, digits) for item in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float):
-        # −0.0 would differ from 0.0 in the bytes of the file
-        return round(value, digits) + 0.0 if abs(value) < float("inf") else None
-    return value
 
 
 def write(

@@ -1,0 +1,1 @@
+"""From the tables of all variants to answers, figures and the report."""

@@ -1,0 +1,1 @@
+"""One loop for training, quantization-aware training and fine-tuning."""

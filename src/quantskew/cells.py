@@ -1,0 +1,251 @@
+"""What a cell is, and a store in which a finished cell is never done again.
+
+A cell is one unit of work, a function that fills a folder with files: one network trained, one
+variant quantized, one variant evaluated. It is named by a *fingerprint* of everything its files
+depend on:
+
+==========  ======================================================================================
+code        the source of the function's module and of every quantskew module it imports, without
+            comments and docstrings
+libraries   the versions of torch, torchvision, timm and numpy
+data        the content of the files it reads
+parameters  its other arguments
+==========  ======================================================================================
+
+A finished cell is a folder with the fingerprint as its name. It appears in one step, by a rename,
+so what is in the store is whole; what is under way ends in ``.part`` and may hold a checkpoint
+with which the function goes on after an interruption. Nothing in the store is ever overwritten.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from joblib import Parallel, delayed
+from pydantic import BaseModel
+from tqdm import tqdm
+
+LIBRARIES = ("numpy", "timm", "torch", "torchvision")
+
+
+class CellError(RuntimeError):
+    """A cell failed; the message names it and what went wrong."""
+
+
+class Cell:
+    """A call ``function(folder, **arguments)`` that writes its results into ``folder``.
+
+    Parameters
+    ----------
+    name
+        What the user sees of it in progress bars and errors.
+    function
+        A function of a module, so that another process can find it.
+    arguments
+        Strings, numbers, lists, mappings, parameter sections; a :class:`~pathlib.Path` stands for
+        the content of its file.
+    """
+
+    def __init__(self, name: str, function: Callable[..., None], /, **arguments: Any) -> None:
+        self.name = name
+        self.function = function
+        self.arguments = arguments
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal name of everything the result depends on."""
+        identity = {
+            "function": f"{self.function.__module__}.{self.function.__qualname__}",
+            "code": code_hash(self.function.__module__),
+            "libraries": {name: version(name) for name in LIBRARIES},
+            "arguments": _identity(self.arguments),
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Path):
+        return file_hash(value)
+    if isinstance(value, BaseModel):
+        return _identity(value.model_dump())
+    if isinstance(value, Mapping):
+        return {str(key): _identity(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_identity(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"a cell cannot depend on a {type(value).__name__}: {value!r}")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, read once as long as its size and time stay the same."""
+    status = path.stat()
+    return _file_hash(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _file_hash(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code_hash(module: str) -> str:
+    """SHA-256 of a module and of all it imports of its own package, comments left out."""
+    digest = hashlib.sha256()
+    for name in sorted(_imports(module)):
+        digest.update(f"{name}\n{_bare_source(name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _imports(module: str) -> set[str]:
+    package, found, waiting = module.partition(".")[0], set[str](), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or not name.startswith(package):
+            continue
+        specification = importlib.util.find_spec(name)
+        if specification is None or not specification.has_location:
+            continue
+        found.add(name)
+        for node in ast.walk(_tree(name)):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                waiting.append(node.module)
+                if node.module.startswith(package):  # its names may be modules too
+                    waiting += [
+                        f"{node.module}.{alias.name}"
+                        for alias in node.names
+                        if _is_module(f"{node.module}.{alias.name}")
+                    ]
+    return found
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the parent is a module, not a package
+        return False
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    specification = importlib.util.find_spec(module)
+    assert specification is not None and specification.origin is not None
+    return ast.parse(Path(specification.origin).read_text(encoding="utf-8"))
+
+
+def _bare_source(module: str) -> str:
+    tree = _tree(module)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # type: ignore[attr-defined]
+                item
+                for item in body
+                if not (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))
+            ]
+    return ast.dump(tree)
+
+
+def default_store() -> Path:
+    """Folder of finished cells: ``$QUANTSKEW_CELLS``, or ``.cells`` where the study is run."""
+    return Path(os.environ.get("QUANTSKEW_CELLS", ".cells"))
+
+
+def run(cells: Sequence[Cell], *, title: str, jobs: int | None = None) -> dict[str, Path]:
+    """Do the cells that are not done yet, and return the folder of each by its name.
+
+    Parameters
+    ----------
+    cells
+        With different names. Two cells of one fingerprint are done once.
+    title
+        Stands before the progress bar.
+    jobs
+        Processes side by side; by default one a core. A cell gets the cores divided by the number
+        of cells as its threads, at least one: a number that does not depend on what is already
+        done, because it can change the last bits of a sum.
+
+    Raises
+    ------
+    CellError
+        When cells failed. The others are done and kept.
+    """
+    store = default_store()
+    folders = {cell.name: store / cell.fingerprint[:2] / cell.fingerprint for cell in cells}
+    if len(folders) < len(cells):
+        raise ValueError("two cells of a stage share a name")
+    waiting = {folders[cell.name]: cell for cell in cells if not folders[cell.name].is_dir()}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = max(1, (cores or 1) // max(1, len(cells)))
+    jobs = min(jobs or cores or 1, max(1, len(waiting)))
+    failures = []
+    bar = tqdm(
+        total=len(set(folders.values())),
+        initial=len(set(folders.values())) - len(waiting),
+        desc=title,
+        unit="cell",
+        dynamic_ncols=True,
+    )
+    with bar:
+        tasks = (
+            delayed(_do)(cell.function, folder, cell.arguments, cell.name, threads)
+            for folder, cell in waiting.items()
+        )
+        for name, failure in Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks):
+            bar.set_postfix_str(name, refresh=False)
+            bar.update()
+            if failure:
+                failures.append(f"{name}: {failure}")
+    if failures:
+        done = len(waiting) - len(failures)
+        raise CellError(
+            f"{len(failures)} of {len(waiting)} cells failed ({done} are done and kept):\n  "
+            + "\n  ".join(sorted(failures))
+        )
+    return folders
+
+
+def _do(
+    function: Callable[..., None],
+    folder: Path,
+    arguments: Mapping[str, Any],
+    name: str,
+    threads: int,
+) -> tuple[str, str | None]:
+    import torch
+
+    torch.set_num_threads(threads)
+    part = folder.with_suffix(".part")
+    part.mkdir(parents=True, exist_ok=True)
+    # a stage killed alone may leave a worker behind that is still at this cell
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.is_dir():
+            return name, None
+        try:
+            function(part, **arguments)
+        except Exception as error:
+            (part / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            return name, f"{type(error).__name__}: {error}  (trace: {part / 'error.txt'})"
+        for leftover in (*part.glob("checkpoint*"), *part.glob("error.txt")):
+            leftover.unlink()
+        part.rename(folder)
+    return name, None
+
+
+def collect(source: Path, target: Path) -> None:
+    """Copy a file of a finished cell to where the stage promises it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

@@ -1,0 +1,246 @@
+"""An architecture by name: those of the papers, a narrow pair for small machines, or your own.
+
+==================  =======  ================================================================
+name                from     note
+==================  =======  ================================================================
+resnet18            timm     Bellam & Kim, Liu et al.
+resnet50            timm     Liu et al.
+vgg19               timm     with batch normalization, as trained on small images
+mobilenetv2         timm     depthwise separable convolutions
+efficientnet_b0     timm     squeeze-and-excitation
+vit_small           timm     attention; the patch is an eighth of a small image
+squeezenet1_1       tv       fire modules; timm has none, torchvision has
+resnet18_quarter    timm     a quarter of the channels: minutes instead of hours on two cores
+mobilenetv2_narrow  timm     half the channels, and one block a stage instead of up to four
+==================  =======  ================================================================
+
+A published stem divides the side of the image by 4 before the first block. On small images that
+leaves nothing to look at, so up to 96 pixels the stem is a 3×3 convolution without pooling, and
+up to 32 pixels without a stride (:func:`_small_stem`).
+
+Every network built here takes images with values in [0, 1]; its normalization is part of it, as a
+hook before its forward pass, so that no caller can forget it.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from quantskew._torchvision import torchvision
+from quantskew.params import Architecture, close_names
+
+# isort: split
+import timm  # it imports torchvision, which must have loaded by then
+
+SMALL = 96
+TINY = 32
+
+
+class ModelError(ValueError):
+    """A network that cannot be built, with the name that was asked for."""
+
+
+def _small_stem(stem: nn.Conv2d, size: int, stride: int | None = None) -> nn.Conv2d:
+    """Return a 3×3 stem that keeps the detail of an image of ``size`` pixels a side."""
+    return nn.Conv2d(
+        stem.in_channels,
+        stem.out_channels,
+        kernel_size=3,
+        stride=stride or (1 if size <= TINY else 2),
+        padding=1,
+        bias=False,
+    )
+
+
+def _resnet(name: str, stride: int | None = None, **options: Any) -> Callable[..., nn.Module]:
+    def build(classes: int, channels: int, size: int) -> nn.Module:
+        network = timm.create_model(name, num_classes=classes, in_chans=channels, **options)
+        if size <= SMALL:
+            network.conv1 = _small_stem(network.conv1, size, stride)
+            network.maxpool = nn.Identity()
+        return network
+
+    return build
+
+
+def _inverted_residuals(name: str, repeats: int | None = None) -> Callable[..., nn.Module]:
+    def build(classes: int, channels: int, size: int) -> nn.Module:
+        network = timm.create_model(name, num_classes=classes, in_chans=channels)
+        network.blocks = nn.Sequential(*(stage[:repeats] for stage in network.blocks))
+        if size <= SMALL:
+            network.conv_stem = _small_stem(network.conv_stem, size)
+        return network
+
+    return build
+
+
+def _vgg(classes: int, channels: int, size: int) -> nn.Module:
+    network = timm.create_model("vgg19_bn", num_classes=classes, in_chans=channels)
+    if size <= SMALL:
+        # the published head (two layers of 4,096) reads a 7×7 map; small images end at 1×1 to 3×3
+        network.pre_logits = nn.Identity()
+        network.head.fc = nn.Linear(network.features[-4].out_channels, classes)
+    if size < TINY:  # five halvings need 32 pixels
+        network.features[-1] = nn.Identity()
+    return network
+
+
+def _vit(classes: int, channels: int, size: int) -> nn.Module:
+    # the smallest patch that tiles the image with at most 8 a side
+    patch = 16 if size > SMALL else next(p for p in range(size // 8, size + 1) if size % p == 0)
+    return timm.create_model(
+        "vit_small_patch16_224",
+        num_classes=classes,
+        in_chans=channels,
+        img_size=size,
+        patch_size=patch,
+    )
+
+
+def _squeezenet(classes: int, channels: int, size: int) -> nn.Module:
+    network = torchvision.models.squeezenet1_1(num_classes=classes)
+    stem = nn.Conv2d(channels, 64, kernel_size=3, stride=2)
+    network.features[0] = _small_stem(stem, size) if size <= SMALL else stem
+    return network
+
+
+MODELS: Mapping[str, Callable[..., nn.Module]] = {
+    "resnet18": _resnet("resnet18"),
+    "resnet50": _resnet("resnet50"),
+    "vgg19": _vgg,
+    "mobilenetv2": _inverted_residuals("mobilenetv2_100"),
+    "efficientnet_b0": _inverted_residuals("efficientnet_b0"),
+    "vit_small": _vit,
+    "squeezenet1_1": _squeezenet,
+    "resnet18_quarter": _resnet("resnet18", stride=2, channels=(16, 32, 64, 128)),
+    "mobilenetv2_narrow": _inverted_residuals("mobilenetv2_050", repeats=1),
+}
+
+
+def build(
+    name: str,
+    *,
+    classes: int,
+    channels: int,
+    size: int,
+    architecture: Architecture | None = None,
+) -> nn.Module:
+    """Build a network with random weights from the current random state of torch.
+
+    Parameters
+    ----------
+    name
+        Key of :data:`MODELS`, or any name when ``architecture`` says how to build it.
+    classes, channels, size
+        Number of outputs, of input planes, and pixels a side of the input.
+    architecture
+        The user's own: a factory ``package.module:function`` called with ``classes``,
+        ``channels``, ``size`` and its options, or ``timm:NAME`` / ``torchvision:NAME``.
+
+    Raises
+    ------
+    ModelError
+        When the name is unknown or the factory cannot be found or fails.
+    """
+    if architecture is None:
+        if name not in MODELS:
+            raise ModelError(
+                f"no model {name!r}: known are {', '.join(MODELS)}; "
+                f"or describe your own under architectures{close_names(name, MODELS)}"
+            )
+        network = MODELS[name](classes=classes, channels=channels, size=size)
+        mean, std = (0.5,), (0.5,)
+    else:
+        network = _own(name, architecture, classes=classes, channels=channels, size=size)
+        mean, std = architecture.mean, architecture.std
+    network.register_forward_pre_hook(
+        partial(_normalize, mean=_plane(mean), std=_plane(std)), prepend=True
+    )
+    return network.to(memory_format=torch.channels_last)
+
+
+def _plane(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values).view(1, -1, 1, 1)
+
+
+def _normalize(_: nn.Module, inputs: tuple[Tensor], mean: Tensor, std: Tensor) -> tuple[Tensor]:
+    images = inputs[0]
+    return ((images - mean.to(images)) / std.to(images),)
+
+
+def _own(
+    name: str, architecture: Architecture, *, classes: int, channels: int, size: int
+) -> nn.Module:
+    where, _, function = architecture.factory.partition(":")
+    options = architecture.options
+    try:
+        if where == "timm":
+            return timm.create_model(function, num_classes=classes, in_chans=channels, **options)
+        if where == "torchvision":
+            return torchvision.models.get_model(function, num_classes=classes, **options)
+        factory = getattr(importlib.import_module(where), function)
+        network = factory(classes=classes, channels=channels, size=size, **options)
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"architectures.{name}.factory: {architecture.factory!r} does not build a network "
+            f"with {classes} classes, {channels} channels, {size} pixels: {error}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"architectures.{name}.factory: {architecture.factory!r} gave a "
+            f"{type(network).__name__}, not a torch.nn.Module"
+        )
+    return network
+
+
+def load_checkpoint(network: nn.Module, path: str | Path) -> None:
+    """Load the user's own weights from a safetensors file, all of them or none.
+
+    Raises
+    ------
+    ModelError
+        When the file cannot be read, or its names or shapes are not those of the network.
+    """
+    try:
+        state = safetensors.torch.load_file(path)
+        network.load_state_dict(state)
+    except Exception as error:
+        raise ModelError(f"{path} does not hold the weights of this network: {error}") from error
+
+
+def save_weights(network: nn.Module, path: str | Path) -> None:
+    """Write the weights of a network as safetensors, in the usual order of memory."""
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    safetensors.torch.save_file(state, path)
+
+
+def device() -> torch.device:
+    """Where networks run: the first GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def as_input(images: Tensor, where: torch.device) -> Tensor:
+    """Turn uint8 pixels (N, C, H, W) into the [0, 1] floats that a network takes."""
+    pixels = images.to(where, non_blocking=True).float().div_(255)
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def logits(network: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
+    """Logits of uint8 images in evaluation mode.
+
+    Returns
+    -------
+    Tensor
+        float32, (N, classes), on the CPU.
+    """
+    network.eval()
+    where = next(network.parameters()).device
+    batches = [network(as_input(batch, where)).float().cpu() for batch in images.split(batch_size)]
+    return torch.cat(batches)

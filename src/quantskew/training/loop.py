@@ -1,0 +1,201 @@
+"""One loop for training, quantization-aware training and fine-tuning."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quantskew.files import replacing
+from quantskew.models import as_input, logits
+from quantskew.params import Training
+
+CHECKPOINT_SECONDS = 60
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer finite."""
+
+
+@dataclass
+class History:
+    """What a network knew after each epoch about the samples that were watched.
+
+    ``correct`` is uint8 and ``loss`` float32, both (epochs so far, watched samples).
+    """
+
+    correct: list[Tensor] = field(default_factory=list)
+    loss: list[Tensor] = field(default_factory=list)
+
+    def watch(self, network: nn.Module, images: Tensor, labels: Tensor) -> None:
+        """Add an epoch."""
+        outputs = logits(network, images)
+        self.correct.append((outputs.argmax(1) == labels).to(torch.uint8))
+        self.loss.append(functional.cross_entropy(outputs, labels, reduction="none"))
+
+
+def make_optimizer(groups: Sequence[dict[str, Any]], settings: Training) -> torch.optim.Optimizer:
+    """Optimizer over groups of parameters; a group may carry its own learning rate."""
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    return torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
+
+
+def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
+    """All parameters; weight decay spares biases and the scales of normalization."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def rate_factor(share: float, settings: Training) -> float:
+    """Learning rate at a share of the training, relative to its peak.
+
+    After a linear warm-up: ``cosine`` to zero, ``step`` (a tenth at 1/2, a hundredth at 3/4), or
+    ``constant``.
+    """
+    if share < settings.warmup:
+        return (share + 1e-3) / (settings.warmup + 1e-3)
+    if settings.schedule == "constant":
+        return 1.0
+    if settings.schedule == "step":
+        return 0.1 ** ((share >= 0.5) + (share >= 0.75))
+    after = (share - settings.warmup) / (1 - settings.warmup)
+    return 0.5 * (1 + math.cos(math.pi * after))
+
+
+def fit(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    settings: Training,
+    order: Callable[[int], Tensor],
+    groups: Sequence[dict[str, Any]] | None = None,
+    class_weights: Tensor | None = None,
+    penalty: Callable[[float], Tensor] | None = None,
+    watched: tuple[Tensor, Tensor] | None = None,
+    checkpoint: Path | None = None,
+) -> History:
+    """Train a network in place.
+
+    Parameters
+    ----------
+    network
+        On the device it is to be trained on.
+    images, labels
+        uint8 (N, C, H, W) and int64 (N,) on the CPU.
+    settings
+        Epochs, batch size, optimizer and schedule.
+    order
+        From the number of an epoch to the indices of its samples. It must depend on nothing else,
+        so that an interrupted training goes on as if it had not been.
+    groups
+        Groups of parameters for the optimizer; :func:`parameter_groups` by default.
+    class_weights
+        Of the cross-entropy, (classes,).
+    penalty
+        Added to the loss; called with the share of the training that is done, in [0, 1).
+    watched
+        Images and labels whose accuracy and loss are recorded after every epoch.
+    checkpoint
+        File for going on after an interruption; written at most once a minute.
+
+    Raises
+    ------
+    DivergedError
+        When the loss becomes NaN or infinite.
+    """
+    where = next(network.parameters()).device
+    optimizer = make_optimizer(groups or parameter_groups(network), settings)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    weights = None if class_weights is None else class_weights.to(where)
+    history = History()
+    first = _resume(checkpoint, network, optimizer, history)
+    saved = time.monotonic()
+    for epoch in range(first, settings.epochs):
+        network.train()
+        # a last batch of one sample has no variance to normalize by
+        batches = [b for b in order(epoch).split(settings.batch_size) if len(b) > 1]
+        for number, batch in enumerate(batches):
+            share = (epoch + number / len(batches)) / settings.epochs
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * rate_factor(share, settings)
+            outputs = network(as_input(images[batch], where))
+            loss = functional.cross_entropy(outputs, labels[batch].to(where), weight=weights)
+            if penalty is not None:
+                loss = loss + penalty(share)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        if not torch.isfinite(loss):
+            raise DivergedError(
+                f"the loss is {loss.item()} in epoch {epoch + 1} of {settings.epochs} at a "
+                f"learning rate of {settings.lr:g}; a smaller one may help"
+            )
+        if watched is not None:
+            history.watch(network, *watched)
+        if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _save(checkpoint, network, optimizer, history, epoch + 1)
+            saved = time.monotonic()
+    network.eval()
+    return history
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{key}": value
+        for index, values in state.items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _save(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, history: History, epochs: int
+) -> None:
+    tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
+    tensors |= _optimizer_tensors(optimizer)
+    if history.correct:
+        tensors |= {"correct": torch.stack(history.correct), "loss": torch.stack(history.loss)}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata={"epochs": str(epochs)})
+
+
+def _resume(
+    path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer, history: History
+) -> int:
+    """Restore a checkpoint; return the number of epochs that are done."""
+    if path is None or not path.exists():
+        return 0
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            epochs = int(file.metadata()["epochs"])
+        tensors = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError):
+        return 0
+    network.load_state_dict(
+        {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
+    )
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    if "correct" in tensors:
+        history.correct[:], history.loss[:] = list(tensors["correct"]), list(tensors["loss"])
+    return epochs
