@@ -22,7 +22,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -35,10 +34,12 @@ from joblib import Parallel, delayed
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from quantskew.command import UserError
+
 LIBRARIES = ("numpy", "timm", "torch", "torchvision")
 
 
-class CellError(RuntimeError):
+class CellError(UserError, RuntimeError):
     """A cell failed; the message names it and what went wrong."""
 
 
@@ -243,9 +244,3 @@ def _do(
             leftover.unlink()
         part.rename(folder)
     return name, None
-
-
-def collect(source: Path, target: Path) -> None:
-    """Copy a file of a finished cell to where the stage promises it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from quantskew._torchvision import torchvision
+from quantskew.command import UserError
 from quantskew.params import Architecture, close_names
 
 # isort: split
@@ -42,7 +43,7 @@ SMALL = 96
 TINY = 32
 
 
-class ModelError(ValueError):
+class ModelError(UserError, ValueError):
     """A network that cannot be built, with the name that was asked for."""
 
 

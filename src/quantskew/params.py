@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from quantskew.command import UserError
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -34,7 +36,7 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, int | str) else value
 
 
-class ParamsError(ValueError):
+class ParamsError(UserError, ValueError):
     """``params.yaml`` holds something that cannot be run; the message lists every problem."""
 
 
@@ -119,10 +121,60 @@ class Weights(Section):
     format: Literal["integer", "float16", "bfloat16"] = "integer"
     granularity: Literal["tensor", "channel"] = "tensor"
     scheme: Literal["asymmetric", "symmetric", "symmetric_narrow"] = "asymmetric"
-    range: Literal["minmax", "mse"] = "minmax"
+    range: Literal["minmax", "mse", "percentile", "aciq_gauss", "aciq_laplace"] = "minmax"
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.9
+    rounding: Literal["nearest", "adaround", "gptq"] = "nearest"
+    adaround_steps: Count = 1000
+    bias_correction: Literal["none", "weights", "outputs"] = "none"
+    equalize: bool = False
     fold_bn: bool = True
     first_last: Width | None = None
     rgb_first: Width | None = 8
+
+    def needs_calibration(self) -> bool:
+        """Whether the network is run on calibration images; if not, they cannot matter."""
+        return self.rounding != "nearest" or self.bias_correction == "outputs"
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "Weights":
+        if self.bias_correction == "weights" and self.rounding != "nearest":
+            raise ValueError(
+                "bias_correction: weights moves weights off what "
+                f"rounding: {self.rounding} chose; use nearest, or bias_correction: outputs"
+            )
+        if self.equalize and not self.fold_bn:
+            raise ValueError("equalize scales weights across layers; it needs fold_bn: true")
+        return self
+
+
+class Activations(Section):
+    """How the inputs of the quantized layers are quantized, per tensor (``activations:``).
+
+    ``static`` ranges are measured on the calibration images; ``dynamic`` ones on each batch.
+    ``worst_group`` takes the range that is best for the group it is worst for (``mse`` only).
+    """
+
+    mode: Literal["none", "static", "dynamic"] = "none"
+    bits: Width = 8
+    scheme: Literal["asymmetric", "symmetric", "symmetric_narrow"] = "asymmetric"
+    range: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    objective: Literal["mean", "worst_group"] = "mean"
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "Activations":
+        if self.objective == "worst_group" and self.range != "mse":
+            raise ValueError("objective: worst_group compares squared errors; give range: mse too")
+        if self.mode == "dynamic" and self.range != "minmax":
+            raise ValueError("dynamic activations use the range of the batch: range: minmax")
+        return self
+
+
+class Calibration(Section):
+    """Training images that post-training methods may look at (``calibration:``)."""
+
+    samples: Count = 256
+    choice: Literal["random", "balanced"] = "random"
 
 
 class Recipe(Section):
@@ -146,6 +198,8 @@ class Method(Section):
     training: Literal["none", "qat"] = "none"
     dampening: bool = False
     weights: Weights = Weights()
+    activations: Activations = Activations()
+    calibration: Calibration = Calibration()
 
     @model_validator(mode="after")
     def _qat_parts_need_qat(self) -> "Method":
@@ -235,6 +289,10 @@ class Params(Section):
     def all_methods(self) -> dict[str, Method]:
         """Methods of both stages by name."""
         return {**self.methods, **self.mitigations}
+
+    def groups_of(self, dataset: str) -> tuple[str, ...]:
+        """Groupings of a data set, the first being the one that summaries show; else the label."""
+        return self.groups.by.get(dataset) or ("label",)
 
     def source(self, dataset: str) -> Source:
         """How a data set is made; an entry left empty in the file means the defaults."""

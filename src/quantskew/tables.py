@@ -16,12 +16,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from quantskew.command import UserError
 from quantskew.files import replacing
 
 VARIANT = ("dataset", "model", "seed", "method", "bits")
 
 
-class TableError(ValueError):
+class TableError(UserError, ValueError):
     """A file is not the table it should be."""
 
 
@@ -83,6 +84,92 @@ TABLES: Mapping[str, Table] = {
             ]
         ),
         ("id", "reason"),
+    ),
+    "history": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                _column("epoch", pa.int32(), "1 is the first"),
+                _column("split", pa.string(), "'train' or 'test'"),
+                *_GROUP,
+                _column("n", pa.int64(), "watched samples of the group"),
+                _column("accuracy", pa.float64(), "share of them that is right"),
+                _column("loss", pa.float64(), "mean cross-entropy, nats"),
+            ]
+        ),
+        (*VARIANT, "epoch", "split", "attribute", "group"),
+    ),
+    "variants": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                _column("base", pa.string(), "method of the fp32 network it was made from"),
+                _column("file", pa.string(), "its weights, beside this table"),
+                _column("bytes", pa.int64(), "size of that file"),
+            ]
+        ),
+        VARIANT,
+    ),
+    "predictions": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                _column("id", pa.string(), "name of the test sample"),
+                _column("label", pa.int32(), "index of its class"),
+                _column("prediction", pa.int32(), "index of the class with the highest logit"),
+                _column("logits", pa.list_(pa.float32()), "one a class"),
+            ]
+        ),
+        (*VARIANT, "id"),
+    ),
+    "groups": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                *_GROUP,
+                _column("n", pa.int64(), "test samples of the group"),
+                _column("counted", pa.bool_(), "large enough to enter FVO and the worst group"),
+                _column("accuracy", pa.float64(), "share that is right"),
+                _column("loss", pa.float64(), "mean cross-entropy, nats"),
+                _column("calibration_error", pa.float64(), "expected calibration error, 15 bins"),
+                _column("null_logits", pa.int64(), "samples whose logits are all zero"),
+                _column("cosine_distance", pa.float64(), "mean, to the fp32 logits (eq. 8)"),
+                _column("l1_distance", pa.float64(), "mean, to the fp32 logits"),
+                _column("l2_distance", pa.float64(), "mean, to the fp32 logits"),
+                _column("logit_variance", pa.float64(), "mean over samples (eq. 9)"),
+                _column("softmax_variance", pa.float64(), "mean over samples"),
+                _column("top_probability", pa.float64(), "mean highest softmax (eq. 11)"),
+                _column("true_probability", pa.float64(), "mean softmax of the true class"),
+            ]
+        ),
+        (*VARIANT, "attribute", "group"),
+    ),
+    "fairness": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                _column("attribute", pa.string(), "grouping; 'all' for the whole test set"),
+                _column("metric", pa.string(), "e.g. 'fvo', 'demographic_parity_worst'"),
+                _column("value", pa.float64(), "NaN where it has no meaning", null=True),
+                _column("note", pa.string(), "why it is NaN, whose it is, or what was left out"),
+            ]
+        ),
+        (*VARIANT, "attribute", "metric"),
+    ),
+    "layers": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                _column("layer", pa.string(), "name in the network; 'all' is their sum"),
+                _column("weights", pa.int64(), "how many"),
+                _column("layer_bits", pa.int32(), "width of its codes"),
+                _column("absolute_change", pa.float64(), "sum of |change| to fp32 (eq. 5)"),
+                _column("relative_error", pa.float64(), "norm of the change over that of fp32"),
+                _column("original_sparsity", pa.float64(), "share of zeros in fp32"),
+                _column("sparsity", pa.float64(), "share of zeros (eq. 6)"),
+            ]
+        ),
+        (*VARIANT, "layer"),
     ),
 }
 

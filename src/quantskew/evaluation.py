@@ -1,0 +1,73 @@
+"""The cell that runs a variant on the test set.
+
+It stores the logits of every sample and how far every layer moved. All else follows from these
+numbers, in :mod:`quantskew.description`, without the network.
+"""
+
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from quantskew import models
+from quantskew.data.loading import load
+from quantskew.impact.weights import compare
+from quantskew.params import Architecture
+from quantskew.quantization import packing
+from quantskew.quantization.layers import fold, quantizable
+from quantskew.training.baseline import build
+
+
+def restore(path: Path, network: nn.Module, bits: int) -> nn.Module:
+    """Load a stored variant into a fresh network."""
+    if bits == 32:
+        models.load_checkpoint(network, path)
+        return network.eval()
+    return packing.load(path, network)
+
+
+def evaluate(
+    folder: Path,
+    *,
+    samples: Path,
+    file: Path,
+    base: Path,
+    model: str,
+    architecture: Architecture | None,
+    bits: int,
+) -> None:
+    """Run a variant; write ``logits.safetensors`` (test samples × classes) and ``layers.parquet``.
+
+    Parameters
+    ----------
+    folder
+        Of the cell.
+    samples
+        Table of samples.
+    file, bits
+        The variant and its width.
+    base
+        The fp32 network that its weights are compared with.
+    model, architecture
+        Which network.
+    """
+    data = load(samples)
+    network = restore(file, build(model, architecture, data), bits)
+    outputs = models.logits(network.to(models.device()), data.test.images)
+    safetensors.torch.save_file({"logits": outputs}, folder / "logits.safetensors")
+    original = build(model, architecture, data)
+    models.load_checkpoint(original, base)
+    widths = {}
+    if bits != 32:
+        weights, _, content = packing.read(file)
+        fold(original.eval(), content["notes"]["folded"])
+        widths = {name: weight.bits for name, weight in weights.items()}
+    rows = compare(_layer_weights(original), _layer_weights(network))
+    rows["layer_bits"] = [widths.get(layer, bits) for layer in rows["layer"]]
+    rows.to_parquet(folder / "layers.parquet", index=False)
+
+
+def _layer_weights(network: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: layer.weight.detach().float().cpu() for name, layer in quantizable(network).items()
+    }

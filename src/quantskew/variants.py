@@ -1,0 +1,169 @@
+"""Which variants a study has, and the making of them, stage by stage.
+
+A variant is a network in a state one could ship: a method at a width, for a seed. The files of a
+stage lie in one folder for a data set and a model, with the table ``variants`` beside them.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from quantskew import methods, tables
+from quantskew.cells import Cell, run
+from quantskew.params import Method, Params, Recipe
+from quantskew.training.baseline import train
+
+BASELINE = "fp32"
+FULL_PRECISION = 32
+PLAIN = Recipe()
+STAGES = {"train": "baselines", "quantize": "quantized", "mitigate": "mitigated"}
+
+
+class Variant(NamedTuple):
+    """The columns that name a network in every table."""
+
+    dataset: str
+    model: str
+    seed: int
+    method: str
+    bits: int
+
+    @property
+    def stem(self) -> str:
+        """Name of its files."""
+        return f"{self.method}-{self.bits}bit-seed{self.seed}"
+
+    def name(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Add the columns of the variant to rows of a table."""
+        return rows.assign(**self._asdict())
+
+
+def samples_path(dataset: str) -> Path:
+    """Table of the samples of a data set."""
+    return Path(f"data/samples/{dataset}.parquet")
+
+
+def folder_of(stage: str, dataset: str, model: str) -> Path:
+    """Folder of the files of a stage."""
+    return Path("data", STAGES[stage], dataset, model)
+
+
+def make_baselines(study: Params, dataset: str, model: str) -> None:
+    """Train the fp32 network of every seed."""
+    bases = {Variant(dataset, model, s, BASELINE, FULL_PRECISION): PLAIN for s in study.seeds}
+    done = run(_training_cells(study, bases), title=f"train {dataset} {model}")
+    _collect(done, dict.fromkeys(bases, BASELINE), folder_of("train", dataset, model))
+
+
+def make_variants(
+    study: Params, section: Mapping[str, Method], dataset: str, model: str, *, stage: str
+) -> None:
+    """Make every variant of a section: first the fp32 networks it retrains, then the quantized.
+
+    Parameters
+    ----------
+    study
+        All parameters.
+    section
+        ``methods`` or ``mitigations``.
+    dataset, model
+        Which part of the study.
+    stage
+        ``quantize`` or ``mitigate``.
+    """
+    # the fp32 network of a recipe bears the name of the first method that asks for it
+    owners = {PLAIN: BASELINE}
+    for name, method in section.items():
+        owners.setdefault(method.recipe, name)
+    bases = {
+        Variant(dataset, model, seed, name, FULL_PRECISION): recipe
+        for recipe, name in owners.items()
+        if recipe != PLAIN
+        for seed in study.seeds
+    }
+    done = run(_training_cells(study, bases), title=f"{stage} {dataset} {model}: fp32")
+    made_from = {variant: variant.method for variant in bases}
+    work = []
+    baselines = folder_of("train", dataset, model)
+    for name, method in section.items():
+        owner = owners[method.recipe]
+        for bits in methods.widths(method, study.bits):
+            for seed in study.seeds:
+                variant = Variant(dataset, model, seed, name, bits)
+                base = Variant(dataset, model, seed, owner, FULL_PRECISION).stem
+                made_from[variant] = owner
+                work.append(
+                    Cell(
+                        variant.stem,
+                        methods.quantize,
+                        samples=samples_path(dataset),
+                        base=(
+                            baselines / f"{base}.safetensors"
+                            if owner == BASELINE
+                            else done[base] / "network.safetensors"
+                        ),
+                        baseline_history=_baseline_history(variant),
+                        model=model,
+                        architecture=study.architectures.get(model),
+                        seed=seed,
+                        method=method,
+                        bits=bits,
+                        training=study.training,
+                        qat_settings=study.qat,
+                    )
+                )
+    done |= run(work, title=f"{stage} {dataset} {model}")
+    _collect(done, made_from, folder_of(stage, dataset, model))
+
+
+def _training_cells(study: Params, bases: Mapping[Variant, Recipe]) -> list[Cell]:
+    return [
+        Cell(
+            variant.stem,
+            train,
+            samples=samples_path(variant.dataset),
+            model=variant.model,
+            architecture=study.architectures.get(variant.model),
+            seed=variant.seed,
+            training=study.training,
+            recipe=recipe,
+            baseline_history=None if recipe == PLAIN else _baseline_history(variant),
+        )
+        for variant, recipe in bases.items()
+    ]
+
+
+def _baseline_history(variant: Variant) -> Path:
+    base = variant._replace(method=BASELINE, bits=FULL_PRECISION)
+    folder = folder_of("train", variant.dataset, variant.model)
+    return folder / f"{base.stem}.history.safetensors"
+
+
+def _collect(done: Mapping[str, Path], made_from: Mapping[Variant, str], target: Path) -> None:
+    """Copy the files of finished cells to where the stage promises them, and list them."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    rows = []
+    for variant, base in made_from.items():
+        for source in done[variant.stem].iterdir():
+            name = source.name.removeprefix("network.")
+            shutil.copyfile(source, target / f"{variant.stem}.{name}")
+        file = target / f"{variant.stem}.safetensors"
+        rows.append((*variant, base, file.name, file.stat().st_size))
+    columns = [*Variant._fields, "base", "file", "bytes"]
+    tables.write("variants", pd.DataFrame(rows, columns=columns), target / "variants.parquet")
+
+
+def stored_variants(dataset: str, model: str) -> dict[Variant, tuple[Path, Path]]:
+    """Every variant of a data set and a model, with its file and that of its fp32 network."""
+    files, bases = {}, {}
+    for stage in STAGES:
+        folder = folder_of(stage, dataset, model)
+        for row in tables.read("variants", folder / "variants.parquet").to_pylist():
+            variant = Variant(*(row[column] for column in Variant._fields))
+            files[variant] = folder / row["file"]
+            bases[variant] = variant._replace(method=row["base"], bits=FULL_PRECISION)
+    return {variant: (file, files[bases[variant]]) for variant, file in files.items()}

@@ -1,0 +1,25 @@
+"""Make the table of samples of a data set, and the list of what was left out and why."""
+
+import json
+
+from quantskew import params, tables
+from quantskew.command import run
+from quantskew.data.prepare import prepare
+from quantskew.variants import samples_path
+
+DOWNLOADS = "data/downloads"
+
+
+def main(dataset: str) -> None:
+    """Read, judge, split and thin a data set; show its terms and its counts."""
+    study = params.load()
+    prepared = prepare(dataset, study.source(dataset), DOWNLOADS)
+    path = samples_path(dataset)
+    prepared.write(path)
+    tables.write("rejects", prepared.rejects, path.with_suffix(".rejects.parquet"))
+    for note in ("licence", "page", "counts", "duplicates", "rejects"):
+        print(f"{dataset}: {note}: {json.loads(prepared.metadata[note])}")
+
+
+if __name__ == "__main__":
+    run(main)

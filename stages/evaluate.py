@@ -1,0 +1,77 @@
+"""Run every variant of a data set and a model on the test set, and describe each group."""
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import pandas as pd
+import safetensors.numpy
+
+from quantskew import cells, params, tables
+from quantskew.command import run
+from quantskew.data.loading import load
+from quantskew.description import describe, groupings, history_by_group, predictions
+from quantskew.evaluation import evaluate
+from quantskew.files import write_json
+from quantskew.variants import samples_path, stored_variants
+
+
+def main(dataset: str, model: str) -> None:
+    """Write predictions, groups, fairness, layers and history, and a short metrics file."""
+    study = params.load()
+    data = load(samples_path(dataset))
+    divisions = groupings(data.test, study.groups_of(dataset), study.groups)
+    variants = stored_variants(dataset, model)
+    work = [
+        cells.Cell(
+            variant.stem,
+            evaluate,
+            samples=samples_path(dataset),
+            file=file,
+            base=base,
+            model=model,
+            architecture=study.architectures.get(model),
+            bits=variant.bits,
+        )
+        for variant, (file, base) in variants.items()
+    ]
+    done = cells.run(work, title=f"evaluate {dataset} {model}")
+    logits = {
+        variant: safetensors.numpy.load_file(done[variant.stem] / "logits.safetensors")["logits"]
+        for variant in variants
+    }
+    by_file = {file: variant for variant, (file, _) in variants.items()}
+    parts = defaultdict(list)
+    for variant, (file, base) in variants.items():
+        rows = describe(logits[variant], logits[by_file[base]], data.test, divisions)
+        rows["predictions"] = predictions(logits[variant], data.test)
+        rows["layers"] = pd.read_parquet(done[variant.stem] / "layers.parquet")
+        history = file.with_suffix(".history.safetensors")
+        if history.exists():
+            rows["history"] = history_by_group(**safetensors.numpy.load_file(history), data=data)
+        for name, frame in rows.items():
+            parts[name].append(frame.assign(**variant._asdict()))
+    target = Path("data/evaluations", dataset, model)
+    shutil.rmtree(target, ignore_errors=True)
+    written = {name: pd.concat(frames) for name, frames in parts.items()}
+    for name, frame in written.items():
+        tables.write(name, frame, target / f"{name}.parquet")
+    write_json(f"metrics/{dataset}/{model}.json", summary(written["fairness"], divisions))
+
+
+def summary(fairness: pd.DataFrame, divisions: list) -> dict[str, object]:
+    """Accuracy, FVO and worst group of every method and width, averaged over seeds."""
+    first = divisions[0].attribute
+    chosen = fairness[
+        (fairness["metric"].isin(["fvo", "worst_group"]) & (fairness["attribute"] == first))
+        | (fairness["metric"] == "accuracy")
+    ]
+    means = chosen.groupby(["method", "bits", "metric"])["value"].mean()
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for (method, bits, metric), value in means.items():
+        result.setdefault(method, {}).setdefault(f"{bits} bits", {})[metric] = value
+    return result
+
+
+if __name__ == "__main__":
+    run(main)

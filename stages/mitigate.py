@@ -1,0 +1,15 @@
+"""Make the fairer variants of a data set and a model: retrained, fine-tuned, mixed in precision."""
+
+from quantskew import params
+from quantskew.command import run
+from quantskew.variants import make_variants
+
+
+def main(dataset: str, model: str) -> None:
+    """Make the variants of the section ``mitigations``."""
+    study = params.load()
+    make_variants(study, study.mitigations, dataset, model, stage="mitigate")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,15 @@
+"""Quantize the baselines of a data set and a model by every method at every width."""
+
+from quantskew import params
+from quantskew.command import run
+from quantskew.variants import make_variants
+
+
+def main(dataset: str, model: str) -> None:
+    """Make the variants of the section ``methods``."""
+    study = params.load()
+    make_variants(study, study.methods, dataset, model, stage="quantize")
+
+
+if __name__ == "__main__":
+    run(main)
