@@ -20,7 +20,10 @@ class GroupAccuracy(NamedTuple):
 
 def one_hot(codes: ArrayLike, n: int) -> Floats:
     """Codes 0..n−1 as rows of an identity matrix (..., n); a code of −1 is a row of zeros."""
-    return (np.asarray(codes)[..., None] == np.arange(n)).astype(np.float64)
+    codes = np.asarray(codes)
+    if codes.size and not -1 <= codes.min() <= codes.max() < n:
+        raise ValueError(f"codes {codes.min()} to {codes.max()}; for {n} values: −1 to {n - 1}")
+    return (codes[..., None] == np.arange(n)).astype(np.float64)
 
 
 def ratio(part: ArrayLike, whole: ArrayLike) -> Floats:

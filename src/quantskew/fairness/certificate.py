@@ -1,0 +1,171 @@
+"""What can be promised of a network, and what the test set could have shown.
+
+Both speak of one trained network and its reference on the same samples. ``lost`` is how many
+samples of a group went from right to wrong, ``gained`` how many came back.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq
+from scipy.special import bdtr, betaincinv
+from scipy.stats import binom
+
+from quantskew.fairness.metrics import Floats, Ints
+
+_NUISANCE = 0.1  # share of α spent on the rate of change; 0.05 to 0.2 give nearly the same bound
+_MONOTONE = 0.75  # up to this rate of change, a higher one makes a low D likelier, at any n
+
+
+class Certificate(NamedTuple):
+    """Upper bounds of the accuracy each group lost, as shares of 1, valid all at once."""
+
+    groups: Floats  # (G,); NaN for a group that is not counted
+    bound: float  # the largest: no counted group loses more
+
+
+def certificate(
+    lost: ArrayLike,
+    gained: ArrayLike,
+    sizes: ArrayLike,
+    *,
+    counted: ArrayLike,
+    alpha: float = 0.05,
+) -> Certificate:
+    """Certify that no group loses more than ``bound`` of its accuracy.
+
+    With confidence 1 − α over the choice of test samples, every counted group's true loss is
+    within its bound (α is divided among them). It takes no assumption about the networks, as long
+    as the test samples had no part in making them.
+
+    Parameters
+    ----------
+    lost, gained, sizes
+        (G,) samples that went from right to wrong, from wrong to right, and all.
+    counted
+        (G,) the groups the promise covers.
+
+    See Also
+    --------
+    loss_bound : the bound of one group.
+    """
+    counted = np.asarray(counted, bool)
+    bounds = np.full(counted.size, np.nan)
+    for g in np.flatnonzero(counted):
+        cell = (int(np.asarray(a)[g]) for a in (lost, gained, sizes))
+        bounds[g] = loss_bound(*cell, alpha=alpha / counted.sum())
+    return Certificate(bounds, float(np.nanmax(bounds)) if counted.any() else np.nan)
+
+
+def loss_bound(lost: int, gained: int, n: int, *, alpha: float) -> float:
+    """Bound from above the accuracy that one group lost, P(lost) − P(gained), not below 0.
+
+    The test statistic D = lost − gained depends on the loss x and on how often answers change at
+    all, δ. Following Berger & Boos (1994), a tenth of α buys an exact upper limit of δ, and the
+    bound is the x at which D is as low as observed with chance 9α/10 at most, at any δ up to that
+    limit (the likeliest is the limit itself, unless nearly every answer changes). Each is an exact
+    binomial calculation. Bounding P(lost) and P(gained) apart, by Clopper–Pearson at α/2 each, is
+    as valid and 20–30 % wider where both occur.
+
+    Parameters
+    ----------
+    lost, gained, n
+        Counts with ``lost + gained <= n``.
+    alpha
+        Chance of the bound being too low.
+
+    Returns
+    -------
+    Share of 1. With nobody in the group it is 1: nothing is known.
+    """
+    if not 0 <= lost + gained <= n:
+        raise ValueError(f"{lost} lost and {gained} gained of {n}: they cannot be more than all")
+    changed = lost + gained
+    if changed == n:
+        most = 1.0
+    else:
+        most = float(betaincinv(changed + 1, n - changed, 1 - _NUISANCE * alpha))
+
+    def excess(x: float) -> float:
+        rates = np.linspace(max(x, _MONOTONE), most, 33) if most > _MONOTONE else [most]
+        return max(_at_most(lost - gained, n, x, rate) for rate in rates) - budget
+
+    budget = (1 - _NUISANCE) * alpha
+    if excess(0.0) <= 0:
+        return 0.0
+    if excess(most) >= 0:
+        return most
+    return float(brentq(excess, 0.0, most, xtol=1e-7))
+
+
+def _likely(n: int, rate: float) -> Ints:
+    """List the values of Bin(n, rate) but for tails whose chance is far below any alpha."""
+    reach = 8 * np.sqrt(n * rate * (1 - rate)) + 20
+    return np.arange(max(0, int(n * rate - reach)), min(n, int(n * rate + reach)) + 1)
+
+
+def _at_most(difference: int, n: int, x: float, rate: float) -> float:
+    """Chance of lost − gained ≤ ``difference`` when a share ``rate`` changes and ``x`` is lost."""
+    changed = _likely(n, rate)
+    reach = np.floor((difference + changed) / 2)
+    chance = bdtr(np.clip(reach, 0, changed), changed, min(1.0, (1 + x / rate) / 2))
+    return float(binom.pmf(changed, n, rate) @ np.where(reach < 0, 0.0, chance))
+
+
+def smallest_detectable_drop(
+    n: int, discordance: float, *, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """Find the smallest drop of accuracy that the exact McNemar test would probably notice.
+
+    "No detectable effect" means little without it: in a group of 100 images on which 5 % of the
+    answers change, a true loss of 5 points is missed more often than found.
+
+    Parameters
+    ----------
+    n
+        Samples of the group.
+    discordance
+        Share of samples on which exactly one of the networks is right, 0..1. A drop larger than
+        it raises it: all changes are then losses.
+    alpha
+        Level of the two-sided test; divide it by the size of the family for Bonferroni.
+    power
+        Wanted chance of p ≤ alpha.
+
+    Returns
+    -------
+    The drop as a share of 1; NaN where even a drop to nothing would go unnoticed.
+    """
+
+    def shortfall(drop: float) -> float:
+        return power - mcnemar_power(n, drop, max(discordance, drop), alpha)
+
+    if shortfall(1.0) > 0:
+        return float("nan")
+    return float(brentq(shortfall, 0.0, 1.0, xtol=1e-6))
+
+
+def mcnemar_power(n: int, drop: float, discordance: float, alpha: float) -> float:
+    """Compute the chance that the exact two-sided McNemar test rejects.
+
+    Parameters
+    ----------
+    n
+        Samples of the group.
+    drop
+        P(lost) − P(gained), at most ``discordance`` in size.
+    discordance
+        P(lost) + P(gained).
+    alpha
+        Level of the test.
+    """
+    if discordance == 0:
+        return 0.0
+    m = _likely(n, discordance)
+    # the largest k with P(Bin(m, ½) ≤ k) ≤ α/2; ppf gives the first that reaches it
+    k = binom.ppf(alpha / 2, m, 0.5)
+    k = np.where(binom.cdf(k, m, 0.5) > alpha / 2, k - 1, k)
+    lost = (1 + drop / discordance) / 2
+    rejects = binom.cdf(k, m, lost) + binom.cdf(k, m, 1 - lost)
+    return float(binom.pmf(m, n, discordance) @ rejects)

@@ -1,0 +1,227 @@
+"""Two networks on the same samples: what changed, by how much, and whether it is chance.
+
+A quantized network and its fp32 parent answer the same test samples, so what they share cancels
+and only the samples on which they differ speak. Three views of that:
+
+* :func:`mcnemar`, exact, for one group's change of accuracy;
+* :func:`flips`, which way the answers went;
+* :func:`compare_accuracy` and :func:`compare_parity`: any change of a group metric, with a
+  bootstrap interval and an exchange test (:mod:`quantskew.fairness.resampling`).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import binom
+
+from quantskew.fairness.metrics import Floats, Ints, fvo, one_hot, ratio, worst_group
+from quantskew.fairness.null import fvo_null
+from quantskew.fairness.parity import (
+    ClassCounts,
+    blanked,
+    class_counts,
+    parity_meaning,
+    parity_values,
+)
+from quantskew.fairness.resampling import Effect, changes
+
+
+class Flips(NamedTuple):
+    """Samples of each group by how the answer changed from the reference; each (..., G)."""
+
+    right_to_wrong: Ints
+    wrong_to_right: Ints
+    wrong_to_other_wrong: Ints
+    unchanged: Ints
+
+
+def flips(
+    labels: ArrayLike,
+    reference: ArrayLike,
+    predictions: ArrayLike,
+    groups: ArrayLike,
+    n_groups: int,
+) -> Flips:
+    """Count changed answers by direction and group.
+
+    Two networks of equal accuracy may answer differently for many people; this is where it shows.
+
+    Parameters
+    ----------
+    labels
+        (n,) true classes.
+    reference, predictions
+        (..., n) classes given before and after.
+    groups
+        (n,) codes from −1 (no group) to ``n_groups`` − 1.
+    """
+    labels, reference, predictions = (np.asarray(a) for a in (labels, reference, predictions))
+    before, after, same = reference == labels, predictions == labels, reference == predictions
+    member = one_hot(groups, n_groups)
+    kinds = (before & ~after, ~before & after, ~before & ~after & ~same, same)
+    return Flips(*((kind @ member).astype(np.int64) for kind in kinds))
+
+
+def mcnemar(lost: ArrayLike, gained: ArrayLike) -> Floats:
+    """Exact two-sided McNemar test of equal accuracy on paired samples.
+
+    Given that a sample changed, under no difference it was lost or gained with probability ½
+    each: p = min(1, 2·P(Bin(lost + gained, ½) ≤ min(lost, gained))).
+
+    Parameters
+    ----------
+    lost, gained
+        Samples that went from right to wrong, and from wrong to right; any one shape.
+    """
+    lost, gained = np.asarray(lost), np.asarray(gained)
+    return np.minimum(1.0, 2 * binom.cdf(np.minimum(lost, gained), lost + gained, 0.5))
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Adjust the p-values of one family so that rejecting those ≤ α errs at all with chance ≤ α.
+
+    Holm's step-down: the i-th smallest of m is multiplied by m − i + 1, and kept from falling.
+
+    Parameters
+    ----------
+    p_values
+        Any shape; all of them are the family. NaN is a test that was not made: it stays NaN and
+        does not count.
+    """
+    p_values = np.asarray(p_values, float)
+    adjusted = np.full(p_values.shape, np.nan)
+    made = ~np.isnan(p_values)
+    family = p_values[made]
+    order = np.argsort(family)
+    steps = np.minimum(1.0, family[order] * np.arange(family.size, 0, -1))
+    values = np.empty(family.size)
+    values[order] = np.maximum.accumulate(steps)
+    adjusted[made] = values
+    return adjusted
+
+
+def compare_accuracy(
+    reference: ArrayLike,
+    variant: ArrayLike,
+    groups: ArrayLike,
+    *,
+    counted: ArrayLike,
+    draws: int = 10_000,
+    confidence: float = 0.95,
+    rng: np.random.Generator,
+) -> dict[str, Effect]:
+    """Measure the change of each accuracy metric, variant − reference.
+
+    A rise of FVO is a claim about groups, so its p-value is the larger of two: that exchanging the
+    networks does as much, and that the less fair of the two has no true gap at all
+    (:func:`quantskew.fairness.null.fvo_null`). Without the second, a network that gets worse for
+    everyone alike would be called unfair for its noise.
+
+    Parameters
+    ----------
+    reference, variant
+        (n,) or (S, n) whether the prediction is right. Row s of both belongs to training seed s:
+        a statistic is taken for each seed, then averaged, and a draw uses the same samples for
+        all of them.
+    groups
+        (n,) codes from −1 (no group) to G − 1.
+    counted
+        (G,) whether a group is large enough to enter FVO and the worst group.
+
+    Returns
+    -------
+    ``overall``, ``fvo``, ``worst_group``: one effect each. ``group``: (G,), each group's change
+    of accuracy. ``against_rest``: (G,), its change less the change of all other groups together
+    (difference in differences): below zero where the group pays more than the others.
+    """
+    counted, groups = np.asarray(counted, bool), np.asarray(groups)
+    networks = np.stack([np.atleast_2d(reference), np.atleast_2d(variant)])
+    # who has no group forms a last one of their own, as the overall accuracy counts them
+    places = np.where(groups < 0, counted.size, groups)
+    sizes = np.bincount(places, minlength=counted.size + 1)
+    rest = sizes[:-1].sum() - sizes[:-1]
+
+    def statistics(totals: Floats) -> dict[str, Floats]:
+        hits = totals[..., 0]
+        inside = hits[..., :-1]
+        accuracy = ratio(inside, sizes[:-1])
+        return {
+            "overall": hits.sum(-1) / sizes.sum(),
+            "fvo": fvo(accuracy, counted),
+            "worst_group": worst_group(accuracy, counted).accuracy,
+            "group": accuracy,
+            "against_rest": accuracy - ratio(inside.sum(-1, keepdims=True) - inside, rest),
+        }
+
+    found = changes(
+        networks.astype(np.int64),
+        places,
+        counted.size + 1,
+        features=lambda patterns: patterns[..., None].astype(float),
+        statistics=statistics,
+        draws=draws,
+        confidence=confidence,
+        rng=rng,
+    )
+    less_fair = networks[1 if found["fvo"].estimate > 0 else 0]
+    chance = fvo_null(less_fair, groups, counted=counted, draws=draws, rng=rng).p_value
+    found["fvo"] = found["fvo"]._replace(p_value=np.maximum(found["fvo"].p_value, chance))
+    return found
+
+
+def compare_parity(
+    labels: ArrayLike,
+    reference: ArrayLike,
+    variant: ArrayLike,
+    groups: ArrayLike,
+    *,
+    counted: ArrayLike,
+    n_classes: int,
+    draws: int = 10_000,
+    confidence: float = 0.95,
+    rng: np.random.Generator,
+) -> dict[str, Effect]:
+    """Measure the change of each parity metric, variant − reference.
+
+    Parameters
+    ----------
+    labels
+        (n,) classes 0..K−1.
+    reference, variant
+        (n,) or (S, n) predicted classes, row s of training seed s as in :func:`compare_accuracy`.
+    groups
+        (n,) codes from −1 (no group) to G − 1.
+    counted
+        (G,) whether a group is large enough to enter.
+    n_classes
+        K.
+
+    Returns
+    -------
+    The names of :func:`quantskew.fairness.parity.fairness_differences`, each with its effect;
+    NaN where the grouping gives the metric no meaning.
+    """
+    counted, labels, groups = np.asarray(counted, bool), np.asarray(labels), np.asarray(groups)
+    networks = np.stack([np.atleast_2d(reference), np.atleast_2d(variant)])
+    observed = class_counts(labels, networks, groups, n_groups=counted.size, n_classes=n_classes)
+    reason, _ = parity_meaning(observed, counted)
+
+    def features(codes: Ints) -> Floats:
+        has, given = one_hot(codes // n_classes, n_classes), one_hot(codes % n_classes, n_classes)
+        return np.concatenate([has, given, has * given], axis=-1)
+
+    def statistics(totals: Floats) -> dict[str, Floats]:
+        counts = ClassCounts(observed.sizes, *np.split(totals, 3, axis=-1))
+        return blanked(parity_values(counts, counted), reason)
+
+    return changes(
+        labels * n_classes + networks,
+        groups,
+        counted.size,
+        features=features,
+        statistics=statistics,
+        draws=draws,
+        confidence=confidence,
+        rng=rng,
+    )

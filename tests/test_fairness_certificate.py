@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from scipy.stats import beta, binomtest, multinomial
+
+from quantskew.fairness.certificate import (
+    certificate,
+    loss_bound,
+    mcnemar_power,
+    smallest_detectable_drop,
+)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9, 15])
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_the_bound_covers_every_true_loss(n, alpha):
+    """Not simulated: the coverage is summed over every possible outcome of n samples."""
+    outcomes = np.array([(b, c) for b in range(n + 1) for c in range(n + 1 - b)])
+    bounds = np.array([loss_bound(b, c, n, alpha=alpha) for b, c in outcomes.tolist()])
+    cells = np.column_stack([outcomes, n - outcomes.sum(1)])
+    steps = np.linspace(0, 1, 21)
+    for lost in steps:
+        for gained in steps[steps <= min(lost, 1 - lost + 1e-9)]:
+            chance = multinomial.pmf(cells, n, [lost, gained, max(0.0, 1 - lost - gained)])
+            coverage = chance[bounds >= lost - gained - 1e-6].sum()
+            assert coverage >= 1 - alpha, (lost, gained)
+
+
+def test_all_groups_are_covered_at_once():
+    rng = np.random.default_rng(0)
+    sizes = np.array([400, 150, 60])
+    lost, gained = np.array([0.02, 0.05, 0.2]), np.array([0.02, 0.01, 0.1])
+    held = 0
+    for _ in range(300):
+        cells = [
+            rng.multinomial(n, [b, c, 1 - b - c])
+            for n, b, c in zip(sizes, lost, gained, strict=True)
+        ]
+        counts = np.array(cells)
+        found = certificate(counts[:, 0], counts[:, 1], sizes, counted=[True] * 3, alpha=0.2)
+        held += (found.groups >= lost - gained).all()
+        assert found.bound == found.groups.max()
+    assert held >= 240
+
+
+def test_the_bound_is_sharper_than_two_clopper_pearson_limits():
+    for lost, gained in ((10, 10), (20, 5), (60, 50)):
+        split = beta.ppf(0.975, lost + 1, 1000 - lost) - beta.ppf(0.025, gained, 1001 - gained)
+        assert loss_bound(lost, gained, 1000, alpha=0.05) < 0.9 * split
+
+
+def test_the_bound_rises_with_what_was_lost_and_falls_with_samples():
+    bounds = [loss_bound(lost, 5, 300, alpha=0.05) for lost in range(0, 60, 6)]
+    assert bounds == sorted(bounds)
+    assert bounds[5] > 25 / 300
+    larger = [loss_bound(n // 10, n // 20, n, alpha=0.05) for n in (20, 200, 2000)]
+    assert larger == sorted(larger, reverse=True)
+    assert loss_bound(0, 100, 300, alpha=0.05) == 0
+    assert loss_bound(0, 0, 0, alpha=0.05) == 1
+    with pytest.raises(ValueError, match="7 lost and 5 gained of 10"):
+        loss_bound(7, 5, 10, alpha=0.05)
+
+
+def test_groups_that_are_not_counted_are_not_promised():
+    found = certificate([1, 50, 3], [0, 0, 1], [200, 60, 100], counted=[True, False, True])
+    assert np.isnan(found.groups[1])
+    assert found.groups[0] == loss_bound(1, 0, 200, alpha=0.025)
+    assert found.bound == max(found.groups[0], found.groups[2])
+    assert np.isnan(certificate([1], [0], [9], counted=[False]).bound)
+
+
+def test_power_is_the_chance_of_rejecting():
+    """Summed over every outcome with scipy's own test."""
+    n, drop, discordance = 25, 0.3, 0.5
+    cells = [(b, c, n - b - c) for b in range(n + 1) for c in range(n + 1 - b)]
+    chance = multinomial.pmf(cells, n, [0.4, 0.1, 0.5])
+    rejects = [b + c > 0 and binomtest(b, b + c).pvalue <= 0.05 for b, c, _ in cells]
+    assert mcnemar_power(n, drop, discordance, 0.05) == pytest.approx(chance @ rejects)
+
+
+@pytest.mark.parametrize(("n", "discordance"), [(30, 0.05), (338, 0.05), (338, 0.2), (2000, 0.01)])
+def test_the_smallest_detectable_drop_has_the_wanted_power(n, discordance):
+    drop = smallest_detectable_drop(n, discordance, power=0.8)
+    assert mcnemar_power(n, drop, max(discordance, drop), 0.05) == pytest.approx(0.8, abs=1e-3)
+    assert mcnemar_power(n, 0.0, discordance, 0.05) <= 0.05
+    assert smallest_detectable_drop(4 * n, discordance) < drop
+
+
+def test_five_samples_can_show_nothing():
+    # all five lost has p = 2/2⁵ = 0.0625
+    assert np.isnan(smallest_detectable_drop(5, 0.1))
+    assert smallest_detectable_drop(6, 0.1) == pytest.approx(0.8 ** (1 / 6), abs=1e-4)

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from scipy.stats import binomtest, ttest_ind, ttest_rel
+
+from quantskew.fairness.intervals import clopper_pearson, cohens_d, wilson
+
+
+@pytest.mark.parametrize(("ours", "method"), [(wilson, "wilson"), (clopper_pearson, "exact")])
+def test_intervals_of_an_accuracy_are_scipys(ours, method):
+    sizes = np.array([1, 7, 40, 338])
+    hits = np.array([[0, 0, 0, 0], [1, 3, 39, 270], sizes])
+    for confidence in (0.9, 0.95):
+        low, high = ours(hits, sizes, confidence)
+        for place in np.ndindex(hits.shape):
+            expected = binomtest(int(hits[place]), int(sizes[place[1]])).proportion_ci(
+                confidence, method
+            )
+            np.testing.assert_allclose([low[place], high[place]], expected, atol=1e-12)
+    assert np.isnan(ours([0], [0])).all()
+
+
+def test_338_samples_at_80_percent_are_known_to_four_points():
+    low, high = wilson(0.8 * 338, 338)
+    assert (high - low) / 2 == pytest.approx(0.043, abs=0.0005)
+
+
+def test_d_is_t_over_the_root_of_n():
+    rng = np.random.default_rng(0)
+    one, two = rng.normal(size=9), rng.normal(0.5, 2, size=9)
+    assert cohens_d(one, two, paired=True).d == pytest.approx(ttest_rel(two, one).statistic / 3)
+    more = rng.normal(size=5)
+    scale = np.sqrt(9 * 5 / 14)
+    assert cohens_d(one, more, paired=False).d == pytest.approx(
+        ttest_ind(more, one).statistic / scale
+    )
+
+
+def test_the_interval_of_d_excludes_zero_when_the_t_test_rejects():
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        one, two = rng.normal(size=6), rng.normal(0.8, 1, size=6)
+        for paired, p in ((True, ttest_rel(one, two).pvalue), (False, ttest_ind(one, two).pvalue)):
+            found = cohens_d(one, two, paired=paired)
+            assert found.low < found.d < found.high
+            assert (found.low > 0 or found.high < 0) == (p < 0.05)
+
+
+def test_the_interval_covers_the_true_d():
+    rng = np.random.default_rng(2)
+    covered = 0
+    for _ in range(200):
+        found = cohens_d(rng.normal(0, 1, 8), rng.normal(1.2, 1, 6), paired=False, confidence=0.8)
+        covered += found.low <= 1.2 <= found.high
+    assert 140 <= covered <= 180
+
+
+def test_no_d_without_variance():
+    assert np.isnan(cohens_d([1, 2, 3], [2, 3, 4], paired=True)).all()
+    assert np.isnan(cohens_d([1], [2], paired=True)).all()

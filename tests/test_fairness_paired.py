@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from quantskew.fairness.metrics import fvo, group_accuracy
+from quantskew.fairness.paired import compare_accuracy, compare_parity, flips, holm, mcnemar
+from quantskew.fairness.parity import fairness_differences
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_statsmodels_and_scipys(lost, gained):
+    found = mcnemar(lost, gained)
+    expected = reference_mcnemar([[7, lost], [gained, 9]], exact=True).pvalue
+    assert found == pytest.approx(expected)
+    if lost + gained:
+        assert found == pytest.approx(binomtest(lost, lost + gained).pvalue)
+
+
+def test_mcnemar_takes_arrays():
+    np.testing.assert_allclose(mcnemar([[0, 6]], [[0, 0]]), [[1, 2 / 2**6]])
+
+
+@settings(max_examples=20)  # statsmodels takes 0.1 s
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_statsmodels(p_values):
+    np.testing.assert_allclose(holm(p_values), multipletests(p_values, method="holm")[1])
+
+
+def test_a_test_not_made_is_no_member_of_the_family():
+    np.testing.assert_allclose(holm([[0.01, np.nan], [0.04, 0.03]]), [[0.03, np.nan], [0.06, 0.06]])
+
+
+def test_flips_by_direction():
+    labels = np.array([0, 0, 0, 0, 1, 1, 2])
+    before = np.array([0, 0, 1, 1, 1, 0, 2])
+    after = np.array([0, 2, 0, 2, 1, 0, 0])
+    found = flips(labels, before, after, [0, 0, 0, 0, 1, 1, -1], 2)
+    np.testing.assert_array_equal(found.right_to_wrong, [1, 0])
+    np.testing.assert_array_equal(found.wrong_to_right, [1, 0])
+    np.testing.assert_array_equal(found.wrong_to_other_wrong, [1, 0])
+    np.testing.assert_array_equal(found.unchanged, [1, 2])
+
+
+def networks(rng, sizes, accuracy, losses, churn=0.03, seeds=1):
+    """Right or wrong of two networks: ``accuracy`` before, less ``losses`` after."""
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    lost, kept = (np.asarray(losses) + churn)[groups], np.asarray(accuracy)[groups]
+    u = rng.random((seeds, groups.size))
+    before = u < kept
+    after = (u < kept - lost) | ((u >= kept) & (u < kept + churn))
+    return before, after, groups
+
+
+def test_estimates_are_the_plain_differences():
+    rng = np.random.default_rng(1)
+    before, after, groups = networks(rng, [80, 50, 30], [0.9, 0.8, 0.7], [0, 0.1, 0.2], seeds=3)
+    groups = np.where(rng.random(groups.size) < 0.1, -1, groups)
+    counted = np.array([True, True, False])
+    found = compare_accuracy(before, after, groups, counted=counted, draws=200, rng=rng)
+    one, two = (group_accuracy(c, groups, 3) for c in (before, after))
+    np.testing.assert_allclose(found["overall"].estimate, after.mean() - before.mean())
+    np.testing.assert_allclose(
+        found["fvo"].estimate, (fvo(two.accuracy, counted) - fvo(one.accuracy, counted)).mean()
+    )
+    worst = (two.accuracy[:, counted].min(1) - one.accuracy[:, counted].min(1)).mean()
+    np.testing.assert_allclose(found["worst_group"].estimate, worst)
+    np.testing.assert_allclose(found["group"].estimate, (two.accuracy - one.accuracy).mean(0))
+    change = after.astype(int) - before
+    for g in range(3):
+        others = (groups >= 0) & (groups != g)
+        expected = change[:, groups == g].mean() - change[:, others].mean()
+        np.testing.assert_allclose(found["against_rest"].estimate[g], expected)
+    for effect in found.values():
+        assert (effect.low <= effect.estimate).all()
+        assert (effect.estimate <= effect.high).all()
+
+
+def test_the_exchange_test_of_one_group_is_mcnemars():
+    rng = np.random.default_rng(2)
+    before, after, groups = networks(rng, [300, 200, 120], [0.9, 0.8, 0.7], [0.0, 0.02, 0.05])
+    found = compare_accuracy(before, after, groups, counted=[True] * 3, draws=20_000, rng=rng)
+    lost, gained = (
+        np.array([(change & (groups == g)).sum() for g in range(3)])
+        for change in (before & ~after, ~before & after)
+    )
+    np.testing.assert_allclose(found["group"].p_value, mcnemar(lost, gained), atol=0.015)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.3], ids=["no effect", "everyone alike"])
+def test_without_a_skew_none_is_found_more_often_than_alpha(loss):
+    rng = np.random.default_rng(3)
+    rejected = {"fvo": 0, "against_rest": 0}
+    for _ in range(300):
+        before, after, groups = networks(rng, [90] * 5, [0.92] * 5, [loss] * 5)
+        found = compare_accuracy(before, after, groups, counted=[True] * 5, draws=199, rng=rng)
+        rejected["fvo"] += found["fvo"].p_value <= 0.05
+        rejected["against_rest"] += found["against_rest"].p_value[0] <= 0.05
+    # 300 tests at 5 %: more than 24 happens with chance 0.7 %
+    assert max(rejected.values()) <= 24
+
+
+def test_a_planted_skew_is_found():
+    rng = np.random.default_rng(4)
+    found = 0
+    for _ in range(50):
+        before, after, groups = networks(rng, [400, 400, 150], [0.9] * 3, [0.02, 0.02, 0.2])
+        effects = compare_accuracy(before, after, groups, counted=[True] * 3, draws=199, rng=rng)
+        found += effects["fvo"].p_value <= 0.05 and effects["against_rest"].high[2] < 0
+    assert found >= 45
+
+
+def test_the_interval_covers_the_true_change():
+    rng = np.random.default_rng(8)
+    covered = 0
+    for _ in range(300):
+        before, after, groups = networks(rng, [200] * 3, [0.9, 0.85, 0.7], [0.0, 0.0, 0.1])
+        found = compare_accuracy(before, after, groups, counted=[True] * 3, draws=300, rng=rng)
+        covered += found["fvo"].low <= 0.1 <= found["fvo"].high
+    # 94 % over 3,000 such test sets; below 90 % of 300 has chance 0.5 %
+    assert 270 <= covered <= 296
+
+
+def test_parity_changes_are_the_plain_differences_and_exchangeable():
+    rng = np.random.default_rng(6)
+    labels, groups = rng.integers(3, size=300), rng.integers(-1, 3, size=300)
+    before, after = (
+        np.where(rng.random((2, 300)) < p, labels, rng.integers(3, size=(2, 300)))
+        for p in (0.9, 0.5)
+    )
+    sizes = {"n_classes": 3, "counted": [True] * 3}
+    found = compare_parity(labels, before, after, groups, draws=300, rng=rng, **sizes)
+    plain = [
+        fairness_differences(labels, p, groups, n_groups=3, **sizes).values for p in (before, after)
+    ]
+    assert set(found) == set(plain[0])
+    for name, effect in found.items():
+        assert effect.estimate == pytest.approx((plain[1][name] - plain[0][name]).mean())
+        assert 0 < effect.p_value <= 1
+    same = compare_parity(labels, before, before, groups, draws=99, rng=rng, **sizes)
+    assert all(effect.p_value == 1 for effect in same.values())
+
+
+def test_parity_where_the_group_is_the_class_compares_recall_only():
+    rng = np.random.default_rng(7)
+    labels = np.repeat([0, 1, 2], 50)
+    before = labels
+    after = np.where(rng.random(150) < 0.3 * labels, 0, labels)
+    found = compare_parity(
+        labels, before, after, labels, counted=[True] * 3, n_classes=3, draws=199, rng=rng
+    )
+    assert found["recall_gap"].p_value == 1 / 200
+    for field in found["demographic_parity_worst"]:
+        assert np.isnan(field)

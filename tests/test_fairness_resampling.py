@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+from fairlearn.metrics import MetricFrame
+from scipy.stats import bootstrap
+from sklearn.metrics import accuracy_score
+
+from quantskew.fairness.paired import compare_accuracy
+from quantskew.fairness.resampling import (
+    basic_interval,
+    exceedance,
+    exchanged,
+    observe,
+    resampled,
+    tabulate,
+)
+from quantskew.fairness.seeds import seed_and_sampling_variance, seed_interval
+
+
+@pytest.fixture
+def pair():
+    rng = np.random.default_rng(0)
+    groups = np.repeat([0, 1, 2], [150, 90, 60])
+    before = rng.random(300) < np.array([0.9, 0.8, 0.7])[groups]
+    after = before ^ (rng.random(300) < 0.1)
+    return before, after, groups
+
+
+def hits(patterns):
+    return patterns[..., None].astype(float)
+
+
+def test_patterns_are_counted_group_by_group():
+    cells = tabulate([[1, 1, 0, 1], [0, 0, 1, 1]], [0, 0, 0, -1], 2)
+    np.testing.assert_array_equal(cells[0].patterns, [[0, 1], [1, 0]])
+    np.testing.assert_array_equal(cells[0].counts, [1, 2])
+    assert cells[1].counts.size == 0
+    np.testing.assert_array_equal(observe(cells, hits)[0, ..., 0], [[2, 0], [1, 0]])
+    rng = np.random.default_rng(0)
+    assert (resampled(cells, hits, 4, rng)[..., 1, 0] == 0).all()
+    assert (exchanged(cells, hits, 4, rng)[..., 1, 0] == 0).all()
+
+
+def test_drawing_patterns_is_drawing_samples(pair):
+    """The covariance of everything that is totalled equals that of resampling indices."""
+    before, after, groups = pair
+    rng = np.random.default_rng(1)
+    cells = tabulate(np.stack([before, after])[:, None], groups, 3)
+    ours = resampled(cells, hits, 20_000, rng)[..., 0].reshape(20_000, -1)
+    totals = np.empty((20_000, 2, 3))
+    for g in range(3):
+        members = np.flatnonzero(groups == g)
+        drawn = rng.choice(members, size=(20_000, members.size))
+        totals[:, 0, g], totals[:, 1, g] = before[drawn].sum(1), after[drawn].sum(1)
+    theirs = totals.reshape(20_000, -1)
+    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), rtol=0.005)
+    np.testing.assert_allclose(np.cov(ours.T), np.cov(theirs.T), atol=0.7)
+
+
+def test_exchanging_keeps_the_sum_and_flips_a_fair_coin(pair):
+    before, after, groups = pair
+    cells = tabulate(np.stack([before, after])[:, None], groups, 3)
+    drawn = exchanged(cells, hits, 20_000, np.random.default_rng(2))[:, :, 0, :, 0]
+    both = observe(cells, hits)[0, :, 0, :, 0].sum(0)
+    np.testing.assert_array_equal(drawn.sum(1), np.broadcast_to(both, (20_000, 3)))
+    differs = np.bincount(groups, before != after)
+    difference = drawn[:, 1] - drawn[:, 0]
+    np.testing.assert_allclose(difference.mean(0), 0, atol=0.2)
+    np.testing.assert_allclose(difference.var(0), differs, rtol=0.05)
+
+
+def test_the_interval_is_scipys(pair):
+    before, after, groups = pair
+
+    def change(*members, axis):
+        one, two = (np.stack([right[m].mean(axis) for m in members]) for right in (before, after))
+        return np.ptp(two, axis=0) - np.ptp(one, axis=0)
+
+    rng = np.random.default_rng(3)
+    members = [np.flatnonzero(groups == g) for g in range(3)]
+    low, high = bootstrap(
+        members, change, n_resamples=8000, method="basic", vectorized=True, rng=rng
+    ).confidence_interval
+    ours = compare_accuracy(before, after, groups, counted=[True] * 3, draws=20_000, rng=rng)
+    tolerance = 0.04 * (high - low)
+    assert ours["fvo"].low == pytest.approx(low, abs=tolerance)
+    assert ours["fvo"].high == pytest.approx(high, abs=tolerance)
+
+
+def test_quantiles_of_accuracy_are_fairlearns(pair):
+    before, _, groups = pair
+    frame = MetricFrame(
+        metrics=accuracy_score,
+        y_true=np.ones(300, bool),
+        y_pred=before,
+        sensitive_features=groups,
+        n_boot=150,
+        ci_quantiles=[0.1, 0.9],
+        random_state=0,
+    )
+    cells = tabulate(before[None, None], groups, 3)
+    accuracy = resampled(cells, hits, 5000, np.random.default_rng(4))[:, 0, 0, :, 0] / [150, 90, 60]
+    ours = np.quantile(accuracy, [0.1, 0.9], axis=0)
+    theirs = np.stack([quantile.to_numpy(float) for quantile in frame.by_group_ci])
+    np.testing.assert_allclose(ours, theirs, atol=0.02)
+
+
+def test_a_draw_gives_all_seeds_the_same_samples():
+    """Two seeds with the same answers vary together; nothing averages out."""
+    rng = np.random.default_rng(5)
+    right = rng.random(200) < 0.7
+    zero = np.zeros(200, int)
+    once, twice = (
+        compare_accuracy(before, ~before, zero, counted=[True], draws=4000, rng=rng)["overall"]
+        for before in (right[None], np.stack([right, right]))
+    )
+    assert twice.sampling_sd == pytest.approx(once.sampling_sd, rel=0.05)
+    assert twice.seed_sd == 0
+    assert np.isnan(once.seed_sd)
+
+
+def test_interval_and_p_value_of_a_known_distribution():
+    draws = np.arange(1001.0)[:, None] / 1000
+    low, high = basic_interval([0.4], draws, 0.9)
+    np.testing.assert_allclose([low[0], high[0]], [0.8 - 0.95, 0.8 - 0.05])
+    holed = np.where(np.arange(1001)[:, None] % 2, np.nan, draws)
+    np.testing.assert_allclose(basic_interval([0.4], holed, 0.9)[0], low)
+    assert np.isnan(basic_interval([np.nan], holed * np.nan, 0.9)).all()
+    null = np.array([[-3.0], [1.0], [2.0], [0.0]])
+    np.testing.assert_allclose(exceedance([2.0], null), [3 / 5])
+    np.testing.assert_allclose(exceedance([9.0], null), [1 / 5])
+    assert np.isnan(exceedance([np.nan], null)).all()
+
+
+def test_variance_is_split_into_seeds_and_samples():
+    """θ + seed + common error + own error, with known variances 4, 9, 1."""
+    rng = np.random.default_rng(6)
+    found, means = [], []
+    for _ in range(2000):
+        truth = rng.normal(0, 2, 5)
+        values = truth + rng.normal(0, 3) + rng.normal(0, 1, 5)
+        draws = values + rng.normal(0, 3, (200, 1)) + rng.normal(0, 1, (200, 5))
+        found.append(seed_and_sampling_variance(values, draws))
+        means.append(values.mean())
+    seed, sampling, total = np.mean(found, axis=0)
+    assert seed == pytest.approx(4, rel=0.07)
+    assert sampling == pytest.approx(9 + 1 / 5, rel=0.02)
+    assert total == pytest.approx(np.var(means), rel=0.1)
+
+
+def test_the_interval_over_seeds_is_students():
+    low, high = seed_interval([[1.0], [2.0], [4.0]], 0.95)
+    # mean 7/3, s = √(7/3), t(0.975; 2) = 4.302653
+    assert high[0] - low[0] == pytest.approx(2 * 4.302653 * np.sqrt(7 / 9))
+    assert (low[0] + high[0]) / 2 == pytest.approx(7 / 3)
+    assert np.isnan(seed_interval([[1.0]])).all()
