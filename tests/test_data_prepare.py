@@ -139,11 +139,11 @@ def test_twins_stay_on_one_side_of_a_drawn_split(tmp_path, made):
         "groups": 2,
         "rows": 4,
         "conflicting": 2,
-        "conflicts": {"label": 1, "sex": 2},
+        "conflicts": {"kind": 1, "sex": 2},
     }
     reasons = prepared.rejects.set_index("id")
     assert reasons["kept"].all()
-    assert reasons["reason"]["s01"] == "same pixels as s00; these disagree in label, sex"
+    assert reasons["reason"]["s01"] == "same pixels as s00; these disagree in kind, sex"
     assert reasons["reason"]["s02"] == "same pixels as s04; these disagree in sex"
 
 

@@ -89,9 +89,9 @@ def _square(picture: PIL.Image.Image, size: int, mode: str) -> np.ndarray:
     if picture.mode.startswith(("I", "F")):
         raise UnusableError(f"mode {picture.mode}: more than 8 bits a channel")
     try:
-        # a JPEG decodes at half, a quarter or an eighth of its size for less than a quarter of the
-        # work; never below the size wanted
-        picture.draft(mode, (size, size))
+        # a large JPEG decodes at half, a quarter or an eighth of its size for a fraction of the
+        # work; from twice the size wanted, shrinking it is as good as from the whole
+        picture.draft(mode, (2 * size, 2 * size))
         picture = PIL.ImageOps.exif_transpose(picture).convert(mode)
     except Exception as error:  # a broken body likewise
         raise UnusableError(f"unreadable: {error}") from None

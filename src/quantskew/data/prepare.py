@@ -159,8 +159,9 @@ def prepare(name: str, source: Source, root: str | Path) -> Prepared:
     rows = rows[pd.isna(reasons) & ~left_out].astype({"where": int})
     rows = rows.sort_values(["split", "id"], ignore_index=True)  # a first twin is one of test
     further = [str(c) for c in rows if c not in (*RESERVED, label, raw.together, "where")]
-    twins = quality.find_twins(digests[rows["where"]], rows, ["label", *further])
-    keep = _without_twins(rows["split"], twins, source.duplicates)
+    checked = {label: rows["label"], **{name: rows[name] for name in further}}
+    twins = quality.find_twins(digests[rows["where"]], checked)
+    keep = _without_twins(rows["split"], twins, label, source.duplicates)
     found = quality.findings(twins, rows, keep)
 
     rows = rows[keep].reset_index(drop=True)
@@ -267,11 +268,13 @@ def _rejects(
     return rejects
 
 
-def _without_twins(split: "pd.Series[str]", twins: quality.Twins, policy: str) -> np.ndarray:
+def _without_twins(
+    split: "pd.Series[str]", twins: quality.Twins, label: str, policy: str
+) -> np.ndarray:
     """N booleans: what stays of the samples, sorted with those of test first."""
     first = twins.first == np.arange(len(split))
     if policy == "drop":
-        return first & ~twins.conflicts["label"]
+        return first & ~twins.conflicts[label]
     if policy == "together":
         parted = (split == "train").to_numpy() & (split.to_numpy()[twins.first] == "test")
         return ~parted

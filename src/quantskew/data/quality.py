@@ -47,22 +47,20 @@ class Twins:
         }
 
 
-def find_twins(digests: np.ndarray, rows: pd.DataFrame, attributes: list[str]) -> Twins:
+def find_twins(digests: np.ndarray, attributes: Mapping[str, "pd.Series[Any]"]) -> Twins:
     """Find the samples with equal pixels.
 
     Parameters
     ----------
     digests
-        N hashes of the prepared pixels.
-    rows
-        N rows in the order in which a first twin is to be chosen.
+        N hashes of the prepared pixels, in the order in which a first twin is to be chosen.
     attributes
-        Columns of ``rows`` in which twins should agree.
+        Name to N values, in which twins should agree.
     """
     _, first, group = np.unique(digests, return_index=True, return_inverse=True)
     conflicts = {}
-    for name in attributes:
-        codes = pd.factorize(rows[name], use_na_sentinel=False)[0]
+    for name, given in attributes.items():
+        codes = pd.factorize(given, use_na_sentinel=False)[0]
         values = pd.Series(codes).groupby(group)
         conflicts[name] = (values.transform("max") > values.transform("min")).to_numpy()
     return Twins(group, first[group], conflicts)

@@ -43,7 +43,8 @@ def stratified(labels: np.ndarray, units: np.ndarray, fraction: float, seed: int
     units
         N numbers; samples of a unit stay together.
     fraction
-        Share of the units of each class that tests, rounded, but never none and never all.
+        Share of the samples of each class that tests: as near below it, rounded, as whole units
+        allow, but at least one unit and never all.
     seed
         Of the drawing.
 
@@ -57,15 +58,17 @@ def stratified(labels: np.ndarray, units: np.ndarray, fraction: float, seed: int
     ValueError
         When a class has a single unit, which cannot be on both sides.
     """
-    chosen, first = np.unique(units, return_index=True)
-    classes, counts = np.unique(labels[first], return_counts=True)
-    if (counts < 2).any():
-        raise ValueError(f"class {classes[counts < 2][0]} has nothing to split")
+    chosen, first, sizes = np.unique(units, return_index=True, return_counts=True)
     generator = np.random.default_rng(seed)
     test = []
-    for label, count in zip(classes, counts, strict=True):
-        size = min(max(round(fraction * count), 1), count - 1)
-        test.append(generator.permutation(chosen[labels[first] == label])[:size])
+    for label in np.unique(labels[first]):
+        members = np.flatnonzero(labels[first] == label)
+        if len(members) < 2:
+            raise ValueError(f"class {label} has nothing to split")
+        members = generator.permutation(members)
+        filled = np.cumsum(sizes[members])
+        count = np.searchsorted(filled, round(fraction * filled[-1]), side="right")
+        test.append(chosen[members[: np.clip(count, 1, len(members) - 1)]])
     return np.isin(units, np.concatenate(test))
 
 

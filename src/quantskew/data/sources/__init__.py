@@ -1,6 +1,19 @@
 """Readers of data sets, one file a family; see :mod:`quantskew.data.sources.registry`."""
 
-from quantskew.data.sources import bundled
+from quantskew.data.sources import bundled, faces, own, skin, vision
 from quantskew.data.sources.registry import Image, Raw, SourceError, Terms, names, read, source
 
-__all__ = ["Image", "Raw", "SourceError", "Terms", "bundled", "names", "read", "source"]
+__all__ = [
+    "Image",
+    "Raw",
+    "SourceError",
+    "Terms",
+    "bundled",
+    "faces",
+    "names",
+    "own",
+    "read",
+    "skin",
+    "source",
+    "vision",
+]

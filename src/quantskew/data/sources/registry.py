@@ -120,4 +120,40 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
     where = Path(source.path).expanduser() if source.path else Path(root) / given
     if source.path and not where.exists():
         raise SourceError(f"sources.{name}.path: {source.path} does not exist")
-    return _READERS[given](source, where)
+    try:
+        return _READERS[given](source, where)
+    except SourceError as error:
+        raise SourceError(f"sources.{name}: {error}") from error.__cause__
+
+
+def missing(terms: Terms, files: str, where: Path, because: object = "") -> SourceError:
+    """Say what to get, from which page, under which terms, and where to put it."""
+    cause = f" and none can be fetched ({because})" if because else ""
+    return SourceError(
+        f"the files are not in {where}{cause}. Get {files} from {terms.page} "
+        f"(terms: {terms.licence}) and put them there, or give the folder they are in as path"
+    )
+
+
+def as_pixels(values: np.ndarray) -> np.ndarray:
+    """Make integers of 0 to 255 uint8; leave others, which decoding then refuses, as they are."""
+    fits = values.dtype.kind in "iu" and values.size and 0 <= values.min() <= values.max() <= 255
+    return values.astype(np.uint8) if fits else values
+
+
+def choice(given: str | None, legal: Mapping[str, Any] | tuple[str, ...], what: str) -> str:
+    """Return one of the legal names, the first if none is given.
+
+    Raises
+    ------
+    SourceError
+        With the legal names.
+    """
+    if given is None:
+        return next(iter(legal))
+    if given not in legal:
+        raise SourceError(
+            f"{what} {given!r} does not exist{close_names(given, tuple(legal))}; "
+            f"there are {', '.join(legal)}"
+        )
+    return given

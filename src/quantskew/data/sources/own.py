@@ -1,0 +1,99 @@
+"""One's own images without code: Parquet files, or a folder with a CSV."""
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+from quantskew.data.sources.hub import read_images, read_rows
+from quantskew.data.sources.registry import Raw, SourceError, Terms, source
+from quantskew.data.sources.store import Store
+from quantskew.params import Source, close_names
+
+SIZE = 64
+_OWN = Terms(page="", licence="as agreed with whoever made the data")
+_RESERVED = ("id", "split", "label", "image")
+
+
+@source("parquet")
+def parquet(source: Source, where: Path) -> Raw:
+    """A Parquet file, or a folder of them, with a column of images."""
+    files = [where] if where.is_file() else sorted(where.rglob("*.parquet"))
+    if not files:
+        raise SourceError(f"there is no Parquet file in {where}; give one, or a folder, as path")
+    table = read_rows(files, source.image)
+    if "id" not in table:
+        table["id"] = table["file"] + "/" + table["row"].map("{:07d}".format)
+    table = table.drop(columns=["file", "row"])
+    return _raw(source, table, read_images(files, source.image), str(where))
+
+
+@source("folder")
+def folder(source: Source, where: Path) -> Raw:
+    """A folder, zip or tar of images, and a CSV that names them relative to it."""
+    tables = [where.parent / source.table] if source.table else []
+    if where.is_dir():
+        tables = [where / source.table] if source.table else sorted(where.glob("*.csv"))
+    if len(tables) != 1 or not tables[0].is_file():
+        listed = ", ".join(path.name for path in tables) or "none"
+        raise SourceError(f"the CSV beside the images is to be given as table; found: {listed}")
+    table = read_csv(tables[0], source.image)
+    store = Store(where)
+    names = [_inside(name) for name in table[source.image]]
+    if "id" not in table:
+        table["id"] = table[source.image].astype(str)
+    return _raw(source, table.drop(columns=source.image), store.read(names), str(tables[0]))
+
+
+def read_csv(path: Path, *needed: str) -> pd.DataFrame:
+    """Read a CSV that must have some columns.
+
+    Raises
+    ------
+    SourceError
+        When it is no CSV or lacks one of the columns.
+    """
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
+        raise SourceError(f"{path} is not a CSV: {error}") from None
+    need(table, str(path), *needed)
+    return table
+
+
+def need(table: pd.DataFrame, where: str, *columns: str) -> None:
+    """Refuse a table that lacks a column, naming those it has."""
+    known = [str(name) for name in table]
+    for column in columns:
+        if column not in known:
+            raise SourceError(
+                f"{where} has no column {column!r}{close_names(column, known)}; "
+                f"it has {', '.join(known)}"
+            )
+
+
+def _inside(name: Any) -> str | None:
+    path = PurePosixPath(str(name))
+    return None if pd.isna(name) or path.is_absolute() or ".." in path.parts else str(path)
+
+
+def _raw(source: Source, table: pd.DataFrame, images: Any, where: str) -> Raw:
+    label = source.label or "label"
+    split = source.split or ("split" if "split" in table else None)
+    further = [name for name in (split, source.together) if name]
+    need(table, where, label, *further, *(source.attributes or ()))
+    rows = pd.DataFrame({"id": table["id"].astype(str), "label": table[label]})
+    if split:
+        rows["split"] = table[split]
+    chosen = table.columns if source.attributes is None else source.attributes
+    for name in dict.fromkeys([*chosen, label, *further]):
+        if name not in (*_RESERVED, split):
+            rows[name] = table[name]
+    return Raw(
+        rows=rows,
+        images=images,
+        terms=_OWN,
+        label=label,
+        size=SIZE,
+        together=source.together,
+    )
