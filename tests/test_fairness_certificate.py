@@ -10,7 +10,7 @@ from quantskew.fairness.certificate import (
 )
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 9, 15])
+@pytest.mark.parametrize("n", [1, 2, 5, 12])
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 def test_the_bound_covers_every_true_loss(n, alpha):
     """Not simulated: the coverage is summed over every possible outcome of n samples."""
@@ -30,7 +30,7 @@ def test_all_groups_are_covered_at_once():
     sizes = np.array([400, 150, 60])
     lost, gained = np.array([0.02, 0.05, 0.2]), np.array([0.02, 0.01, 0.1])
     held = 0
-    for _ in range(300):
+    for _ in range(150):
         cells = [
             rng.multinomial(n, [b, c, 1 - b - c])
             for n, b, c in zip(sizes, lost, gained, strict=True)
@@ -39,7 +39,7 @@ def test_all_groups_are_covered_at_once():
         found = certificate(counts[:, 0], counts[:, 1], sizes, counted=[True] * 3, alpha=0.2)
         held += (found.groups >= lost - gained).all()
         assert found.bound == found.groups.max()
-    assert held >= 240
+    assert held >= 120
 
 
 def test_the_bound_is_sharper_than_two_clopper_pearson_limits():

@@ -3,4 +3,17 @@
 Pure functions on numpy arrays. Everywhere ``groups`` is an integer code a sample, −1 for a sample
 that belongs to no group, and ``counted`` marks the groups large enough to enter a maximum.
 Leading axes (``...``) are variants of a network, seeds, or draws of a bootstrap.
+
+=========== ======================================================================
+metrics     accuracy of groups, FVO, worst group, loss, calibration
+parity      demographic parity, equalized odds and their kin, class by class
+paired      a network against its reference on the same samples
+resampling  bootstrap and exchange test on counts, beneath ``paired``
+seeds       training seeds apart from test samples
+null        FVO by chance, and with chance taken out
+certificate what no group loses more than; what a test set can detect
+intervals   of one accuracy; Cohen's d
+exemplars   the samples whose answer quantization changes
+frontier    Pareto dominance, and how sure it is
+=========== ======================================================================
 """

@@ -88,7 +88,7 @@ def loss_bound(lost: int, gained: int, n: int, *, alpha: float) -> float:
         most = float(betaincinv(changed + 1, n - changed, 1 - _NUISANCE * alpha))
 
     def excess(x: float) -> float:
-        rates = np.linspace(max(x, _MONOTONE), most, 33) if most > _MONOTONE else [most]
+        rates = np.linspace(max(x, _MONOTONE), most, 12) if most > _MONOTONE else [most]
         return max(_at_most(lost - gained, n, x, rate) for rate in rates) - budget
 
     budget = (1 - _NUISANCE) * alpha

@@ -184,6 +184,9 @@ def compare_parity(
 ) -> dict[str, Effect]:
     """Measure the change of each parity metric, variant − reference.
 
+    The p-value is that of exchanging the networks: it asks whether they treat the groups
+    differently at all. Like FVO, a parity difference grows with the noise of rarer answers.
+
     Parameters
     ----------
     labels
