@@ -7,7 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantskew.quantization.affine import code_range, dequantize, quantize, scale_and_zero_point
+from quantskew.quantization.affine import (
+    code_range,
+    dequantize,
+    fake_quantize,
+    quantize,
+    scale_and_zero_point,
+)
 
 BITS = range(2, 9)
 SCHEMES = ("asymmetric", "symmetric", "symmetric_narrow")
@@ -105,3 +111,11 @@ def test_width_out_of_range_is_refused(bits):
 def test_unknown_scheme_is_refused():
     with pytest.raises(ValueError, match="'log'"):
         code_range(4, "log")
+
+
+@given(st.lists(REALS, min_size=1, max_size=30), st.sampled_from(BITS), st.sampled_from(SCHEMES))
+def test_fake_quantization_is_both_steps_in_one(values, bits, scheme):
+    x = torch.tensor(values)
+    grid = scale_and_zero_point(x.min() * 0.8, x.max() * 0.8, bits, scheme)
+    codes = quantize(x, *grid, *code_range(bits, scheme))
+    assert torch.equal(fake_quantize(x, *grid, *code_range(bits, scheme)), dequantize(codes, *grid))

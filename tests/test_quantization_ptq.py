@@ -98,3 +98,51 @@ def test_weights_that_are_not_finite_are_refused():
     original[3].weight.data[0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="weight of 3 holds values that are not finite"):
         quantize_network(original, images, bits=4, weights=Weights())
+
+
+def test_banners_bias_correction_keeps_the_mean_of_each_channel():
+    original, images = network("vgg")
+    made = quantize_network(original, images, bits=2, weights=Weights(bias_correction="weights"))
+    for name, weight in made.weights.items():
+        means = weight.dequantize().flatten(1).mean(1)
+        torch.testing.assert_close(
+            means,
+            original.get_submodule(name).weight.flatten(1).mean(1).detach(),
+            atol=1e-6,
+            rtol=0,
+        )
+
+
+@torch.no_grad()
+def test_output_bias_correction_keeps_the_mean_of_each_logit():
+    original, images = network("vgg")
+    images = torch.randn(64, 3, 32, 32)
+    plain, corrected = (
+        quantize_network(
+            original, images, bits=3, weights=Weights(bias_correction=how), calibration=images
+        ).network(images)
+        for how in ("none", "outputs")
+    )
+    target = original(images).mean(0)
+    torch.testing.assert_close(corrected.mean(0), target, atol=1e-5, rtol=1e-4)
+    assert (plain.mean(0) - target).abs().max() > 1e-3
+
+
+def test_better_roundings_bring_the_logits_closer():
+    original, _ = network("vgg_bn")
+    images = torch.randn(64, 3, 32, 32)
+    target = original(images)
+    errors = {}
+    for rounding in ("nearest", "gptq", "adaround"):
+        setting = Weights(rounding=rounding, granularity="channel", adaround_steps=150)
+        made = quantize_network(original, images, bits=3, weights=setting, calibration=images)
+        errors[rounding] = (made.network(images) - target).square().mean().item()
+    assert errors["gptq"] < errors["nearest"]
+    assert errors["adaround"] < errors["nearest"]
+
+
+def test_given_widths_are_used():
+    original, images = network("vgg")
+    widths = dict(zip(quantizable(original), (8, 2, 3, 4, 5), strict=True))
+    made = quantize_network(original, images, bits=4, weights=Weights(), widths=widths)
+    assert {name: weight.bits for name, weight in made.weights.items()} == widths

@@ -54,3 +54,33 @@ def test_mse_finds_the_best_of_a_hundred_candidates(weight):
     errors = [error(channel, [e * k / 100 for e in ends], 3, "symmetric") for k in range(1, 101)]
     found = error(channel, (low, high), 3, "symmetric")
     torch.testing.assert_close(found, torch.stack(errors).min(0).values)
+
+
+def test_percentile_is_that_of_the_weights(weight):
+    channel = weight[:1]
+    low, high = clipping_range(
+        weight,
+        method="percentile",
+        percentile=90,
+        bits=4,
+        scheme="asymmetric",
+        per_channel=True,
+    )
+    assert low[0].item() == pytest.approx(channel.quantile(0.05, interpolation="nearest").item())
+    assert high[0].item() == pytest.approx(channel.quantile(0.95, interpolation="nearest").item())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("method", ["aciq_gauss", "aciq_laplace"])
+def test_aciq_is_close_to_the_best_range_for_its_distribution(method, bits):
+    torch.manual_seed(0)
+    normal = torch.distributions.Normal(0.3, 2.0)
+    laplace = torch.distributions.Laplace(0.3, 2.0)
+    sample = (normal if method == "aciq_gauss" else laplace).sample((1, 20000))
+    options = {"bits": bits, "scheme": "asymmetric", "per_channel": False}
+    found, best, plain = (
+        error(sample, clipping_range(sample, method=m, **options), bits, "asymmetric").item()
+        for m in (method, "mse", "minmax")
+    )
+    assert found < 1.15 * best
+    assert found < plain

@@ -150,7 +150,7 @@ class Weights(Section):
 class Activations(Section):
     """How the inputs of the quantized layers are quantized, per tensor (``activations:``).
 
-    ``static`` ranges are measured on the calibration images; ``dynamic`` ones on each batch.
+    ``static`` ranges are measured on the calibration images; ``dynamic`` ones on each image itself.
     ``worst_group`` takes the range that is best for the group it is worst for (``mse`` only).
     """
 
@@ -166,7 +166,7 @@ class Activations(Section):
         if self.objective == "worst_group" and self.range != "mse":
             raise ValueError("objective: worst_group compares squared errors; give range: mse too")
         if self.mode == "dynamic" and self.range != "minmax":
-            raise ValueError("dynamic activations use the range of the batch: range: minmax")
+            raise ValueError("dynamic activations use the range of the image: range: minmax")
         return self
 
 

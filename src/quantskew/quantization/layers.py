@@ -90,6 +90,28 @@ def dry_run(network: nn.Module, example: Tensor) -> None:
             module.training = mode
 
 
+def inputs_and_outputs(
+    network: nn.Module, name: str, images: Tensor, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Return what a layer gets and gives when a network runs on images, batch by batch.
+
+    A layer that never runs as a module (the projection inside ``nn.MultiheadAttention``) gives two
+    empty tensors.
+    """
+    inputs, outputs = [torch.empty(0)], [torch.empty(0)]
+
+    def note(_name: str, _module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        # what runs later may work in place
+        inputs.append(given[0].clone())
+        outputs.append(output.clone())
+
+    with watching({name: network.get_submodule(name)}, note):
+        for batch in images.split(batch_size):
+            dry_run(network, batch)
+    skip = len(inputs) > 1
+    return torch.cat(inputs[skip:]), torch.cat(outputs[skip:])
+
+
 def fold_batch_norm(network: nn.Module, example: Tensor) -> tuple[nn.Module, list[list[str]]]:
     """Fold each batch norm into the convolution before it.
 
@@ -129,7 +151,7 @@ def fold(network: nn.Module, pairs: Iterable[Iterable[str]]) -> None:
         network.set_submodule(norm, after)
 
 
-class _Uses(TorchFunctionMode):
+class Uses(TorchFunctionMode):
     """Counts how many operations take each tensor and give one."""
 
     def __init__(self) -> None:
@@ -163,7 +185,7 @@ def _pairs(network: nn.Module, example: Tensor) -> list[list[str]]:
             candidates.append((made[id(given[0])], name, id(given[0])))
 
     watched = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d | _BatchNorm)}
-    uses = _Uses()
+    uses = Uses()
     with watching(watched, note), uses:
         dry_run(network, example)
     return [

@@ -8,6 +8,7 @@ A file holds, for a layer of the name ``L``:
                       at 2, a dense stream at 3
 ``L.weight#scale``    float32, of the shape that broadcasts against the weight
 ``L.weight#zero``     zero points in the narrowest integer type; absent where all are 0
+``L.weight#offset``   float32 added to the dequantized weight, an output channel; mostly absent
 ====================  ==========================================================================
 
 All other tensors of the network (biases, norms that were not folded) stand under their own names.
@@ -28,15 +29,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from quantskew.command import UserError
 from quantskew.files import replacing
+from quantskew.quantization.activations import restore
 from quantskew.quantization.affine import Scheme, code_range, dequantize
-from quantskew.quantization.layers import fold
+from quantskew.quantization.layers import fold, quantizable
 
 _KEY = "quantskew"
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class PackingError(ValueError):
+class PackingError(UserError, ValueError):
     """A file of quantized weights is not whole, or is of another network."""
 
 
@@ -54,6 +57,8 @@ class QuantizedWeight:
         Width of a code.
     scheme
         Which codes are legal.
+    offset
+        float32, added to all weights of an output channel, or nothing.
     """
 
     codes: Tensor
@@ -61,17 +66,20 @@ class QuantizedWeight:
     zero_point: Tensor
     bits: int
     scheme: Scheme
+    offset: Tensor | None = None
 
     def dequantize(self) -> Tensor:
         """Return the float32 weight."""
-        return dequantize(self.codes, self.scale, self.zero_point)
+        weight = dequantize(self.codes, self.scale, self.zero_point)
+        return weight if self.offset is None else weight + self.offset
 
 
 class Quantized(NamedTuple):
     """A network with dequantized weights, what its weights are stored as, and notes.
 
     ``notes`` holds plain JSON values and travels in the file: ``format``; ``folded``, the pairs of
-    convolution and batch norm; ``left_out``, the reason for each part that stays in floating point.
+    convolution and batch norm; ``left_out``, the reason for each part that stays in floating point;
+    after post-training quantization also ``equalized``, ``calibration`` and ``activations``.
     """
 
     network: nn.Module
@@ -134,6 +142,8 @@ def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | N
         tensors[f"{name}.weight#scale"] = weight.scale
         if weight.zero_point.any():
             tensors[f"{name}.weight#zero"] = _narrowest(weight.zero_point)
+        if weight.offset is not None:
+            tensors[f"{name}.weight#offset"] = weight.offset
         layers[name] = {
             "bits": weight.bits,
             "scheme": weight.scheme,
@@ -171,8 +181,9 @@ def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor
         codes = unpack(tensors.pop(f"{name}.weight#codes"), bits, tuple(layer["shape"]))
         scale = tensors.pop(f"{name}.weight#scale")
         zero = tensors.pop(f"{name}.weight#zero", torch.zeros_like(scale)).int()
+        offset = tensors.pop(f"{name}.weight#offset", None)
         low, _ = code_range(bits, scheme)
-        weights[name] = QuantizedWeight(codes + low, scale, zero, bits, scheme)
+        weights[name] = QuantizedWeight(codes + low, scale, zero, bits, scheme, offset)
     return weights, tensors, {key: content[key] for key in ("notes", "metadata")}
 
 
@@ -201,12 +212,18 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
     network.eval()
     try:
         fold(network, notes["folded"])
+        for name, layer in quantizable(network).items():
+            if layer.bias is None and f"{name}.bias" in tensors:
+                layer.bias = nn.Parameter(tensors[f"{name}.bias"])
         network.load_state_dict(
             {**tensors, **{f"{name}.weight": w.dequantize() for name, w in weights.items()}}
         )
     except (RuntimeError, AttributeError) as error:
         raise PackingError(f"{path} holds another network than the one given: {error}") from None
-    return in_half(network, notes["format"]) if notes["format"] in _HALVES else network
+    if notes["format"] in _HALVES:
+        in_half(network, notes["format"])
+    restore(network, notes.get("activations", {"layers": {}}))
+    return network
 
 
 def in_half(network: nn.Module, precision: str) -> nn.Module:

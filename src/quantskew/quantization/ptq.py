@@ -1,21 +1,41 @@
 """Post-training quantization: a trained network in, one with quantized weights out."""
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quantskew.params import Weights
+from quantskew.params import Activations, Weights
+from quantskew.quantization.activations import quantize_activations
 from quantskew.quantization.affine import code_range, quantize, scale_and_zero_point
-from quantskew.quantization.layers import fold_batch_norm, left_out, quantizable
+from quantskew.quantization.equalization import equalize
+from quantskew.quantization.layers import (
+    Layer,
+    fold_batch_norm,
+    inputs_and_outputs,
+    left_out,
+    quantizable,
+)
 from quantskew.quantization.packing import Quantized, QuantizedWeight, in_half
 from quantskew.quantization.ranges import clipping_range
+from quantskew.quantization.rounding import adaround, gptq
 from quantskew.quantization.widths import uniform
 
 
 def quantize_network(
-    network: nn.Module, example: Tensor, *, bits: int, weights: Weights
+    network: nn.Module,
+    example: Tensor,
+    *,
+    bits: int,
+    weights: Weights,
+    activations: Activations | None = None,
+    calibration: Tensor | None = None,
+    groups: Tensor | None = None,
+    widths: Mapping[str, int] | None = None,
+    seed: int = 0,
 ) -> Quantized:
     """Quantize the weights of every convolution and linear layer; biases stay as they are.
 
@@ -27,8 +47,18 @@ def quantize_network(
         An input batch, for the order in which the layers run.
     bits
         Width of the codes, 2 to 8; the float formats do not use it.
-    weights
-        How: see :class:`quantskew.params.Weights`.
+    weights, activations
+        How: see :class:`quantskew.params.Weights` and :class:`quantskew.params.Activations`;
+        activations stay in floating point by default.
+    calibration
+        Input images (N, …), for the parts that look at what layers compute.
+    groups
+        Group of each calibration image as a code from 0 on, (N,), for the parts that tell groups
+        apart.
+    widths
+        Width of each layer by name, instead of ``bits`` with the exemptions of ``weights``.
+    seed
+        Of AdaRound's batches.
 
     Returns
     -------
@@ -39,33 +69,94 @@ def quantize_network(
     Raises
     ------
     ValueError
-        When a weight is not finite.
+        When a weight is not finite, or calibration images are needed and not given.
     """
-    if weights.format != "integer":
-        half = in_half(copy.deepcopy(network).eval(), weights.format)
-        return Quantized(half, {}, {"format": weights.format, "folded": [], "left_out": {}})
-    if weights.fold_bn:
-        network, folded = fold_batch_norm(network, example)
+    activations = activations or Activations()
+    used = weights.needs_calibration() or activations.mode == "static"
+    if used and calibration is None:
+        raise ValueError("adaround, gptq, bias_correction: outputs and static activations look at "
+                         "calibration images, and none are given")  # fmt: skip
+    network = copy.deepcopy(network).eval()
+    folded: list[list[str]] = []
+    equalized: list[list[str]] = []
+    codes: dict[str, QuantizedWeight] = {}
+    if weights.format == "integer":
+        if weights.fold_bn:
+            network, folded = fold_batch_norm(network, example)
+        if weights.equalize:
+            equalized = equalize(network, example)
+        widths = widths or uniform(network, example, bits=bits, weights=weights)
+        codes = _quantize_layers(network, widths, weights, calibration, seed)
     else:
-        network, folded = copy.deepcopy(network).eval(), []
-    widths = uniform(network, example, bits=bits, weights=weights)
+        in_half(network, weights.format)
+    notes: dict[str, Any] = {
+        "format": weights.format,
+        "folded": folded,
+        "equalized": equalized,
+        "left_out": left_out(network) if weights.format == "integer" else {},
+        "calibration": _composition(calibration, groups) if used else "none: it cannot matter",
+    }
+    if activations.mode != "none":
+        notes["activations"] = quantize_activations(
+            network, activations, images=calibration, groups=groups
+        )
+    return Quantized(network, codes, notes)
+
+
+def _composition(calibration: Tensor | None, groups: Tensor | None) -> dict[str, Any]:
+    counts = [] if groups is None else groups[groups >= 0].bincount().tolist()
+    return {"samples": 0 if calibration is None else len(calibration), "groups": counts}
+
+
+def _quantize_layers(
+    network: nn.Module,
+    widths: Mapping[str, int],
+    weights: Weights,
+    images: Tensor | None,
+    seed: int,
+) -> dict[str, QuantizedWeight]:
+    """Quantize layer by layer, in place: each sees what the layers before it have become."""
+    original = copy.deepcopy(network) if weights.needs_calibration() else None
+    generator = torch.Generator().manual_seed(seed)
     codes = {}
     for name, layer in quantizable(network).items():
         if not layer.weight.isfinite().all():
             raise ValueError(f"the weight of {name} holds values that are not finite")
-        codes[name] = quantize_weight(layer.weight, bits=widths[name], weights=weights)
-        layer.weight.data = codes[name].dequantize()
-    notes: dict[str, Any] = {
-        "format": weights.format,
-        "folded": folded,
-        "left_out": left_out(network),
-    }
-    return Quantized(network, codes, notes)
+        weight = quantize_weight(layer.weight, bits=widths[name], weights=weights)
+        inputs = targets = torch.empty(0)
+        if original is not None and images is not None:
+            _, targets = inputs_and_outputs(original, name, images)
+            inputs, _ = inputs_and_outputs(network, name, images)
+        if len(inputs) and weights.rounding == "gptq":
+            weight = gptq(layer, weight, inputs)
+        elif len(inputs) and weights.rounding == "adaround":
+            weight = adaround(
+                layer, weight, inputs, targets, steps=weights.adaround_steps, generator=generator
+            )
+        codes[name] = weight
+        layer.weight.data = weight.dequantize()
+        if len(inputs) and weights.bias_correction == "outputs":
+            _correct_bias(layer, inputs, targets)
+    return codes
+
+
+@torch.no_grad()
+def _correct_bias(layer: Layer, inputs: Tensor, targets: Tensor) -> None:
+    """Move the bias so that each output channel keeps its mean (Nagel et al. 2019, empirical)."""
+    axis = 1 if isinstance(layer, nn.Conv2d) else -1
+    others = [dim for dim in range(targets.ndim) if dim != axis % targets.ndim]
+    outputs = torch.cat([layer(batch) for batch in inputs.split(64)])
+    moved = (targets - outputs).mean(others)
+    layer.bias = nn.Parameter(moved if layer.bias is None else layer.bias + moved)
 
 
 @torch.no_grad()
 def quantize_weight(weight: Tensor, *, bits: int, weights: Weights) -> QuantizedWeight:
-    """Quantize one weight tensor, output channels first, to the nearest codes."""
+    """Quantize one weight tensor, output channels first, to the nearest codes.
+
+    With ``bias_correction: weights`` each output channel gets back the mean that rounding took
+    from it (Banner et al. 2019), as an offset beside its codes.
+    """
     grid = scale_and_zero_point(
         *clipping_range(
             weight,
@@ -73,9 +164,14 @@ def quantize_weight(weight: Tensor, *, bits: int, weights: Weights) -> Quantized
             bits=bits,
             scheme=weights.scheme,
             per_channel=weights.granularity == "channel",
+            percentile=weights.percentile,
         ),
         bits,
         weights.scheme,
     )
     codes = quantize(weight, *grid, *code_range(bits, weights.scheme))
-    return QuantizedWeight(codes, *grid, bits, weights.scheme)
+    quantized = QuantizedWeight(codes, *grid, bits, weights.scheme)
+    if weights.bias_correction != "weights":
+        return quantized
+    lost = weight - quantized.dequantize()
+    return replace(quantized, offset=lost.mean(tuple(range(1, weight.ndim)), keepdim=True))

@@ -1,4 +1,4 @@
-"""Clipping ranges: which interval of a weight tensor the codes are spread over."""
+"""Clipping ranges: which interval of a tensor the codes are spread over."""
 
 from typing import Literal
 
@@ -8,28 +8,43 @@ from torch import Tensor
 from quantskew.quantization.affine import (
     Scheme,
     code_range,
-    dequantize,
-    quantize,
+    fake_quantize,
     scale_and_zero_point,
 )
 
-RangeMethod = Literal["minmax", "mse"]
+RangeMethod = Literal["minmax", "mse", "percentile", "aciq_gauss", "aciq_laplace"]
 
-_CANDIDATES = 100
+CANDIDATES = 100
+
+#: Best clipping value for 1, 2, …, 8 bits in units of the standard deviation of a Gaussian and of
+#: the mean absolute deviation of a Laplacian (Banner et al. 2019, ACIQ).
+ACIQ = {
+    "aciq_gauss": (1.24, 1.71, 2.15, 2.55, 2.93, 3.28, 3.61, 3.92),
+    "aciq_laplace": (1.86, 2.83, 3.89, 5.03, 6.2, 7.41, 8.64, 9.89),
+}
 
 
 def clipping_range(
-    weight: Tensor, *, method: RangeMethod, bits: int, scheme: Scheme, per_channel: bool
+    weight: Tensor,
+    *,
+    method: RangeMethod,
+    bits: int,
+    scheme: Scheme,
+    per_channel: bool,
+    percentile: float = 99.9,
 ) -> tuple[Tensor, Tensor]:
     """Return the ends of the range that a weight tensor is quantized over.
 
-    =========  ================================================================================
-    method     the range
-    =========  ================================================================================
-    minmax     smallest to largest weight: nothing is clipped
-    mse        of 100 shrunken copies of the min–max range (factors 1, 0.99, …, 0.01), the one
-               whose grid leaves the least squared error; never worse than min–max
-    =========  ================================================================================
+    ============  =============================================================================
+    method        the range
+    ============  =============================================================================
+    minmax        smallest to largest weight: nothing is clipped
+    mse           of 100 shrunken copies of the min–max range (factors 1, 0.99, …, 0.01), the one
+                  whose grid leaves the least squared error; never worse than min–max
+    percentile    holds that share of the weights; half of the rest is cut at either end
+    aciq_gauss    mean ± α, with the α that leaves the least squared error for Gaussian weights
+    aciq_laplace  the same for Laplacian weights
+    ============  =============================================================================
 
     Parameters
     ----------
@@ -37,20 +52,40 @@ def clipping_range(
         Output channels first.
     per_channel
         One range an output channel instead of one a tensor.
+    percentile
+        In percent, above 50; for the method of that name.
 
     Returns
     -------
     minimum, maximum
         Shape ``(channels, 1, …)`` per channel, else ``(1, 1, …)``: both broadcast against
-        ``weight``.
+        ``weight``. Never wider than min–max.
     """
     weight = weight.detach().float()
     dims = tuple(range(1 if per_channel else 0, weight.ndim))
     minimum, maximum = weight.amin(dims, keepdim=True), weight.amax(dims, keepdim=True)
-    if method == "minmax":
-        return minimum, maximum
-    factor = _best_factor(weight, minimum, maximum, dims, bits, scheme)
-    return minimum * factor, maximum * factor
+    match method:
+        case "mse":
+            factor = _best_factor(weight, minimum, maximum, dims, bits, scheme)
+            return minimum * factor, maximum * factor
+        case "percentile":
+            return _quantiles(weight, minimum.shape, percentile)
+        case "aciq_gauss" | "aciq_laplace":
+            center = weight.mean(dims, keepdim=True)
+            away = weight - center
+            spread = away.square().mean(dims, keepdim=True).sqrt()
+            if method == "aciq_laplace":
+                spread = away.abs().mean(dims, keepdim=True)
+            clip = spread * ACIQ[method][bits - 1]
+            return torch.maximum(minimum, center - clip), torch.minimum(maximum, center + clip)
+    return minimum, maximum
+
+
+def _quantiles(weight: Tensor, shape: torch.Size, percentile: float) -> tuple[Tensor, Tensor]:
+    ordered = weight.reshape(shape.numel(), -1).sort(1).values
+    last = ordered.shape[1] - 1
+    cut = round(last * (100 - percentile) / 200)
+    return ordered[:, cut].view(shape), ordered[:, last - cut].view(shape)
 
 
 def _best_factor(
@@ -63,11 +98,11 @@ def _best_factor(
 ) -> Tensor:
     best = torch.ones_like(minimum)
     least = torch.full_like(minimum, torch.inf)
-    for step in range(_CANDIDATES, 0, -1):
-        factor = step / _CANDIDATES
+    for step in range(CANDIDATES, 0, -1):
+        factor = step / CANDIDATES
         grid = scale_and_zero_point(minimum * factor, maximum * factor, bits, scheme)
-        codes = quantize(weight, *grid, *code_range(bits, scheme))
-        error = (dequantize(codes, *grid) - weight).square_().sum(dims, keepdim=True)
+        rounded = fake_quantize(weight, *grid, *code_range(bits, scheme))
+        error = rounded.sub_(weight).square_().sum(dims, keepdim=True)
         better = error < least
         best[better] = factor
         least = torch.minimum(error, least)

@@ -1,0 +1,175 @@
+"""Quantized activations: ranges from histograms, groups, hooks, files; choosing images."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from quantization_networks import SMALL, network
+from torch import nn
+
+from quantskew.params import Activations, Weights
+from quantskew.quantization.activations import (
+    ActivationQuantizer,
+    Histogram,
+    activation_range,
+    observe,
+    quantize_activations,
+)
+from quantskew.quantization.affine import code_range, fake_quantize, scale_and_zero_point
+from quantskew.quantization.calibration import choose
+from quantskew.quantization.packing import load, save
+from quantskew.quantization.ptq import quantize_network
+
+
+def histogram_of(*groups):
+    values = torch.cat(groups)
+    low, high = values.min().clamp_max(0), values.max().clamp_min(0)
+    counts = [torch.histc(group, 2048, low.item(), high.item()) for group in groups]
+    return Histogram(low, high, torch.stack(counts))
+
+
+def squared_error(values, ends, bits):
+    grid = scale_and_zero_point(*ends, bits, "asymmetric")
+    rounded = fake_quantize(values, *grid, *code_range(bits, "asymmetric"))
+    return (rounded - values).square().mean().item()
+
+
+@pytest.fixture
+def skewed():
+    generator = torch.Generator().manual_seed(0)
+    many = torch.randn(20000, generator=generator).relu()
+    few = torch.randn(500, generator=generator).relu() * 4
+    return many, few
+
+
+def test_min_max_holds_zero_and_all_values():
+    ends = activation_range(histogram_of(torch.tensor([1.0, 3.0])), Activations(mode="static"))
+    assert [end.item() for end in ends] == [0.0, 3.0]
+
+
+def test_percentile_is_that_of_the_values(skewed):
+    values = torch.cat(skewed) - 0.5
+    setting = Activations(mode="static", range="percentile", percentile=99)
+    low, high = activation_range(histogram_of(*[s - 0.5 for s in skewed]), setting)
+    width = (values.max() - values.min()).item() / 2048
+    assert low.item() == pytest.approx(values.quantile(0.005).item(), abs=1.5 * width)
+    assert high.item() == pytest.approx(values.quantile(0.995).item(), abs=1.5 * width)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_mse_is_the_best_of_the_candidates(skewed, bits):
+    values = torch.cat(skewed)
+    setting = Activations(mode="static", range="mse", bits=bits)
+    found = squared_error(values, activation_range(histogram_of(*skewed), setting), bits)
+    best = min(
+        squared_error(values, (values.min() * k / 100, values.max() * k / 100), bits)
+        for k in range(1, 101)
+    )
+    assert found == pytest.approx(best, rel=0.02)
+
+
+def test_worst_group_is_better_off_with_its_own_objective(skewed):
+    histogram = histogram_of(*skewed)
+
+    def worst(objective):
+        setting = Activations(mode="static", range="mse", bits=3, objective=objective)
+        ends = activation_range(histogram, setting)
+        return max(squared_error(group, ends, 3) for group in skewed)
+
+    assert worst("worst_group") < worst("mean")
+
+
+def test_entropy_clips_a_long_tail_and_keeps_a_flat_one():
+    flat = torch.linspace(0, 1, 20480)
+    tailed = torch.cat([flat, torch.tensor([20.0])])
+    setting = Activations(mode="static", range="entropy", bits=8)
+    assert activation_range(histogram_of(flat), setting)[1].item() > 0.95
+    assert activation_range(histogram_of(tailed), setting)[1].item() < 2
+
+
+@torch.no_grad()
+def test_static_hook_is_torchs_fake_quantization():
+    x = torch.randn(4, 6)
+    hook = ActivationQuantizer(4, "asymmetric", 0.25, 7)
+    (made,) = hook(nn.Identity(), (x,))
+    assert torch.equal(made, torch.fake_quantize_per_tensor_affine(x, 0.25, 7, 0, 15))
+
+
+@torch.no_grad()
+def test_dynamic_logits_do_not_depend_on_the_batch():
+    made, images = network("vgg")
+    quantize_activations(made, Activations(mode="dynamic", bits=4))
+    alone = torch.cat([made(image[None]) for image in images])
+    torch.testing.assert_close(made(images), alone)
+
+
+def test_gradient_is_straight_through():
+    x = torch.tensor([[-9.0, 0.1, 0.9, 99.0]], requires_grad=True)
+    (made,) = ActivationQuantizer(4, "asymmetric", 0.25, 4)(nn.Identity(), (x,))
+    made.sum().backward()
+    assert x.grad.tolist() == [[0, 1, 1, 0]]
+
+
+def test_histograms_count_every_value_of_every_group():
+    made, images = network("vgg")
+    groups = torch.tensor([0, 2, 2, -1])
+    histograms = observe(made, images, groups)
+    seen = histograms["0"]
+    assert seen.counts.sum(1).tolist() == [3 * 32 * 32, 0, 2 * 3 * 32 * 32]
+    assert seen.minimum == images.min()
+    assert seen.maximum == images.max()
+
+
+@pytest.mark.parametrize("name", SMALL)
+@torch.no_grad()
+def test_files_keep_the_quantizers(name, tmp_path):
+    original, images = network(name)
+    for setting in (Activations(mode="static", bits=6), Activations(mode="dynamic", bits=6)):
+        made = quantize_network(
+            original, images, bits=8, weights=Weights(), activations=setting, calibration=images
+        )
+        plain = quantize_network(original, images, bits=8, weights=Weights())
+        assert not torch.equal(made.network(images), plain.network(images))
+        save(tmp_path / "a", made)
+        loaded = load(tmp_path / "a", network(name)[0])
+        assert torch.equal(loaded(images), made.network(images))
+
+
+def test_composition_of_the_calibration_set_is_recorded():
+    original, images = network("vgg")
+    made = quantize_network(
+        original,
+        images,
+        bits=8,
+        weights=Weights(),
+        activations=Activations(mode="static"),
+        calibration=images,
+        groups=torch.tensor([0, 1, 1, -1]),
+    )
+    assert made.notes["calibration"] == {"samples": 4, "groups": [1, 2]}
+    weights_only = quantize_network(original, images, bits=8, weights=Weights(), calibration=images)
+    assert weights_only.notes["calibration"] == "none: it cannot matter"
+    with pytest.raises(ValueError, match="look at calibration images"):
+        quantize_network(original, images, bits=8, weights=Weights(rounding="gptq"))
+
+
+@given(st.lists(st.integers(-1, 3), min_size=1, max_size=60), st.integers(1, 30), st.integers(0, 5))
+def test_balanced_choice_is_as_even_as_the_groups_allow(codes, samples, seed):
+    groups = torch.tensor(codes)
+    chosen = choose(groups, samples=samples, choice="balanced", seed=seed)
+    assert len(set(chosen.tolist())) == len(chosen) == min(samples, int((groups >= 0).sum()))
+    counts = {g: int((groups[chosen] == g).sum()) for g in set(codes) - {-1}}
+    assert -1 not in groups[chosen]
+    for group, count in counts.items():
+        exhausted = count == codes.count(group)
+        assert exhausted or count >= max(counts.values()) - 1
+
+
+def test_random_choice_depends_on_the_seed_alone():
+    groups = torch.zeros(1000, dtype=torch.long)
+    first, again, other = (
+        choose(groups, samples=50, choice="random", seed=seed).tolist() for seed in (0, 0, 1)
+    )
+    assert first == again != other
+    assert first == sorted(set(first))
+    assert len(choose(groups, samples=5000, choice="random", seed=0)) == 1000

@@ -1,0 +1,107 @@
+"""AdaRound and GPTQ against nearest rounding and a naive second derivation."""
+
+import pytest
+import torch
+from torch import nn
+
+from quantskew.params import Weights
+from quantskew.quantization.affine import code_range, dequantize, quantize
+from quantskew.quantization.ptq import quantize_weight
+from quantskew.quantization.rounding import adaround, gptq, second_moment
+
+LAYERS = {
+    "linear": lambda: (nn.Linear(12, 7), (96, 12)),
+    "tokens": lambda: (nn.Linear(12, 7), (48, 5, 12)),
+    "conv": lambda: (nn.Conv2d(5, 6, 3, stride=2, padding=1), (48, 5, 8, 8)),
+    "grouped": lambda: (nn.Conv2d(6, 8, 3, groups=2, dilation=2), (48, 6, 8, 8)),
+    "depthwise": lambda: (nn.Conv2d(6, 6, 3, padding="same", groups=6), (48, 6, 8, 8)),
+}
+
+
+def case(name, bits=3, granularity="tensor"):
+    torch.manual_seed(0)
+    layer, shape = LAYERS[name]()
+    inputs = torch.randn(shape)
+    mixing = torch.randn(shape[1], shape[1]) if len(shape) != 3 else torch.eye(5)
+    inputs = torch.einsum("nc...,cd->nd...", inputs, mixing).relu()  # correlated, as in a network
+    nearest = quantize_weight(
+        layer.weight, bits=bits, weights=Weights(granularity=granularity, range="mse")
+    )
+    return layer, inputs, nearest
+
+
+@torch.no_grad()
+def output_error(layer, weight, inputs):
+    made = torch.func.functional_call(layer, {"weight": weight.dequantize()}, (inputs,))
+    return (made - layer(inputs)).square().mean().item()
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_gptq_beats_nearest_on_the_same_grid(name, granularity):
+    layer, inputs, nearest = case(name, granularity=granularity)
+    made = gptq(layer, nearest, inputs)
+    assert output_error(layer, made, inputs) < output_error(layer, nearest, inputs)
+    low, high = code_range(made.bits, made.scheme)
+    assert low <= made.codes.min()
+    assert made.codes.max() <= high
+    assert torch.equal(made.scale, nearest.scale)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_adaround_beats_nearest_on_the_same_grid(name):
+    layer, inputs, nearest = case(name)
+    before = layer.weight.detach().clone()
+    made = adaround(
+        layer,
+        nearest,
+        inputs,
+        layer(inputs).detach(),
+        steps=300,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert output_error(layer, made, inputs) < output_error(layer, nearest, inputs)
+    # down or up, never further
+    exact = layer.weight / made.scale + made.zero_point
+    low, high = code_range(made.bits, made.scheme)
+    assert ((made.codes - exact.clamp(low, high)).abs() < 1.001).all()
+    assert torch.equal(layer.weight, before)
+
+
+def test_second_moment_is_that_of_the_patches():
+    layer, inputs, _ = case("grouped")
+    moment = second_moment(layer, inputs)
+    total, count = torch.zeros(2, 27, 27, dtype=torch.double), 0
+    for image in inputs:
+        for row in range(4):
+            for column in range(4):
+                patch = image[:, row : row + 5 : 2, column : column + 5 : 2].reshape(2, 27).double()
+                total += patch[:, :, None] * patch[:, None]
+                count += 1
+    torch.testing.assert_close(moment, total / count, rtol=1e-4, atol=1e-5)
+
+
+def test_gptq_is_the_update_by_the_inverse_hessian():
+    """The original formulation: after each column, remove it from the inverse (OBQ)."""
+    layer, inputs, nearest = case("linear", granularity="channel")
+    moment = second_moment(layer, inputs)[0]
+    moment += 0.01 * moment.diagonal().mean() * torch.eye(12)
+    weight = layer.weight.detach().double().clone()
+    inverse = moment.inverse()
+    codes = torch.empty(7, 12, dtype=torch.int16)
+    for i in range(12):
+        column = weight[:, i : i + 1]
+        codes[:, i : i + 1] = quantize(column, nearest.scale, nearest.zero_point, 0, 7)
+        kept = dequantize(codes[:, i : i + 1], nearest.scale, nearest.zero_point)
+        error = (column - kept) / inverse[i, i]
+        weight -= error * inverse[i]
+        inverse -= torch.outer(inverse[:, i], inverse[i]) / inverse[i, i]
+    assert torch.equal(gptq(layer, nearest, inputs).codes, codes)
+
+
+def test_gptq_survives_dead_inputs():
+    layer, inputs, nearest = case("linear")
+    made = gptq(layer, nearest, torch.zeros_like(inputs))
+    assert torch.equal(made.codes, nearest.codes)
+    inputs[:, 3] = 0
+    assert gptq(layer, nearest, inputs).dequantize().isfinite().all()
