@@ -92,7 +92,8 @@ def _square(picture: PIL.Image.Image, size: int, mode: str) -> np.ndarray:
         # a large JPEG decodes at half, a quarter or an eighth of its size for a fraction of the
         # work; from twice the size wanted, shrinking it is as good as from the whole
         picture.draft(mode, (2 * size, 2 * size))
-        picture = PIL.ImageOps.exif_transpose(picture).convert(mode)
+        PIL.ImageOps.exif_transpose(picture, in_place=True)
+        picture = picture if picture.mode == mode else picture.convert(mode)
     except Exception as error:  # a broken body likewise
         raise UnusableError(f"unreadable: {error}") from None
     width, height = picture.size

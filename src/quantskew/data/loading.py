@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
 from quantskew import tables
-
-_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,8 @@ class Samples:
 def load(path: str | Path) -> Samples:
     """Read a table of samples.
 
-    The pixels are decompressed a few thousand rows at a time into one tensor, so the peak is the
-    tensor and little more.
+    The pixels are decompressed a row group at a time into one tensor, so the peak is the tensor and
+    little more.
 
     Parameters
     ----------
@@ -87,24 +86,25 @@ def load(path: str | Path) -> Samples:
         When there is no such table, or an image in it has not the shape its metadata says.
     """
     tables.read("samples", path, columns=["id"])  # refuses what is not this table
-    file = pq.ParquetFile(path)
+    file = pq.ParquetFile(path, pre_buffer=False)  # which would hold all of the file at once
     schema = file.schema_arrow
     rows = file.read([name for name in schema.names if name != "image"]).to_pandas()
     notes = {key.decode(): value for key, value in schema.metadata.items()}
     metadata = {key: json.loads(value) for key, value in notes.items() if key != "table"}
     shape = tuple(metadata["shape"])
     images = np.empty((len(rows), *shape), np.uint8)
-    stride, start = int(np.prod(shape)), 0
-    for batch in file.iter_batches(_BATCH, columns=["image"]):
-        column = batch.column(0)
-        _, offsets, flat = column.buffers()
-        first = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(batch) + 1]
-        if (np.diff(first) != stride).any():
-            bad = rows["id"].iloc[start + int(np.flatnonzero(np.diff(first) != stride)[0])]
-            raise tables.TableError(f"{path}: the image of {bad!r} is not {stride} bytes long")
-        part = np.frombuffer(flat, np.uint8, count=len(batch) * stride, offset=int(first[0]))
-        images[start : start + len(batch)] = part.reshape(-1, *shape)
-        start += len(batch)
+    start = 0
+    for group in range(file.num_row_groups):
+        for chunk in file.read_row_group(group, ["image"]).column(0).chunks:
+            lengths = pc.binary_length(chunk).to_numpy()
+            if (lengths != images[0].size).any():
+                bad = rows["id"].iloc[start + int(np.argmax(lengths != images[0].size))]
+                raise tables.TableError(f"{path}: the image of {bad!r} is not {shape} bytes")
+            _, offsets, flat = chunk.buffers()
+            first = int(np.frombuffer(offsets, np.int32)[chunk.offset])
+            part = np.frombuffer(flat, np.uint8, lengths.sum(), first)
+            images[start : start + len(chunk)] = part.reshape(-1, *shape)
+            start += len(chunk)
     classes = tuple(metadata["classes"])
     labels = rows["label"].to_numpy()
     for name, order in metadata["orders"].items():

@@ -1,0 +1,51 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from quantskew import tables
+from quantskew.data.loading import load
+
+
+def _table(images):
+    count = len(images)
+    return pa.table(
+        {
+            "id": [f"s{number}" for number in range(count)],
+            "split": ["test"] * (count // 2) + ["train"] * (count - count // 2),
+            "label": [number % 2 for number in range(count)],
+            "image": images,
+            "sex": ["f", "m"] * (count // 2),
+        }
+    )
+
+
+ABOUT = {"shape": [1, 2, 3], "classes": ["no", "yes"], "orders": {"sex": ["m", "f"]}}
+META = {key: json.dumps(value) for key, value in ABOUT.items()}
+
+
+def test_a_table_of_samples_written_elsewhere_loads(tmp_path):
+    pixels = np.arange(60, dtype=np.uint8).reshape(10, 6)
+    tables.write("samples", _table([row.tobytes() for row in pixels]), tmp_path / "s", META)
+    samples = load(tmp_path / "s")
+    assert (samples.images.numpy().reshape(10, 6) == pixels).all()
+    assert samples.attributes["sex"].cat.categories.tolist() == ["m", "f"]
+    assert samples.train.attributes["label"].tolist() == ["yes", "no", "yes", "no", "yes"]
+    assert samples.test.ids.tolist() == ["s0", "s1", "s2", "s3", "s4"]
+
+
+def test_an_image_of_another_size_is_named(tmp_path):
+    images = [bytes(6)] * 10
+    images[3] = bytes(5)
+    tables.write("samples", _table(images), tmp_path / "s", META)
+    with pytest.raises(tables.TableError, match=r"the image of 's3' is not \(1, 2, 3\) bytes"):
+        load(tmp_path / "s")
+
+
+def test_what_is_no_table_of_samples_is_refused(tmp_path):
+    with pytest.raises(tables.TableError, match="no such file"):
+        load(tmp_path / "none")
+    (tmp_path / "torn").write_bytes(b"PAR1")
+    with pytest.raises(tables.TableError, match="not a whole Parquet file"):
+        load(tmp_path / "torn")
