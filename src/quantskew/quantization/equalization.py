@@ -19,8 +19,8 @@ def equalize(network: nn.Module, example: Tensor, *, rounds: int = 20) -> list[l
     magnitudes, gives both the range ``√(r¹_i · r²_i)``; chains of pairs need several rounds.
 
     A pair is two convolutions or two linear layers with at most ReLU and max-pooling between them,
-    where nothing else reads the tensors on the way. ReLU6, SiLU and GELU do not commute: networks built on them
-    (MobileNetV2, EfficientNet, ViT) have few pairs or none.
+    where nothing else reads the tensors on the way. ReLU6, SiLU and GELU do not commute: networks
+    built on them (MobileNetV2, EfficientNet, ViT) have few pairs or none.
 
     Parameters
     ----------

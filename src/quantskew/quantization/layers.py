@@ -21,11 +21,13 @@ def quantizable(network: nn.Module) -> dict[str, Layer]:
     A layer that shares the weight of an earlier one is quantized with it and not listed again.
     """
     found: dict[str, Layer] = {}
-    weights: set[int] = set()
+    weights: list[Tensor] = []
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) and id(module.weight) not in weights:
-            weights.add(id(module.weight))
-            found[name] = module
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            weight = module.weight
+            if not any(weight is known for known in weights):
+                weights.append(weight)
+                found[name] = module
     return found
 
 

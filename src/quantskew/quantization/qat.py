@@ -10,15 +10,23 @@ norms stay as they are, so that training still has their statistics.
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.optim.swa_utils import update_bn
 
-from quantskew.params import Weights
+from quantskew.params import Activations, Weights
+from quantskew.quantization.activations import restore
 from quantskew.quantization.affine import code_range, quantize
 from quantskew.quantization.layers import left_out, quantizable
+from quantskew.quantization.learned_activations import (
+    learn_activations,
+    learned_grids,
+    take_learned_grids,
+)
 from quantskew.quantization.packing import Quantized, QuantizedWeight
 from quantskew.quantization.widths import uniform
 
@@ -93,7 +101,16 @@ class _Dampening(torch.autograd.Function):
         return distance * (gradient * (2 * len(distance) / distance.numel())), None
 
 
-def prepare(network: nn.Module, example: Tensor, *, bits: int, weights: Weights) -> nn.Module:
+def prepare(
+    network: nn.Module,
+    example: Tensor,
+    *,
+    bits: int,
+    weights: Weights,
+    widths: Mapping[str, int] | None = None,
+    activations: Activations | None = None,
+    calibration: Tensor | None = None,
+) -> nn.Module:
     """Return a copy of a network whose layers train with quantized weights.
 
     Parameters
@@ -106,10 +123,21 @@ def prepare(network: nn.Module, example: Tensor, *, bits: int, weights: Weights)
         Width of the codes, 2 to 8.
     weights
         Its ``granularity``, ``first_last`` and ``rgb_first`` are used. The grid is symmetric and
-        learned, and batch norms are not folded: ``scheme``, ``range`` and ``fold_bn`` do not apply.
+        learned, and batch norms are not folded: the rest does not apply.
+    widths
+        Width of each layer by name, instead of ``bits`` with the exemptions of ``weights``.
+    activations
+        In ``static`` mode the input of each layer gets a learned scale and offset (LSQ+), which
+        start at the range that ``calibration`` images give.
+    calibration
+        Input images (N, …).
     """
     network = copy.deepcopy(network)
-    widths = uniform(network, example, bits=bits, weights=weights)
+    widths = widths or uniform(network, example, bits=bits, weights=weights)
+    if activations is not None and activations.mode != "none":
+        if activations.mode != "static" or calibration is None:
+            raise ValueError("QAT learns static activations, from calibration images on")
+        learn_activations(network, activations, calibration)
     for name, layer in quantizable(network).items():
         quantizer = LearnedScale(
             layer.weight, widths[name], per_channel=weights.granularity == "channel"
@@ -129,8 +157,10 @@ def quantizers(network: nn.Module) -> dict[str, tuple[nn.Parameter, LearnedScale
 
 
 def scale_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """Return the learned scales, which want their own learning rate and no weight decay."""
-    return [quantizer.scale for _, quantizer in quantizers(network).values()]
+    """Return learned scales and offsets: they want a learning rate of their own and no decay."""
+    weights = [quantizer.scale for _, quantizer in quantizers(network).values()]
+    inputs = [p for grid in learned_grids(network).values() for p in grid.parameters()]
+    return weights + inputs
 
 
 def damp(network: nn.Module) -> Tensor:
@@ -171,5 +201,22 @@ def convert(network: nn.Module) -> Quantized:
         del layer.parametrizations
         layer.__class__ = type(layer).__bases__[0]
         layer.weight = nn.Parameter(codes[name].dequantize())
-    notes = {"format": "integer", "folded": [], "left_out": left_out(network)}
+    grids = take_learned_grids(network)
+    notes: dict[str, Any] = {"format": "integer", "folded": [], "left_out": left_out(network)}
+    if grids is not None:
+        restore(network, grids)
+        notes["activations"] = grids
     return Quantized(network, codes, notes)
+
+
+def reestimate_batch_norm(
+    network: nn.Module, images: Tensor, *, batches: int = 50, batch_size: int = 64
+) -> None:
+    """Take the statistics of the batch norms anew with the weights as they are, in place.
+
+    While weights move and oscillate, the running statistics lag behind them, most of all at few
+    bits. Each norm gets the plain mean over up to ``batches`` batches of training images.
+    """
+    mode = network.training
+    update_bn(images.split(batch_size)[:batches], network)
+    network.train(mode)

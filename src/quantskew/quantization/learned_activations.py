@@ -1,0 +1,109 @@
+"""Activations with learned scale and offset for QAT (LSQ+, Bhalgat et al. 2020)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantskew.params import Activations
+from quantskew.quantization.activations import activation_range, observe
+from quantskew.quantization.affine import code_range, fake_quantize, scale_and_zero_point
+from quantskew.quantization.layers import Layer, quantizable
+
+_NAME = "input_quantizer"
+_SMALLEST = torch.finfo(torch.float32).tiny
+
+
+class LearnedGrid(nn.Module):
+    """A forward pre-hook with parameters: asymmetric codes, a learned scale and offset.
+
+    The zero point in use is ``round(−offset / scale)``, so zero has a code and the grid can be
+    stored like any other. Gradients are those of LSQ+: with x inside the range they pass straight
+    through to x, and outside to the offset; that of the scale is ``round(v) − v`` inside and the
+    code outside, v being x in steps. Both parameters' gradients are scaled by ``1 / √(N · Qp)``
+    with N the number of values in one sample.
+    """
+
+    def __init__(self, scale: Tensor, zero_point: Tensor, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.low, self.high = code_range(bits, "asymmetric")
+        self.scale = nn.Parameter(scale.detach().clone())
+        self.offset = nn.Parameter(-zero_point * scale.detach())
+
+    def forward(self, _layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the inputs of a layer with the first one fake-quantized."""
+        return (_FakeQuantize.apply(given[0], self.scale, self.offset, self), *given[1:])
+
+    @torch.no_grad()
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point in use."""
+        scale = self.scale.clamp_min(_SMALLEST)
+        return scale, torch.round(-self.offset / scale).int()
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, _scale: Tensor, _offset: Tensor, quantizer: LearnedGrid
+    ) -> Tensor:
+        scale, zero_point = quantizer.grid()
+        quantized = fake_quantize(x, scale, zero_point, quantizer.low, quantizer.high)
+        ctx.save_for_backward(x, quantized, scale, zero_point)
+        ctx.quantizer = quantizer
+        return quantized
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, quantized, scale, zero_point = ctx.saved_tensors
+        quantizer = ctx.quantizer
+        steps = x / scale + zero_point
+        inside = (steps > quantizer.low) & (steps < quantizer.high)
+        straight = gradient * inside
+        codes = quantized / scale + zero_point
+        size = (quantizer.high * x[0].numel()) ** -0.5
+        by_scale = (gradient * codes - straight * steps).sum() * size
+        by_offset = (gradient - straight).sum() * size
+        return straight, by_scale, by_offset, None
+
+
+def learn_activations(network: nn.Module, activations: Activations, images: Tensor) -> None:
+    """Give the quantizable layers learned input grids that start at calibrated ranges, in place."""
+    for name, histogram in observe(network, images).items():
+        ends = activation_range(histogram, activations)
+        grid = scale_and_zero_point(*ends, activations.bits, "asymmetric")
+        layer = network.get_submodule(name)
+        quantizer = LearnedGrid(*grid, activations.bits)
+        layer.add_module(_NAME, quantizer)
+        layer.register_forward_pre_hook(quantizer)
+
+
+def learned_grids(network: nn.Module) -> dict[str, LearnedGrid]:
+    """Return the learned input grids by the name of their layer."""
+    layers: dict[str, Layer] = quantizable(network)
+    return {name: getattr(la, _NAME) for name, la in layers.items() if hasattr(la, _NAME)}
+
+
+@torch.no_grad()
+def take_learned_grids(network: nn.Module) -> dict[str, Any] | None:
+    """Remove the learned grids, in place, and describe them for ``activations.restore``.
+
+    Returns
+    -------
+    dict or None
+        ``None`` where activations are in floating point.
+    """
+    grids = learned_grids(network)
+    if not grids:
+        return None
+    described = {}
+    for name, quantizer in grids.items():
+        layer = network.get_submodule(name)
+        delattr(layer, _NAME)
+        hooks = layer._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if isinstance(hook, LearnedGrid)]:
+            del hooks[key]
+        scale, zero_point = quantizer.grid()
+        described[name] = [scale.item(), zero_point.item()]
+    bits = next(iter(grids.values())).bits
+    return {"mode": "static", "bits": bits, "scheme": "asymmetric", "layers": described}
