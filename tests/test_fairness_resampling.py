@@ -145,7 +145,8 @@ def test_variance_is_split_into_seeds_and_samples():
     seed, sampling, total = np.mean(found, axis=0)
     assert seed == pytest.approx(4, rel=0.07)
     assert sampling == pytest.approx(9 + 1 / 5, rel=0.02)
-    assert total == pytest.approx(np.var(means), rel=0.1)
+    assert total == pytest.approx(4 / 5 + 9 + 1 / 5, rel=0.03)
+    assert np.var(means) == pytest.approx(4 / 5 + 9 + 1 / 5, rel=0.1)
 
 
 def test_the_interval_over_seeds_is_students():
