@@ -1,0 +1,140 @@
+"""Gradient norms and curvature of every group's loss at the weights of one network.
+
+The back half of the impact flow (Bellam & Kim, §4.4 and §4.5, Figures 8–10), and the two factors
+of Liu et al.: a group's gradient norm and its Hessian trace.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from quantskew.impact import gradients, hessian
+
+
+def subsample(members: ArrayLike, size: int, *, seed: int = 0) -> NDArray[np.int64]:
+    """Draw ``size`` of a group's samples without replacement; all, where it has no more.
+
+    Returns
+    -------
+    numpy.ndarray
+        Rising indices.
+    """
+    rows = np.asarray(members, dtype=np.int64)
+    if len(rows) <= size:
+        return np.sort(rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))
+
+
+def measure(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    groups: Mapping[str, ArrayLike],
+    *,
+    size: int = 25,
+    probes: int = 0,
+    errors: bool = True,
+    starts: Mapping[str, Tensor] | None = None,
+    parameters: Iterable[str] | None = None,
+    tolerance: float = 1e-3,
+    max_products: int = 100,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+    """Measure the gradient and the curvature of each group's mean cross-entropy.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode, with the (dequantized) weights to measure at.
+    images, labels
+        Shape (n, …) and (n,): every sample, on the device of the network.
+    groups
+        Name of each group and the indices of its samples; groups may overlap.
+    size
+        Per-sample gradients and Hessians are taken over a random part of so many of a group's
+        samples; the mean gradient is taken over all.
+    probes
+        Random vectors a trace; 0 for no trace.
+    errors
+        Whether to give λmax its standard error, at the price of two or three products.
+    starts
+        Vectors to start from by group, in place of its gradient.
+    parameters
+        Names of those to differentiate by; all that require a gradient unless given.
+    tolerance, max_products
+        As in :func:`quantskew.impact.hessian.largest_eigenvalue`.
+    seed
+        Of every random choice.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        One row a group: ``group``, ``n``, ``sampled``; ``gradient_norm``, ``gradient_equal_n``
+        (at the size of the smallest group), ``gradient_square_unbiased`` and its ``_error`` (see
+        :func:`quantskew.impact.gradients.norms`); ``largest_eigenvalue``, its standard
+        ``_error`` over the draw of samples, the solver's relative ``residual`` and ``products``;
+        ``trace`` and the ``_error`` of its estimate, NaN without probes.
+    vectors : dict
+        For each group the eigenvector, shape (P,).
+
+    Raises
+    ------
+    ValueError
+        When a group has no sample.
+    quantskew.impact.gradients.NotFiniteError
+        When a number is NaN or infinite; names the group and the layer.
+    """
+    members = {group: np.asarray(rows, dtype=np.int64) for group, rows in groups.items()}
+    empty = [group for group, rows in members.items() if not len(rows)]
+    if empty:
+        raise ValueError(f"group {empty[0]!r} has no sample; leave it out")
+    names = list(gradients.chosen(network, parameters))
+    equal_n = min(map(len, members.values()))
+    rows, vectors = [], {}
+    for group, every in members.items():
+        some = torch.as_tensor(subsample(every, size, seed=seed), device=images.device)
+        loss = hessian.GroupLoss(network, images[some], labels[some], group=group, parameters=names)
+        gradient = loss.gradient
+        if len(some) < len(every):
+            everyone = torch.as_tensor(every, device=images.device)
+            gradient = gradients.mean_gradient(
+                network, images[everyone], labels[everyone], group=group, parameters=names
+            )
+        squares, along = gradients.per_sample(
+            network, images[some], labels[some], gradient, parameters=names
+        )
+        norms = gradients.norms(gradient, squares, along, len(every), equal_n=equal_n)
+        top = hessian.largest_eigenvalue(
+            loss.product,
+            loss.gradient if starts is None else starts[group],
+            tolerance=tolerance,
+            max_products=max_products,
+            seed=seed,
+        )
+        vectors[group] = top.vector
+        error = trace = trace_error = math.nan
+        if errors:
+            error = hessian.eigenvalue_error(loss.curvatures_along(top.vector))
+        if probes:
+            trace, trace_error = hessian.trace(loss.product, top, probes=probes, seed=seed)
+        rows.append(
+            {
+                "group": group,
+                "n": len(every),
+                "sampled": len(some),
+                **{f"gradient_{name}": value for name, value in asdict(norms).items()},
+                "largest_eigenvalue": top.value,
+                "largest_eigenvalue_error": error,
+                "residual": top.residual,
+                "products": top.products,
+                "trace": trace,
+                "trace_error": trace_error,
+            }
+        )
+    return pd.DataFrame(rows), vectors

@@ -1,0 +1,95 @@
+"""The excess loss of quantization, measured and as its Taylor expansion predicts it.
+
+Liu et al. explain the unfairness of quantization by each group's R(g) = L(θ̃; D_g) − L(θ; D_g) and
+two factors of its expansion at θ, gradient and curvature (equation 4 of Bellam & Kim). Whether the
+expansion still informs at a width is to be seen by comparing :func:`predict` with the measured R.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from quantskew.impact.gradients import chosen, flatten
+from quantskew.impact.hessian import GroupLoss
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Terms of the expansion of R(g), in nats; see :func:`predict`."""
+
+    first_order: float
+    second_order: float
+    bound: float
+
+
+def excess_loss(loss: ArrayLike, reference: ArrayLike) -> tuple[NDArray[np.float64], float]:
+    """Excess loss R(g) of each group, and its spread over groups.
+
+    Parameters
+    ----------
+    loss, reference
+        Shape (G,): mean loss of each group after and before quantization; NaN for an empty group.
+
+    Returns
+    -------
+    excess
+        Shape (G,): R(g), in the units of the losses.
+    spread
+        φ = max R(g) − min R(g) over the groups that have samples; NaN where none has.
+    """
+    excess = np.asarray(loss, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
+    some = excess[~np.isnan(excess)]
+    return excess, float(np.ptp(some)) if some.size else float("nan")
+
+
+def weight_change(
+    original: nn.Module, quantized: nn.Module, *, parameters: Iterable[str] | None = None
+) -> Tensor:
+    """Difference Δθ = θ̃ − θ of two networks of one architecture, shape (P,).
+
+    Where batch normalization is folded before quantizing, ``original`` must be the folded network
+    too: only then do the two have the same parameters.
+
+    Raises
+    ------
+    ValueError
+        When their parameters differ in name or shape.
+    """
+    before, after = chosen(original, parameters), chosen(quantized, parameters)
+    shapes = [{name: tuple(p.shape) for name, p in each.items()} for each in (before, after)]
+    if shapes[0] != shapes[1]:
+        name, shape = sorted(shapes[0].items() ^ shapes[1].items())[0]
+        raise ValueError(
+            f"the networks differ in {name!r}, {shape} in one; was one of them folded?"
+        )
+    return flatten(after.values()) - flatten(before.values())
+
+
+def predict(loss: GroupLoss, change: Tensor, largest_eigenvalue: float) -> Prediction:
+    """Predict a group's excess loss from the loss surface around the original weights.
+
+    Parameters
+    ----------
+    loss
+        Of the group, at the original weights θ.
+    change
+        Δθ, shape (P,).
+    largest_eigenvalue
+        λmax of the group's Hessian at θ.
+
+    Returns
+    -------
+    Prediction
+        ``first_order`` g·Δθ; ``second_order`` g·Δθ + ½ Δθᵀ H Δθ, with the exact product HΔθ;
+        ``bound`` ‖g‖‖Δθ‖ + ½ λmax ‖Δθ‖², which the former cannot exceed (Tran et al. 2022).
+    """
+    first = float(loss.gradient @ change)
+    length = float(change.norm())
+    return Prediction(
+        first_order=first,
+        second_order=first + float(change @ loss.product(change)) / 2,
+        bound=float(loss.gradient.norm()) * length + largest_eigenvalue * length**2 / 2,
+    )

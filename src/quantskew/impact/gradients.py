@@ -1,0 +1,241 @@
+"""Gradients of a group's mean loss, and what their norms say once group size is taken out.
+
+The plain norm of Bellam & Kim (equation 10, Figure 8) is steeper for a small group even where
+nothing else differs: for n samples with gradients g_i of mean μ and covariance Σ,
+E‖ḡ‖² = ‖μ‖² + tr Σ / n. Hence three norms, see :func:`norms`.
+
+Vectors are flat: the chosen parameters one after the other, in the order of the network. The
+network must be in evaluation mode, so that batch normalization uses its running statistics and the
+loss of a sample does not depend on its neighbours.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F  # noqa: N812
+
+BATCH = 256
+PER_SAMPLE_NUMBERS = 2**27
+"""How many numbers of per-sample gradients are held at once (half a GiB in single precision)."""
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss, a gradient or a curvature is NaN or infinite; the message has the group and layer."""
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Norms of a group's gradient; see :func:`norms`."""
+
+    plain: float
+    equal_n: float
+    unbiased_square: float
+    unbiased_square_error: float
+
+
+def chosen(network: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.Parameter]:
+    """Pick the parameters to differentiate by: those named, or all that require a gradient.
+
+    Raises
+    ------
+    ValueError
+        When the network is in training mode, has no parameter of a name, or none requires a
+        gradient.
+    """
+    if network.training:
+        raise ValueError(
+            "the network is in training mode, where batches change the loss; eval() it"
+        )
+    known = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    if names is None:
+        names = known
+    unknown = sorted(set(names) - known.keys())
+    if unknown or not known:
+        raise ValueError(
+            f"no parameter that requires a gradient is named {', '.join(unknown) or 'at all'}; "
+            f"there are {', '.join(known) or 'none'}"
+        )
+    return {name: known[name] for name in known if name in set(names)}
+
+
+def flatten(tensors: Iterable[Tensor]) -> Tensor:
+    """Join tensors into one flat, detached vector."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def mean_gradient(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    group: str = "all",
+    parameters: Iterable[str] | None = None,
+) -> Tensor:
+    """Gradient of the mean cross-entropy of some samples.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode, maps images to logits (n, K).
+    images, labels
+        Shape (n, …) and (n,).
+    group
+        Whose samples they are, for messages.
+    parameters
+        Names; all that require a gradient unless given.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape (P,).
+
+    Raises
+    ------
+    NotFiniteError
+        When the loss or its gradient is NaN or infinite.
+    """
+    weights = chosen(network, parameters)
+    total: list[Tensor] = []
+    for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+        loss = F.cross_entropy(network(x), y, reduction="sum")
+        parts = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+        total = [a + b for a, b in zip(total, parts, strict=True)] if total else list(parts)
+    gradient = flatten(total) / len(labels)
+    if not gradient.isfinite().all():
+        raise NotFiniteError(explain(network, images, group, zip(weights, total, strict=True)))
+    return gradient
+
+
+def per_sample(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    direction: Tensor,
+    *,
+    parameters: Iterable[str] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Squared norm of each sample's gradient, and its inner product with a direction.
+
+    Parameters
+    ----------
+    network, images, labels, parameters
+        As in :func:`mean_gradient`.
+    direction
+        Shape (P,).
+
+    Returns
+    -------
+    squares, along
+        Each of shape (n,), in double precision: ‖g_i‖² and g_i · direction.
+    """
+    weights = chosen(network, parameters)
+    fixed = {name: p.detach() for name, p in network.named_parameters()}
+    fixed |= dict(network.named_buffers())
+    along_of = dict(
+        zip(weights, direction.split([p.numel() for p in weights.values()]), strict=True)
+    )
+
+    def loss(block: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(network, {**fixed, **block}, (x[None],)), y[None])
+
+    gradients = vmap(grad(loss), in_dims=(None, 0, 0))
+    squares = torch.zeros(len(labels), dtype=torch.float64, device=direction.device)
+    along = torch.zeros_like(squares)
+    for names in _blocks(weights, PER_SAMPLE_NUMBERS // min(len(labels), BATCH)):
+        block = {name: fixed[name] for name in names}
+        start = 0
+        for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+            rows = slice(start, start := start + len(y))
+            for name, g in gradients(block, x, y).items():
+                flat = g.flatten(1)
+                squares[rows] += torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64) ** 2
+                along[rows] += flat @ along_of[name]
+    return squares, along
+
+
+def _blocks(weights: Mapping[str, Tensor], limit: int) -> Iterator[list[str]]:
+    block: list[str] = []
+    size = 0
+    for name, p in weights.items():
+        if block and size + p.numel() > limit:
+            yield block
+            block, size = [], 0
+        block.append(name)
+        size += p.numel()
+    yield block
+
+
+def norms(gradient: Tensor, squares: Tensor, along: Tensor, n: int, *, equal_n: int) -> Norms:
+    """Norms of a group's mean gradient: as it is, at equal group size, and without bias.
+
+    ======================== =====================================================================
+    ``plain``                ‖ḡ‖ over the group's n samples
+    ``equal_n``              root of E‖ḡ‖² over its subsets of ``equal_n`` samples, which is
+                             U + (A − U)/equal_n with A = mean ‖g_i‖²: no subset need be drawn
+    ``unbiased_square``      U = (‖Σg_i‖² − Σ‖g_i‖²) / (n(n−1)), whose mean is ‖μ‖² whatever n;
+                             below zero where the gradient drowns in its noise
+    ``unbiased_square_error`` standard error of U to first order, 2·sd(g_i · ḡ)/√n
+    ======================== =====================================================================
+
+    Parameters
+    ----------
+    gradient
+        Shape (P,): ḡ over all n samples of the group.
+    squares, along
+        From :func:`per_sample` along ``gradient``, for all samples of the group or a random part;
+        U is exact with all and still unbiased with a part.
+    n
+        Size of the group. With one sample U is undefined: NaN.
+    equal_n
+        Size at which groups are compared, at least 1.
+    """
+    plain = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+    of_one = float(squares.mean())
+    unbiased = (n * plain**2 - of_one) / (n - 1) if n > 1 else math.nan
+    spread = float(along.std()) if len(along) > 1 else math.nan
+    square = unbiased + (of_one - unbiased) / equal_n if equal_n < n else plain**2
+    return Norms(plain, math.sqrt(max(square, 0.0)), unbiased, 2 * spread / math.sqrt(n))
+
+
+def explain(
+    network: nn.Module, images: Tensor, group: str, parts: Iterable[tuple[str, Tensor]]
+) -> str:
+    """Say where a number that is NaN or infinite comes from: the group and the first such layer.
+
+    Parameters
+    ----------
+    parts
+        Names of parameters with their gradients or products, asked when weights and outputs are
+        finite.
+    """
+
+    def broken(value: object) -> bool:
+        return isinstance(value, Tensor) and not value.isfinite().all()
+
+    for name, p in network.named_parameters():
+        if broken(p):
+            return f"group {group!r}: the weights of layer {name!r} are NaN or infinite"
+    outputs: list[str] = []
+    hooks = [
+        module.register_forward_hook(
+            lambda _, __, out, name=name: outputs.append(name) if broken(out) else None
+        )
+        for name, module in network.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            for x in images.split(BATCH):
+                network(x)
+                if outputs:
+                    return f"group {group!r}: layer {outputs[0]!r} puts out NaN or infinite values"
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, part in parts:
+        if broken(part):
+            return f"group {group!r}: a derivative by layer {name!r} is NaN or infinite"
+    return f"group {group!r}: its loss is NaN or infinite"
