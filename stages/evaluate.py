@@ -56,20 +56,22 @@ def main(dataset: str, model: str) -> None:
     written = {name: pd.concat(frames) for name, frames in parts.items()}
     for name, frame in written.items():
         tables.write(name, frame, target / f"{name}.parquet")
-    write_json(f"metrics/{dataset}/{model}.json", summary(written["fairness"], divisions))
+    write_json(
+        f"metrics/{dataset}/{model}.json", summary(written["fairness"], divisions[0].attribute)
+    )
 
 
-def summary(fairness: pd.DataFrame, divisions: list) -> dict[str, object]:
+def summary(fairness: pd.DataFrame, first: str) -> dict[str, dict[str, dict[str, float]]]:
     """Accuracy, FVO and worst group of every method and width, averaged over seeds."""
-    first = divisions[0].attribute
     chosen = fairness[
         (fairness["metric"].isin(["fvo", "worst_group"]) & (fairness["attribute"] == first))
         | (fairness["metric"] == "accuracy")
     ]
-    means = chosen.groupby(["method", "bits", "metric"])["value"].mean()
+    means = chosen.groupby(["method", "bits", "metric"], as_index=False)["value"].mean()
     result: dict[str, dict[str, dict[str, float]]] = {}
-    for (method, bits, metric), value in means.items():
-        result.setdefault(method, {}).setdefault(f"{bits} bits", {})[metric] = value
+    for row in means.itertuples():
+        width = result.setdefault(row.method, {}).setdefault(f"{row.bits} bits", {})
+        width[row.metric] = row.value
     return result
 
 

@@ -41,6 +41,7 @@ import timm  # it imports torchvision, which must have loaded by then
 
 SMALL = 96
 TINY = 32
+PLAIN_NORMALIZATION: tuple[tuple[float, ...], tuple[float, ...]] = ((0.5,), (0.5,))
 
 
 class ModelError(UserError, ValueError):
@@ -61,7 +62,7 @@ def _small_stem(stem: nn.Conv2d, size: int, stride: int | None = None) -> nn.Con
 
 def _resnet(name: str, stride: int | None = None, **options: Any) -> Callable[..., nn.Module]:
     def build(classes: int, channels: int, size: int) -> nn.Module:
-        network = timm.create_model(name, num_classes=classes, in_chans=channels, **options)
+        network: Any = timm.create_model(name, num_classes=classes, in_chans=channels, **options)
         if size <= SMALL:
             network.conv1 = _small_stem(network.conv1, size, stride)
             network.maxpool = nn.Identity()
@@ -72,7 +73,7 @@ def _resnet(name: str, stride: int | None = None, **options: Any) -> Callable[..
 
 def _inverted_residuals(name: str, repeats: int | None = None) -> Callable[..., nn.Module]:
     def build(classes: int, channels: int, size: int) -> nn.Module:
-        network = timm.create_model(name, num_classes=classes, in_chans=channels)
+        network: Any = timm.create_model(name, num_classes=classes, in_chans=channels)
         network.blocks = nn.Sequential(*(stage[:repeats] for stage in network.blocks))
         if size <= SMALL:
             network.conv_stem = _small_stem(network.conv_stem, size)
@@ -82,7 +83,7 @@ def _inverted_residuals(name: str, repeats: int | None = None) -> Callable[..., 
 
 
 def _vgg(classes: int, channels: int, size: int) -> nn.Module:
-    network = timm.create_model("vgg19_bn", num_classes=classes, in_chans=channels)
+    network: Any = timm.create_model("vgg19_bn", num_classes=classes, in_chans=channels)
     if size <= SMALL:
         # the published head (two layers of 4,096) reads a 7×7 map; small images end at 1×1 to 3×3
         network.pre_logits = nn.Identity()
@@ -156,14 +157,14 @@ def build(
                 f"or describe your own under architectures{close_names(name, MODELS)}"
             )
         network = MODELS[name](classes=classes, channels=channels, size=size)
-        mean, std = (0.5,), (0.5,)
+        mean, std = PLAIN_NORMALIZATION
     else:
         network = _own(name, architecture, classes=classes, channels=channels, size=size)
         mean, std = architecture.mean, architecture.std
     network.register_forward_pre_hook(
         partial(_normalize, mean=_plane(mean), std=_plane(std)), prepend=True
     )
-    return network.to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _plane(values: tuple[float, ...]) -> Tensor:

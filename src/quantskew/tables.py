@@ -4,7 +4,8 @@ A table is canonical: fixed columns in a fixed order, rows sorted by the key of 
 bytes for the same content. Every column says what it holds in its field metadata, which
 ``TABLES[name].describe()`` prints and which travels inside the file.
 
-The *variant* of a network is named by five columns that most tables share, :data:`VARIANT`.
+The *variant* of a network is named by five columns that most tables share, :data:`VARIANT`; its
+*point* in the study, :data:`POINT`, is all but the seed.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from quantskew.command import UserError
 from quantskew.files import replacing
 
 VARIANT = ("dataset", "model", "seed", "method", "bits")
+POINT = ("dataset", "model", "method", "bits")
 
 
 class TableError(UserError, ValueError):
@@ -37,6 +39,7 @@ _VARIANT = [
     _column("method", pa.string(), "name of the method; 'fp32' is the baseline"),
     _column("bits", pa.int32(), "width of the weights; 32 and 16 are floating point"),
 ]
+_POINT = [field for field in _VARIANT if field.name != "seed"]
 _GROUP = [
     _column("attribute", pa.string(), "grouping, e.g. 'race' or 'race*gender'"),
     _column("group", pa.string(), "value of the grouping, e.g. 'Asian' or 'Asian*female'"),
@@ -49,7 +52,6 @@ class Table:
 
     schema: pa.Schema
     key: tuple[str, ...]
-    open: bool = False  # further columns may follow: the attributes of a data set
 
     def describe(self) -> pd.DataFrame:
         """One row a column: name, type, what it holds."""
@@ -73,7 +75,6 @@ TABLES: Mapping[str, Table] = {
             ]
         ),
         ("split", "id"),  # so that either side of the split is one slice
-        open=True,
     ),
     "rejects": Table(
         pa.schema(
@@ -133,7 +134,7 @@ TABLES: Mapping[str, Table] = {
                 _column("loss", pa.float64(), "mean cross-entropy, nats"),
                 _column("calibration_error", pa.float64(), "expected calibration error, 15 bins"),
                 _column("null_logits", pa.int64(), "samples whose logits are all zero"),
-                _column("cosine_distance", pa.float64(), "mean, to the fp32 logits (eq. 8)"),
+                _column("cosine_distance", pa.float64(), "mean, to fp32 logits (eq. 8)", null=True),
                 _column("l1_distance", pa.float64(), "mean, to the fp32 logits"),
                 _column("l2_distance", pa.float64(), "mean, to the fp32 logits"),
                 _column("logit_variance", pa.float64(), "mean over samples (eq. 9)"),
@@ -171,15 +172,62 @@ TABLES: Mapping[str, Table] = {
         ),
         (*VARIANT, "layer"),
     ),
+    "levels": Table(
+        pa.schema(
+            [
+                *_POINT,
+                *_GROUP,
+                _column("metric", pa.string(), "'accuracy', 'overall', 'fvo' or 'worst_group'"),
+                _column("n", pa.int64(), "test samples"),
+                _column("counted", pa.bool_(), "large enough to enter FVO and the worst group"),
+                _column("value", pa.float64(), "mean over seeds", null=True),
+                _column("low", pa.float64(), "lower limit: other test samples", null=True),
+                _column("high", pa.float64(), "upper limit", null=True),
+                _column("seed_sd", pa.float64(), "deviation between seeds", null=True),
+                _column("chance_mean", pa.float64(), "FVO of equal groups, mean", null=True),
+                _column("chance_upper", pa.float64(), "FVO of equal groups, 95 %", null=True),
+                _column("p_chance", pa.float64(), "of such an FVO with equal groups", null=True),
+                _column("debiased", pa.float64(), "FVO less the share of chance", null=True),
+            ]
+        ),
+        (*POINT, "attribute", "group", "metric"),
+    ),
+    "effects": Table(
+        pa.schema(
+            [
+                *_POINT,
+                _column("reference", pa.string(), "method compared with: fp32, or one as wide"),
+                *_GROUP,
+                _column("metric", pa.string(), "what changed; 'against_rest' is a group's own"),
+                _column("change", pa.float64(), "mean over seeds", null=True),
+                _column("low", pa.float64(), "lower limit: other test samples", null=True),
+                _column("high", pa.float64(), "upper limit", null=True),
+                _column("p_value", pa.float64(), "of no change", null=True),
+                _column("p_holm", pa.float64(), "adjusted for groups × widths", null=True),
+                _column("seed_sd", pa.float64(), "deviation between seeds", null=True),
+                _column("sampling_sd", pa.float64(), "deviation between test sets", null=True),
+                _column("verdict", pa.string(), "worse, better, no detectable effect, undefined"),
+            ]
+        ),
+        (*POINT, "reference", "attribute", "group", "metric"),
+    ),
+    "certificates": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                *_GROUP,
+                _column("n", pa.int64(), "test samples of the group"),
+                _column("lost", pa.int64(), "right at fp32, wrong now"),
+                _column("gained", pa.int64(), "wrong at fp32, right now"),
+                _column("bound", pa.float64(), "no more accuracy is lost than this", null=True),
+            ]
+        ),
+        (*VARIANT, "attribute", "group"),
+    ),
 }
 
 
-def write(
-    name: str,
-    rows: pd.DataFrame | pa.Table,
-    path: str | Path,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
+def write(name: str, rows: pd.DataFrame, path: str | Path) -> None:
     """Write a table in canonical form.
 
     Parameters
@@ -187,63 +235,40 @@ def write(
     name
         Key of :data:`TABLES`.
     rows
-        With at least the columns of the schema, in any order. Columns beyond it are an error,
-        except in an open table, where they follow in alphabetical order.
+        With just the columns of the schema, in any order; NaN is written as null.
     path
         A Parquet file; replaced whole or not at all.
-    metadata
-        Stored with the schema, e.g. the licence of a data set.
 
     Raises
     ------
     TableError
-        When a column lacks, is unknown, cannot be cast, or a key stands twice.
+        When a column lacks or is unknown, a value has another type or is null where none may be,
+        or a key stands twice.
     """
     spec = TABLES[name]
-    table = (
-        rows
-        if isinstance(rows, pa.Table)
-        else pa.Table.from_pandas(rows, preserve_index=False, schema=_wanted(name, list(rows)))
-    )
-    wanted = _wanted(name, table.column_names)
-    table = _cast(table.select(wanted.names if not spec.open else _order(spec, table)), name)
+    missing = [column for column in spec.schema.names if column not in rows]
+    unknown = [column for column in rows if column not in spec.schema.names]
+    if missing or unknown:
+        raise TableError(f"table {name!r} for {path}: lacks {missing}, does not know {unknown}")
+    try:
+        table = pa.Table.from_pandas(rows, schema=spec.schema, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TableError(f"table {name!r} for {path}: {'; '.join(map(str, error.args))}") from None
+    for field in spec.schema:
+        if not field.nullable and table[field.name].null_count:
+            row = rows[rows[field.name].isna().to_numpy()].iloc[0]
+            raise TableError(
+                f"table {name!r} for {path}: {field.name} is missing where "
+                + ", ".join(f"{column} = {row[column]}" for column in spec.key)
+            )
+    twice = rows.duplicated(list(spec.key))
+    if twice.any():
+        keys = rows.loc[twice.to_numpy(), list(spec.key)].iloc[0].to_dict()
+        raise TableError(f"table {name!r} for {path}: {keys} stands more than once")
     table = table.sort_by([(column, "ascending") for column in spec.key])
-    counts = table.group_by(list(spec.key)).aggregate([([], "count_all")])
-    if counts.num_rows < table.num_rows:
-        twice = counts.filter(pa.compute.greater(counts["count_all"], 1)).slice(0, 1).to_pylist()[0]
-        twice.pop("count_all")
-        raise TableError(f"table {name!r} for {path}: the key {twice} stands more than once")
-    notes = {"table": name, **(metadata or {})}
-    table = table.replace_schema_metadata({key: notes[key] for key in sorted(notes)})
+    table = table.replace_schema_metadata({"table": name})
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", version="2.6", row_group_size=1 << 16)
-
-
-def _order(spec: Table, table: pa.Table) -> list[str]:
-    further = sorted(set(table.column_names) - set(spec.schema.names))
-    return [*spec.schema.names, *further]
-
-
-def _wanted(name: str, given: list[str]) -> pa.Schema | None:
-    spec = TABLES[name]
-    missing = [column for column in spec.schema.names if column not in given]
-    unknown = [column for column in given if column not in spec.schema.names]
-    if missing:
-        raise TableError(f"table {name!r} lacks {', '.join(missing)}; it has {', '.join(given)}")
-    if unknown and not spec.open:
-        raise TableError(f"table {name!r} knows no column {', '.join(unknown)}")
-    return spec.schema
-
-
-def _cast(table: pa.Table, name: str) -> pa.Table:
-    fields = []
-    for field in table.schema:
-        index = TABLES[name].schema.get_field_index(field.name)
-        fields.append(TABLES[name].schema.field(index) if index >= 0 else field)
-    try:
-        return table.cast(pa.schema(fields))
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise TableError(f"table {name!r}: {error}") from None
 
 
 def read(

@@ -1,0 +1,111 @@
+"""The answer to the question of the study, in sentences that are computed."""
+
+import pandas as pd
+
+from quantskew.analysis.effects import WHOLE, plain_method
+from quantskew.analysis.views import width_name
+from quantskew.params import Params
+from quantskew.variants import BASELINE
+
+
+def points(share: float) -> str:
+    """Format a change of a share as signed percentage points.
+
+    Examples
+    --------
+    >>> points(-0.1234)
+    '−12.3'
+    """
+    return f"{share * 100:+.1f}".replace("-", "−")
+
+
+def headline(effects: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """What plain quantization does at each width, against fp32, on the first grouping.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a data set, model and width: the changes of overall accuracy and FVO with their
+        intervals, how many groups detectably lose, which loses most, and the remedy with the
+        highest accuracy of the worst group among those detectably better than plain.
+    """
+    plain = plain_method(study)
+    rows = []
+    first = effects["attribute"] == effects["dataset"].map(lambda d: study.groups_of(d)[0])
+    for (dataset, model), part in effects[first].groupby(["dataset", "model"], sort=True):
+        for bits in sorted(study.bits, reverse=True):
+            here = part[part["bits"] == bits]
+            own = here[(here["method"] == plain) & (here["reference"] == BASELINE)]
+            if own.empty:
+                continue
+            by_metric = own[own["group"] == WHOLE].set_index("metric")
+            groups = own[own["metric"] == "accuracy"].set_index("group")
+            remedies = here[
+                (here["reference"] == plain)
+                & (here["metric"] == "worst_group")
+                & (here["verdict"] == "better")
+            ].set_index("method")
+            fvo, overall = by_metric.loc["fvo"], by_metric.loc["overall"]
+            most = groups.loc[groups["change"].idxmin()]
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "model": model,
+                    "bits": bits,
+                    "accuracy_change": overall["change"],
+                    "fvo_change": fvo["change"],
+                    "fvo_low": fvo["low"],
+                    "fvo_high": fvo["high"],
+                    "fvo_verdict": fvo["verdict"],
+                    "groups": len(groups),
+                    "groups_harmed": int((groups["verdict"] == "worse").sum()),
+                    "most_harmed": groups["change"].idxmin(),
+                    "most_harmed_change": most["change"],
+                    "most_harmed_low": most["low"],
+                    "most_harmed_high": most["high"],
+                    "most_harmed_verdict": most["verdict"],
+                    "best_remedy": remedies["change"].idxmax() if len(remedies) else "",
+                    "best_remedy_change": remedies["change"].max() if len(remedies) else None,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def metrics(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """The numbers of :func:`headline` by data set, model and width, for ``dvc metrics``."""
+    kept = ["accuracy_change", "fvo_change", "groups_harmed", "most_harmed_change"]
+    result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for row in rows.to_dict("records"):
+        place = result.setdefault(row["dataset"], {}).setdefault(row["model"], {})
+        place[width_name(row["bits"])] = {name: row[name] for name in kept}
+    return result
+
+
+def sentences(rows: pd.DataFrame, study: Params) -> list[str]:
+    """Say for each data set and model who is hurt, by how much, how sure, and what helps."""
+    told = []
+    plain = plain_method(study)
+    for (dataset, model), part in rows.groupby(["dataset", "model"], sort=True):
+        attribute = study.groups_of(str(dataset))[0]
+        safe = part[part["groups_harmed"] == 0]["bits"]
+        harmed = part[part["groups_harmed"] > 0].sort_values("bits", ascending=False)
+        text = f"{dataset}, {model}: "
+        if len(safe):
+            names = ", ".join(width_name(bits) for bits in sorted(safe, reverse=True))
+            text += f"at {names} {plain} costs no {attribute} group a detectable loss of accuracy. "
+        for row in harmed.itertuples():
+            text += (
+                f"At {width_name(row.bits)} it harms {row.groups_harmed} of {row.groups} groups; "
+                f"{attribute} {row.most_harmed} loses most, {points(row.most_harmed_change)} "
+                f"points [{points(row.most_harmed_low)}, {points(row.most_harmed_high)}], and FVO "
+                f"changes by {points(row.fvo_change)} [{points(row.fvo_low)}, "
+                f"{points(row.fvo_high)}] ({row.fvo_verdict}). "
+            )
+            text += (
+                f"Best for the worst group there: {row.best_remedy}, "
+                f"{points(row.best_remedy_change)} points over {plain}. "
+                if row.best_remedy
+                else f"No remedy tried is detectably better than {plain} for the worst group. "
+            )
+        told.append(text.strip())
+    return told

@@ -1,0 +1,278 @@
+"""From the predictions of all variants: how each does for each group, and against what.
+
+Two tables come out. ``levels`` says where a variant stands: accuracy of every group, FVO, worst
+group, with an interval. ``effects`` says what changed against a reference on the same samples: the
+fp32 baseline for every variant, and plain post-training quantization of the same width for every
+remedy.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from quantskew import tables
+from quantskew.data.groups import is_label
+from quantskew.description import Grouping
+from quantskew.fairness.certificate import certificate
+from quantskew.fairness.metrics import fvo, worst_group
+from quantskew.fairness.null import debiased_fvo, fvo_null
+from quantskew.fairness.paired import compare_accuracy, compare_parity, holm
+from quantskew.fairness.resampling import Effect, basic_interval, observe, resampled, tabulate
+from quantskew.params import Params, Statistics
+from quantskew.tables import POINT, VARIANT
+from quantskew.variants import BASELINE, FULL_PRECISION
+
+WHOLE = "all"
+FAMILY = ["dataset", "model", "method", "reference", "attribute", "metric"]
+
+
+class Point(NamedTuple):
+    """A method at a width on a data set and a model: all its seeds together."""
+
+    dataset: str
+    model: str
+    method: str
+    bits: int
+
+
+class Predictions(NamedTuple):
+    """What every point of a data set and a model says of every test sample.
+
+    ``labels`` is (n,), a value of ``predicted`` (seeds, n) in the order of ``seeds``.
+    """
+
+    labels: np.ndarray
+    seeds: list[int]
+    predicted: dict[Point, np.ndarray]
+
+
+class Frames(NamedTuple):
+    """Rows of the tables of those names."""
+
+    levels: pd.DataFrame
+    effects: pd.DataFrame
+    certificates: pd.DataFrame
+
+
+def read_predictions(folder: Path) -> tuple[Predictions, np.ndarray]:
+    """Read the predicted classes of all variants of a folder, and the ids of the samples."""
+    columns = [*VARIANT, "id", "label", "prediction"]
+    rows = tables.read("predictions", folder / "predictions.parquet", columns).to_pandas()
+    points = {
+        Point(*key): part.pivot(index="seed", columns="id", values="prediction")
+        for key, part in rows.groupby(list(POINT))
+    }
+    some = next(iter(points.values()))
+    labels = rows.drop_duplicates("id").set_index("id")["label"].loc[some.columns]
+    predicted = {point: frame.to_numpy() for point, frame in points.items()}
+    return (
+        Predictions(labels.to_numpy(), some.index.tolist(), predicted),
+        some.columns.to_numpy(object),
+    )
+
+
+def plain_method(study: Params) -> str | None:
+    """Name of the plain post-training quantization that remedies are compared with."""
+    for name, method in study.methods.items():
+        if method.training == "none" and method.weights.format == "integer":
+            return name
+    return None
+
+
+def references(study: Params, point: Point) -> list[tuple[str, int]]:
+    """Methods and widths that a point is compared with."""
+    if point.method == BASELINE:
+        return []
+    plain = plain_method(study)
+    if plain is None or point.method == plain or point.bits not in study.bits:
+        return [(BASELINE, FULL_PRECISION)]
+    return [(BASELINE, FULL_PRECISION), (plain, point.bits)]
+
+
+def analyze(predictions: Predictions, divisions: list[Grouping], study: Params) -> Frames:
+    """Compute the tables ``levels``, ``effects`` and ``certificates`` of a data set and a model.
+
+    Parameters
+    ----------
+    predictions
+        Of all points.
+    divisions
+        Ways of dividing the same test samples, in the same order.
+    study
+        All parameters.
+    """
+    tasks = [
+        delayed(_one)(
+            point,
+            {
+                name: predictions.predicted[point._replace(method=name, bits=bits)]
+                for name, bits in references(study, point)
+            },
+            predictions,
+            division,
+            study.statistics,
+        )
+        for point in predictions.predicted
+        for division in divisions
+    ]
+    parts = Parallel(n_jobs=-1, return_as="generator")(tasks)
+    bar = tqdm(parts, desc="analyze", total=len(tasks), unit="comparison", dynamic_ncols=True)
+    levels, effects, certificates = (
+        pd.concat(kind, ignore_index=True) for kind in zip(*bar, strict=True)
+    )
+    adjusted = effects.groupby(FAMILY)["p_value"].transform(lambda p: holm(p.to_numpy()))
+    effects = effects.assign(p_holm=adjusted)
+    effects["verdict"] = verdicts(effects, study.statistics.alpha)
+    return Frames(levels, effects, certificates)
+
+
+HIGHER_IS_WORSE = (
+    "fvo",
+    "demographic_parity",
+    "equalized_odds",
+    "equal_opportunity",
+    "predictive_equality",
+    "recall_gap",
+)
+
+
+def verdicts(effects: pd.DataFrame, alpha: float) -> pd.Series:
+    """Say of each change whether it is for the worse, for the better, or not detectable."""
+    sign = np.where(effects["metric"].str.startswith(HIGHER_IS_WORSE), -1, 1)
+    better = sign * effects["change"] > 0
+    found = effects["p_holm"] <= alpha
+    return pd.Series(
+        np.select(
+            [effects["p_holm"].isna(), found & better, found & ~better],
+            ["undefined", "better", "worse"],
+            "no detectable effect",
+        ),
+        effects.index,
+    )
+
+
+def _one(
+    point: Point,
+    compared: Mapping[str, np.ndarray],
+    predictions: Predictions,
+    division: Grouping,
+    settings: Statistics,
+) -> Frames:
+    labels = predictions.labels
+    predicted = predictions.predicted[point]
+    correct = predicted == labels
+    # the draws of a comparison depend on its name alone, not on what else the study holds
+    name = "/".join(map(str, (*point, division.attribute)))
+    rng = np.random.default_rng([settings.seed, zlib.crc32(name.encode())])
+    common = {**point._asdict(), "attribute": division.attribute}
+    options: dict[str, Any] = {
+        "counted": division.counted,
+        "draws": settings.draws,
+        "confidence": 1 - settings.alpha,
+        "rng": rng,
+    }
+    levels = _levels(correct, division, settings, rng)
+    effects: list[pd.DataFrame] = []
+    certificates: list[pd.DataFrame] = []
+    for reference, others in compared.items():
+        before = others == labels
+        found = compare_accuracy(before, correct, division.codes, **options)
+        if reference == BASELINE:
+            certificates += _certificates(before, correct, predictions.seeds, division, settings)
+            # a second comparison would cost more than all others and answer the same question
+            if not is_label(division.codes, labels):
+                found |= compare_parity(
+                    labels, others, predicted, division.codes,
+                    n_classes=int(labels.max()) + 1, **options,
+                )  # fmt: skip
+        effects += (rows.assign(reference=reference) for rows in _rows(found, division.names))
+    return Frames(
+        levels.assign(**common),
+        *(
+            pd.concat(rows).assign(**common) if rows else pd.DataFrame()
+            for rows in (effects, certificates)
+        ),
+    )
+
+
+def _levels(
+    correct: np.ndarray, division: Grouping, settings: Statistics, rng: np.random.Generator
+) -> pd.DataFrame:
+    _, codes, names, counted = division
+    cells = tabulate(correct.astype(np.int64), codes, len(names))
+    sizes = np.bincount(codes[codes >= 0], minlength=len(names))
+
+    def features(patterns: np.ndarray) -> np.ndarray:
+        return patterns[..., None].astype(float)
+
+    def statistics(totals: np.ndarray) -> dict[str, np.ndarray]:  # (B, S, G, 1) to (B, S, ...)
+        accuracy = totals[..., 0] / sizes
+        return {
+            "accuracy": accuracy,
+            "overall": totals[..., 0].sum(-1) / sizes.sum(),
+            "fvo": fvo(accuracy, counted),
+            "worst_group": worst_group(accuracy, counted).accuracy,
+        }
+
+    observed = {name: array[0] for name, array in statistics(observe(cells, features)).items()}
+    draws = statistics(resampled(cells, features, settings.draws, rng))
+    chance = fvo_null(correct, codes, counted=counted, draws=settings.draws, rng=rng)
+    further = {
+        "chance_mean": chance.mean,
+        "chance_upper": chance.upper,
+        "p_chance": chance.p_value,
+        "debiased": np.mean([debiased_fvo(row, sizes, counted) for row in observed["accuracy"]]),
+    }
+    frames = []
+    for metric, by_seed in observed.items():
+        value = by_seed.mean(0)
+        low, high = basic_interval(value, draws[metric].mean(1), 1 - settings.alpha)
+        spread = by_seed.std(0, ddof=1) if len(by_seed) > 1 else np.full_like(value, np.nan)
+        by_group = metric == "accuracy"
+        frame = pd.DataFrame(
+            {
+                "group": names if by_group else WHOLE,
+                "n": sizes if by_group else [sizes.sum()],
+                "counted": counted if by_group else True,
+                "value": np.atleast_1d(value),
+                "low": np.clip(np.atleast_1d(low), 0, 1),
+                "high": np.clip(np.atleast_1d(high), 0, 1),
+                "seed_sd": np.atleast_1d(spread),
+                **(further if metric == "fvo" else dict.fromkeys(further, np.nan)),
+            }
+        )
+        frames.append(frame.assign(metric=metric))
+    return pd.concat(frames)
+
+
+def _rows(effects: Mapping[str, Effect], names: list[str]) -> Iterator[pd.DataFrame]:
+    for metric, effect in effects.items():
+        by_group = metric in ("group", "against_rest")
+        columns = pd.DataFrame({key: np.atleast_1d(v) for key, v in effect._asdict().items()})
+        columns = columns.rename(columns={"estimate": "change"})
+        columns["group"] = names if by_group else WHOLE
+        columns["metric"] = "accuracy" if metric == "group" else metric
+        yield columns
+
+
+def _certificates(
+    before: np.ndarray,
+    after: np.ndarray,
+    seeds: list[int],
+    division: Grouping,
+    settings: Statistics,
+) -> Iterator[pd.DataFrame]:
+    _, codes, names, counted = division
+    sizes = np.bincount(codes[codes >= 0], minlength=len(names))
+    for seed, reference, correct in zip(seeds, before, after, strict=True):
+        lost = np.bincount(codes[codes >= 0], (reference & ~correct)[codes >= 0], len(names))
+        gained = np.bincount(codes[codes >= 0], (~reference & correct)[codes >= 0], len(names))
+        bounds = certificate(lost, gained, sizes, counted=counted, alpha=settings.alpha).groups
+        rows = pd.DataFrame({"group": names, "n": sizes, "lost": lost, "gained": gained})
+        yield rows.assign(seed=seed, bound=bounds)

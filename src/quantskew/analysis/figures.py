@@ -1,0 +1,134 @@
+"""The figures as SVG: one style, colours that colour-blind readers tell apart, intervals drawn."""
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "grid.alpha": 0.4,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "quantskew",
+}
+# Okabe & Ito's palette, without its yellow: it is lost on white
+METHOD_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = "osD^vP*Xh<>"
+
+
+def svg(draw: Callable[[Figure, pd.DataFrame], None], rows: pd.DataFrame) -> str:
+    """Draw a figure and return it as SVG, the same bytes for the same rows."""
+    with mpl.rc_context(STYLE):
+        figure = Figure()
+        draw(figure, rows)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def _panels(
+    figure: Figure, rows: pd.DataFrame, width: float, height: float
+) -> Iterator[tuple[Axes, pd.DataFrame]]:
+    names = rows["panel"].unique()
+    figure.set_size_inches(width, height * len(names))
+    axes = figure.subplots(len(names), squeeze=False)[:, 0]
+    for ax, name in zip(axes, names, strict=True):
+        ax.set_title(name)
+        yield ax, rows[rows["panel"] == name]
+
+
+def _whiskers(rows: pd.DataFrame, value: str = "value", prefix: str = "") -> np.ndarray:
+    low, high = rows[f"{prefix}low"], rows[f"{prefix}high"]
+    return np.clip([rows[value] - low, high - rows[value]], 0, None)
+
+
+def bars_by_group(label: str, percent: bool) -> Callable[[Figure, pd.DataFrame], None]:
+    """Bars of every group side by side, one a width from wide to narrow, with intervals."""
+
+    def draw(figure: Figure, rows: pd.DataFrame) -> None:
+        for ax, part in _panels(figure, rows, 8, 2.8):
+            groups, widths = part["group"].unique(), part["width"].unique()
+            colours = mpl.colormaps["cividis"](np.linspace(0, 0.9, len(widths)))
+            step = 0.8 / len(widths)
+            factor = 100 if percent else 1
+            sizes = part.drop_duplicates("group").set_index("group")["n"]
+            for number, (width, colour) in enumerate(zip(widths, colours, strict=True)):
+                at = part[part["width"] == width].set_index("group").reindex(groups)
+                x = np.arange(len(groups)) - 0.4 + step * (number + 0.5)
+                ax.bar(
+                    x, at["value"] * factor, step, color=colour, label=width,
+                    yerr=_whiskers(at) * factor, error_kw={"lw": 0.7, "ecolor": "#555555"},
+                )  # fmt: skip
+            ax.set_xticks(range(len(groups)), [f"{g}\nn={sizes[g]}" for g in groups])
+            ax.grid(False, axis="x")
+            ax.set_ylabel(label)
+            ax.legend(ncols=len(widths), loc="lower left", bbox_to_anchor=(0.35, 1), borderpad=0)
+
+    return draw
+
+
+def lines_by_width(figure: Figure, rows: pd.DataFrame) -> None:
+    """FVO of every method against the width; grey is what chance shows with equal groups."""
+    widths = rows.drop_duplicates("bits").sort_values("bits", ascending=False)["width"].tolist()
+    for ax, part in _panels(figure, rows, 8, 3):
+        chance = part.groupby("width")["chance_upper"].max().reindex(widths) * 100
+        ax.fill_between(range(len(widths)), 0, chance, color="#999999", alpha=0.3, lw=0)
+        ax.annotate("within chance", (len(widths) - 1, 0), (0, 2), textcoords="offset points",
+                    ha="right", color="#555555", fontsize=8)  # fmt: skip
+        methods = part["method"].unique()
+        for number, method in enumerate(methods):
+            at = part[part["method"] == method]
+            x = [widths.index(w) for w in at["width"]] + np.array(
+                (number - len(methods) / 2) * 0.05
+            )
+            ax.errorbar(
+                x, at["value"] * 100, yerr=_whiskers(at) * 100, label=method, capsize=2, lw=1.2,
+                marker=MARKERS[number % len(MARKERS)], ms=4,
+                color=METHOD_COLOURS[number % len(METHOD_COLOURS)],
+            )  # fmt: skip
+        ax.set_xticks(range(len(widths)), widths)
+        ax.set_ylim(0)
+        ax.set_ylabel("FVO, points")
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def trade_off(figure: Figure, rows: pd.DataFrame) -> None:
+    """Overall accuracy against FVO, a field a width; the best place is at the lower right."""
+    panels = rows["panel"].unique()
+    widths = rows[rows["bits"] < 16].drop_duplicates("bits").sort_values("bits", ascending=False)
+    figure.set_size_inches(8, 2.9 * len(panels))
+    axes = figure.subplots(len(panels), len(widths), squeeze=False)
+    methods = rows["method"].unique()
+    for line, panel in zip(axes, panels, strict=True):
+        here = rows[rows["panel"] == panel]
+        for ax, (bits, width) in zip(line, widths[["bits", "width"]].values, strict=True):
+            shown = here[(here["bits"] == bits) | (here["method"] == "fp32")]
+            for number, method in enumerate(methods):
+                at = shown[shown["method"] == method]
+                ax.errorbar(
+                    at["accuracy"] * 100, at["fvo"] * 100,
+                    xerr=_whiskers(at, "accuracy", "accuracy_") * 100,
+                    yerr=_whiskers(at, "fvo", "fvo_") * 100,
+                    fmt=MARKERS[number % len(MARKERS)], ms=5, lw=0.8, label=method,
+                    color=METHOD_COLOURS[number % len(METHOD_COLOURS)],
+                )  # fmt: skip
+            ax.set_title(f"{panel}: {width}" if ax is line[0] else width)
+            ax.set_xlabel("accuracy, %")
+        line[0].set_ylabel("FVO, points")
+    figure.legend(
+        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods)
+    )

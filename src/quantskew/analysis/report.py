@@ -1,0 +1,206 @@
+"""The report: one self-contained page that opens offline."""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jinja2
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure as MatplotlibFigure
+
+from quantskew.analysis import figures
+from quantskew.cells import LIBRARIES
+from quantskew.params import Params
+
+
+class Figure(NamedTuple):
+    """A drawing, what it shows, and what to know for reading it."""
+
+    title: str
+    svg: str
+    alternative: str
+    note: str
+
+
+class ReportTable(NamedTuple):
+    """Rows with a title; numbers are formatted by :func:`cell`."""
+
+    title: str
+    rows: pd.DataFrame
+    note: str = ""
+
+
+class Drawing(NamedTuple):
+    """How a figure is drawn and explained."""
+
+    draw: Callable[[MatplotlibFigure, pd.DataFrame], None]
+    title: str
+    alternative: str
+    note: str
+
+
+FIGURES = {
+    "accuracy_by_group": Drawing(
+        figures.bars_by_group("accuracy, %", percent=True),
+        "Accuracy of each group as the width falls",
+        "Bars of accuracy, one a group and width; the numbers are in the table of groups.",
+        "Plain post-training quantization. Bars are means over seeds; whiskers say how far other "
+        "test samples could move them. After Figure 1 of Bellam & Kim.",
+    ),
+    "fvo_by_width": Drawing(
+        figures.lines_by_width,
+        "Largest gap between two groups (FVO) by width and method",
+        "Lines of FVO against width, one a method; the numbers are in the table of methods.",
+        "The grey field is where 95 % of classifiers without any gap between groups would lie on "
+        "these test samples: FVO is a maximum, so chance alone makes it positive.",
+    ),
+    "trade_off": Drawing(
+        figures.trade_off,
+        "What fairness costs in accuracy",
+        "Points of overall accuracy against FVO, a field a width, one point a method.",
+        "Better is further right and lower. After Figures 11 and 12 of Bellam & Kim.",
+    ),
+    "loss_by_group": Drawing(
+        figures.bars_by_group("loss, nats", percent=False),
+        "Loss of each group as the width falls",
+        "Bars of mean cross-entropy, one a group and width.",
+        "Whiskers run from the lowest to the highest seed. After Figure 7 of Bellam & Kim.",
+    ),
+}
+
+
+def listed(headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> list[ReportTable]:
+    """Tables of the page."""
+    levels, effects = frames["levels"], frames["effects"]
+    shown = ["dataset", "model", "method", "bits", "attribute"]
+    spread = levels[levels["metric"] == "fvo"]
+    against = effects[effects["metric"].isin(["overall", "fvo", "worst_group"])]
+    return [
+        ReportTable("Plain quantization against fp32", headline),
+        ReportTable(
+            "Methods: FVO, and what chance would show",
+            spread[
+                [
+                    *shown,
+                    "value",
+                    "low",
+                    "high",
+                    "seed_sd",
+                    "debiased",
+                    "chance_mean",
+                    "chance_upper",
+                    "p_chance",
+                ]
+            ],
+        ),
+        ReportTable(
+            "Methods: changes against fp32 and against plain quantization",
+            against[[*shown, "reference", "metric", "change", "low", "high", "p_holm", "verdict"]],
+            "Paired on the same test samples; p adjusted by Holm within a method and metric.",
+        ),
+        ReportTable(
+            "Groups: accuracy",
+            levels[levels["metric"] == "accuracy"][
+                [*shown, "group", "n", "counted", "value", "low", "high", "seed_sd"]
+            ],
+        ),
+        ReportTable(
+            "Certificates: no group loses more accuracy than this",
+            frames["certificates"][
+                [
+                    "dataset",
+                    "model",
+                    "seed",
+                    "method",
+                    "bits",
+                    "attribute",
+                    "group",
+                    "n",
+                    "lost",
+                    "gained",
+                    "bound",
+                ]
+            ],
+            "Upper bounds that hold for all groups of a grouping at once.",
+        ),
+    ]
+
+
+def limits(frames: Mapping[str, pd.DataFrame], study: Params) -> list[str]:
+    """What the data of this run cannot tell."""
+    told = [
+        "Intervals and tests speak of other test samples for these networks; how far networks of "
+        f"other seeds would differ is the column seed sd, from {len(study.seeds)} seeds.",
+        "Where the groups are the classes themselves, demographic parity, equalized odds and "
+        "disparate impact have no meaning and are left out; the gap of recall is FVO.",
+        "Widths below 8 bits are simulated: weights are stored packed and computed in fp32.",
+    ]
+    levels = frames["levels"]
+    small = levels[(levels["metric"] == "accuracy") & ~levels["counted"]]
+    names = (small["attribute"] + " " + small["group"]).unique()
+    if len(names):
+        told.append(
+            f"{len(names)} groups have fewer than {study.groups.minimum} test samples and enter "
+            f"no maximum: {', '.join(names)}."
+        )
+    return told
+
+
+def render(
+    *,
+    answer: list[str],
+    drawn: list[Figure],
+    tables: list[ReportTable],
+    limits: list[str],
+    study: Params,
+    hashes: Mapping[str, str],
+) -> str:
+    """Fill the page.
+
+    Parameters
+    ----------
+    answer
+        Paragraphs that say who is hurt, by how much, how sure, what to do.
+    drawn
+        Figures in the order of reading.
+    tables
+        Sortable by a click on a column.
+    limits
+        What the data cannot tell.
+    study
+        Its parameters are printed in full.
+    hashes
+        Path to content hash of the data behind the page.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("quantskew.analysis", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["cell"] = cell
+    return environment.get_template("report.html.j2").render(
+        answer=answer,
+        figures=drawn,
+        listed=tables,
+        limits=limits,
+        parameters=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False),
+        hashes=hashes,
+        versions={name: version(name) for name in ("quantskew", *LIBRARIES)},
+        seeds=", ".join(map(str, study.seeds)),
+    )
+
+
+def cell(value: Any) -> str:
+    """Format a value of a table: shares and numbers to four digits, nothing for NaN.
+
+    Examples
+    --------
+    >>> cell(0.123456), cell(float("nan")), cell("a")
+    ('0.1235', '', 'a')
+    """
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    return str(value)

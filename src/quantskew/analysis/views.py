@@ -1,0 +1,76 @@
+"""The rows behind every figure: one table a figure, drawn by matplotlib and by DVC alike.
+
+All views show the first grouping of a data set. ``panel`` names the data set and the model.
+"""
+
+import pandas as pd
+
+from quantskew.analysis.effects import WHOLE, plain_method
+from quantskew.params import Params
+from quantskew.variants import BASELINE
+
+
+def width_name(bits: int) -> str:
+    """Name of a width as people say it.
+
+    Examples
+    --------
+    >>> [width_name(bits) for bits in (32, 16, 4)]
+    ['fp32', 'fp16', 'int4']
+    """
+    return f"fp{bits}" if bits >= 16 else f"int{bits}"
+
+
+def first_groupings(rows: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Rows of the first grouping of every data set, with the columns of a figure."""
+    first = {dataset: study.groups_of(dataset)[0] for dataset in study.datasets}
+    chosen = rows[rows["attribute"] == rows["dataset"].map(first)]
+    return chosen.assign(
+        panel=chosen["dataset"] + " · " + chosen["model"],
+        width=chosen["bits"].map(width_name),
+    ).sort_values(["panel", "method", "bits"], ascending=[True, True, False])
+
+
+def _plain(rows: pd.DataFrame, study: Params) -> pd.DataFrame:
+    return rows[rows["method"].isin([BASELINE, "fp16", plain_method(study)])].sort_values(
+        ["panel", "bits"], ascending=[True, False], kind="stable"
+    )
+
+
+def accuracy_by_group(levels: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Accuracy of each group at each width, plain quantization (Bellam & Kim, Figure 1)."""
+    rows = _plain(first_groupings(levels, study), study)
+    rows = rows[rows["metric"] == "accuracy"]
+    return rows[["panel", "group", "n", "width", "value", "low", "high"]]
+
+
+def loss_by_group(groups: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Mean loss of each group at each width, plain quantization (Bellam & Kim, Figure 7).
+
+    The limits are the lowest and the highest seed.
+    """
+    rows = _plain(first_groupings(groups, study), study)
+    keys = ["panel", "group", "n", "width"]
+    return rows.groupby(keys, sort=False, as_index=False).agg(
+        value=("loss", "mean"), low=("loss", "min"), high=("loss", "max")
+    )
+
+
+def fvo_by_width(levels: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """FVO of every method as the width falls, beside what chance alone would show."""
+    rows = first_groupings(levels, study)
+    rows = rows[rows["metric"] == "fvo"]
+    return rows[["panel", "method", "width", "bits", "value", "low", "high", "chance_upper"]]
+
+
+def trade_off(levels: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Overall accuracy and FVO of every method and width (Bellam & Kim, Figures 11 and 12)."""
+    rows = first_groupings(levels, study)
+    keys = ["panel", "method", "width", "bits"]
+    sides = [
+        rows[(rows["metric"] == metric) & (rows["group"] == WHOLE)]
+        .set_index(keys)[["value", "low", "high"]]
+        .rename(columns={"value": name, "low": f"{name}_low", "high": f"{name}_high"})
+        for metric, name in (("overall", "accuracy"), ("fvo", "fvo"))
+    ]
+    return sides[0].join(sides[1]).reset_index()
