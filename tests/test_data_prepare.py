@@ -65,13 +65,15 @@ def test_digits_round_trip(tmp_path):
 
 
 def test_written_in_parts_is_the_same_table_and_the_same_bytes_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("quantskew.data.prepare._PART", 64 * 100)
+    monkeypatch.setattr("quantskew.data.storing._PART", 64 * 100)
     prepared = prepare("digits", Source(), tmp_path)
     prepared.write(tmp_path / "parts.parquet")
     assert pq.ParquetFile(tmp_path / "parts.parquet").num_row_groups == 18
     prepare("digits", Source(), tmp_path).write(tmp_path / "again.parquet")
     assert (tmp_path / "parts.parquet").read_bytes() == (tmp_path / "again.parquet").read_bytes()
-    tables.write("samples", prepared.table, tmp_path / "whole.parquet", prepared.metadata)
+    monkeypatch.undo()
+    prepared.write(tmp_path / "whole.parquet")
+    assert pq.ParquetFile(tmp_path / "whole.parquet").num_row_groups == 1
     assert tables.read("samples", tmp_path / "whole.parquet").equals(
         tables.read("samples", tmp_path / "parts.parquet")
     )
@@ -184,6 +186,11 @@ def test_the_imbalance_must_fit_the_classes(tmp_path, made):
     made(["a", "b"] * 10, _images(20))
     with pytest.raises(SourceError, match=r"sources.made.imbalance: 10 fractions for 2 classes"):
         prepare("made", Source(imbalance="paper"), tmp_path)
+
+
+def test_a_set_with_one_label_refuses_another(tmp_path):
+    with pytest.raises(SourceError, match=r"sources.digits.label: 'slant'; the label is 'digit'"):
+        prepare("digits", Source(label="slant"), tmp_path)
 
 
 def test_an_unknown_reader_is_answered_with_close_names(tmp_path):

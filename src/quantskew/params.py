@@ -115,7 +115,8 @@ class Weights(Section):
     """How the weights of a method are quantized (see ``quantskew.quantization``).
 
     ``first_last`` is the width of the layers that run first and last; ``rgb_first`` that of a first
-    convolution of exactly three input channels, the one layer that Banner et al. leave at 8 bits.
+    convolution of exactly three input channels, the one layer that Banner et al. leave at 8 bits;
+    ``classifier`` that of the last layer alone, 32 leaving it in floating point.
     """
 
     format: Literal["integer", "float16", "bfloat16"] = "integer"
@@ -130,6 +131,7 @@ class Weights(Section):
     fold_bn: bool = True
     first_last: Width | None = None
     rgb_first: Width | None = 8
+    classifier: Width | Literal[32] | None = None
 
     def needs_calibration(self) -> bool:
         """Whether the network is run on calibration images; if not, they cannot matter."""
@@ -177,6 +179,26 @@ class Calibration(Section):
     choice: Literal["random", "balanced"] = "random"
 
 
+class Policy(Section):
+    """How the bits are shared among the layers, at the size of the uniform policy (``policy:``).
+
+    ``hawq`` and ``measured`` sensitivities are minimised in the mean or for the worst group;
+    ``importance`` is cut at quantiles; ``learned`` trains a width a layer.
+    """
+
+    by: Literal["uniform", "hawq", "measured", "importance", "learned"] = "uniform"
+    objective: Literal["mean", "worst_group"] = "mean"
+    choices: Annotated[tuple[Width, ...], Field(min_length=2)] = (2, 4, 8)
+    importance: Literal["gradient", "taylor"] = "taylor"
+    reduce: Literal["max", "mean", "cvar", "balanced"] = "mean"
+
+    @model_validator(mode="after")
+    def _objective_needs_costs(self) -> "Policy":
+        if self.objective == "worst_group" and self.by not in ("hawq", "measured"):
+            raise ValueError(f"objective: worst_group compares costs; by: {self.by} has none")
+        return self
+
+
 class Recipe(Section):
     """How the fp32 network under a method is trained: the part that a baseline leaves plain."""
 
@@ -200,6 +222,7 @@ class Method(Section):
     weights: Weights = Weights()
     activations: Activations = Activations()
     calibration: Calibration = Calibration()
+    policy: Policy = Policy()
 
     @model_validator(mode="after")
     def _qat_parts_need_qat(self) -> "Method":
@@ -214,7 +237,7 @@ class Groups(Section):
     minimum: Count = 30
     unknown: Literal["group", "leave_out"] = "group"
     by: dict[str, tuple[str, ...]] = {}
-    bins: dict[str, tuple[float, ...]] = {"age": (0, 19, 40, 60)}
+    bins: dict[str, tuple[float, ...]] = {}
 
     @field_validator("bins")
     @classmethod
@@ -222,7 +245,7 @@ class Groups(Section):
         for attribute, edges in bins.items():
             if not edges or list(edges) != sorted(set(edges)):
                 raise ValueError(f"the bin edges of {attribute!r} must be rising numbers")
-        return bins
+        return {"age": (0, 19, 40, 60), **bins}
 
 
 class Statistics(Section):

@@ -161,8 +161,6 @@ def decode_all(
     with tqdm(total=total, desc=title, unit="image", disable=None) as bar:
         for done in threads(joblib.delayed(work)(*chunk) for chunk in _chunks(images)):
             bar.update(done)
-        if bar.n != total and not bar.disable:
-            bar.refresh()
     return pixels, digests, dict(sorted(unusable.items()))
 
 

@@ -1,21 +1,18 @@
 """From a published data set to its table of samples: decode, judge, split, thin, measure."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pandas.api.types import union_categoricals
 
-from quantskew import tables
 from quantskew.data import quality, splits
 from quantskew.data.decoding import decode_all
 from quantskew.data.sources import Raw, SourceError, read
+from quantskew.data.storing import Prepared
 from quantskew.params import Source
 
 RESERVED = ("id", "split", "label", "image")
@@ -30,71 +27,6 @@ _SPLITS = {
     "dev": "validation",
     "": "",  # no split is published: one is drawn
 }
-_PART = 1 << 25  # bytes of pixels in a row group
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A data set ready to be written.
-
-    Attributes
-    ----------
-    rows
-        ``id``, ``split``, ``label`` and the attributes, in the order of the table.
-    pixels
-        uint8, M×C×H×W: decoded images, also of samples that were left out.
-    where
-        N positions in ``pixels``, one a row.
-    rejects
-        Rows of the table ``rejects``.
-    metadata
-        JSON texts by name; what a reader of the table has to know.
-    """
-
-    rows: pd.DataFrame
-    pixels: np.ndarray
-    where: np.ndarray
-    rejects: pd.DataFrame
-    metadata: dict[str, str]
-
-    @property
-    def table(self) -> pa.Table:
-        """The whole table ``samples`` in memory; :meth:`write` needs no more than a part of it."""
-        return pa.Table.from_batches(self._parts())
-
-    def write(self, path: str | Path) -> None:
-        """Write the table ``samples``, a few thousand rows at a time, whole or not at all."""
-        notes = {"table": "samples", **self.metadata}
-        with tables.replacing(path) as temporary:
-            parts = self._parts()
-            first = next(parts)
-            schema = first.schema.with_metadata({key: notes[key] for key in sorted(notes)})
-            with pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as writer:
-                writer.write_batch(first)
-                for part in parts:
-                    writer.write_batch(part)
-
-    def _parts(self) -> Iterator[pa.RecordBatch]:
-        spec = tables.TABLES["samples"].schema
-        further = sorted(set(self.rows.columns.astype(str)) - set(spec.names))
-        stride = int(np.prod(self.pixels.shape[1:]))
-        step = max(_PART // stride, 1)
-        # the types of the whole column, so that a part of nothing but unknowns has them too
-        rows = pa.Table.from_pandas(self.rows, preserve_index=False)
-        fields = [field for field in spec if field.name != "image"]
-        for name in further:
-            kind = rows.field(name).type
-            fields.append(pa.field(name, pa.string() if pa.types.is_dictionary(kind) else kind))
-        rows = rows.select([field.name for field in fields]).cast(pa.schema(fields))
-        for start in range(0, len(self.rows), step):
-            here = self.where[start : start + step]
-            offsets = np.arange(len(here) + 1, dtype=np.int32) * stride
-            flat = np.ascontiguousarray(self.pixels[here])
-            buffers = [None, pa.py_buffer(offsets), pa.py_buffer(flat)]
-            image = pa.Array.from_buffers(pa.binary(), len(here), buffers)
-            part = rows.slice(start, step).combine_chunks()
-            part = part.add_column(3, spec.field("image"), [image])
-            yield part.to_batches()[0]
 
 
 def prepare(name: str, source: Source, root: str | Path) -> Prepared:
@@ -130,7 +62,9 @@ def prepare(name: str, source: Source, root: str | Path) -> Prepared:
         unusable, or the imbalance does not fit its classes.
     """
     raw = read(name, source, root)
-    label = source.label or raw.label
+    label = raw.label
+    if source.label not in (None, label):
+        raise SourceError(f"sources.{name}.label: {source.label!r}; the label is {label!r} here")
     rows, classes, reasons = _judged(raw, name, label)
     if source.validation == "leave_out":
         left_out = (rows["split"] == "validation").to_numpy()
@@ -199,7 +133,6 @@ def prepare(name: str, source: Source, root: str | Path) -> Prepared:
         "validation_left_out": int(left_out.sum()),
         "duplicates": {"policy": source.duplicates, **twins.summary()},
         "rejects": len(rejects) + int((~keep).sum()),
-        **(raw.notes or {}),
     }
     return Prepared(
         rows,

@@ -1,6 +1,6 @@
 """One's own images without code: Parquet files, or a folder with a CSV."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -39,7 +39,7 @@ def folder(source: Source, where: Path) -> Raw:
         raise SourceError(f"the CSV beside the images is to be given as table; found: {listed}")
     table = read_csv(tables[0], source.image)
     store = Store(where)
-    names = [_inside(name) for name in table[source.image]]
+    names = table[source.image].astype(str)
     if "id" not in table:
         table["id"] = table[source.image].astype(str)
     return _raw(source, table.drop(columns=source.image), store.read(names), str(tables[0]))
@@ -70,11 +70,6 @@ def need(table: pd.DataFrame, where: str, *columns: str) -> None:
                 f"{where} has no column {column!r}{close_names(column, known)}; "
                 f"it has {', '.join(known)}"
             )
-
-
-def _inside(name: Any) -> str | None:
-    path = PurePosixPath(str(name))
-    return None if pd.isna(name) or path.is_absolute() or ".." in path.parts else str(path)
 
 
 def _raw(source: Source, table: pd.DataFrame, images: Any, where: str) -> Raw:

@@ -52,8 +52,6 @@ class Raw:
         Attributes measured on the prepared pixels (N×C×H×W): name to values.
     rejects
         What is not in ``rows``, and why.
-    notes
-        Further facts for the metadata of the table, e.g. the revision that was read.
     """
 
     rows: pd.DataFrame
@@ -69,7 +67,6 @@ class Raw:
     test_fraction: float = 0.2
     imbalance: Literal["paper"] | None = None
     rejects: tuple[tuple[str, str], ...] = ()
-    notes: Mapping[str, str] | None = None
 
 
 Reader = Callable[[Source, Path], Raw]

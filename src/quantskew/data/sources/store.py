@@ -18,7 +18,8 @@ class Store:
     """A folder, a zip or a tar (plain or compressed) of images.
 
     Members of an archive are read by name into memory, so nothing an archive holds (links, absolute
-    names, ``..``) can reach the disk. A compressed tar is fast only in the order of its members.
+    names, ``..``) can reach the disk, and no name leads out of a folder. A compressed tar is fast
+    only in the order of its members.
     """
 
     where: Path
@@ -58,7 +59,8 @@ class Store:
         """
         if self.where.is_dir():
             for name in names:
-                yield self.where / (name or "missing")
+                path = PurePosixPath(name or "missing")
+                yield self.where / ("missing" if path.is_absolute() or ".." in path.parts else path)
             return
         known = set(self.names)
         try:
