@@ -66,7 +66,7 @@ def test_only_a_lone_pair_is_folded():
     assert pairs == [["plain", "plain_norm"]]
     assert made.training
     assert ends(made, images) == ("fork", "last")
-    assert set(left_out(folded)) == {"fork_norm", "twice_norm"}
+    assert set(left_out(folded, quantizable(folded))) == {"fork_norm", "twice_norm"}
 
 
 def test_a_shared_weight_is_listed_once():
@@ -77,7 +77,7 @@ def test_a_shared_weight_is_listed_once():
 
 def test_what_stays_in_floating_point_has_a_reason():
     made, _ = network("vit_tiny_patch16_224")
-    reasons = left_out(made)
+    reasons = left_out(made, quantizable(made))
     assert reasons["pos_embed"] == "a parameter outside of any layer"
     assert reasons["blocks.0.norm1"] == "LayerNorm is no convolution and no linear layer"
     assert not set(reasons) & set(quantizable(made))

@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,12 +31,15 @@ def quantizable(network: nn.Module) -> dict[str, Layer]:
     return found
 
 
-def left_out(network: nn.Module) -> dict[str, str]:
+def left_out(network: nn.Module, quantized: Container[str]) -> dict[str, str]:
     """Return why each part of a network that has weights of its own stays in floating point.
 
-    Biases of quantized layers are not listed: they always stay.
+    Biases of the layers that were ``quantized`` are not listed: they always stay.
     """
-    reasons = {}
+    reasons = dict.fromkeys(
+        (name for name in quantizable(network) if name not in quantized),
+        "a layer that the precision policy keeps in floating point",
+    )
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             continue

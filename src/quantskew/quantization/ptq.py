@@ -22,7 +22,7 @@ from quantskew.quantization.layers import (
 from quantskew.quantization.packing import Quantized, QuantizedWeight, in_half
 from quantskew.quantization.ranges import clipping_range
 from quantskew.quantization.rounding import adaround, gptq
-from quantskew.quantization.widths import uniform
+from quantskew.quantization.widths import FLOAT, uniform
 
 
 def quantize_network(
@@ -93,7 +93,7 @@ def quantize_network(
         "format": weights.format,
         "folded": folded,
         "equalized": equalized,
-        "left_out": left_out(network) if weights.format == "integer" else {},
+        "left_out": left_out(network, codes) if weights.format == "integer" else {},
         "calibration": _composition(calibration, groups) if used else "none: it cannot matter",
     }
     if activations.mode != "none":
@@ -122,6 +122,8 @@ def _quantize_layers(
     for name, layer in quantizable(network).items():
         if not layer.weight.isfinite().all():
             raise ValueError(f"the weight of {name} holds values that are not finite")
+        if widths[name] == FLOAT:
+            continue
         weight = quantize_weight(layer.weight, bits=widths[name], weights=weights)
         inputs = targets = torch.empty(0)
         if original is not None and images is not None:

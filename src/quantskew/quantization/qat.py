@@ -28,7 +28,7 @@ from quantskew.quantization.learned_activations import (
     take_learned_grids,
 )
 from quantskew.quantization.packing import Quantized, QuantizedWeight
-from quantskew.quantization.widths import uniform
+from quantskew.quantization.widths import FLOAT, uniform
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -139,6 +139,8 @@ def prepare(
             raise ValueError("QAT learns static activations, from calibration images on")
         learn_activations(network, activations, calibration)
     for name, layer in quantizable(network).items():
+        if widths[name] == FLOAT:
+            continue
         quantizer = LearnedScale(
             layer.weight, widths[name], per_channel=weights.granularity == "channel"
         )
@@ -202,7 +204,11 @@ def convert(network: nn.Module) -> Quantized:
         layer.__class__ = type(layer).__bases__[0]
         layer.weight = nn.Parameter(codes[name].dequantize())
     grids = take_learned_grids(network)
-    notes: dict[str, Any] = {"format": "integer", "folded": [], "left_out": left_out(network)}
+    notes: dict[str, Any] = {
+        "format": "integer",
+        "folded": [],
+        "left_out": left_out(network, codes),
+    }
     if grids is not None:
         restore(network, grids)
         notes["activations"] = grids

@@ -1,15 +1,24 @@
-"""Precision policies: how many bits each layer gets."""
+"""From sensitivities to widths: the arithmetic of precision policies."""
 
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.optimize import LinearConstraint, milp
 from torch import Tensor, nn
 
 from quantskew.params import Weights
 from quantskew.quantization.layers import ends, quantizable
 
+FLOAT = 32
+
 
 def uniform(network: nn.Module, example: Tensor, *, bits: int, weights: Weights) -> dict[str, int]:
     """Give every layer the same width but for the exempt ones.
 
-    ``weights.first_last`` is the width of the layers that run first and last.
+    ``weights.first_last`` is the width of the layers that run first and last, ``classifier`` that
+    of the last alone (32: floating point).
     ``weights.rgb_first`` is the width of a first convolution of exactly three input channels, as
     in Banner et al.'s implementation. Their test is on the channels, so the first layer of a
     network for grey images is *not* exempt there, nor here: use ``first_last`` for both kinds.
@@ -22,10 +31,167 @@ def uniform(network: nn.Module, example: Tensor, *, bits: int, weights: Weights)
     layers = quantizable(network)
     widths = dict.fromkeys(layers, bits)
     first, last = ends(network, example)
-    if weights.first_last is not None:
-        widths[first] = max(bits, weights.first_last)
-        widths[last] = max(bits, weights.first_last)
     layer = layers[first]
-    if weights.rgb_first is not None and isinstance(layer, nn.Conv2d) and layer.in_channels == 3:
-        widths[first] = max(widths[first], weights.rgb_first)
+    is_rgb = isinstance(layer, nn.Conv2d) and layer.in_channels == 3
+    widths[first] = max(bits, weights.first_last or 0, (weights.rgb_first or 0) if is_rgb else 0)
+    widths[last] = max(widths[last], weights.first_last or 0, weights.classifier or 0)
     return widths
+
+
+def allocate(
+    costs: Tensor,
+    sizes: Sequence[int],
+    choices: Sequence[int],
+    capacity: int,
+    *,
+    objective: Literal["mean", "worst_group"],
+) -> list[int]:
+    """Choose one width a layer at the least cost within a size, by integer programming.
+
+    ``mean`` minimises the sum of all costs. ``worst_group`` minimises t subject to
+    ``Σ_layers cost ≤ t`` for every group: the group that loses most loses as little as possible.
+
+    Parameters
+    ----------
+    costs
+        (layers, choices, groups).
+    sizes
+        Number of weights of each layer.
+    choices
+        Legal widths.
+    capacity
+        Most bits in all.
+    objective
+        ``mean`` or ``worst_group``.
+
+    Returns
+    -------
+    list
+        Width of each layer.
+
+    Raises
+    ------
+    ValueError
+        When not even the smallest widths fit.
+
+    Notes
+    -----
+    The solver's tolerance is relative to the costs, so they are scaled to a largest one of 1.
+    """
+    layers, options, groups = costs.shape
+    smallest = min(choices) * sum(sizes)
+    if smallest > capacity:
+        raise ValueError(
+            f"{min(choices)} bits in every layer take {smallest} bits; there are {capacity}"
+        )
+    table = costs.double().numpy().reshape(layers * options, groups)
+    table = table / max(np.abs(table).max(), np.finfo(float).tiny)
+    count = layers * options  # one 0/1 variable a layer and width, and then t
+    bits = np.outer(sizes, choices).reshape(1, count)
+    one_each = np.kron(np.eye(layers), np.ones(options))
+    constraints = [
+        LinearConstraint(np.hstack([bits, [[0]]]), ub=capacity),
+        LinearConstraint(np.hstack([one_each, np.zeros((layers, 1))]), lb=1, ub=1),
+    ]
+    worst = objective == "worst_group"
+    if worst:
+        constraints.append(LinearConstraint(np.hstack([table.T, -np.ones((groups, 1))]), ub=0))
+    cost = np.append(np.zeros(count) if worst else table.sum(1), float(worst))
+    solution = milp(
+        cost,
+        integrality=np.append(np.ones(count), 0),
+        bounds=(np.append(np.zeros(count), -np.inf), np.append(np.ones(count), np.inf)),
+        constraints=constraints,
+        options={"mip_rel_gap": 0.0},
+    )
+    if solution.x is None:
+        raise ValueError(f"no allocation of widths was found: {solution.message}")
+    picked = solution.x[:count].reshape(layers, options).argmax(1)
+    return [choices[index] for index in picked]
+
+
+def reduce_groups(
+    importance: Tensor, how: Literal["max", "mean", "cvar", "balanced"], *, share: float = 0.3
+) -> Tensor:
+    """Turn the importance to each group into one number a layer.
+
+    ``max`` and ``mean`` over groups; ``cvar`` the mean of the largest ``share`` of groups, at least
+    one; ``balanced`` first makes each group's importances sum to 1, so that all have an equal say.
+
+    Parameters
+    ----------
+    importance
+        (layers, groups), not negative.
+
+    Returns
+    -------
+    Tensor
+        (layers,).
+    """
+    match how:
+        case "max":
+            return importance.amax(1)
+        case "cvar":
+            worst = max(1, round(share * importance.shape[1]))
+            return importance.topk(worst, 1).values.mean(1)
+        case "balanced":
+            tiny = torch.finfo(importance.dtype).tiny
+            return (importance / importance.sum(0).clamp_min(tiny)).mean(1)
+    return importance.mean(1)
+
+
+def by_quantile(importance: Tensor, choices: Sequence[int]) -> Tensor:
+    """Place layers among the sorted choices by importance: an equal share of them at each.
+
+    Returns
+    -------
+    Tensor
+        (layers,): 0 for the narrowest choice, and so on.
+    """
+    ranks = importance.argsort(stable=True).argsort()
+    return ranks * len(choices) // len(ranks)
+
+
+def fit_to_size(
+    places: Tensor, importance: Tensor, sizes: Sequence[int], choices: Sequence[int], capacity: int
+) -> list[int]:
+    """Turn places among the sorted choices into widths that fill a size.
+
+    The least important layers are lowered until the capacity suffices, then the most important
+    ones raised as long as it does.
+
+    Parameters
+    ----------
+    places
+        (layers,), from 0 to the number of choices less one.
+    importance
+        (layers,).
+    sizes, choices, capacity
+        As for :func:`allocate`.
+
+    Returns
+    -------
+    list
+        Width of each layer.
+    """
+    choices = sorted(choices)
+    picked = places.tolist()
+    order = importance.argsort(stable=True).tolist()
+
+    def size() -> int:
+        return sum(n * choices[p] for n, p in zip(sizes, picked, strict=True))
+
+    for layer in order:
+        while size() > capacity and picked[layer] > 0:
+            picked[layer] -= 1
+    if size() > capacity:
+        raise ValueError(
+            f"{choices[0]} bits in every layer take {size()} bits; there are {capacity}"
+        )
+    for layer in reversed(order):
+        while picked[layer] < len(choices) - 1:
+            picked[layer] += 1
+            if size() > capacity:
+                picked[layer] -= 1
+                break
+    return [choices[p] for p in picked]

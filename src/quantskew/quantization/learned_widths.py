@@ -1,0 +1,113 @@
+"""Learned widths: a real-valued width a layer, trained by its effect on the loss."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import parametrize
+
+from quantskew.params import Weights
+from quantskew.quantization.layers import Layer
+from quantskew.quantization.ptq import quantize_weight
+
+
+class _Rounded(torch.autograd.Function):
+    """The weight at the nearest choice; the width gets the slope between its two neighbours."""
+
+    @staticmethod
+    def forward(ctx: Any, position: Tensor, versions: Tensor) -> Tensor:
+        place = position.clamp(0, len(versions) - 1)
+        below = int(place.floor().clamp_max(len(versions) - 2))
+        ctx.save_for_backward(versions[below + 1] - versions[below])
+        return versions[int(place.round())].clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return (gradient * slope).sum(), None
+
+
+class _LearnedWidth(nn.Module):
+    versions: Tensor
+
+    def __init__(self, versions: list[Tensor]) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(()))
+        self.register_buffer("versions", torch.stack(versions))
+
+    def position(self) -> Tensor:
+        """Return the width as a place among the choices, from 0 to their number less one."""
+        return torch.sigmoid(self.logit) * (len(self.versions) - 1)
+
+    def forward(self, _weight: Tensor) -> Tensor:
+        return _Rounded.apply(self.position(), self.versions)
+
+
+def learn_widths(
+    network: nn.Module,
+    layers: Sequence[str],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    choices: Sequence[int],
+    capacity: int,
+    weights: Weights,
+    steps: int = 100,
+    penalty: float = 10.0,
+    seed: int = 0,
+) -> Tensor:
+    """Learn how wide each layer should be; weights stay as they are.
+
+    Adam trains one logit a layer, on batches of 64, for cross-entropy plus ``penalty`` times the
+    share by which the expected size exceeds the capacity.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode; not changed.
+    layers
+        Names of those whose width is free.
+    images, labels
+        Calibration set.
+    choices
+        Legal widths.
+    capacity
+        Most bits of these layers in all.
+    weights
+        How a weight is rounded at a width.
+
+    Returns
+    -------
+    Tensor
+        Learned place of each layer among the sorted choices, (layers,), a real number; see
+        :func:`~quantskew.quantization.widths.fit_to_size`.
+    """
+    network = copy.deepcopy(network).requires_grad_(False)
+    choices = sorted(choices)
+    learned, sizes = [], []
+    for name in layers:
+        layer: Layer = network.get_submodule(name)  # type: ignore[assignment]
+        versions = [
+            quantize_weight(layer.weight, bits=b, weights=weights).dequantize() for b in choices
+        ]
+        learned.append(_LearnedWidth(versions))
+        sizes.append(layer.weight.numel())
+        parametrize.register_parametrization(layer, "weight", learned[-1])
+    optimizer = torch.optim.Adam([width.logit for width in learned], 0.1)
+    generator = torch.Generator().manual_seed(seed)
+    steps_between = torch.tensor(choices).diff().float()
+    for _ in range(steps):
+        picked = torch.randint(len(images), (64,), generator=generator)
+        positions = torch.stack([width.position() for width in learned])
+        # width at a place between two choices
+        filled = (positions[:, None] - torch.arange(len(choices) - 1)).clamp(0, 1)
+        bits = choices[0] + (filled * steps_between).sum(1)
+        excess = (bits @ torch.tensor(sizes, dtype=torch.float)) / capacity - 1
+        loss = cross_entropy(network(images[picked]), labels[picked]) + penalty * excess.relu()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return torch.stack([width.position() for width in learned]).detach()

@@ -1,0 +1,247 @@
+"""Precision policies: allocation against brute force, sensitivities against dense truth."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quantization_networks import SMALL, network
+from torch import nn
+
+from quantskew.params import Policy, Weights
+from quantskew.quantization.layers import quantizable
+from quantskew.quantization.learned_widths import learn_widths
+from quantskew.quantization.policies import choose_widths
+from quantskew.quantization.ptq import quantize_network
+from quantskew.quantization.qat import prepare, quantizers
+from quantskew.quantization.sensitivity import (
+    group_losses,
+    hawq,
+    hessian_traces,
+    importance,
+    measured,
+)
+from quantskew.quantization.widths import allocate, by_quantile, fit_to_size, reduce_groups
+
+CHOICES = (2, 4, 8)
+
+
+def cost_of(picked, costs, objective):
+    groups = sum(costs[layer, CHOICES.index(bits)] for layer, bits in enumerate(picked))
+    return groups.sum().item() if objective == "mean" else groups.max().item()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.sampled_from(["mean", "worst_group"]))
+def test_allocation_equals_brute_force(seed, objective):
+    generator = torch.Generator().manual_seed(seed)
+    layers, groups = 5, 3
+    costs = torch.rand(layers, len(CHOICES), groups, generator=generator) - 0.1
+    sizes = torch.randint(1, 100, (layers,), generator=generator).tolist()
+    capacity = 4 * sum(sizes)
+    picked = allocate(costs, sizes, CHOICES, capacity, objective=objective)
+    assert sum(n * b for n, b in zip(sizes, picked, strict=True)) <= capacity
+    best = min(
+        cost_of(widths, costs, objective)
+        for widths in itertools.product(CHOICES, repeat=layers)
+        if sum(n * b for n, b in zip(sizes, widths, strict=True)) <= capacity
+    )
+    assert cost_of(picked, costs, objective) == pytest.approx(best, abs=1e-6)
+
+
+def test_the_fair_allocation_protects_the_worst_group():
+    # layer 0 matters to group 0 a little, layer 1 to group 1 a lot less often but more
+    costs = torch.zeros(2, 3, 3)
+    costs[0, :, 0], costs[0, :, 1] = torch.tensor([5.0, 1, 0]), torch.tensor([5.0, 1, 0])
+    costs[1, :, 2] = torch.tensor([8.0, 1, 0])
+    sizes, capacity = [10, 10], 100
+    assert allocate(costs, sizes, CHOICES, capacity, objective="mean") == [4, 4]
+    costs[1, :, 2] = torch.tensor([6.0, 5.9, 0])
+    assert allocate(costs, sizes, CHOICES, capacity, objective="worst_group") == [2, 8]
+    assert allocate(costs, sizes, CHOICES, capacity, objective="mean") != [2, 8]
+
+
+def test_a_size_that_cannot_be_reached_is_refused():
+    with pytest.raises(ValueError, match="2 bits in every layer take 40 bits; there are 39"):
+        allocate(torch.zeros(2, 3, 1), [10, 10], CHOICES, 39, objective="mean")
+    with pytest.raises(ValueError, match="take 40 bits"):
+        fit_to_size(torch.zeros(2).int(), torch.rand(2), [10, 10], CHOICES, 39)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(2, 8), st.integers(0, 99))
+def test_quantile_widths_fill_the_size_and_follow_importance(sizes, bits, seed):
+    scores = torch.rand(len(sizes), generator=torch.Generator().manual_seed(seed))
+    capacity = bits * sum(sizes)
+    widths = fit_to_size(by_quantile(scores, CHOICES), scores, sizes, CHOICES, capacity)
+    used = sum(n * b for n, b in zip(sizes, widths, strict=True))
+    assert used <= capacity
+    if bits == 8:
+        assert set(widths) == {8}
+    for n, b in zip(sizes, widths, strict=True):  # none can be raised any more
+        wider = [c for c in CHOICES if c > b]
+        assert not wider or used + n * (wider[0] - b) > capacity
+
+
+def test_quantiles_are_equal_shares():
+    assert by_quantile(torch.tensor([5.0, 1, 3, 9, 7, 2]), CHOICES).tolist() == [1, 0, 1, 2, 2, 0]
+
+
+def test_reductions():
+    table = torch.tensor([[1.0, 3.0, 2.0, 0.0], [0.0, 1.0, 6.0, 1.0]])
+    assert reduce_groups(table, "max").tolist() == [3, 6]
+    assert reduce_groups(table, "mean").tolist() == [1.5, 2]
+    assert reduce_groups(table, "cvar", share=0.5).tolist() == [2.5, 3.5]
+    assert reduce_groups(table, "balanced").tolist() == pytest.approx([0.5, 0.5])
+
+
+@pytest.fixture
+def study():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
+    images, labels = torch.randn(30, 6), torch.randint(0, 3, (30,))
+    return net, images, labels, torch.arange(30) % 3 - 1
+
+
+def dense(net, name, images, labels):
+    """Loss of some images as a function of one weight."""
+    weight = net.get_submodule(name).weight
+
+    def loss(flat):
+        parameters = {f"{name}.weight": flat.view_as(weight)}
+        return nn.functional.cross_entropy(
+            torch.func.functional_call(net, parameters, (images,)), labels
+        )
+
+    return loss, weight.detach().flatten()
+
+
+def test_group_losses_leave_out_who_has_no_group(study):
+    net, images, labels, groups = study
+    losses = group_losses(net, images, labels, groups)
+    for group in (0, 1):
+        mask = groups == group
+        expected = nn.functional.cross_entropy(net(images[mask]), labels[mask])
+        torch.testing.assert_close(losses[group], expected)
+
+
+def test_traces_agree_with_the_dense_hessian(study):
+    net, images, labels, groups = study
+    layers = quantizable(net)
+    traces = hessian_traces(net, layers, images, labels, groups, probes=400)
+    for row, name in enumerate(layers):
+        for group in (0, 1):
+            mask = groups == group
+            loss, flat = dense(net, name, images[mask], labels[mask])
+            truth = torch.func.hessian(loss)(flat).trace()
+            torch.testing.assert_close(traces[row, group], truth, rtol=0.12, atol=0)
+
+
+def test_hawq_is_trace_times_distance(study):
+    net, images, labels, groups = study
+    layers = quantizable(net)
+    setting = Weights(granularity="channel")
+    table = hawq(net, layers, images, labels, groups, choices=CHOICES, weights=setting)
+    traces = hessian_traces(net, layers, images, labels, groups, probes=8).clamp_min(0)
+    for column, bits in enumerate(CHOICES):
+        made = quantize_network(net, images, bits=bits, weights=setting)
+        for row, (name, layer) in enumerate(layers.items()):
+            moved = made.weights[name].dequantize() - layer.weight
+            expected = traces[row] / layer.weight.numel() * moved.square().sum()
+            torch.testing.assert_close(table[row, column], expected.detach())
+
+
+def test_measured_is_one_layer_at_a_time(study):
+    net, images, labels, groups = study
+    layers = quantizable(net)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    table = measured(net, layers, images, labels, groups, choices=(2, 8), weights=Weights())
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    for row, name in enumerate(layers):
+        widths = {n: 2 if n == name else 32 for n in layers}
+        made = quantize_network(net, images, bits=2, weights=Weights(), widths=widths)
+        rise = group_losses(made.network, images, labels, groups) - group_losses(
+            net, images, labels, groups
+        )
+        torch.testing.assert_close(table[row, 0], rise.detach())
+    assert (table[:, 1].abs() < table[:, 0].abs()).any()
+
+
+@pytest.mark.parametrize("kind", ["gradient", "taylor"])
+def test_importance_is_that_of_the_groups_gradient(study, kind):
+    net, images, labels, groups = study
+    layers = quantizable(net)
+    table = importance(net, layers, images, labels, groups, kind=kind)
+    for row, name in enumerate(layers):
+        mask = groups == 1
+        loss, flat = dense(net, name, images[mask], labels[mask])
+        gradient = torch.func.grad(loss)(flat)
+        each = gradient.abs() if kind == "gradient" else (gradient * flat).square()
+        torch.testing.assert_close(table[row, 1], each.mean())
+
+
+def test_learned_widths_spend_bits_where_they_count(study):
+    _, images, _, _ = study
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 40), nn.Linear(40, 3)).eval()
+    net[2].weight.data.copy_(torch.eye(40))  # two bits hold it exactly
+    net[3].weight.data.mul_(30)  # confident logits, so that errors cost
+    labels = net(images).argmax(1)
+    places = learn_widths(
+        net,
+        ["0", "2", "3"],
+        images,
+        labels,
+        choices=CHOICES,
+        capacity=3 * (240 + 1600 + 120),
+        weights=Weights(granularity="channel"),
+        steps=60,
+    )
+    assert places.argmin() == 1
+    assert ((places >= 0) & (places <= 2)).all()
+
+
+POLICIES = [
+    Policy(by="hawq", objective="worst_group"),
+    Policy(by="measured"),
+    Policy(by="importance", reduce="cvar"),
+    Policy(by="learned"),
+]
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "efficientnet_b0"])
+def test_policies_keep_the_size_on_every_architecture(name):
+    original, images = network(name)
+    labels, groups = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 0, 1])
+    setting = Weights(first_last=8)
+    policies = POLICIES if name.startswith("v") else POLICIES[::2]
+    layers = quantizable(original)
+    plain = choose_widths(
+        original, images, images, labels, groups, bits=4, weights=setting, policy=Policy()
+    )
+    for policy in policies:
+        widths = choose_widths(
+            original, images, images, labels, groups, bits=4, weights=setting, policy=policy
+        )
+        total, most = (
+            sum(layer.weight.numel() * chosen[key] for key, layer in layers.items())
+            for chosen in (widths, plain)
+        )
+        assert 0.6 * most < total <= most
+        assert [key for key in widths if plain[key] == 8] == [
+            key for key in widths if plain[key] == 8 and widths[key] == 8
+        ]
+        made = quantize_network(original, images, bits=4, weights=setting, widths=widths)
+        assert {key: weight.bits for key, weight in made.weights.items()} == widths
+
+
+def test_a_classifier_may_stay_in_floating_point():
+    original, images = network("vgg")
+    setting = Weights(classifier=32)
+    made = quantize_network(original, images, bits=2, weights=setting)
+    assert "12" not in made.weights
+    assert made.notes["left_out"]["12"].startswith("a layer that the precision policy keeps")
+    assert torch.equal(made.network[12].weight, original[12].weight)
+    assert "12" not in quantizers(prepare(original, images, bits=2, weights=setting))
+    eight = quantize_network(original, images, bits=2, weights=Weights(classifier=8))
+    assert eight.weights["12"].bits == 8
