@@ -25,6 +25,7 @@ def _people():
             "sex": ["f", "m", None, "f"] * 6,
             "age": range(20, 20 + COUNT),
             "patient": [number // 2 for number in range(COUNT)],
+            "where": ["here"] * COUNT,
         }
     )
 
@@ -49,7 +50,15 @@ def test_three_lines_of_yaml_read_a_parquet_file(tmp_path):
     samples = load(tmp_path / "samples.parquet")
     assert samples.classes == ("ill", "well")
     assert samples.images.shape == (COUNT, 3, 64, 64)
-    assert set(samples.attributes) == {"label", "diagnosis", "part", "sex", "age", "patient"}
+    assert set(samples.attributes) == {
+        "label",
+        "diagnosis",
+        "part",
+        "sex",
+        "age",
+        "patient",
+        "where",
+    }
     row = int(samples.ids[0].rpartition("/")[2])
     assert samples.attributes["age"][0] == 20 + row
     assert samples.classes[samples.labels[0]] == _people()["diagnosis"][row]
@@ -68,7 +77,7 @@ def test_pixels_as_lists_and_the_pairs_of_the_hub(tmp_path, column):
         attributes=("sex",), size=32, channels=1 if column == "lists" else None,
     )  # fmt: skip
     prepared = _made(source, tmp_path)
-    assert list(prepared.rows) == ["id", "label", "split", "sex", "diagnosis"]
+    assert list(prepared.rows) == ["id", "label", "split", "diagnosis", "sex"]
     assert prepared.rows["split"].value_counts().to_dict() == {"train": 12, "test": 6}
     if column == "lists":
         rows = prepared.rows["id"].str.rpartition("/")[2].astype(int)
@@ -120,6 +129,8 @@ def test_a_folder_and_its_csv(tmp_path):
     assert "patient" not in rows
     patients = rows["id"].str[4:-4].astype(int) // 2
     assert all(len(set(side)) == 1 for _, side in rows["split"].groupby(patients))
+    with pytest.raises(SourceError, match=r"sources.mine has no column 'six'; did you mean 'sex'"):
+        _made(source.model_copy(update={"attributes": ("six",)}), tmp_path)
     with pytest.raises(SourceError, match="no column 'image'"):
         _made(source.model_copy(update={"image": "image"}), tmp_path)
     (folder / "second.csv").write_text("a,b\n")

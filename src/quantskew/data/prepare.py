@@ -12,10 +12,12 @@ from pandas.api.types import union_categoricals
 from quantskew.data import quality, splits
 from quantskew.data.decoding import decode_all
 from quantskew.data.sources import Raw, SourceError, read
+from quantskew.data.sources.own import need
 from quantskew.data.storing import Prepared
 from quantskew.params import Source
 
 RESERVED = ("id", "split", "label", "image")
+_AT = "\0at"  # place of the pixels, while rows are moved about: no name a table has
 _SPLITS = {
     "train": "train",
     "training": "train",
@@ -66,6 +68,10 @@ def prepare(name: str, source: Source, root: str | Path) -> Prepared:
     if source.label not in (None, label):
         raise SourceError(f"sources.{name}.label: {source.label!r}; the label is {label!r} here")
     rows, classes, reasons = _judged(raw, name, label)
+    if source.attributes is not None:
+        need(rows, f"sources.{name}", *source.attributes)
+        chosen = {*RESERVED, label, raw.together, *source.attributes}
+        rows = rows[[column for column in rows if column in chosen]]
     if source.validation == "leave_out":
         left_out = (rows["split"] == "validation").to_numpy()
     else:
@@ -89,12 +95,12 @@ def prepare(name: str, source: Source, root: str | Path) -> Prepared:
         reasons[positions[position]] = reason
     rejects = _rejects(name, source, raw, rows["id"], reasons)
 
-    rows.loc[wanted, "where"] = np.arange(len(positions))
-    rows = rows[pd.isna(reasons) & ~left_out].astype({"where": int})
+    rows.loc[wanted, _AT] = np.arange(len(positions))
+    rows = rows[pd.isna(reasons) & ~left_out].astype({_AT: int})
     rows = rows.sort_values(["split", "id"], ignore_index=True)  # a first twin is one of test
-    further = [str(c) for c in rows if c not in (*RESERVED, label, raw.together, "where")]
+    further = [str(c) for c in rows if c not in (*RESERVED, label, raw.together, _AT)]
     checked = {label: rows["label"], **{name: rows[name] for name in further}}
-    twins = quality.find_twins(digests[rows["where"]], checked)
+    twins = quality.find_twins(digests[rows[_AT]], checked)
     keep = _without_twins(rows["split"], twins, label, source.duplicates)
     found = quality.findings(twins, rows, keep)
 
@@ -108,8 +114,8 @@ def prepare(name: str, source: Source, root: str | Path) -> Prepared:
         stay = splits.thin(rows["label"].to_numpy()[train], fractions, source.split_seed)
         rows = rows.drop(index=train[~stay])
     rows = rows.sort_values(["split", "id"], ignore_index=True)
-    where = rows["where"].to_numpy()
-    rows = rows.drop(columns=["where", *([raw.together] if raw.together else [])])
+    where = rows[_AT].to_numpy()
+    rows = rows.drop(columns=[_AT, *([raw.together] if raw.together else [])])
     if raw.measure:
         rows = rows.assign(**_measured(raw.measure, pixels, where))
     metadata = {
@@ -161,7 +167,7 @@ def _judged(raw: Raw, name: str, label: str) -> tuple[pd.DataFrame, tuple[str, .
     given = rows["label"].map(_text)
     classes = raw.classes or _sorted(given.dropna().unique().tolist())
     if len(classes) < 2:
-        raise SourceError(f"{name}: the label {label!r} is {classes[0]!r} for all")
+        raise SourceError(f"{name}: the label {label!r} is {''.join(classes) or None!r} for all")
     codes = given.map({text: code for code, text in enumerate(classes)})
     for row in np.flatnonzero(codes.isna()):
         legal = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")

@@ -76,12 +76,11 @@ def _raw(source: Source, table: pd.DataFrame, images: Any, where: str) -> Raw:
     label = source.label or "label"
     split = source.split or ("split" if "split" in table else None)
     further = [name for name in (split, source.together) if name]
-    need(table, where, label, *further, *(source.attributes or ()))
+    need(table, where, label, *further)
     rows = pd.DataFrame({"id": table["id"].astype(str), "label": table[label]})
     if split:
         rows["split"] = table[split]
-    chosen = table.columns if source.attributes is None else source.attributes
-    for name in dict.fromkeys([*chosen, label, *further]):
+    for name in table:
         if name not in (*_RESERVED, split):
             rows[name] = table[name]
     return Raw(
