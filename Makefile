@@ -1,22 +1,22 @@
 # make        the study: environment, then every stage whose inputs changed
 # make test   all checks: style, types, tests
 PYTHON ?= python3
-BIN := .venv/bin
 INSTALLED := .venv/installed
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: study test clean
 study: $(INSTALLED)
-	$(BIN)/dvc repro
+	dvc repro
 
 test: $(INSTALLED)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	touch $@
 
 clean:
