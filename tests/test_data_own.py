@@ -138,6 +138,17 @@ def test_a_folder_and_its_csv(tmp_path):
         _made(source, tmp_path)
 
 
+def test_names_of_digits_keep_their_zeros(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = [f"{seed:04d}" for seed in range(COUNT)]
+    for seed, name in enumerate(names):
+        (folder / name).write_bytes(layouts.picture(seed, 20, 20, "PNG"))
+    _people().assign(image=names).to_csv(folder / "people.csv", index=False)
+    prepared = _made(Source(reader="folder", path=str(folder), label="diagnosis"), tmp_path)
+    assert sorted(prepared.rows["id"]) == names
+
+
 def test_nothing_outside_the_folder_is_read(tmp_path):
     names = [f"sub/{seed}.png" for seed in range(COUNT)]
     outside = tmp_path / "secret.png"

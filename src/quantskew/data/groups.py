@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from quantskew.command import UserError
 from quantskew.params import Groups, close_names
 
 UNKNOWN = "unknown"
 _MANY = 20
 
 
-class GroupError(ValueError):
+class GroupError(UserError, ValueError):
     """A grouping that the samples cannot be divided by."""
 
 

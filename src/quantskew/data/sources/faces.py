@@ -22,11 +22,6 @@ UTKFACE_TERMS = Terms(
     citation="Zhang, Song, Qi: Age progression/regression by conditional adversarial autoencoder. "
     "CVPR 2017",
 )
-UTKFACE_HUB = Terms(
-    page="https://huggingface.co/datasets/nu-delta/utkface",
-    licence=UTKFACE_TERMS.licence,
-    citation=UTKFACE_TERMS.citation,
-)
 RACES = ("White", "Black", "Asian", "Indian", "Others")
 GENDERS = ("Male", "Female")
 _UTKFACE_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d{8}.*\.jpe?g")
@@ -39,7 +34,7 @@ CELEBA_TERMS = Terms(
 CELEBA_HUB = "flwrlabs/celeba", "2d738f56e0e7f925ea36ae7c808ea925264aacec"
 
 FAIRFACE_TERMS = Terms(
-    page="https://huggingface.co/datasets/HuggingFaceM4/FairFace",
+    page="https://github.com/joojs/fairface",
     licence="CC BY 4.0",
     citation="Karkkainen, Joo: FairFace: face attribute dataset for balanced race, gender, and age "
     "for bias measurement and mitigation. WACV 2021",
@@ -72,10 +67,8 @@ def utkface(source: Source, where: Path) -> Raw:
         archive = where
     if archive is not None and archive.suffix != ".parquet":
         rows, images, rejects = _utkface_files(Store(archive))
-        terms = UTKFACE_TERMS
     else:
-        terms = UTKFACE_HUB
-        files = fetch("nu-delta/utkface", source.revision, ["data/*.parquet"], where, terms)
+        files = fetch("nu-delta/utkface", source.revision, ["data/*.parquet"], where, UTKFACE_TERMS)
         rows, images, rejects = _utkface_hub(files)
     label = choice(source.label, ("race", "gender", "age"), "label")
     edges = Groups().bins["age"]
@@ -88,7 +81,7 @@ def utkface(source: Source, where: Path) -> Raw:
     return Raw(
         rows=rows,
         images=images,
-        terms=terms,
+        terms=UTKFACE_TERMS,
         label=label,
         classes=classes,
         size=SIZE,

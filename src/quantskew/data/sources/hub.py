@@ -42,14 +42,11 @@ def fetch(
     found = _matching(where, patterns)
     if found:
         return found
+    page = f"https://huggingface.co/datasets/{repository}"
+    wanted = f"{', '.join(patterns)} of {page}, or the original files,"
     if revision is None:
-        raise missing(
-            terms,
-            ", ".join(patterns),
-            where,
-            f"give as revision the commit to read; the commits of {repository} are listed at "
-            f"{terms.page}/commits/main",
-        )
+        because = f"give as revision the commit to read; they are listed at {page}/commits/main"
+        raise missing(terms, wanted, where, because)
     from huggingface_hub import snapshot_download
 
     try:
@@ -61,7 +58,7 @@ def fetch(
             local_dir=where,
         )
     except Exception as error:  # of the network, of the hub, of the disk
-        raise missing(terms, ", ".join(patterns), where, error) from None
+        raise missing(terms, wanted, where, error) from None
     return _matching(where, patterns)
 
 

@@ -45,8 +45,8 @@ def folder(source: Source, where: Path) -> Raw:
     return _raw(source, table.drop(columns=source.image), store.read(names), str(tables[0]))
 
 
-def read_csv(path: Path, *needed: str) -> pd.DataFrame:
-    """Read a CSV that must have some columns.
+def read_csv(path: Path, image: str, *needed: str) -> pd.DataFrame:
+    """Read a CSV that must have some columns; that of the images is text, though it be digits.
 
     Raises
     ------
@@ -54,10 +54,10 @@ def read_csv(path: Path, *needed: str) -> pd.DataFrame:
         When it is no CSV or lacks one of the columns.
     """
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype={image: str})
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         raise SourceError(f"{path} is not a CSV: {error}") from None
-    need(table, str(path), *needed)
+    need(table, str(path), image, *needed)
     return table
 
 

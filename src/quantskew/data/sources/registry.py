@@ -8,13 +8,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from quantskew.command import UserError
 from quantskew.params import Source, close_names
 
 Image = Path | bytes | np.ndarray
 """An image before decoding: a file, the bytes of one, or uint8 pixels (H×W or H×W×3)."""
 
 
-class SourceError(ValueError):
+class SourceError(UserError, ValueError):
     """A data set cannot be read; the message says what was looked for and what would be right."""
 
 
@@ -125,7 +126,8 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
 
 def missing(terms: Terms, files: str, where: Path, because: object = "") -> SourceError:
     """Say what to get, from which page, under which terms, and where to put it."""
-    cause = f" and none can be fetched ({because})" if because else ""
+    reason = str(because).partition("\n")[0]
+    cause = f" and none can be fetched ({reason})" if reason else ""
     return SourceError(
         f"the files are not in {where}{cause}. Get {files} from {terms.page} "
         f"(terms: {terms.licence}) and put them there, or give the folder they are in as path"
