@@ -405,6 +405,11 @@ def test_without_files_and_network_the_error_says_what_to_get(tmp_path, name, pa
     assert "terms: " in said
 
 
+def test_an_imbalanced_set_shares_the_files_of_the_whole(tmp_path):
+    with pytest.raises(SourceError, match=f"not in {tmp_path}/cifar10 "):
+        prepare("imbalanced-cifar10", Source(), tmp_path)
+
+
 def test_the_hub_is_read_at_a_commit_only(tmp_path):
     with pytest.raises(SourceError, match="give as revision the commit to read"):
         prepare("utkface", Source(), tmp_path)

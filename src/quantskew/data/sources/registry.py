@@ -102,7 +102,8 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
     source
         Its entry.
     root
-        Folder of downloads: files of a reader are looked for in ``root/<reader>``.
+        Folder of downloads: files of a reader are looked for in ``root/<reader>``, those of an
+        imbalanced set beside those of the whole.
 
     Raises
     ------
@@ -115,7 +116,8 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
             f"sources.{name}: no reader is named {given!r}{close_names(given, names())}; "
             f"there are {', '.join(names())}. Your own images are read by reader: parquet or folder"
         )
-    where = Path(source.path).expanduser() if source.path else Path(root) / given
+    own = Path(root) / given.removeprefix("imbalanced-")  # thinned or not, the files are the same
+    where = Path(source.path).expanduser() if source.path else own
     if source.path and not where.exists():
         raise SourceError(f"sources.{name}.path: {source.path} does not exist")
     try:

@@ -91,13 +91,13 @@ def _build(kind: Any, where: Path, archives: dict[str, str], terms: Terms, **opt
     if len(found) == len(archives):
         with tempfile.TemporaryDirectory() as folder:
             for path, md5 in found.items():
-                link = Path(folder) / path.relative_to(where)
-                link.parent.mkdir(parents=True, exist_ok=True)
+                target = Path(folder) / path.relative_to(where)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 if ".tar" in path.suffixes:
                     check_md5(path, md5)
-                    link.symlink_to(path.resolve())
+                    target.symlink_to(path.resolve())
                 else:
-                    _unpack(path, md5, link.with_suffix(""))
+                    _unpack(path, md5, target.with_suffix(""))
             return kind(folder, download=True, **options)
     try:
         where.mkdir(parents=True, exist_ok=True)
