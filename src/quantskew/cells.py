@@ -6,7 +6,7 @@ depend on:
 
 ==========  ======================================================================================
 code        the source of the function's module and of every quantskew module it imports, without
-            comments and docstrings
+            comments and docstrings (but for the declarations of parameters and tables)
 libraries   the versions of torch, torchvision, timm and numpy
 data        the content of the files it reads
 parameters  its other arguments
@@ -37,6 +37,8 @@ from tqdm import tqdm
 from quantskew.command import UserError
 
 LIBRARIES = ("numpy", "timm", "torch", "torchvision")
+# what these declare reaches a cell as the values of its arguments and the files it reads
+DECLARATIONS = {"params", "tables", "command"}
 
 
 class CellError(UserError, RuntimeError):
@@ -115,6 +117,8 @@ def _imports(module: str) -> set[str]:
         name = waiting.pop()
         if name in found or not name.startswith(package):
             continue
+        if name.removeprefix(f"{package}.") in DECLARATIONS:
+            continue
         specification = importlib.util.find_spec(name)
         if specification is None or not specification.has_location:
             continue
@@ -143,7 +147,8 @@ def _is_module(name: str) -> bool:
 @cache
 def _tree(module: str) -> ast.Module:
     specification = importlib.util.find_spec(module)
-    assert specification is not None and specification.origin is not None
+    assert specification is not None
+    assert specification.origin is not None
     return ast.parse(Path(specification.origin).read_text(encoding="utf-8"))
 
 

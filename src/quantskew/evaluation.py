@@ -15,7 +15,6 @@ from quantskew.impact.weights import compare
 from quantskew.params import Architecture
 from quantskew.quantization import packing
 from quantskew.quantization.layers import fold, quantizable
-from quantskew.training.baseline import build
 
 
 def restore(path: Path, network: nn.Module, bits: int) -> nn.Module:
@@ -52,10 +51,10 @@ def evaluate(
         Which network.
     """
     data = load(samples)
-    network = restore(file, build(model, architecture, data), bits)
+    network = restore(file, models.build_for(data, model, architecture), bits)
     outputs = models.logits(network.to(models.device()), data.test.images)
     safetensors.torch.save_file({"logits": outputs}, folder / "logits.safetensors")
-    original = build(model, architecture, data)
+    original = models.build_for(data, model, architecture)
     models.load_checkpoint(original, base)
     widths = {}
     if bits != 32:

@@ -23,7 +23,6 @@ from quantskew.params import Architecture, Method, Qat, Training
 from quantskew.quantization import packing, qat
 from quantskew.quantization.ptq import quantize_network
 from quantskew.training.baseline import (
-    build,
     class_weights,
     sample_order,
     save_history,
@@ -75,7 +74,7 @@ def quantize(
         How QAT trains: the optimizer of the baseline with the rates of QAT.
     """
     data = load(samples)
-    network = build(model, architecture, data)
+    network = models.build_for(data, model, architecture)
     models.load_checkpoint(network, base)
     example = models.as_input(data.train.images[:2], torch.device("cpu"))
     if method.training == "none":

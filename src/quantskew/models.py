@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from quantskew._torchvision import torchvision
 from quantskew.command import UserError
+from quantskew.data.loading import Samples
 from quantskew.params import Architecture, close_names
 
 # isort: split
@@ -165,6 +166,18 @@ def build(
         partial(_normalize, mean=_plane(mean), std=_plane(std)), prepend=True
     )
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def build_for(data: Samples, name: str, architecture: Architecture | None) -> nn.Module:
+    """Build a network that fits the images and the classes of a data set."""
+    _, channels, size, _ = data.images.shape
+    return build(
+        name,
+        classes=len(data.classes),
+        channels=channels,
+        size=size,
+        architecture=architecture,
+    )
 
 
 def _plane(values: tuple[float, ...]) -> Tensor:

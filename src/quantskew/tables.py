@@ -250,17 +250,18 @@ def write(name: str, rows: pd.DataFrame, path: str | Path) -> None:
     unknown = [column for column in rows if column not in spec.schema.names]
     if missing or unknown:
         raise TableError(f"table {name!r} for {path}: lacks {missing}, does not know {unknown}")
-    try:
-        table = pa.Table.from_pandas(rows, schema=spec.schema, preserve_index=False)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TableError(f"table {name!r} for {path}: {'; '.join(map(str, error.args))}") from None
     for field in spec.schema:
-        if not field.nullable and table[field.name].null_count:
-            row = rows[rows[field.name].isna().to_numpy()].iloc[0]
+        empty = rows[field.name].isna()
+        if not field.nullable and empty.any():
+            row = rows[empty.to_numpy()].iloc[0]
             raise TableError(
                 f"table {name!r} for {path}: {field.name} is missing where "
                 + ", ".join(f"{column} = {row[column]}" for column in spec.key)
             )
+    try:
+        table = pa.Table.from_pandas(rows, schema=spec.schema, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TableError(f"table {name!r} for {path}: {'; '.join(map(str, error.args))}") from None
     twice = rows.duplicated(list(spec.key))
     if twice.any():
         keys = rows.loc[twice.to_numpy(), list(spec.key)].iloc[0].to_dict()

@@ -49,7 +49,7 @@ def train(
     """
     data = load(samples)
     torch.manual_seed(seed)
-    network = build(model, architecture, data).to(models.device())
+    network = models.build_for(data, model, architecture).to(models.device())
     if architecture is not None and architecture.checkpoint is not None:
         models.load_checkpoint(network, architecture.checkpoint)
         history, watched = History(), np.array([], dtype=np.int64)
@@ -67,18 +67,6 @@ def train(
         )
     models.save_weights(network, folder / "network.safetensors")
     save_history(folder / "history.safetensors", history, watched)
-
-
-def build(model: str, architecture: Architecture | None, data: Samples) -> torch.nn.Module:
-    """Build the network that fits a data set."""
-    _, channels, size, _ = data.images.shape
-    return models.build(
-        model,
-        classes=len(data.classes),
-        channels=channels,
-        size=size,
-        architecture=architecture,
-    )
 
 
 def watched_samples(data: Samples) -> np.ndarray:

@@ -1,0 +1,138 @@
+import os
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from quantskew import cells
+from quantskew.cells import Cell, CellError
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("QUANTSKEW_CELLS", str(tmp_path / "cells"))
+    return tmp_path / "cells"
+
+
+def note(folder: Path, *, text: str, journal: str) -> None:
+    with Path(journal).open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+    (folder / "out.txt").write_text(text, encoding="utf-8")
+
+
+def fail_on_three(folder: Path, *, number: int) -> None:
+    if number == 3:
+        raise ValueError("three is not wanted")
+    (folder / "out.txt").write_text(str(number), encoding="utf-8")
+
+
+def go_on(folder: Path, *, journal: str) -> None:
+    checkpoint = folder / "checkpoint.txt"
+    seen = checkpoint.read_text() if checkpoint.exists() else ""
+    if not seen:
+        checkpoint.write_text("half")
+        raise RuntimeError("interrupted")
+    (folder / "out.txt").write_text(f"after {seen}", encoding="utf-8")
+
+
+def test_a_finished_cell_is_not_done_again(tmp_path):
+    journal = tmp_path / "journal"
+    work = [Cell(t, note, text=t, journal=str(journal)) for t in "ab"]
+    first = cells.run(work, title="t", jobs=1)
+    assert (first["b"] / "out.txt").read_text() == "b"
+    more = [*work, Cell("c", note, text="c", journal=str(journal))]
+    cells.run(more, title="t", jobs=1)
+    assert journal.read_text().split() == ["a", "b", "c"]
+
+
+def test_processes_give_the_same_as_one(tmp_path):
+    work = [Cell(str(n), fail_on_three, number=n) for n in (1, 2)]
+    done = cells.run(work, title="t", jobs=2)
+    assert [(done[n] / "out.txt").read_text() for n in "12"] == ["1", "2"]
+
+
+def test_other_cells_finish_when_one_fails(store):
+    work = [Cell(str(n), fail_on_three, number=n) for n in (1, 3, 2)]
+    with pytest.raises(CellError, match=r"1 of 3 cells failed.*\n.*3: ValueError: three is not"):
+        cells.run(work, title="t", jobs=1)
+    assert sorted(p.read_text() for p in store.rglob("out.txt")) == ["1", "2"]
+
+
+def test_an_interrupted_cell_goes_on_from_its_checkpoint(store):
+    cell = Cell("x", go_on, journal="")
+    with pytest.raises(CellError, match="interrupted"):
+        cells.run([cell], title="t", jobs=1)
+    done = cells.run([cell], title="t", jobs=1)
+    assert [p.name for p in done["x"].iterdir()] == ["out.txt"]
+    assert (done["x"] / "out.txt").read_text() == "after half"
+
+
+def test_the_fingerprint_follows_arguments_and_the_content_of_files(tmp_path):
+    file = tmp_path / "data"
+    file.write_text("one")
+    before = Cell("x", note, text="a", journal=file).fingerprint
+    assert Cell("another name", note, text="a", journal=file).fingerprint == before
+    assert Cell("x", note, text="b", journal=file).fingerprint != before
+    file.write_text("two!")
+    assert Cell("x", note, text="a", journal=file).fingerprint != before
+
+
+def test_an_argument_without_identity_is_refused():
+    with pytest.raises(TypeError, match="cannot depend on a object"):
+        _ = Cell("x", note, text=object(), journal="").fingerprint
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package in which one module imports another, and a third stands apart."""
+    name = f"made_{os.getpid()}_{tmp_path.name[-8:]}".replace("-", "_")
+    root = tmp_path / name
+    root.mkdir()
+    (root / "__init__.py").write_text("")
+    (root / "apart.py").write_text("X = 1\n")
+    (root / "base.py").write_text("def double(x):\n    return 2 * x\n")
+    (root / "top.py").write_text(f"from {name} import base\n\nY = base.double(2)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def code() -> str:
+        for function in (cells.code_hash, cells._tree):
+            function.cache_clear()
+        return cells.code_hash(f"{name}.top")
+
+    return root, code
+
+
+def test_comments_and_docstrings_do_not_count(package):
+    root, code = package
+    before = code()
+    text = '''
+        """A module."""
+
+        def double(x):
+            """Twice x."""
+            # a comment
+            return 2 * x
+    '''
+    (root / "base.py").write_text(textwrap.dedent(text))
+    (root / "apart.py").write_text("X = 2\n")
+    assert code() == before
+
+
+def test_the_code_that_is_imported_counts(package):
+    root, code = package
+    before = code()
+    (root / "base.py").write_text("def double(x):\n    return 3 * x\n")
+    assert code() != before
+
+
+def test_two_cells_of_one_name_are_refused():
+    work = [Cell("x", note, text=t, journal="") for t in "ab"]
+    with pytest.raises(ValueError, match="share a name"):
+        cells.run(work, title="t", jobs=1)
+
+
+def test_analysis_is_no_part_of_training():
+    found = cells._imports("quantskew.training.baseline")
+    assert "quantskew.training.loop" in found
+    assert "quantskew.models" in found
+    assert not [m for m in found if "analysis" in m or "fairness" in m or "quantization" in m]

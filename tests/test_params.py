@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from quantskew.params import ParamsError, close_names, load, parse
+
+ROOT = Path(__file__).parents[1]
+
+
+def given(**changes):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        *sections, last = key.split("__")
+        at = params
+        for section in sections:
+            at = at[section]
+        at[last] = value
+    return params
+
+
+def test_the_default_is_legal():
+    study = load(ROOT / "params.yaml")
+    assert study.bits == (8, 4, 2)
+    assert study.mitigations["fair_qat"].recipe == study.mitigations["uo_wcr"].recipe
+
+
+def test_bits_may_be_one_number():
+    assert parse(given(bits=2)).bits == (2,)
+
+
+@pytest.mark.parametrize("text", ["1e-6", "1e-06", "1.0e-06", "0.000001"])
+def test_small_numbers_are_numbers_however_they_are_written(text):
+    value = yaml.safe_load(f"lr: {text}")["lr"]
+    assert parse(given(training__lr=value)).training.lr == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bits": 9}, ["bits.0", "9", "less than or equal to 8"]),
+        ({"bits": []}, ["bits", "at least 1"]),
+        ({"bits": [4, 4]}, ["bits", "4 is given more than once"]),
+        ({"seeds": [-1]}, ["seeds.0", "-1"]),
+        ({"training__epochs": 0}, ["training.epochs", "0"]),
+        ({"training__lr": "fast"}, ["training.lr", "'fast'"]),
+        ({"training__lr": float("nan")}, ["training.lr", "nan"]),
+        ({"training__epoch": 3}, ["training.epoch", "unknown key", "did you mean 'epochs'"]),
+        ({"methods__ptq__weights": {"range": "mimmax"}}, ["methods.ptq.weights.range", "'minmax'"]),
+        ({"methods__ptq__weights": {"rang": "mse"}}, ["methods.ptq.weights.rang", "'range'"]),
+        ({"methods__my/method": {}}, ["'my/method'", "file name"]),
+        ({"mitigations__ptq": {}}, ["ptq", "in methods and in mitigations"]),
+        ({"datasets": ["minst5k"]}, ["minst5k", "sources", "did you mean 'mnist5k'"]),
+        ({"statistics__alpha": 0.7}, ["statistics.alpha", "0.7"]),
+        ({"groups__bins": {"age": [40, 20]}}, ["groups.bins", "rising"]),
+        ({"methods__ptq__dampening": True}, ["methods.ptq", "qat"]),
+        ({"methods__ptq__recipe": {"class_weights": [1, 2]}}, ["recipe", "weighted"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_legal(changes, words):
+    with pytest.raises(ParamsError) as error:
+        parse(given(**changes))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ParamsError) as error:
+        parse(given(bits=1, training__epochs=-1))
+    assert "bits.0" in str(error.value)
+    assert "training.epochs" in str(error.value)
+
+
+def test_a_missing_section_is_named():
+    params = given()
+    del params["models"]
+    with pytest.raises(ParamsError, match="models: is required"):
+        parse(params)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(ParamsError, match="no such file"):
+        load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("bits: [4", encoding="utf-8")
+    with pytest.raises(ParamsError, match="not YAML"):
+        load(tmp_path / "params.yaml")
+
+
+def test_parameters_cannot_be_changed():
+    study = load(ROOT / "params.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        study.bits = (2,)
+
+
+def test_close_names():
+    assert close_names("minst", ["mnist", "utkface"]) == "; did you mean 'mnist'?"
+    assert close_names("zzz", ["mnist"]) == ""
