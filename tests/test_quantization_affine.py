@@ -1,6 +1,7 @@
 """The affine grid against torch's own fake quantization and against Banner's definition."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -119,3 +120,16 @@ def test_fake_quantization_is_both_steps_in_one(values, bits, scheme):
     grid = scale_and_zero_point(x.min() * 0.8, x.max() * 0.8, bits, scheme)
     codes = quantize(x, *grid, *code_range(bits, scheme))
     assert torch.equal(fake_quantize(x, *grid, *code_range(bits, scheme)), dequantize(codes, *grid))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_brevitas_agrees_at_its_scale(bits):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        layers = pytest.importorskip("brevitas.nn")
+        layer = layers.QuantConv2d(5, 6, 3, weight_bit_width=bits)
+        theirs = layer.quant_weight()
+    zero = torch.zeros((), dtype=torch.int32)
+    limits = code_range(bits, "symmetric_narrow")
+    made = fake_quantize(layer.weight.detach(), theirs.scale.detach(), zero, *limits)
+    assert torch.equal(made, theirs.value.detach())

@@ -10,8 +10,10 @@ from quantization_networks import SMALL, network
 from safetensors.torch import save_file
 
 from quantskew.params import Weights
+from quantskew.quantization.layers import quantizable
 from quantskew.quantization.packing import PackingError, load, pack, read, save, unpack
 from quantskew.quantization.ptq import quantize_network
+from quantskew.quantization.qat import convert, prepare
 
 
 def test_golden_bytes():
@@ -61,6 +63,30 @@ def test_a_loaded_network_gives_the_same_logits_bit_by_bit(name, tmp_path):
         assert logits.dtype == torch.float32
         assert torch.equal(logits, quantized.network(images))
         assert not torch.equal(logits, original(images))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_035"])
+@torch.no_grad()
+def test_memory_format_of_every_weight_is_kept(name, tmp_path):
+    """Strides of size-1 dimensions too: they decide which kernels run."""
+
+    def fresh():
+        made, images = network(name, channels=1)
+        return made.to(memory_format=torch.channels_last), images
+
+    original, images = fresh()
+    trained = prepare(original, images, bits=4, weights=Weights())
+    for made in (
+        quantize_network(original, images, bits=4, weights=Weights()),
+        quantize_network(original, images, bits=4, weights=Weights(fold_bn=False)),
+        convert(trained),
+    ):
+        save(tmp_path / "a", made)
+        loaded = load(tmp_path / "a", fresh()[0])
+        assert torch.equal(loaded(images), made.network(images))
+        for key, layer in quantizable(original).items():
+            for other in (made.network, loaded, trained):
+                assert other.get_submodule(key).weight.stride() == layer.weight.stride()
 
 
 @pytest.fixture

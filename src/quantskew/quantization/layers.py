@@ -148,9 +148,10 @@ def fold(network: nn.Module, pairs: Iterable[Iterable[str]]) -> None:
     for convolution, norm in pairs:
         conv: Any = network.get_submodule(convolution)
         bn: Any = network.get_submodule(norm)
-        conv.weight, conv.bias = fuse_conv_bn_weights(
+        weight, conv.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
         )
+        conv.weight.data.copy_(weight.data)  # in place: the memory format stays
         # timm's BatchNormAct2d holds the activation that follows it
         after = nn.Sequential(bn.drop, bn.act) if hasattr(bn, "act") else nn.Identity()
         network.set_submodule(norm, after)

@@ -136,7 +136,7 @@ def _quantize_layers(
                 layer, weight, inputs, targets, steps=weights.adaround_steps, generator=generator
             )
         codes[name] = weight
-        layer.weight.data = weight.dequantize()
+        layer.weight.data.copy_(weight.dequantize())  # in place: the memory format stays
         if len(inputs) and weights.bias_correction == "outputs":
             _correct_bias(layer, inputs, targets)
     return codes

@@ -15,6 +15,7 @@ from quantskew.quantization.affine import (
 RangeMethod = Literal["minmax", "mse", "percentile", "aciq_gauss", "aciq_laplace"]
 
 CANDIDATES = 100
+_BLOCK = 1 << 18  # weights
 
 #: Best clipping value for 1, 2, …, 8 bits in units of the standard deviation of a Gaussian and of
 #: the mean absolute deviation of a Laplacian (Banner et al. 2019, ACIQ).
@@ -66,7 +67,7 @@ def clipping_range(
     minimum, maximum = weight.amin(dims, keepdim=True), weight.amax(dims, keepdim=True)
     match method:
         case "mse":
-            factor = _best_factor(weight, minimum, maximum, dims, bits, scheme)
+            factor = _best_factor(weight, minimum, maximum, bits, scheme)
             return minimum * factor, maximum * factor
         case "percentile":
             return _quantiles(weight, minimum.shape, percentile)
@@ -89,21 +90,22 @@ def _quantiles(weight: Tensor, shape: torch.Size, percentile: float) -> tuple[Te
 
 
 def _best_factor(
-    weight: Tensor,
-    minimum: Tensor,
-    maximum: Tensor,
-    dims: tuple[int, ...],
-    bits: int,
-    scheme: Scheme,
+    weight: Tensor, minimum: Tensor, maximum: Tensor, bits: int, scheme: Scheme
 ) -> Tensor:
-    best = torch.ones_like(minimum)
-    least = torch.full_like(minimum, torch.inf)
-    for step in range(CANDIDATES, 0, -1):
-        factor = step / CANDIDATES
-        grid = scale_and_zero_point(minimum * factor, maximum * factor, bits, scheme)
-        rounded = fake_quantize(weight, *grid, *code_range(bits, scheme))
-        error = rounded.sub_(weight).square_().sum(dims, keepdim=True)
-        better = error < least
-        best[better] = factor
-        least = torch.minimum(error, least)
-    return best
+    rows = weight.reshape(len(weight), -1)
+    shape = (len(minimum), 1)  # a range a row, or one for all
+    factors = torch.arange(CANDIDATES, 0, -1) / CANDIDATES
+    errors = rows.new_empty(CANDIDATES, len(rows))
+    limits = code_range(bits, scheme)
+    # blocks that stay in the cache while all candidates are tried
+    height = max(1, _BLOCK // max(1, rows.shape[1]))
+    for start in range(0, len(rows), height):
+        block = slice(start, start + height)
+        ends = [e.reshape(shape)[block if len(e) > 1 else slice(None)] for e in (minimum, maximum)]
+        for index, factor in enumerate(factors):
+            grid = scale_and_zero_point(ends[0] * factor, ends[1] * factor, bits, scheme)
+            rounded = fake_quantize(rows[block], *grid, *limits)
+            errors[index, block] = rounded.sub_(rows[block]).square_().sum(1)
+    if len(minimum) == 1:
+        errors = errors.double().sum(1, keepdim=True)
+    return factors.to(weight)[errors.argmin(0)].reshape(minimum.shape)

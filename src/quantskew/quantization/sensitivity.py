@@ -55,11 +55,11 @@ def measured(
     plain = group_losses(network, images, labels, groups)
     table = torch.empty(len(layers), len(choices), len(plain))
     for row, layer in enumerate(layers.values()):
-        original = layer.weight.data
+        original = layer.weight.detach().clone()
         for column, bits in enumerate(choices):
-            layer.weight.data = rounded(layer, bits, weights)
+            layer.weight.data.copy_(rounded(layer, bits, weights))
             table[row, column] = group_losses(network, images, labels, groups) - plain
-            layer.weight.data = original
+            layer.weight.data.copy_(original)
     return table
 
 

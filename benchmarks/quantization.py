@@ -1,0 +1,140 @@
+"""Time quantization against its peers, as ratios within one run.
+
+* a QAT step over an fp32 training step of the same network; brevitas with learned scales beside it
+* seconds to quantize the weights of a ResNet-50 by each post-training method; brevitas beside it
+* a stored variant's pass over a test set against the fp32 network's
+
+    python benchmarks/quantization.py [steps]
+
+brevitas is timed if it is installed.
+"""
+
+import copy
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from quantskew import models
+from quantskew.params import Weights
+from quantskew.quantization.layers import quantizable
+from quantskew.quantization.ptq import quantize_network
+from quantskew.quantization.qat import damp, prepare
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def report(title: str, times: Mapping[str, list[float]], base: str) -> None:
+    """Print medians, and the median ratio of calls made one after the other."""
+    print(f"\n{title}")
+    for name, taken in times.items():
+        ratio = np.median(np.divide(taken, times[base]))
+        print(f"  {name:34s} {np.median(taken) * 1e3:9.1f} ms   ×{ratio:.2f}")
+
+
+def brevitas_network(network: nn.Module, bits: int, **options: object) -> nn.Module | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import brevitas.nn as peers
+        except ImportError:
+            return None
+    network = copy.deepcopy(network)
+    for name, layer in quantizable(network).items():
+        options |= {"weight_bit_width": bits, "bias": layer.bias is not None}
+        if isinstance(layer, nn.Linear):
+            peer = peers.QuantLinear(layer.in_features, layer.out_features, **options)
+        else:
+            peer = peers.QuantConv2d(
+                layer.in_channels,
+                layer.out_channels,
+                layer.kernel_size,
+                stride=layer.stride,
+                padding=layer.padding,
+                groups=layer.groups,
+                **options,
+            )
+        peer.load_state_dict(layer.state_dict(), strict=False)
+        network.set_submodule(name, peer)
+    return network.to(memory_format=torch.channels_last)
+
+
+def training(model: str, steps: int) -> None:
+    torch.manual_seed(0)
+    network = models.build(model, classes=10, channels=1, size=28).train()
+    images = models.as_input(torch.randint(0, 256, (64, 1, 28, 28)), torch.device("cpu"))
+    labels = torch.randint(0, 10, (64,))
+    prepared = prepare(network, images, bits=4, weights=Weights())
+    networks = {"fp32": network, "LSQ": prepared, "LSQ, dampened": copy.deepcopy(prepared)}
+    peer = brevitas_network(network, 4, weight_scaling_impl_type="parameter_from_stats")
+    if peer is not None:
+        networks["brevitas, learned scale"] = peer
+    optimizers = {k: torch.optim.AdamW(n.parameters(), 1e-3) for k, n in networks.items()}
+    times: dict[str, list[float]] = {name: [] for name in networks}
+
+    def step(name: str) -> None:
+        optimizers[name].zero_grad()
+        loss = cross_entropy(networks[name](images), labels)
+        if "dampened" in name:
+            loss = loss + 0.1 * damp(networks[name])
+        loss.backward()
+        optimizers[name].step()
+
+    for _ in range(steps):
+        for name, taken in times.items():
+            taken.append(seconds(lambda name=name: step(name)))
+    report(f"training step, {model}, 64 images of 28×28", times, "fp32")
+
+
+def post_training() -> None:
+    torch.manual_seed(0)
+    network = models.build("resnet50", classes=1000, channels=3, size=224).eval()
+    example = torch.rand(1, 3, 224, 224)
+    methods = {
+        "min–max per tensor": Weights(),
+        "min–max per channel": Weights(granularity="channel"),
+        "percentile per channel": Weights(granularity="channel", range="percentile"),
+        "ACIQ per channel": Weights(granularity="channel", range="aciq_gauss"),
+        "MSE per tensor": Weights(range="mse"),
+        "MSE per channel": Weights(granularity="channel", range="mse"),
+    }
+    times = {
+        name: [seconds(lambda w=w: quantize_network(network, example, bits=4, weights=w))]
+        for name, w in methods.items()
+    }
+    peer = brevitas_network(network, 4)
+    if peer is not None:
+        layers = [m for m in peer.modules() if hasattr(m, "quant_weight")]
+        times["brevitas min–max per tensor"] = [seconds(lambda: [m.quant_weight() for m in layers])]
+    report("weights of ResNet-50 (23.5 million), once each", times, "min–max per tensor")
+
+
+def evaluation(rounds: int) -> None:
+    torch.manual_seed(0)
+    network = models.build("resnet18_quarter", classes=10, channels=1, size=28).eval()
+    images = torch.randint(0, 256, (1000, 1, 28, 28), dtype=torch.uint8)
+    variant = quantize_network(network, torch.rand(2, 1, 28, 28), bits=4, weights=Weights())
+    networks = {"fp32": network, "4 bits": variant.network}
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(rounds):
+        for name, taken in times.items():
+            taken.append(seconds(lambda name=name: models.logits(networks[name], images)))
+    report("logits of 1,000 images, ResNet-18 of a quarter", times, "fp32")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    for model in ("resnet18_quarter", "mobilenetv2_narrow"):
+        training(model, steps)
+    post_training()
+    evaluation(5)
