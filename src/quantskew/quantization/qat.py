@@ -92,11 +92,11 @@ class _Dampening(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, quantizer: LearnedScale) -> Tensor:
         scale = quantizer.grid()
-        clipped = weight.clamp(scale * quantizer.low, scale * quantizer.high)
+        steps = (weight * scale.reciprocal()).clamp_(quantizer.low, quantizer.high)
         # zero where w is clipped, so it is the gradient there too
-        distance = clipped.sub_(quantizer.fake_quantize(weight))
+        distance = steps.sub_(steps.round()).mul_(scale)
         ctx.save_for_backward(distance)
-        return distance.square().sum() * (len(weight) / weight.numel())
+        return torch.linalg.vector_norm(distance).square() * (len(weight) / weight.numel())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
