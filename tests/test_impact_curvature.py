@@ -154,6 +154,12 @@ def test_parameter_blocks_and_batches_change_nothing(small, monkeypatch):
     _close(mean, gradients.mean_gradient(*small[:3]))
 
 
+def test_long_vectors_keep_their_length():
+    vector = torch.randn(12_000_000, generator=torch.Generator().manual_seed(0))
+    exact = float(vector.double() @ vector.double())
+    assert gradients.inner(vector, vector) == pytest.approx(exact, rel=1e-6)
+
+
 def test_norms_are_those_of_naive_sums_and_drawn_subsets():
     rng = np.random.default_rng(0)
     rows = torch.tensor(rng.normal(0.4, 1, (9, 5)))

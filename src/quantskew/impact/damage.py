@@ -5,6 +5,7 @@ two factors of its expansion at θ, gradient and curvature (equation 4 of Bellam
 expansion still informs at a width is to be seen by comparing :func:`predict` with the measured R.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from quantskew.impact.gradients import chosen, flatten
+from quantskew.impact.gradients import chosen, flatten, inner
 from quantskew.impact.hessian import GroupLoss
 
 
@@ -86,10 +87,11 @@ def predict(loss: GroupLoss, change: Tensor, largest_eigenvalue: float) -> Predi
         ``first_order`` g·Δθ; ``second_order`` g·Δθ + ½ Δθᵀ H Δθ, with the exact product HΔθ;
         ``bound`` ‖g‖‖Δθ‖ + ½ λmax ‖Δθ‖², which the former cannot exceed (Tran et al. 2022).
     """
-    first = float(loss.gradient @ change)
-    length = float(change.norm())
+    first = inner(loss.gradient, change)
+    square = inner(change, change)
     return Prediction(
         first_order=first,
-        second_order=first + float(change @ loss.product(change)) / 2,
-        bound=float(loss.gradient.norm()) * length + largest_eigenvalue * length**2 / 2,
+        second_order=first + inner(change, loss.product(change)) / 2,
+        bound=math.sqrt(inner(loss.gradient, loss.gradient) * square)
+        + largest_eigenvalue * square / 2,
     )

@@ -3,8 +3,17 @@
 A Hessian–vector product is a second backward pass through the graph of the gradient, which
 :class:`GroupLoss` builds once and keeps for all products of the group.
 
-What was tried for speed, on a ResNet-18 of a quarter width with 25 samples of 28×28 a group: see
-the table in :func:`largest_eigenvalue`.
+What was measured for speed, on a ResNet-18 of a quarter width, 25 samples of 28×28 a group, one
+thread, ten groups:
+
+- The kept graph makes a product of 46 ms out of 77.
+- Products until the residual is 1e-3, from a random start, from the gradient, and from the
+  eigenvector at the next wider width: 5.1, 3.8, 3.7 at 8 bits; 6.2, 4.6, 5.4 at 4; 15.9, 12.9, 14.2
+  at 3. So the gradient is the start, and a neighbour's vector helps only where the two networks
+  hardly differ.
+- All groups in one batched product (``vmap`` over a copy of the weights a group) took 41–48 ms a
+  group where one at a time took 46; several probes in one batched backward pass were slower than
+  one by one. Neither is used.
 """
 
 import math
@@ -16,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from quantskew.impact.gradients import NotFiniteError, chosen, explain, flatten
+from quantskew.impact.gradients import NotFiniteError, chosen, explain, flatten, inner
 
 Product = Callable[[Tensor], Tensor]
 
@@ -168,11 +177,11 @@ def largest_eigenvalue(
         step = len(diagonal)
         basis[step] = _unit(vector)
         vector = product(basis[step])
-        diagonal.append(float(vector @ basis[step]))
+        diagonal.append(inner(vector, basis[step]))
         known = basis[: step + 1]
         for _ in range(2):  # one pass leaves rounding errors of the size of what it removed
             vector = vector - (known @ vector) @ known
-        off.append(float(vector.norm()))
+        off.append(math.sqrt(inner(vector, vector)))
         # eigh reads the lower triangle alone
         values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off[:-1], -1))
         residual = off[-1] * abs(vectors[-1, -1])
@@ -240,7 +249,7 @@ def trace(
         )
         probe = 2 * signs - 1
         probe -= (basis @ probe) @ basis
-        estimates[i] = float(probe @ product(probe))
+        estimates[i] = inner(probe, product(probe))
     error = estimates.std(ddof=1) / math.sqrt(probes) if probes > 1 else math.nan
     return spectrum.basis_trace + float(estimates.mean()), float(error)
 
@@ -255,5 +264,5 @@ def _gaussian(like: Tensor, seed: int) -> Tensor:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    length = vector.norm()
+    length = math.sqrt(inner(vector, vector))
     return vector / length if length > 0 else vector
