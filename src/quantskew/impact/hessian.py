@@ -114,7 +114,7 @@ class GroupLoss:
     def _checked(self, parts: Iterable[Tensor]) -> Tensor:
         parts = list(parts)
         vector = flatten(parts)
-        if not vector.isfinite().all():
+        if not vector.sum().isfinite():
             named = zip(self._weights, parts, strict=True)
             raise NotFiniteError(explain(self._network, self._images, self._group, named))
         return vector
@@ -149,7 +149,7 @@ def largest_eigenvalue(
     Parameters
     ----------
     product
-        Maps v to Hv, both of shape (P,).
+        Maps v to Hv in new memory, both of shape (P,).
     start
         Shape (P,). The gradient is the best start and is free; a neighbouring width's eigenvector
         may be given. A tenth of its length is added at random, so that no start is blind to a
@@ -169,21 +169,24 @@ def largest_eigenvalue(
         :func:`trace`.
     """
     size = start.numel()
-    vector = _unit(start) + 0.1 * _unit(_gaussian(start, seed))
+    vector = _unit(start).add_(_unit(_gaussian(start, seed)), alpha=0.1)
     basis = start.new_empty(min(max_products, size), size)
     diagonal: list[float] = []
-    off: list[float] = []
+    off = [math.sqrt(inner(vector, vector))]
     while True:
         step = len(diagonal)
-        basis[step] = _unit(vector)
+        torch.div(vector, off[-1], out=basis[step])
         vector = product(basis[step])
         diagonal.append(inner(vector, basis[step]))
         known = basis[: step + 1]
-        for _ in range(2):  # one pass leaves rounding errors of the size of what it removed
-            vector = vector - (known @ vector) @ known
+        # the recurrence takes out what is large, a pass over the basis its rounding errors
+        vector.sub_(known[-1], alpha=diagonal[-1])
+        if step:
+            vector.sub_(known[-2], alpha=off[-1])
+        vector.addmv_(known.T, known @ vector, alpha=-1)
         off.append(math.sqrt(inner(vector, vector)))
         # eigh reads the lower triangle alone
-        values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off[:-1], -1))
+        values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off[1:-1], -1))
         residual = off[-1] * abs(vectors[-1, -1])
         scale = abs(values[-1])
         exhausted = off[-1] <= torch.finfo(start.dtype).eps * np.abs(values).max()
