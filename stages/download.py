@@ -7,13 +7,11 @@ from quantskew.command import run
 from quantskew.data.prepare import prepare
 from quantskew.variants import samples_path
 
-DOWNLOADS = "data/downloads"
-
 
 def main(dataset: str) -> None:
     """Read, judge, split and thin a data set; show its terms and its counts."""
     study = params.load()
-    prepared = prepare(dataset, study.source(dataset), DOWNLOADS)
+    prepared = prepare(dataset, study.source(dataset), study.downloads)
     path = samples_path(dataset)
     prepared.write(path)
     tables.write("rejects", prepared.rejects, path.with_suffix(".rejects.parquet"))

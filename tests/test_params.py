@@ -53,7 +53,8 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         ({"datasets": ["minst5k"]}, ["minst5k", "sources", "did you mean 'mnist5k'"]),
         ({"statistics__alpha": 0.7}, ["statistics.alpha", "0.7"]),
         ({"groups__bins": {"age": [40, 20]}}, ["groups.bins", "rising"]),
-        ({"methods__ptq__dampening": True}, ["methods.ptq", "qat"]),
+        ({"methods__ptq__oscillations": "dampen"}, ["methods.ptq", "training: qat"]),
+        ({"methods__ptq__calibration": {"choice": "balanced"}}, ["calibration changes nothing"]),
         ({"methods__ptq__recipe": {"class_weights": [1, 2]}}, ["recipe", "weighted"]),
     ],
 )

@@ -1,26 +1,40 @@
 """A method is a composition of parts; the cell that applies it to one network at one width.
 
-======================  ============================================================================
-part of a method        where it lives
-======================  ============================================================================
-``recipe``              how the fp32 network under it is trained: :mod:`quantskew.training`
-``training: none``      post-training quantization: :mod:`quantskew.quantization.ptq`
-``training: qat``       trained with its quantizers: :mod:`quantskew.quantization.qat`
-``dampening``           penalty during QAT: :func:`quantskew.quantization.qat.damp`
-``weights``             :class:`quantskew.params.Weights`
-======================  ============================================================================
+==================  ================================================================================
+part of a method    where it lives
+==================  ================================================================================
+``recipe``          how the fp32 network under it is trained: :mod:`quantskew.training`
+``training``        ``none``: :mod:`quantskew.quantization.ptq`, ``qat``:
+                    :mod:`quantskew.quantization.qat`
+``oscillations``    ``dampen``: :func:`quantskew.quantization.qat.damp`, ``freeze``:
+                    :mod:`quantskew.quantization.freezing`
+``weights``         :mod:`quantskew.quantization.ranges`, :mod:`quantskew.quantization.rounding`, …
+``activations``     :mod:`quantskew.quantization.activations`, in QAT
+                    :mod:`quantskew.quantization.learned_activations`
+``calibration``     :mod:`quantskew.quantization.calibration`
+``policy``          :mod:`quantskew.quantization.policies`
+==================  ================================================================================
+
+A part of your own goes into the section of :mod:`quantskew.params` that names it and the module
+that does it; a combination of parts needs no code at all.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from quantskew import models
+from quantskew.data.groups import group_codes
 from quantskew.data.loading import Samples, load
-from quantskew.params import Architecture, Method, Qat, Training
+from quantskew.params import Architecture, Calibration, Method, Qat, Training
 from quantskew.quantization import packing, qat
+from quantskew.quantization.calibration import choose
+from quantskew.quantization.freezing import Freezer
+from quantskew.quantization.policies import choose_widths
 from quantskew.quantization.ptq import quantize_network
 from quantskew.training.baseline import (
     class_weights,
@@ -30,6 +44,7 @@ from quantskew.training.baseline import (
 )
 from quantskew.training.loop import fit, parameter_groups
 
+CPU = torch.device("cpu")
 DAMPENING_FROM = 0.25
 
 
@@ -76,72 +91,108 @@ def quantize(
     data = load(samples)
     network = models.build_for(data, model, architecture)
     models.load_checkpoint(network, base)
-    example = models.as_input(data.train.images[:2], torch.device("cpu"))
+    train = data.train
+    example = models.as_input(train.images[:2], CPU)
+    seen = _calibration_set(train, method.calibration, seed) if method.needs_calibration() else None
+    chosen = None
+    if seen is not None and method.policy.by != "uniform":
+        chosen = choose_widths(
+            network, example, seen.images, seen.labels, seen.groups,
+            bits=bits, weights=method.weights, policy=method.policy, seed=seed,
+        )  # fmt: skip
     if method.training == "none":
-        quantized = quantize_network(network, example, bits=bits, weights=method.weights)
-    else:
-        quantized = _train_quantized(
-            network,
-            example,
-            data,
-            method=method,
-            bits=bits,
+        quantized = quantize_network(
+            network, example, bits=bits, weights=method.weights, activations=method.activations,
+            calibration=seen and seen.images, groups=seen and seen.groups, widths=chosen,
             seed=seed,
-            settings=training.model_copy(
-                update={
-                    "epochs": qat_settings.epochs,
-                    "lr": qat_settings.lr_at(bits),
-                    "warmup": 0.0,
-                }
-            ),
-            qat_settings=qat_settings,
-            weights=class_weights(method.recipe, data, baseline_history),
-            folder=folder,
+        )  # fmt: skip
+    else:
+        prepared = qat.prepare(
+            network, example, bits=bits, weights=method.weights, widths=chosen,
+            activations=method.activations, calibration=seen and seen.images,
+        ).to(models.device())  # fmt: skip
+        settings = training.model_copy(
+            update={"epochs": qat_settings.epochs, "lr": qat_settings.lr_at(bits), "warmup": 0.0}
         )
+        watched = watched_samples(data)
+        history = fit(
+            prepared,
+            train.images,
+            train.labels,
+            settings=settings,
+            order=sample_order(train.labels, method.recipe, seed),
+            groups=_groups_of_parameters(prepared, qat_settings),
+            class_weights=class_weights(method.recipe, data, baseline_history),
+            watched=(data.images[watched], data.labels[watched]),
+            checkpoint=folder / "checkpoint.safetensors",
+            **_against_oscillations(prepared, method, qat_settings),
+        )
+        save_history(folder / "history.safetensors", history, watched)
+        if qat_settings.bn_batches:
+            order = sample_order(train.labels, method.recipe, seed)(qat_settings.epochs)
+            some = order[: qat_settings.bn_batches * settings.batch_size]
+            inputs = models.as_input(train.images[some], models.device())
+            qat.reestimate_batch_norm(prepared, inputs, batch_size=settings.batch_size)
+        quantized = qat.convert(prepared.cpu())
+    if seen is not None:
+        quantized.notes["calibration"] = seen.counts
     packing.save(folder / "network.safetensors", quantized)
 
 
-def _train_quantized(
-    network: nn.Module,
-    example: Tensor,
-    data: Samples,
-    *,
-    method: Method,
-    bits: int,
-    seed: int,
-    settings: Training,
-    qat_settings: Qat,
-    weights: Tensor | None,
-    folder: Path,
-) -> packing.Quantized:
-    prepared = qat.prepare(network, example, bits=bits, weights=method.weights)
-    prepared.to(models.device())
+class CalibrationSet(NamedTuple):
+    """Training images that a method looks at, and how many it has of each group."""
+
+    images: Tensor
+    labels: Tensor
+    groups: Tensor
+    counts: dict[str, int]
+
+
+def _calibration_set(train: Samples, settings: Calibration, seed: int) -> CalibrationSet:
+    codes, names = group_codes(train.attributes, settings.by)
+    everyone = torch.from_numpy(codes)
+    some = choose(everyone, samples=settings.samples, choice=settings.choice, seed=seed)
+    some = some[everyone[some] >= 0]
+    groups = everyone[some]
+    counts = dict(zip(names, groups.bincount(minlength=len(names)).tolist(), strict=True))
+    return CalibrationSet(
+        models.as_input(train.images[some], CPU), train.labels[some], groups, counts
+    )
+
+
+def _groups_of_parameters(prepared: nn.Module, settings: Qat) -> list[dict[str, Any]]:
+    """The usual groups, with the learned scales in one of their own."""
     scales = qat.scale_parameters(prepared)
     known = {id(scale) for scale in scales}
     groups = [
         {**group, "params": [p for p in group["params"] if id(p) not in known]}
         for group in parameter_groups(prepared)
     ]
-    groups.append({"params": scales, "lr": qat_settings.scale_lr, "weight_decay": 0.0})
+    return [*groups, {"params": scales, "lr": settings.scale_lr, "weight_decay": 0.0}]
 
-    def dampening(share: float) -> Tensor:
-        return dampening_strength(share, qat_settings.dampening) * qat.damp(prepared)
 
-    watched = watched_samples(data)
-    history = fit(
-        prepared,
-        data.train.images,
-        data.train.labels,
-        settings=settings,
-        order=sample_order(data.train.labels, method.recipe, seed),
-        groups=groups,
-        class_weights=weights,
-        penalty=dampening if method.dampening else None,
-        watched=(data.images[watched], data.labels[watched]),
-        checkpoint=folder / "checkpoint.safetensors",
-    )
-    save_history(folder / "history.safetensors", history, watched)
-    return qat.convert(prepared.cpu())
+def _against_oscillations(
+    prepared: nn.Module, method: Method, settings: Qat
+) -> dict[str, Callable[[float], Any]]:
+    """What :func:`fit` is to do during QAT against weights that flip between two codes."""
+    if method.oscillations == "dampen":
+        return {
+            "penalty": lambda share: (
+                dampening_strength(share, settings.dampening) * qat.damp(prepared)
+            )
+        }
+    if method.oscillations == "freeze":
+        freezer = Freezer(prepared)
+        first, last = settings.freezing
+        return {
+            "after_step": lambda share: freezer.step(last + (first - last) * half_cosine(share))
+        }
+    return {}
+
+
+def half_cosine(share: float) -> float:
+    """Fall from 1 to 0 along half a cosine as the share goes from 0 to 1."""
+    return 0.5 * (1 + math.cos(math.pi * share))
 
 
 def dampening_strength(share: float, strongest: float) -> float:
@@ -153,4 +204,4 @@ def dampening_strength(share: float, strongest: float) -> float:
     if share < DAMPENING_FROM:
         return 0.0
     after = (share - DAMPENING_FROM) / (1 - DAMPENING_FROM)
-    return strongest * 0.5 * (1 - math.cos(math.pi * after))
+    return strongest * (1 - half_cosine(after))

@@ -97,12 +97,19 @@ class Training(Section):
 
 
 class Qat(Section):
-    """How networks are trained with their quantizers in place (``qat:``)."""
+    """How networks are trained with their quantizers in place (``qat:``).
+
+    ``freezing`` is the threshold of the frequency of oscillation at the start and the end of the
+    training; ``bn_batches`` counts the batches from which the statistics of the batch norms are
+    taken anew afterwards, 0 keeping them.
+    """
 
     epochs: Count = 3
     lr: PositiveFloat | dict[Width, PositiveFloat] = 1e-3
     scale_lr: PositiveFloat = 1e-4
     dampening: NonNegative = 0.1
+    freezing: tuple[Fraction, Fraction] = (0.1, 0.01)
+    bn_batches: Annotated[int, Field(ge=0)] = 0
 
     def lr_at(self, bits: int) -> float:
         """Learning rate at a width; a table is read at the nearest width it names."""
@@ -177,6 +184,7 @@ class Calibration(Section):
 
     samples: Count = 256
     choice: Literal["random", "balanced"] = "random"
+    by: str = "label"  # the groups, for a balanced choice and for what looks at the worst group
 
 
 class Policy(Section):
@@ -218,16 +226,31 @@ class Method(Section):
 
     recipe: Recipe = Recipe()
     training: Literal["none", "qat"] = "none"
-    dampening: bool = False
+    oscillations: Literal["as_is", "dampen", "freeze"] = "as_is"
     weights: Weights = Weights()
     activations: Activations = Activations()
     calibration: Calibration = Calibration()
     policy: Policy = Policy()
 
+    def needs_calibration(self) -> bool:
+        """Whether training images are looked at after training; if not, they cannot matter."""
+        post_training = self.training == "none" and self.weights.needs_calibration()
+        return post_training or self.activations.mode == "static" or self.policy.by != "uniform"
+
     @model_validator(mode="after")
-    def _qat_parts_need_qat(self) -> "Method":
-        if self.dampening and self.training != "qat":
-            raise ValueError("dampening acts during QAT; give training: qat too")
+    def _parts_act(self) -> "Method":
+        if self.oscillations != "as_is" and self.training != "qat":
+            raise ValueError(f"oscillations: {self.oscillations} acts in QAT; give training: qat")
+        if self.calibration != Calibration() and not self.needs_calibration():
+            raise ValueError(
+                "calibration changes nothing here: weights alone are quantized, from themselves; "
+                "give activations: {mode: static}, another rounding or a policy, or leave it out"
+            )
+        if self.training == "qat" and self.activations.mode == "dynamic":
+            raise ValueError("QAT learns activations of mode: static")
+        others = self.training != "none" or self.needs_calibration()
+        if self.weights.format != "integer" and others:
+            raise ValueError(f"format: {self.weights.format} goes with no other part but a recipe")
         return self
 
 
@@ -272,6 +295,7 @@ class Params(Section):
     models: Names
     bits: Bits
     seeds: Seeds
+    downloads: str = "data/downloads"
     sources: dict[str, Source | None] = {}
     architectures: dict[str, Architecture] = {}
     training: Training = Training()

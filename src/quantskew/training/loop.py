@@ -47,7 +47,7 @@ def make_optimizer(groups: Sequence[dict[str, Any]], settings: Training) -> torc
         return torch.optim.SGD(
             groups, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
-    return torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
 def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
@@ -85,6 +85,7 @@ def fit(
     groups: Sequence[dict[str, Any]] | None = None,
     class_weights: Tensor | None = None,
     penalty: Callable[[float], Tensor] | None = None,
+    after_step: Callable[[float], None] | None = None,
     watched: tuple[Tensor, Tensor] | None = None,
     checkpoint: Path | None = None,
 ) -> History:
@@ -107,6 +108,8 @@ def fit(
         Of the cross-entropy, (classes,).
     penalty
         Added to the loss; called with the share of the training that is done, in [0, 1).
+    after_step
+        Called after every step with the same share.
     watched
         Images and labels whose accuracy and loss are recorded after every epoch.
     checkpoint
@@ -139,6 +142,8 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            if after_step is not None:
+                after_step(share)
         if not torch.isfinite(loss):
             raise DivergedError(
                 f"the loss is {loss.item()} in epoch {epoch + 1} of {settings.epochs} at a "

@@ -1,0 +1,94 @@
+"""A copy of the project in which the tiny study has been run, made once for all tests."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+# tests run side by side, one process a core: more threads would only stand in each other's way
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+
+TINY = {
+    "datasets": ["digits"],
+    "models": ["resnet18_quarter"],
+    "bits": [4, 2],
+    "seeds": [0, 1],
+}
+
+
+class Project:
+    """A git repository with the files of this one and parameters of its own."""
+
+    def __init__(self, folder: Path, **changes) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        for name in filter(None, listed.split("\0")):
+            if name.startswith(("tests/", "docs/")) or not (ROOT / name).is_file():
+                continue
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+        params |= TINY
+        params["training"] |= {"epochs": 2}
+        params["qat"] |= {"epochs": 1}
+        params["statistics"] |= {"draws": 100}
+        params |= changes
+        (folder / "params.yaml").write_text(
+            yaml.safe_dump(params, sort_keys=False), encoding="utf-8"
+        )
+        for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+            self.git(*arguments)
+
+    def environment(self) -> dict[str, str]:
+        tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": tools, "PYTHONPATH": str(self.folder / "src")}
+
+    def git(self, *arguments: str) -> str:
+        who = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+        return self.run("git", *who, *arguments).stdout
+
+    def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        return self.run("dvc", *arguments, check=check)
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+        result = subprocess.run(
+            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True
+        )
+        if check and result.returncode:
+            raise AssertionError(f"{command}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}")
+        return result
+
+    def kill_when(self, pattern: str, *command: str) -> None:
+        """Run a command and kill it and its children with SIGKILL once a file has appeared."""
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=self.environment(), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while process.poll() is None and not list(self.folder.glob(pattern)):
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Project:
+    """The tiny study after ``dvc repro``."""
+    made = Project(tmp_path_factory.mktemp("study"))
+    made.dvc("repro")
+    made.git("add", "-A")
+    made.git("commit", "-qm", "run")
+    return made

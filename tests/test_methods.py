@@ -1,0 +1,152 @@
+"""Each part of a method acts, alone and in company, and what is stored is what was measured."""
+
+import pytest
+import safetensors.numpy
+import torch
+
+from quantskew import methods, models
+from quantskew.data.loading import load
+from quantskew.data.prepare import prepare
+from quantskew.params import Method, Qat, Recipe, Source, Training
+from quantskew.quantization import packing
+from quantskew.training.baseline import train
+
+MODEL = "resnet18_quarter"
+TRAINING = Training(epochs=3, batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    prepare("digits", Source(imbalance="paper"), folder).write(folder / "samples.parquet")
+    train(
+        folder, samples=folder / "samples.parquet", model=MODEL, architecture=None, seed=0,
+        training=TRAINING, recipe=Recipe(),
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def apply(base, tmp_path):
+    def run(bits=4, qat=None, **parts):
+        number = len(list(tmp_path.iterdir()))
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        methods.quantize(
+            folder,
+            samples=base / "samples.parquet",
+            base=base / "network.safetensors",
+            baseline_history=base / "history.safetensors",
+            model=MODEL,
+            architecture=None,
+            seed=0,
+            method=Method.model_validate(parts),
+            bits=bits,
+            training=TRAINING,
+            qat_settings=qat or Qat(epochs=1),
+        )
+        weights, _, content = packing.read(folder / "network.safetensors")
+        data = load(base / "samples.parquet")
+        network = models.build_for(data, MODEL, None)
+        packing.load(folder / "network.safetensors", network)
+        return weights, content["notes"], models.logits(network, data.test.images[:64])
+
+    return run
+
+
+def test_every_layer_has_the_width_asked_for(apply):
+    weights, _, _ = apply(bits=3)
+    assert {w.bits for w in weights.values()} == {3}
+
+
+def test_first_and_last_layer_may_be_wider(apply):
+    weights, _, _ = apply(bits=2, weights={"first_last": 8})
+    widths = [weights[name].bits for name in weights]
+    assert weights["conv1"].bits == weights["fc"].bits == 8
+    assert sorted(set(widths)) == [2, 8]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"weights": {"range": "mse"}},
+        {"weights": {"granularity": "channel"}},
+        {"weights": {"scheme": "symmetric"}},
+        {"weights": {"fold_bn": False}},
+        {"weights": {"rounding": "gptq"}},
+        {"weights": {"rounding": "adaround", "adaround_steps": 5}},
+        {"weights": {"bias_correction": "weights"}},
+        {"activations": {"mode": "static", "bits": 4}},
+        {"activations": {"mode": "dynamic", "bits": 4}},
+        {"training": "qat"},
+        {"training": "qat", "activations": {"mode": "static", "bits": 4}},
+    ],
+    ids=str,
+)
+def test_each_part_changes_what_the_network_answers(apply, parts):
+    _, _, plain = apply()
+    _, _, changed = apply(**parts)
+    assert torch.isfinite(changed).all()
+    assert not torch.equal(plain, changed)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"by": "measured"},
+        {"by": "measured", "objective": "worst_group"},
+        {"by": "importance"},
+    ],
+    ids=str,
+)
+def test_a_policy_shares_the_bits_unevenly_within_the_size(apply, policy):
+    weights, _, _ = apply(policy=policy, calibration={"samples": 60})
+    uniform, _, _ = apply()
+    assert len({w.bits for w in weights.values()}) > 1
+    size = [sum(w.bits * w.codes.numel() for w in each.values()) for each in (weights, uniform)]
+    assert size[0] <= size[1]
+
+
+def test_a_balanced_calibration_set_is_balanced_and_recorded(apply):
+    static = {"mode": "static", "bits": 4}
+    _, notes, random = apply(activations=static, calibration={"samples": 100})
+    _, balanced, other = apply(
+        activations=static, calibration={"samples": 100, "choice": "balanced"}
+    )
+    assert sum(notes["calibration"].values()) == sum(balanced["calibration"].values()) == 100
+    spread = [
+        max(n.values()) - min(n.values()) for n in (notes["calibration"], balanced["calibration"])
+    ]
+    assert spread[1] < spread[0]
+    assert not torch.equal(random, other)
+
+
+def test_dampening_and_freezing_act_during_qat(apply):
+    strong = Qat(epochs=1, dampening=1000.0, freezing=(0.0, 0.0))
+    results = [
+        apply(training="qat", oscillations=o, qat=strong)[2] for o in ("as_is", "dampen", "freeze")
+    ]
+    assert not torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_batch_norms_may_be_estimated_anew_after_qat(apply):
+    plain = apply(training="qat")[2]
+    anew = apply(training="qat", qat=Qat(epochs=1, bn_batches=3))[2]
+    assert not torch.equal(plain, anew)
+
+
+def test_the_recipe_of_a_method_is_that_of_its_qat(apply):
+    plain = apply(training="qat")[2]
+    fair = apply(training="qat", recipe={"sampling": "balanced", "loss": "weighted"})[2]
+    assert not torch.equal(plain, fair)
+
+
+def test_history_is_kept_for_every_epoch(base):
+    history = safetensors.numpy.load_file(base / "history.safetensors")
+    assert history["correct"].shape == (3, len(history["sample"]))
+    data = load(base / "samples.parquet")
+    labels = data.labels.numpy()[history["sample"]]
+    for split in ("train", "test"):
+        inside = labels[data.split[history["sample"]] == split]
+        assert len(set(torch.from_numpy(inside).bincount().tolist())) == 1

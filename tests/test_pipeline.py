@@ -1,0 +1,133 @@
+"""The whole pipeline, as its users run it, on the smallest data set."""
+
+import json
+import shutil
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import Project
+
+from quantskew import tables
+from quantskew.tables import TABLES
+
+pytestmark = pytest.mark.slow
+
+
+def hashes(project: Project) -> dict:
+    lock = yaml.safe_load((project.folder / "dvc.lock").read_text(encoding="utf-8"))
+    return {stage: entry["outs"] for stage, entry in lock["stages"].items()}
+
+
+def test_every_table_is_as_its_schema_says(project):
+    found = set()
+    for path in (project.folder / "data").rglob("*.parquet"):
+        name = pq.read_schema(path).metadata[b"table"].decode()
+        table = tables.read(name, path)
+        found.add(name)
+        keys = table.select(list(TABLES[name].key)).to_pandas()
+        assert not keys.duplicated().any(), path
+    assert found == set(TABLES)
+
+
+def test_a_variant_is_evaluated_for_every_seed_method_and_width(project):
+    path = project.folder / "data/evaluations/digits/resnet18_quarter/groups.parquet"
+    rows = tables.read("groups", path).to_pandas()
+    widths = {key: set(part["bits"]) for key, part in rows.groupby(["seed", "method"])}
+    assert widths[0, "fp32"] == {32}
+    assert widths[1, "fp16"] == {16}
+    assert widths[1, "fair_qat"] == {4, 2}
+    assert widths[0, "uo_wcr"] == {32, 4, 2}
+    assert set(rows["attribute"]) == {"digit", "slant", "stroke", "slant*stroke"}
+
+
+def test_logits_explain_the_group_table(project):
+    folder = project.folder / "data/evaluations/digits/resnet18_quarter"
+    logits = tables.read("predictions", folder / "predictions.parquet").to_pandas()
+    samples = pq.read_table(project.folder / "data/samples/digits.parquet", columns=["id", "slant"])
+    joined = logits.merge(samples.to_pandas(), on="id")
+    right = joined["prediction"] == joined["label"]
+    keys = ["seed", "method", "bits", "slant"]
+    by_hand = right.groupby([joined[key] for key in keys]).mean().rename("by_hand")
+    groups = tables.read("groups", folder / "groups.parquet").to_pandas()
+    groups = groups[groups["attribute"] == "slant"].rename(columns={"group": "slant"})
+    merged = groups.set_index(keys).join(by_hand)
+    assert len(merged) > 0
+    pd.testing.assert_series_equal(merged["accuracy"], merged["by_hand"], check_names=False)
+
+
+def test_metrics_and_plots_can_be_read(project):
+    summary = json.loads((project.folder / "metrics/summary.json").read_text())
+    assert set(summary["digits"]["resnet18_quarter"]) == {"int4", "int2"}
+    shown = project.dvc("metrics", "show").stdout
+    assert "digits.resnet18_quarter.int2.fvo_change" in shown
+    project.dvc("plots", "show")
+    page = (project.folder / "dvc_plots/index.html").read_text()
+    for name in ("accuracy_by_group", "fvo_by_width", "trade_off", "loss_by_group"):
+        assert name in page
+    assert "<DVC_METRIC" not in page
+
+
+def test_the_report_needs_nothing_from_outside(project):
+    page = (project.folder / "plots/report.html").read_text()
+    assert "digits, resnet18_quarter:" in page
+    assert 'src="' not in page
+    assert "<link" not in page
+    assert page.count("<svg") >= 4
+
+
+def test_a_second_run_does_nothing(project):
+    text = project.dvc("repro").stdout
+    assert "Running stage" not in text
+    assert "up to date" in text
+
+
+def test_one_width_for_an_experiment_trains_nothing(project):
+    before = {p.name for p in (project.folder / ".cells").glob("*/*") if p.is_dir()}
+    result = project.dvc("exp", "run", "-S", "bits=2")
+    text = result.stdout + result.stderr
+    for stage in ("download@", "train@"):
+        assert f"Running stage '{stage}" not in text
+    for stage in ("quantize@", "mitigate@", "evaluate@", "analyze"):
+        assert f"Running stage '{stage}" in text
+    after = {p.name for p in (project.folder / ".cells").glob("*/*") if p.is_dir()}
+    assert after == before
+    difference = project.dvc("metrics", "diff").stdout
+    assert "int4" in difference
+    project.dvc("plots", "diff", "HEAD", "workspace")
+    project.git("checkout", "-q", ".")
+    project.dvc("checkout")
+
+
+@pytest.mark.parametrize("change", ["bits=1", "bits=12", "training.epochs=0", "+wrong=1"])
+def test_a_wrong_parameter_stops_before_any_work(project, change):
+    result = project.dvc("exp", "run", "-S", change, check=False)
+    assert result.returncode != 0
+    assert change.split("=")[0].strip("+").split(".")[-1] in result.stderr
+    assert "Traceback" not in result.stderr
+    project.git("checkout", "-q", ".")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "stage"),
+    [
+        (".cells/*/*.part/checkpoint.safetensors", "train"),
+        (".cells/*/????????????????????????????????", "quantize"),
+    ],
+)
+def test_a_killed_stage_goes_on_and_gives_the_same_bytes(project, tmp_path, pattern, stage):
+    other = Project(tmp_path / "killed")
+    shutil.copytree(project.folder / "data/samples", other.folder / "data/samples")
+    if stage == "quantize":
+        shutil.copytree(project.folder / "data/baselines", other.folder / "data/baselines")
+    command = ["python", f"stages/{stage}.py", "digits", "resnet18_quarter"]
+    other.kill_when(pattern, *command)
+    target = {"train": "data/baselines", "quantize": "data/quantized"}[stage]
+    assert not (other.folder / target / "digits/resnet18_quarter/variants.parquet").exists() or (
+        stage == "train"
+    )
+    other.run(*command)
+    for path in (project.folder / target).rglob("*.*"):
+        again = other.folder / path.relative_to(project.folder)
+        assert again.read_bytes() == path.read_bytes(), path

@@ -1,0 +1,212 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from quantskew import models
+from quantskew.methods import dampening_strength, widths
+from quantskew.models import ModelError
+from quantskew.params import Architecture, Method, Training, Weights
+from quantskew.training.loop import DivergedError, fit, parameter_groups, rate_factor
+from quantskew.training.losses import check_class_weights, difficulty_weights
+from quantskew.training.sampling import balanced_counts, balanced_subset, epoch_order
+
+
+def blobs(n=96):
+    """Images whose class is where the bright half is."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 60, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(n) % 2
+    images[labels == 0, :, :4] += 150
+    images[labels == 1, :, 4:] += 150
+    return images, labels
+
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)
+    )
+
+
+def order(epoch):
+    return torch.randperm(96, generator=torch.Generator().manual_seed(epoch))
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(0, 1000))
+def test_under_and_over_sampling_equalizes_counts(labels, seed):
+    labels = torch.tensor(labels)
+    chosen = epoch_order(labels, balanced=True, generator=torch.Generator().manual_seed(seed))
+    counts = labels[chosen].bincount(minlength=6)
+    wanted = balanced_counts(labels.bincount(minlength=6).numpy())
+    assert counts.tolist() == wanted.tolist()
+    # no sample of a group is seen twice more often than another
+    times = chosen.bincount(minlength=len(labels))
+    for group in labels.unique():
+        seen = times[labels == group]
+        assert seen.max() - seen.min() <= 1
+
+
+def test_sampling_as_is_sees_every_sample_once():
+    labels = torch.tensor([0, 0, 0, 1])
+    chosen = epoch_order(labels, balanced=False, generator=torch.Generator().manual_seed(1))
+    assert sorted(chosen.tolist()) == [0, 1, 2, 3]
+
+
+def test_the_watched_subset_is_balanced():
+    groups = np.array([0] * 30 + [1] * 7 + [3] * 50)
+    chosen = balanced_subset(groups, most=20, seed=0)
+    assert np.bincount(groups[chosen]).tolist() == [7, 7, 0, 7]
+    assert len(set(chosen)) == len(chosen)
+
+
+def test_the_hardest_class_weighs_six_times_the_others():
+    weights = difficulty_weights(np.array([0.9, 0.2, 0.8, 0.9, 0.7]))
+    torch.testing.assert_close(weights, torch.tensor([0.1, 0.6, 0.1, 0.1, 0.1]))
+
+
+def test_class_weights_must_fit_the_classes():
+    with pytest.raises(ValueError, match=r"got 2 numbers for 3 classes \(a, b, c\)"):
+        check_class_weights((1.0, 2.0), ("a", "b", "c"))
+
+
+def test_class_weights_pull_the_network_to_a_class():
+    images, labels = blobs()
+    noise = torch.randint(0, 255, images.shape, generator=torch.Generator().manual_seed(1))
+    settings = Training(epochs=2, batch_size=32, lr=1e-2)
+    shares = []
+    for weights in ([1.0, 1.0], [0.001, 1.0]):
+        network = small_network()
+        fit(network, noise.to(torch.uint8), labels, settings=settings, order=order,
+            class_weights=torch.tensor(weights))  # fmt: skip
+        shares.append((models.logits(network, noise.to(torch.uint8)).argmax(1) == 1).float().mean())
+    assert shares[1] > 0.95
+    assert shares[0] < 0.9
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_training_learns_and_records_history(optimizer):
+    images, labels = blobs()
+    network = small_network()
+    settings = Training(epochs=3, batch_size=32, lr=1e-2, optimizer=optimizer)
+    history = fit(network, images, labels, settings=settings, order=order, watched=(images, labels))
+    assert torch.stack(history.correct).shape == (3, 96)
+    assert history.correct[-1].float().mean() > 0.95
+    assert history.loss[-1].mean() < history.loss[0].mean()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_training_goes_on_from_a_checkpoint_as_if_never_interrupted(
+    tmp_path, monkeypatch, optimizer
+):
+    images, labels = blobs()
+    monkeypatch.setattr("quantskew.training.loop.CHECKPOINT_SECONDS", -1)
+    settings = Training(epochs=4, batch_size=32, lr=1e-2, optimizer=optimizer)
+    options = {"settings": settings, "watched": (images, labels)}
+
+    whole = small_network()
+    expected = fit(whole, images, labels, order=order, **options)
+
+    def interrupted(epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return order(epoch)
+
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_network(), images, labels, order=interrupted, checkpoint=path, **options)
+    torch.manual_seed(99)  # what comes after an interruption must not depend on the random state
+    resumed = small_network()
+    history = fit(resumed, images, labels, order=order, checkpoint=path, **options)
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(torch.stack(history.loss), torch.stack(expected.loss))
+
+
+def test_a_loss_that_diverges_is_told():
+    images, labels = blobs()
+    network = small_network()
+    network[4].weight.data.fill_(float("inf"))
+    settings = Training(epochs=2, batch_size=32)
+    with pytest.raises(DivergedError, match=r"epoch 1 of 2 at a learning rate of 0\.003"):
+        fit(network, images, labels, settings=settings, order=order)
+
+
+def test_weight_decay_spares_biases_and_norms():
+    decayed, spared = parameter_groups(small_network())
+    assert [p.ndim for p in decayed["params"]] == [4, 2]
+    assert spared["weight_decay"] == 0.0
+    assert {p.ndim for p in spared["params"]} == {1}
+
+
+def test_the_learning_rate_rises_and_falls():
+    settings = Training(warmup=0.1)
+    shares = np.linspace(0, 0.999, 50)
+    factors = np.array([rate_factor(s, settings) for s in shares])
+    peak = factors.argmax()
+    assert shares[peak] == pytest.approx(0.1, abs=0.03)
+    assert (np.diff(factors[: peak + 1]) > 0).all()
+    assert (np.diff(factors[peak:]) < 0).all()
+    assert factors[-1] < 0.001
+    step = Training(warmup=0, schedule="step")
+    assert [rate_factor(s, step) for s in (0.1, 0.6, 0.8)] == pytest.approx([1, 0.1, 0.01])
+
+
+def test_dampening_starts_after_a_quarter():
+    assert dampening_strength(0.2, 0.1) == 0
+    assert dampening_strength(0.625, 0.1) == pytest.approx(0.05)
+    assert dampening_strength(1.0, 0.1) == pytest.approx(0.1)
+
+
+def test_a_float_format_has_a_width_of_its_own():
+    assert widths(Method(), (8, 4)) == (8, 4)
+    assert widths(Method(weights=Weights(format="float16")), (8, 4)) == (16,)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_model_runs_on_small_images(name):
+    network = models.build(name, classes=3, channels=1, size=28)
+    images = torch.randint(0, 255, (2, 1, 28, 28), dtype=torch.uint8)
+    assert models.logits(network, images).shape == (2, 3)
+
+
+def test_the_normalization_is_part_of_the_network():
+    own = Architecture(factory=f"{__name__}:flat", mean=(0.25,), std=(0.5,))
+    network = models.build("own", classes=2, channels=1, size=4, architecture=own)
+    images = torch.rand(3, 1, 4, 4)
+    expected = nn.functional.linear(((images - 0.25) / 0.5).flatten(1), network[1].weight)
+    torch.testing.assert_close(network(images), expected + network[1].bias)
+
+
+def flat(classes, channels, size, broken=False):
+    if broken:
+        raise ValueError("no such thing")
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, classes))
+
+
+def test_a_checkpoint_of_ones_own_is_loaded_whole_or_refused(tmp_path):
+    network = flat(2, 1, 4)
+    models.save_weights(network, tmp_path / "w.safetensors")
+    again = flat(2, 1, 4)
+    models.load_checkpoint(again, tmp_path / "w.safetensors")
+    assert torch.equal(again[1].weight, network[1].weight)
+    with pytest.raises(ModelError, match=r"w.safetensors does not hold the weights"):
+        models.load_checkpoint(flat(3, 1, 4), tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "factory", "words"),
+    [
+        ("resnet81", None, "did you mean 'resnet18'"),
+        ("mine", "nowhere_at_all:make", "No module named"),
+        ("mine", f"{__name__}:missing", "missing"),
+        ("mine", "timm:resnet1800", "resnet1800"),
+        ("mine", f"{__name__}:order", "does not build a network"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_named(name, factory, words):
+    architecture = Architecture(factory=factory) if factory else None
+    with pytest.raises(ModelError, match=words):
+        models.build(name, classes=2, channels=1, size=8, architecture=architecture)
