@@ -11,7 +11,6 @@ from quantskew import cells, params, tables
 from quantskew.command import run
 from quantskew.data.loading import load
 from quantskew.description import describe, groupings, history_by_group, predictions
-from quantskew.evaluation import evaluate
 from quantskew.files import write_json
 from quantskew.variants import samples_path, stored_variants
 
@@ -25,7 +24,7 @@ def main(dataset: str, model: str) -> None:
     work = [
         cells.Cell(
             variant.stem,
-            evaluate,
+            "quantskew.evaluation:evaluate",
             samples=samples_path(dataset),
             file=file,
             base=base,

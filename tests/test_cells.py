@@ -37,29 +37,29 @@ def go_on(folder: Path, *, journal: str) -> None:
 
 def test_a_finished_cell_is_not_done_again(tmp_path):
     journal = tmp_path / "journal"
-    work = [Cell(t, note, text=t, journal=str(journal)) for t in "ab"]
+    work = [Cell(t, f"{__name__}:note", text=t, journal=str(journal)) for t in "ab"]
     first = cells.run(work, title="t", jobs=1)
     assert (first["b"] / "out.txt").read_text() == "b"
-    more = [*work, Cell("c", note, text="c", journal=str(journal))]
+    more = [*work, Cell("c", f"{__name__}:note", text="c", journal=str(journal))]
     cells.run(more, title="t", jobs=1)
     assert journal.read_text().split() == ["a", "b", "c"]
 
 
 def test_processes_give_the_same_as_one(tmp_path):
-    work = [Cell(str(n), fail_on_three, number=n) for n in (1, 2)]
+    work = [Cell(str(n), f"{__name__}:fail_on_three", number=n) for n in (1, 2)]
     done = cells.run(work, title="t", jobs=2)
     assert [(done[n] / "out.txt").read_text() for n in "12"] == ["1", "2"]
 
 
 def test_other_cells_finish_when_one_fails(store):
-    work = [Cell(str(n), fail_on_three, number=n) for n in (1, 3, 2)]
+    work = [Cell(str(n), f"{__name__}:fail_on_three", number=n) for n in (1, 3, 2)]
     with pytest.raises(CellError, match=r"1 of 3 cells failed.*\n.*3: ValueError: three is not"):
         cells.run(work, title="t", jobs=1)
     assert sorted(p.read_text() for p in store.rglob("out.txt")) == ["1", "2"]
 
 
 def test_an_interrupted_cell_goes_on_from_its_checkpoint(store):
-    cell = Cell("x", go_on, journal="")
+    cell = Cell("x", f"{__name__}:go_on", journal="")
     with pytest.raises(CellError, match="interrupted"):
         cells.run([cell], title="t", jobs=1)
     done = cells.run([cell], title="t", jobs=1)
@@ -70,16 +70,16 @@ def test_an_interrupted_cell_goes_on_from_its_checkpoint(store):
 def test_the_fingerprint_follows_arguments_and_the_content_of_files(tmp_path):
     file = tmp_path / "data"
     file.write_text("one")
-    before = Cell("x", note, text="a", journal=file).fingerprint
-    assert Cell("another name", note, text="a", journal=file).fingerprint == before
-    assert Cell("x", note, text="b", journal=file).fingerprint != before
+    before = Cell("x", f"{__name__}:note", text="a", journal=file).fingerprint
+    assert Cell("another name", f"{__name__}:note", text="a", journal=file).fingerprint == before
+    assert Cell("x", f"{__name__}:note", text="b", journal=file).fingerprint != before
     file.write_text("two!")
-    assert Cell("x", note, text="a", journal=file).fingerprint != before
+    assert Cell("x", f"{__name__}:note", text="a", journal=file).fingerprint != before
 
 
 def test_an_argument_without_identity_is_refused():
     with pytest.raises(TypeError, match="cannot depend on a object"):
-        _ = Cell("x", note, text=object(), journal="").fingerprint
+        _ = Cell("x", f"{__name__}:note", text=object(), journal="").fingerprint
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_the_code_that_is_imported_counts(package):
 
 
 def test_two_cells_of_one_name_are_refused():
-    work = [Cell("x", note, text=t, journal="") for t in "ab"]
+    work = [Cell("x", f"{__name__}:note", text=t, journal="") for t in "ab"]
     with pytest.raises(ValueError, match="share a name"):
         cells.run(work, title="t", jobs=1)
 

@@ -6,12 +6,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from quantskew import models
-from quantskew.methods import dampening_strength, widths
+from quantskew.methods import dampening_strength
 from quantskew.models import ModelError
 from quantskew.params import Architecture, Method, Training, Weights
 from quantskew.training.loop import DivergedError, fit, parameter_groups, rate_factor
 from quantskew.training.losses import check_class_weights, difficulty_weights
 from quantskew.training.sampling import balanced_counts, balanced_subset, epoch_order
+from quantskew.variants import widths
 
 
 def blobs(n=96):

@@ -19,11 +19,12 @@ with which the function goes on after an interruption. Nothing in the store is e
 
 import ast
 import hashlib
+import importlib
 import importlib.util
 import json
 import os
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -53,13 +54,14 @@ class Cell:
     name
         What the user sees of it in progress bars and errors.
     function
-        A function of a module, so that another process can find it.
+        As ``package.module:function``. It is imported where it runs, so that the process that
+        hands out the cells starts without the seconds that importing torch takes.
     arguments
         Strings, numbers, lists, mappings, parameter sections; a :class:`~pathlib.Path` stands for
         the content of its file.
     """
 
-    def __init__(self, name: str, function: Callable[..., None], /, **arguments: Any) -> None:
+    def __init__(self, name: str, function: str, /, **arguments: Any) -> None:
         self.name = name
         self.function = function
         self.arguments = arguments
@@ -68,8 +70,8 @@ class Cell:
     def fingerprint(self) -> str:
         """Hexadecimal name of everything the result depends on."""
         identity = {
-            "function": f"{self.function.__module__}.{self.function.__qualname__}",
-            "code": code_hash(self.function.__module__),
+            "function": self.function,
+            "code": code_hash(self.function.partition(":")[0]),
             "libraries": {name: version(name) for name in LIBRARIES},
             "arguments": _identity(self.arguments),
         }
@@ -225,7 +227,7 @@ def run(cells: Sequence[Cell], *, title: str, jobs: int | None = None) -> dict[s
 
 
 def _do(
-    function: Callable[..., None],
+    function: str,
     folder: Path,
     arguments: Mapping[str, Any],
     name: str,
@@ -241,7 +243,8 @@ def _do(
         if folder.is_dir():
             return name, None
         try:
-            function(part, **arguments)
+            module, _, name_there = function.partition(":")
+            getattr(importlib.import_module(module), name_there)(part, **arguments)
         except Exception as error:
             (part / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
             return name, f"{type(error).__name__}: {error}  (trace: {part / 'error.txt'})"

@@ -48,11 +48,6 @@ CPU = torch.device("cpu")
 DAMPENING_FROM = 0.25
 
 
-def widths(method: Method, bits: tuple[int, ...]) -> tuple[int, ...]:
-    """Widths a method is run at: those of the study, or 16 for a floating-point format."""
-    return bits if method.weights.format == "integer" else (16,)
-
-
 def quantize(
     folder: Path,
     *,

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from quantskew import methods, tables
+from quantskew import tables
 from quantskew.cells import Cell, run
 from quantskew.params import Method, Params, Recipe
-from quantskew.training.baseline import train
 
 BASELINE = "fp32"
 FULL_PRECISION = 32
@@ -49,6 +48,11 @@ def samples_path(dataset: str) -> Path:
 def folder_of(stage: str, dataset: str, model: str) -> Path:
     """Folder of the files of a stage."""
     return Path("data", STAGES[stage], dataset, model)
+
+
+def widths(method: Method, bits: tuple[int, ...]) -> tuple[int, ...]:
+    """Widths a method is run at: those of the study, or 16 for a floating-point format."""
+    return bits if method.weights.format == "integer" else (16,)
 
 
 def make_baselines(study: Params, dataset: str, model: str) -> None:
@@ -90,7 +94,7 @@ def make_variants(
     baselines = folder_of("train", dataset, model)
     for name, method in section.items():
         owner = owners[method.recipe]
-        for bits in methods.widths(method, study.bits):
+        for bits in widths(method, study.bits):
             for seed in study.seeds:
                 variant = Variant(dataset, model, seed, name, bits)
                 base = Variant(dataset, model, seed, owner, FULL_PRECISION).stem
@@ -98,7 +102,7 @@ def make_variants(
                 work.append(
                     Cell(
                         variant.stem,
-                        methods.quantize,
+                        "quantskew.methods:quantize",
                         samples=samples_path(dataset),
                         base=(
                             baselines / f"{base}.safetensors"
@@ -123,7 +127,7 @@ def _training_cells(study: Params, bases: Mapping[Variant, Recipe]) -> list[Cell
     return [
         Cell(
             variant.stem,
-            train,
+            "quantskew.training.baseline:train",
             samples=samples_path(variant.dataset),
             model=variant.model,
             architecture=study.architectures.get(variant.model),
