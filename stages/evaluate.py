@@ -44,7 +44,8 @@ def main(dataset: str, model: str) -> None:
     for variant, (file, base) in variants.items():
         rows = describe(logits[variant], logits[by_file[base]], data.test, divisions)
         rows["predictions"] = predictions(logits[variant], data.test)
-        rows["layers"] = pd.read_parquet(done[variant.stem] / "layers.parquet")
+        for name in ("layers", "weight_histograms"):
+            rows[name] = pd.read_parquet(done[variant.stem] / f"{name}.parquet")
         history = file.with_suffix(".history.safetensors")
         if history.exists():
             rows["history"] = history_by_group(**safetensors.numpy.load_file(history), data=data)

@@ -11,7 +11,7 @@ from quantskew.data.groups import group_codes, small
 from quantskew.data.loading import Samples
 from quantskew.fairness.metrics import calibration_error, fvo, worst_group
 from quantskew.fairness.parity import fairness_differences
-from quantskew.impact.logits import by_group, per_sample
+from quantskew.impact.logits import boundary_histograms, by_group, per_sample
 from quantskew.params import Groups
 
 
@@ -50,7 +50,8 @@ def describe(
     Returns
     -------
     dict
-        The tables ``groups`` and ``fairness`` without the columns of the variant.
+        The tables ``groups``, ``fairness`` and, for the first grouping, ``boundaries``, without the
+        columns of the variant.
     """
     labels = test.labels.numpy()
     measured = per_sample(outputs, reference, labels)
@@ -83,7 +84,26 @@ def describe(
             _metric(attribute, metric, value, "" if metric == "recall_gap" else note)
             for metric, value in parity.values.items()
         ]
-    return {"groups": pd.concat(groups), "fairness": pd.DataFrame(fairness)}
+    return {
+        "groups": pd.concat(groups),
+        "fairness": pd.DataFrame(fairness),
+        "boundaries": _boundaries(measured["true_probability"], divisions[0]),
+    }
+
+
+def _boundaries(true_probability: pd.Series, division: Grouping) -> pd.DataFrame:
+    counts = boundary_histograms(true_probability, division.codes, len(division.names))
+    groups, bins = counts.shape
+    edges = np.arange(bins + 1) / bins
+    return pd.DataFrame(
+        {
+            "attribute": division.attribute,
+            "group": np.repeat(division.names, bins),
+            "low": np.tile(edges[:-1], groups),
+            "high": np.tile(edges[1:], groups),
+            "count": counts.ravel(),
+        }
+    )
 
 
 def _metric(attribute: str, metric: str, value: Any, note: str = "") -> dict[str, Any]:

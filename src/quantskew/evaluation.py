@@ -1,20 +1,25 @@
 """The cell that runs a variant on the test set.
 
-It stores the logits of every sample and how far every layer moved. All else follows from these
-numbers, in :mod:`quantskew.description`, without the network.
+It stores the logits of every sample, how far every layer moved and how the weights are spread. All
+else follows from these numbers, in :mod:`quantskew.description`, without the network.
 """
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import safetensors.torch
 from torch import Tensor, nn
 
 from quantskew import models
 from quantskew.data.loading import load
-from quantskew.impact.weights import compare
+from quantskew.impact.weights import WHOLE, compare, histogram_edges, histograms
 from quantskew.params import Architecture
 from quantskew.quantization import packing
 from quantskew.quantization.layers import fold, quantizable
+
+BINS = 20
+"""Steps of a histogram of weights."""
 
 
 def restore(path: Path, network: nn.Module, bits: int) -> nn.Module:
@@ -35,7 +40,9 @@ def evaluate(
     architecture: Architecture | None,
     bits: int,
 ) -> None:
-    """Run a variant; write ``logits.safetensors`` (test samples × classes) and ``layers.parquet``.
+    """Run a variant; write ``logits.safetensors`` (test samples × classes) and its weights' tables.
+
+    These are ``layers.parquet`` and ``weight_histograms.parquet``.
 
     Parameters
     ----------
@@ -61,9 +68,14 @@ def evaluate(
         weights, _, content = packing.read(file)
         fold(original.eval(), content["notes"]["folded"])
         widths = {name: weight.bits for name, weight in weights.items()}
-    rows = compare(_layer_weights(original), _layer_weights(network))
+    before, after = _layer_weights(original), _layer_weights(network)
+    rows = compare(before, after)
     rows["layer_bits"] = [widths.get(layer, bits) for layer in rows["layer"]]
     rows.to_parquet(folder / "layers.parquet", index=False)
+    edges: np.ndarray = histogram_edges(before, bins=BINS)[WHOLE]
+    counts = histograms(after, {WHOLE: edges})[WHOLE]
+    spread = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "count": counts})
+    spread.to_parquet(folder / "weight_histograms.parquet", index=False)
 
 
 def _layer_weights(network: nn.Module) -> dict[str, Tensor]:

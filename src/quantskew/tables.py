@@ -172,6 +172,29 @@ TABLES: Mapping[str, Table] = {
         ),
         (*VARIANT, "layer"),
     ),
+    "weight_histograms": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                _column("low", pa.float64(), "lower edge; edges are those of its fp32 network"),
+                _column("high", pa.float64(), "upper edge"),
+                _column("count", pa.int64(), "weights of all layers between them"),
+            ]
+        ),
+        (*VARIANT, "low"),
+    ),
+    "boundaries": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                *_GROUP,
+                _column("low", pa.float64(), "lower edge of the true class's probability"),
+                _column("high", pa.float64(), "upper edge"),
+                _column("count", pa.int64(), "test samples between them"),
+            ]
+        ),
+        (*VARIANT, "attribute", "group", "low"),
+    ),
     "levels": Table(
         pa.schema(
             [
