@@ -52,6 +52,8 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         ({"mitigations__ptq": {}}, ["ptq", "in methods and in mitigations"]),
         ({"datasets": ["minst5k"]}, ["minst5k", "sources", "did you mean 'mnist5k'"]),
         ({"statistics__alpha": 0.7}, ["statistics.alpha", "0.7"]),
+        ({"targets": {"worst_group_loss": 2}}, ["targets.worst_group_loss", "2"]),
+        ({"targets": {"size": 2}}, ["targets.size", "unknown key"]),
         ({"groups__bins": {"age": [40, 20]}}, ["groups.bins", "rising"]),
         ({"methods__ptq__oscillations": "dampen"}, ["methods.ptq", "training: qat"]),
         ({"methods__ptq__calibration": {"choice": "balanced"}}, ["calibration changes nothing"]),

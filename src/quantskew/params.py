@@ -279,6 +279,18 @@ class Statistics(Section):
     seed: int = 0
 
 
+class Targets(Section):
+    """What a variant must meet to be recommended (``targets:``); null asks nothing.
+
+    ``worst_group_loss`` is the accuracy that any group may lose against fp32, as certified;
+    ``fvo`` bounds the upper limit of the interval of FVO; ``bytes`` the file.
+    """
+
+    bytes: Count | None = None
+    worst_group_loss: Fraction = 0.02
+    fvo: Fraction | None = None
+
+
 Bits = Annotated[tuple[Width, ...], BeforeValidator(_as_list), Field(min_length=1)]
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_list), Field(min_length=1)
@@ -304,6 +316,7 @@ class Params(Section):
     mitigations: dict[str, Method] = {}
     groups: Groups = Groups()
     statistics: Statistics = Statistics()
+    targets: Targets = Targets()
 
     @field_validator("datasets", "models", "bits", "seeds")
     @classmethod

@@ -247,6 +247,31 @@ TABLES: Mapping[str, Table] = {
         ),
         (*VARIANT, "attribute", "group"),
     ),
+    "hypotheses": Table(
+        pa.schema(
+            [
+                _column("dataset", pa.string(), "name of the data set; all its models together"),
+                _column("hypothesis", pa.string(), "name of the claim"),
+                _column("claim", pa.string(), "what is claimed"),
+                _column("attribute", pa.string(), "grouping"),
+                _column("estimand", pa.string(), "the number that is compared with the boundary"),
+                _column("compared", pa.string(), "methods, models or groups in it"),
+                _column("units", pa.int64(), "networks, or pairs of them, behind the mean"),
+                _column("estimate", pa.float64(), "mean over the units", null=True),
+                _column("boundary", pa.float64(), "the claim: above or below this", null=True),
+                _column("low", pa.float64(), "limit: other seeds, other test samples", null=True),
+                _column("high", pa.float64(), "upper limit", null=True),
+                _column("d", pa.float64(), "Cohen's d over the units", null=True),
+                _column("d_low", pa.float64(), "lower limit of d", null=True),
+                _column("d_high", pa.float64(), "upper limit of d", null=True),
+                _column("p_value", pa.float64(), "of lying on the boundary, two-sided", null=True),
+                _column("p_holm", pa.float64(), "adjusted for the data set's claims", null=True),
+                _column("verdict", pa.string(), "supported, refuted, undecided, not testable"),
+                _column("missing", pa.string(), "what the study lacks for a test"),
+            ]
+        ),
+        ("dataset", "hypothesis"),
+    ),
 }
 
 

@@ -1,0 +1,80 @@
+"""All networks of a data set on test sets drawn again: what comparisons between them build on.
+
+The effects of :mod:`quantskew.analysis.effects` compare two variants at a time. A trend over
+widths, a difference between two models or a place on a frontier involve many, and their errors go
+together, as all networks answer the same test samples. So here one draw serves all of them.
+"""
+
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from quantskew.analysis.effects import Point
+from quantskew.description import Grouping
+from quantskew.fairness.metrics import Floats, Ints
+from quantskew.fairness.null import debiased_fvo
+from quantskew.fairness.resampling import observe, resampled, tabulate
+from quantskew.params import Statistics
+
+
+class Sampled(NamedTuple):
+    """Accuracies of P points, S seeds and G groups: as observed, then in each of B draws."""
+
+    points: list[Point]  # P
+    accuracy: Floats  # (1 + B, P, S, G); the first row is the test set itself
+    division: Grouping
+    train_sizes: Ints  # (G,) training samples of each group
+
+    @property
+    def sizes(self) -> Ints:
+        """Test samples of each group, (G,)."""
+        codes = self.division.codes
+        return np.bincount(codes[codes >= 0], minlength=len(self.division.names))
+
+    @property
+    def overall(self) -> Floats:
+        """Accuracy over all groups, (1 + B, P, S)."""
+        return np.asarray(self.accuracy @ self.sizes / self.sizes.sum())
+
+    @property
+    def debiased(self) -> Floats:
+        """FVO less the share of chance, (1 + B, P, S).
+
+        Networks that are less accurate for everyone have noisier groups and so a larger FVO;
+        without its share of chance, FVO compares widths and methods on equal terms.
+        """
+        return debiased_fvo(self.accuracy, self.sizes, self.division.counted)
+
+
+def sample(
+    correct: Mapping[Point, np.ndarray],
+    division: Grouping,
+    train_sizes: Ints,
+    settings: Statistics,
+) -> Sampled:
+    """Draw the test set again for all networks at once, group by group.
+
+    Parameters
+    ----------
+    correct
+        (S, n) whether each prediction is right, of the points of one data set, all its models.
+    division
+        Of the same n test samples.
+    train_sizes
+        (G,) training samples of each group.
+    settings
+        Number of draws and their seed.
+    """
+    points = list(correct)
+    outcomes = np.stack([correct[point] for point in points]).astype(np.int64)
+    cells = tabulate(outcomes, division.codes, len(division.names))
+
+    def features(patterns: np.ndarray) -> np.ndarray:
+        return patterns[..., None].astype(float)
+
+    rng = np.random.default_rng([settings.seed, zlib.crc32(points[0].dataset.encode())])
+    hits = [observe(cells, features), resampled(cells, features, settings.draws, rng)]
+    found = Sampled(points, np.concatenate(hits)[..., 0], division, train_sizes)
+    return found._replace(accuracy=found.accuracy / found.sizes)

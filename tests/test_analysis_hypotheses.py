@@ -1,0 +1,138 @@
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from quantskew.analysis.effects import Point
+from quantskew.analysis.hypotheses import assess, two_sided
+from quantskew.analysis.sampled import sample
+from quantskew.description import Grouping
+from quantskew.params import load
+
+SIZES = np.array([250, 250, 250, 250])
+CODES = np.repeat(np.arange(4), SIZES)
+DIVISION = Grouping("race", CODES, ["a", "b", "c", "d"], np.array([True] * 4))
+TRAIN = np.array([400, 300, 200, 50])
+STUDY = load(Path(__file__).parents[1] / "params.yaml")
+STUDY = STUDY.model_copy(
+    update={
+        "datasets": ("faces",),
+        "models": ("large", "small"),
+        "bits": (8, 4),
+        "seeds": (0, 1, 2, 3),
+        "statistics": STUDY.statistics.model_copy(update={"draws": 100}),
+    }
+)
+BYTES = {"large": 1000.0, "small": 100.0}
+POINTS = [
+    Point("faces", model, method, bits)
+    for model in STUDY.models
+    for method, bits in [("fp32", 32), *product(("ptq", "qat", "mpqat", "fair_qat"), (8, 4))]
+]
+
+
+def outcomes(rng, harm=lambda point: np.zeros(4), between_seeds=0.02):
+    """Right and wrong answers: seeds differ, test samples are shared, and points harm groups."""
+    hard = rng.normal(size=len(CODES))  # the difficulty of a sample, the same for all networks
+    correct = {}
+    for point in POINTS:
+        noise = rng.normal(size=(len(STUDY.seeds), len(CODES)))
+        shift = rng.normal(scale=between_seeds * 4, size=(len(STUDY.seeds), 4))[:, CODES]
+        score = (hard + noise) / np.sqrt(2)
+        correct[point] = score < 1.0 + shift - 4 * harm(point)[CODES]
+    return correct
+
+
+def verdicts(rng, **options):
+    sampled = sample(outcomes(rng, **options), DIVISION, TRAIN, STUDY.statistics)
+    rows = assess(sampled, STUDY, {p: BYTES[p.model] for p in POINTS})
+    return rows.set_index("hypothesis")["verdict"]
+
+
+@pytest.mark.parametrize("between_seeds", [0.0, 0.02])
+def test_without_an_effect_a_claim_is_rarely_decided(between_seeds):
+    rng = np.random.default_rng(0)
+    found = [verdicts(rng, between_seeds=between_seeds) for _ in range(40)]
+    # H4 is true without an effect: fp32 is kept
+    wrong = [rows.drop("H4").isin(["supported", "refuted"]).any() for rows in found]
+    # the family errs with chance 0.05 at most: more than 6 of 40 has chance below 0.01
+    assert sum(wrong) <= 6
+
+
+def test_planted_effects_are_found():
+    """At 4 bits the minority loses, in the small model more, under QAT yet more."""
+    size = {"ptq": 0.12, "qat": 0.25, "mpqat": 0.0, "fair_qat": 0.0, "fp32": 0.0}
+
+    def harm(point):
+        wide = point.bits > 4
+        model = 1.3 if point.model == "small" else 0.7
+        return np.array([0, 0, 0, 0 if wide else size[point.method] * model])
+
+    rng = np.random.default_rng(1)
+    found = [verdicts(rng, harm=harm, between_seeds=0.002) for _ in range(5)]
+    for name in ("H5", "disparity_grows", "minority_pays", "fair_qat", "qat_less_fair"):
+        assert [rows[name] for rows in found].count("supported") >= 4, name
+    assert [rows["H2"] for rows in found].count("refuted") >= 4
+    assert [rows["mixed_fairer"] for rows in found].count("supported") >= 4
+
+
+def test_a_loss_on_the_boundary_is_rarely_called_kept_or_lost():
+    values = np.random.default_rng(2).normal(0.02, 0.01, size=(400, 1, 5)).repeat(3, axis=1)
+    found = [two_sided(each, boundary=0.02).p_value <= 0.05 for each in values]
+    assert np.mean(found) < 0.09
+
+
+def test_without_error_from_the_test_samples_it_is_the_t_test():
+    observed = np.array([0.01, 0.04, 0.02, 0.05])
+    values = np.tile(observed, (50, 1))
+    expected = ttest_1samp(observed, 0.01)
+    found = two_sided(values, boundary=0.01)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    limits = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((limits.low, limits.high))
+
+
+def test_error_shared_by_all_networks_does_not_average_out():
+    rng = np.random.default_rng(3)
+    shared = rng.normal(scale=0.02, size=(400, 1))
+    values = np.vstack([[0.03] * 8, 0.03 + np.repeat(shared, 8, axis=1)])
+    found = two_sided(values)
+    assert found.high - found.low == pytest.approx(2 * 2.365 * 0.02, rel=0.1)
+
+
+def test_what_is_missing_is_said():
+    rng = np.random.default_rng(4)
+    sampled = sample(outcomes(rng), DIVISION, TRAIN, STUDY.statistics)
+    sizes = {p: BYTES[p.model] for p in POINTS}
+
+    def missing(**changes):
+        rows = assess(sampled, STUDY.model_copy(update=changes), sizes).set_index("hypothesis")
+        assert (rows["verdict"].eq("not testable") == rows["missing"].ne("")).all()
+        return rows["missing"]
+
+    assert "static" in missing()["H3"]
+    assert missing(models=("large",))["H1"] == "needs two models of different size"
+    assert missing(models=("large",))["H6"] == "needs two models"
+    assert missing(bits=(8,))["H5"] == "needs 4 among the bits"
+    assert "training: qat" in missing(mitigations={}, methods={"ptq": STUDY.methods["ptq"]})["H2"]
+    assert (missing(methods={}, mitigations={}) != "").all()
+
+
+def test_balanced_calibration_is_found_by_its_settings():
+    methods = dict(STUDY.methods)
+    static = methods["ptq"].model_copy(
+        update={"activations": methods["ptq"].activations.model_copy(update={"mode": "static"})}
+    )
+    balanced = static.model_copy(
+        update={"calibration": static.calibration.model_copy(update={"choice": "balanced"})}
+    )
+    study = STUDY.model_copy(update={"methods": {**methods, "qat": balanced, "mpqat": static}})
+    sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)
+    rows = assess(
+        sampled,
+        study.model_copy(update={"mitigations": {}}),
+        {p: BYTES[p.model] for p in POINTS},
+    ).set_index("hypothesis")
+    assert rows.loc["H3", "compared"] == "qat − mpqat"
