@@ -120,6 +120,7 @@ def quantize(
             class_weights=class_weights(method.recipe, data, baseline_history),
             watched=(data.images[watched], data.labels[watched]),
             checkpoint=folder / "checkpoint.safetensors",
+            title=f"{model} seed {seed} at {bits} bits",
             **_against_oscillations(prepared, method, qat_settings),
         )
         save_history(folder / "history.safetensors", history, watched)

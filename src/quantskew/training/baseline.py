@@ -64,6 +64,7 @@ def train(
             class_weights=class_weights(recipe, data, baseline_history),
             watched=(data.images[watched], data.labels[watched]),
             checkpoint=folder / "checkpoint.safetensors",
+            title=f"{model} seed {seed}",
         )
     models.save_weights(network, folder / "network.safetensors")
     save_history(folder / "history.safetensors", history, watched)

@@ -12,12 +12,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm import tqdm
 
 from quantskew.files import replacing
 from quantskew.models import as_input, logits
 from quantskew.params import Training
 
 CHECKPOINT_SECONDS = 60
+BAR_AFTER_SECONDS = 20
 
 
 class DivergedError(RuntimeError):
@@ -88,8 +90,9 @@ def fit(
     after_step: Callable[[float], None] | None = None,
     watched: tuple[Tensor, Tensor] | None = None,
     checkpoint: Path | None = None,
+    title: str = "train",
 ) -> History:
-    """Train a network in place.
+    """Train a network in place, with a progress bar if it takes longer than some seconds.
 
     Parameters
     ----------
@@ -114,6 +117,8 @@ def fit(
         Images and labels whose accuracy and loss are recorded after every epoch.
     checkpoint
         File for going on after an interruption; written at most once a minute.
+    title
+        Stands before the progress bar.
 
     Raises
     ------
@@ -127,7 +132,11 @@ def fit(
     history = History()
     first = _resume(checkpoint, network, optimizer, history)
     saved = time.monotonic()
-    for epoch in range(first, settings.epochs):
+    epochs = tqdm(
+        range(first, settings.epochs), title, settings.epochs, initial=first, unit="epoch",
+        delay=BAR_AFTER_SECONDS, leave=False, dynamic_ncols=True,
+    )  # fmt: skip
+    for epoch in epochs:
         network.train()
         # a last batch of one sample has no variance to normalize by
         batches = [b for b in order(epoch).split(settings.batch_size) if len(b) > 1]
