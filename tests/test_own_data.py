@@ -1,0 +1,79 @@
+"""An own Parquet file and an own network go through the whole pipeline."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Project
+
+from quantskew import tables
+
+pytestmark = pytest.mark.slow
+
+NETWORK = """
+from torch import nn
+
+
+def make(classes, channels, size, width):
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+        nn.Flatten(), nn.Linear(width * (size // 2) ** 2, classes),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def badges():
+    """Bright halves of three kinds, from two sites of which one has the noisier camera."""
+    random = np.random.default_rng(0)
+    grades = random.integers(0, 3, 240)
+    sites = random.choice(["north", "south"], 240, p=[0.7, 0.3])
+    images = random.integers(0, 60, (240, 16, 16)) + 60 * (sites == "south")[:, None, None]
+    for image, grade in zip(images, grades, strict=True):
+        image[4 * grade : 4 * grade + 6] += 100
+    return pd.DataFrame(
+        {
+            "image": [image.astype(np.uint8).tolist() for image in images],
+            "grade": np.array(["a", "b", "c"])[grades],
+            "site": sites,
+        }
+    )
+
+
+def test_an_own_parquet_file_and_network_need_no_code_of_ours(tmp_path, badges):
+    project = Project(
+        tmp_path / "own",
+        datasets=["badges"],
+        models=["mine"],
+        seeds=[0],
+        bits=4,
+        sources={"badges": {"reader": "parquet", "path": "badges.parquet", "label": "grade",
+                            "size": 16}},
+        architectures={"mine": {"factory": "my_networks:make", "options": {"width": 4}}},
+        groups={"by": {"badges": ["grade", "site"]}, "minimum": 5},
+        mitigations={},
+    )  # fmt: skip
+    badges.to_parquet(project.folder / "badges.parquet")
+    (project.folder / "src/my_networks.py").write_text(NETWORK)
+    project.dvc("repro")
+    summary = json.loads((project.folder / "metrics/summary.json").read_text())
+    assert set(summary["badges"]["mine"]) == {"int4"}
+    groups = tables.read("groups", project.folder / "data/evaluations/badges/mine/groups.parquet")
+    names = groups.to_pandas().groupby("attribute")["group"].agg(set)
+    assert names["site"] == {"north", "south"}
+    assert names["grade"] == {"a", "b", "c"}
+
+
+def test_a_wrong_column_is_told_in_one_line(tmp_path, badges):
+    project = Project(
+        tmp_path / "wrong",
+        datasets=["badges"],
+        sources={"badges": {"reader": "parquet", "path": "badges.parquet", "label": "grad"}},
+    )
+    badges.to_parquet(project.folder / "badges.parquet")
+    result = project.run("python", "stages/download.py", "badges", check=False)
+    assert result.returncode == 1
+    assert "did you mean 'grade'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (project.folder / "data/samples").exists()
