@@ -241,8 +241,10 @@ def device() -> torch.device:
 
 
 def as_input(images: Tensor, where: torch.device) -> Tensor:
-    """Turn uint8 pixels (N, C, H, W) into the [0, 1] floats that a network takes."""
-    pixels = images.to(where, non_blocking=True).float().div_(255)
+    """Turn uint8 pixels (N, C, H, W) into the [0, 1] floats a network takes; keep other floats."""
+    pixels = images.to(where, non_blocking=True)
+    if not images.is_floating_point():
+        pixels = pixels.float().div_(255)
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
