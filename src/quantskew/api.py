@@ -1,0 +1,467 @@
+"""The Python interface: audit, quantize and compare any trained network.
+
+    result = audit(model, loader, bits=(8, 4), groups=["gender", "race*gender"])
+    result.to_frame()                      # accuracy of every group, FVO, worst group, intervals
+    quantized = quantize(model, method="ptq", bits=4)
+
+The work is done by the functions that the stages call, so the tables are those of the study, with
+the data set named ``data`` and one seed, 0. What kinds of data are understood stands in
+:mod:`quantskew.inputs`.
+"""
+
+import contextlib
+import copy
+import itertools
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import joblib
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from quantskew import methods as composing
+from quantskew import models, tables
+from quantskew.analysis import answer, figures, report, views
+from quantskew.analysis.effects import Point, Predictions, analyze, plain_method
+from quantskew.command import UserError
+from quantskew.data.loading import Samples
+from quantskew.description import describe, groupings
+from quantskew.inputs import Data, samples
+from quantskew.methods import CPU
+from quantskew.params import (
+    Groups,
+    Method,
+    Params,
+    Qat,
+    Recipe,
+    Statistics,
+    Training,
+    close_names,
+    load,
+    parse,
+)
+from quantskew.quantization import packing
+from quantskew.quantization import qat as quantized_training
+from quantskew.quantization.layers import dry_run
+from quantskew.quantization.packing import Quantized
+from quantskew.quantization.policies import choose_widths
+from quantskew.quantization.ptq import quantize_network
+from quantskew.training.baseline import class_weights, sample_order
+from quantskew.training.loop import fit
+from quantskew.variants import BASELINE, FULL_PRECISION, Variant, widths
+
+AnyMethod = Method | Mapping[str, Any] | str
+DATA = "data"
+SEED = 0
+PLAIN = Method()
+_VIEWS = {
+    "accuracy_by_group": views.accuracy_by_group,
+    "fvo_by_width": views.fvo_by_width,
+    "trade_off": views.trade_off,
+}
+
+
+class MethodError(UserError, ValueError):
+    """A method that cannot be applied, and what it lacks."""
+
+
+class Applied(NamedTuple):
+    """A method at a width under its name in the tables."""
+
+    name: str
+    method: Method
+    bits: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What quantization does to every group.
+
+    Attributes
+    ----------
+    frames
+        ``levels``, ``effects``, ``certificates``, ``groups`` and ``fairness``: tables by name, as
+        :data:`quantskew.tables.TABLES` describes them.
+    networks
+        What was made, by (method, bits), to look at or to keep with
+        :func:`quantskew.quantization.packing.save`.
+    study
+        The parameters that the tables were computed with.
+    """
+
+    frames: dict[str, pd.DataFrame]
+    networks: dict[tuple[str, int], Quantized]
+    study: Params
+
+    def to_frame(self, table: str = "levels") -> pd.DataFrame:
+        """Return one of the tables."""
+        if table not in self.frames:
+            raise UserError(
+                f"no table {table!r}; there are {', '.join(self.frames)}"
+                f"{close_names(table, list(self.frames))}"
+            )
+        return self.frames[table].copy()
+
+    def to_csv(self, path: str | Path, table: str = "levels") -> None:
+        """Write one of the tables as CSV."""
+        self.to_frame(table).to_csv(path, index=False)
+
+    def plot(self, view: str | None = None) -> Figure:
+        """Draw the first grouping.
+
+        Parameters
+        ----------
+        view
+            ``accuracy_by_group`` (plain quantization, for which it is the default),
+            ``fvo_by_width`` (all methods) or ``trade_off`` (accuracy against FVO).
+        """
+        alone = list(self.study.methods) == [plain_method(self.study)]
+        view = view or ("accuracy_by_group" if alone else "fvo_by_width")
+        if view not in _VIEWS:
+            raise UserError(f"no view {view!r}; there are {', '.join(_VIEWS)}")
+        with mpl.rc_context(figures.STYLE):
+            figure = Figure()
+            report.FIGURES[view].draw(figure, _VIEWS[view](self.frames["levels"], self.study))
+        return figure
+
+    def __str__(self) -> str:
+        head = answer.headline(self.frames["effects"], self.study)
+        if head.empty:
+            return f"quantskew result: {', '.join(self.study.methods)}; see to_frame()"
+        return "\n".join(answer.sentences(head, self.study))
+
+
+def audit(
+    model: nn.Module,
+    data: Data,
+    *,
+    bits: int | Sequence[int] = (8, 4, 2),
+    groups: str | Sequence[str] = ("label",),
+    method: AnyMethod = PLAIN,
+    **options: Any,
+) -> Result:
+    """Say which groups lose what when a network is quantized.
+
+    Parameters
+    ----------
+    model
+        A trained classifier of images, in float32; not changed.
+    data
+        Labelled test images with their attributes; see :mod:`quantskew.inputs`.
+    bits
+        Widths of the weights, 2 to 8.
+    groups
+        Attributes to divide by, ``a*b`` for intersections; the first is the one plotted.
+    method
+        How to quantize; plain post-training quantization by default. See :func:`named`.
+    **options
+        As in :func:`compare`.
+    """
+    name = "ptq" if method == PLAIN else method if isinstance(method, str) else "method"
+    return compare(model, methods={name: method}, data=data, bits=bits, groups=groups, **options)
+
+
+def compare(
+    model: nn.Module,
+    *,
+    methods: Mapping[str, AnyMethod] | Sequence[str],
+    data: Data,
+    bits: int | Sequence[int] = (8, 4, 2),
+    groups: str | Sequence[str] = ("label",),
+    calibration: Data | None = None,
+    train: Data | None = None,
+    training: Training = Training(),  # noqa: B008 - frozen
+    qat: Qat = Qat(),  # noqa: B008
+    grouping: Groups = Groups(),  # noqa: B008
+    statistics: Statistics = Statistics(),  # noqa: B008
+    params: str | Path = "params.yaml",
+) -> Result:
+    """Compare methods of quantization by what they do to each group.
+
+    Every method is compared with the network as it is, and with the first of the methods that is
+    plain post-training quantization.
+
+    Parameters
+    ----------
+    model, data, bits, groups
+        As in :func:`audit`.
+    methods
+        Names of methods in a parameter file, or methods by a name of your own.
+    calibration, train, training, qat, params
+        As in :func:`quantize`.
+    grouping
+        Bins of numeric attributes, and the size below which a group is left out of maxima.
+    statistics
+        Confidence and number of draws.
+
+    Raises
+    ------
+    UserError
+        When data, groups or methods do not fit; the message says what would.
+    """
+    given = methods if isinstance(methods, Mapping) else {name: name for name in methods}
+    found = {name: named(method, params) for name, method in given.items()}
+    wanted = (bits,) if isinstance(bits, int) else tuple(bits)
+    grid = [Applied(n, m, width) for n, m in found.items() for width in widths(m, wanted)]
+    return evaluate(
+        model, grid, samples(data, model, split="test"), bits=wanted, groups=groups,
+        calibration=calibration, train=train, training=training, qat=qat,
+        grouping=grouping, statistics=statistics,
+    )  # fmt: skip
+
+
+def quantize(
+    model: nn.Module,
+    *,
+    method: AnyMethod = PLAIN,
+    bits: int = 8,
+    calibration: Data | None = None,
+    train: Data | None = None,
+    training: Training = Training(),  # noqa: B008 - frozen
+    qat: Qat = Qat(),  # noqa: B008
+    params: str | Path = "params.yaml",
+) -> Quantized:
+    """Quantize a network.
+
+    Parameters
+    ----------
+    model
+        Trained, in float32; not changed.
+    method
+        See :func:`named`.
+    bits
+        Width of the weights, 2 to 8; a floating-point format has its own.
+    calibration
+        Images for methods that look at some; the training part of a file with two.
+    train
+        Training images, for QAT; they serve for calibration too if there are no others.
+    training, qat
+        How QAT trains.
+    params
+        File in which the name of a method is looked up.
+
+    Returns
+    -------
+    Quantized
+        ``network`` is the quantized one on the CPU, ``weights`` its codes, and ``notes`` say what
+        was left out and of whom the calibration set consists, or that it cannot matter.
+
+    Raises
+    ------
+    MethodError
+        When the method needs images that are not given.
+
+    Warns
+    -----
+    UserWarning
+        When calibration images are given and the method looks at none.
+    """
+    chosen = named(method, params)
+    if calibration is not None and not chosen.needs_calibration():
+        warnings.warn(
+            "calibration cannot matter to this method: it quantizes weights alone, from themselves",
+            stacklevel=2,
+        )
+    material = _material(model, None, calibration, train, training, qat)
+    return _apply(model, chosen, bits, material)
+
+
+def named(method: AnyMethod, path: str | Path = "params.yaml") -> Method:
+    """Return a method: one, a mapping of its parts, or the name of one in a parameter file."""
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, Mapping):
+        try:
+            return Method.model_validate(method)
+        except ValidationError as error:
+            lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            raise MethodError(f"no method: {'; '.join(lines)}") from None
+    known = load(path).all_methods()
+    if method not in known:
+        raise MethodError(
+            f"{path} has no method {method!r}; it has {', '.join(known)}"
+            f"{close_names(method, known)}"
+        )
+    return known[method]
+
+
+def evaluate(
+    model: nn.Module,
+    grid: Iterable[Applied],
+    test: Samples,
+    *,
+    bits: Sequence[int],
+    groups: str | Sequence[str],
+    calibration: Data | None = None,
+    train: Data | None = None,
+    training: Training = Training(),  # noqa: B008 - frozen
+    qat: Qat = Qat(),  # noqa: B008
+    grouping: Groups = Groups(),  # noqa: B008
+    statistics: Statistics = Statistics(),  # noqa: B008
+) -> Result:
+    """Apply methods and describe what each does; :func:`compare` for a grid of any shape."""
+    grid = list(grid)
+    label = type(model).__name__.lstrip("_")
+    by = (groups,) if isinstance(groups, str) else tuple(groups) or ("label",)
+    study = parse(
+        {
+            "datasets": (DATA,), "sources": {DATA: None}, "models": (label,),
+            "bits": tuple(bits), "seeds": (SEED,), "methods": {a.name: a.method for a in grid},
+            "groups": grouping.model_copy(update={"by": {DATA: by}}), "statistics": statistics,
+        },
+        "these options",
+    )  # fmt: skip
+    divisions = groupings(test, by, grouping)  # a wrong name stops here, before any work
+    material = _material(model, test.images, calibration, train, training, qat)
+    networks = {(a.name, a.bits): _apply(model, a.method, a.bits, material) for a in grid}
+    reference = outputs(model, test)
+    logits = {(BASELINE, FULL_PRECISION): reference}
+    logits |= {key: outputs(made.network, test) for key, made in networks.items()}
+    described = []
+    predicted = {}
+    for (name, width), values in logits.items():
+        variant = Variant(DATA, label, SEED, name, width)
+        rows = describe(values, reference, test, divisions)
+        described.append({table: variant.name(frame) for table, frame in rows.items()})
+        predicted[Point(DATA, label, name, width)] = values.argmax(1)[None]
+    # counts of a single network take less time than starting processes for them
+    with joblib.parallel_config("threading"):
+        found = analyze(Predictions(test.labels.numpy(), [SEED], predicted), divisions, study)
+    frames = found._asdict()
+    frames |= {table: pd.concat([d[table] for d in described]) for table in ("groups", "fairness")}
+    return Result({n: _canonical(n, rows) for n, rows in frames.items()}, networks, study)
+
+
+def outputs(network: nn.Module, test: Samples) -> np.ndarray:
+    """Logits of a network, (n, classes), with the network left where and as it is."""
+    moved = copy.deepcopy(network).to(models.device())
+    return models.logits(moved, test.images).numpy()
+
+
+def _canonical(table: str, rows: pd.DataFrame) -> pd.DataFrame:
+    spec = tables.TABLES[table]
+    chosen = rows[spec.schema.names].reset_index(drop=True)
+    return chosen.sort_values(list(spec.key), ignore_index=True)
+
+
+class _Material(NamedTuple):
+    """What methods may look at besides the network."""
+
+    example: Tensor
+    calibration: Samples | None
+    train: Samples | None
+    training: Training
+    qat: Qat
+
+
+def _material(
+    model: nn.Module,
+    example: Tensor | None,
+    calibration: Data | None,
+    train: Data | None,
+    training: Training,
+    qat: Qat,
+) -> _Material:
+    learnt_from = None if train is None else samples(train, model, split="train")
+    seen = learnt_from if calibration is None else samples(calibration, model, split="train")
+    if seen is not None:
+        example = seen.images
+    if example is None:
+        example = _any_input(model)
+    return _Material(models.as_input(example[:2], CPU), seen, learnt_from, training, qat)
+
+
+def _any_input(model: nn.Module) -> Tensor:
+    """Find images that a network takes: which layers run in which order is all they tell."""
+    network = copy.deepcopy(model).cpu()
+    for channels, size in itertools.product((3, 1), (224, 32, 28, 64, 48, 96, 128, 16, 8)):
+        images = torch.zeros(2, channels, size, size)
+        with contextlib.suppress(Exception):
+            dry_run(network, images)
+            return images
+    raise MethodError("no usual size of images suits the network; give some as calibration")
+
+
+def _apply(model: nn.Module, method: Method, bits: int, material: _Material) -> Quantized:
+    """Do in memory what :func:`quantskew.methods.quantize` does from file to file."""
+    network = copy.deepcopy(model).cpu()
+    example, some, train, training, settings = material
+    _refuse(method, bits, material)
+    seen, chosen = None, None
+    if some is not None and method.needs_calibration():
+        seen = composing._calibration_set(some, method.calibration, SEED)
+        if method.policy.by != "uniform":
+            chosen = choose_widths(
+                network, example, seen.images, seen.labels, seen.groups,
+                bits=bits, weights=method.weights, policy=method.policy, seed=SEED,
+            )  # fmt: skip
+    if train is None or method.training == "none":
+        made = quantize_network(
+            network, example, bits=bits, weights=method.weights, activations=method.activations,
+            calibration=seen and seen.images, groups=seen and seen.groups, widths=chosen, seed=SEED,
+        )  # fmt: skip
+    else:
+        prepared = quantized_training.prepare(
+            network, example, bits=bits, weights=method.weights, widths=chosen,
+            activations=method.activations, calibration=seen and seen.images,
+        ).to(models.device())  # fmt: skip
+        steps: dict[str, Any] = composing._against_oscillations(prepared, method, settings)
+        fit(
+            prepared,
+            train.images,
+            train.labels,
+            settings=training.model_copy(
+                update={"epochs": settings.epochs, "lr": settings.lr_at(bits), "warmup": 0.0}
+            ),
+            order=sample_order(train.labels, method.recipe, SEED),
+            groups=composing._groups_of_parameters(prepared, settings),
+            class_weights=class_weights(method.recipe, train, None),
+            **steps,
+        )
+        made = quantized_training.convert(prepared.cpu())
+    if seen is not None:
+        made.notes["calibration"] = seen.counts
+    # the codes go where the network goes, so that its size can be told from the network alone
+    vars(made.network)["quantized"] = (made.weights, made.notes)
+    return made
+
+
+def packed_bytes(network: nn.Module) -> int:
+    """Size of the file of a network: packed codes if it was quantized here, else its tensors."""
+    network = copy.deepcopy(network).cpu()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "network.safetensors")
+        try:
+            packing.save(path, Quantized(network, *vars(network).get("quantized", ({}, {}))))
+        except ValueError:  # its weights were changed after they were quantized
+            models.save_weights(network, path)
+        return path.stat().st_size
+
+
+def _refuse(method: Method, bits: int, material: _Material) -> None:
+    recipe, learns = method.recipe, method.training == "qat"
+    if method.weights.format == "integer" and bits not in range(2, 9):
+        raise MethodError(f"bits: got {bits}; weights have 2 to 8 bits")
+    if recipe != Recipe() and not learns:
+        raise MethodError(
+            "the method has a recipe, which is how the fp32 network is trained; train it so and "
+            "leave the recipe out, or give training: qat"
+        )
+    if recipe.loss == "weighted" and recipe.class_weights is None:
+        raise MethodError("loss: weighted needs class_weights here, for no history is at hand")
+    if learns and material.train is None:
+        raise MethodError("training: qat trains the network; give its training images as train")
+    if method.needs_calibration() and material.calibration is None:
+        raise MethodError(
+            "the method looks at calibration images; give some as calibration, such as 256 of the "
+            "training set"
+        )

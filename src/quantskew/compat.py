@@ -1,0 +1,301 @@
+"""The names that the README of Beyond-Naive-Quantization promises, doing what they say.
+
+==================================  =============================================================
+name of a method, any capitals      what is done
+==================================  =============================================================
+``PTQ``                             plain post-training quantization of the weights
+``bias_aware``,                     and activations of 8 bits, whose ranges suit the group they
+``bias_aware_calibration``          suit worst, on as many calibration images of every group
+``mixed_precision``                 weights with the widths that spare the worst-off group, at the
+                                    size of the uniform width
+``QAT``                             training with the quantizers in place (LSQ)
+==================================  =============================================================
+
+``_INT8`` … ``_INT2`` after a name is its width. Groups are all combinations of the attributes that
+the images carry (see :mod:`quantskew.inputs`), else the classes. Nothing here is simulated: sizes
+are those of files, gaps are measured.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from quantskew import api
+from quantskew.data.loading import Samples
+from quantskew.description import describe, groupings
+from quantskew.inputs import Data, part, samples
+from quantskew.params import Groups, Method, close_names
+
+MEGABYTE = 1e6
+_BALANCED = {
+    "activations": {"mode": "static", "range": "mse", "objective": "worst_group"},
+    "calibration": {"choice": "balanced"},
+}
+_SPARING = {
+    "policy": {"by": "measured", "objective": "worst_group"},
+    "calibration": {"choice": "balanced"},
+}
+_FINE = {"weights": {"granularity": "channel", "range": "mse"}}
+METHODS: dict[str, dict[str, Any]] = {
+    "ptq": {},
+    "bias_aware": _BALANCED,
+    "bias_aware_calibration": _BALANCED,
+    "mixed_precision": _SPARING,
+    "qat": {"training": "qat"},
+}
+# what FairnessAwareQuantizer tries in turn, all of about the same size
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "bias-aware calibration": _BALANCED,
+    "bias-aware calibration, ranges per channel": _BALANCED | _FINE,
+    "mixed precision for the worst-off group, ranges per channel": _SPARING | _FINE,
+}
+
+
+def apply_quantization(
+    model: nn.Module,
+    method: str = "PTQ_INT8",
+    bit_width: int | None = None,
+    calibration_data: Data | None = None,
+    training_data: Data | None = None,
+) -> nn.Module:
+    """Quantize a network; see the table above for the methods.
+
+    Parameters
+    ----------
+    model
+        Trained; not changed.
+    method, bit_width
+        How, and at how many bits; the width of a name such as ``PTQ_INT4`` or 8 by default.
+    calibration_data
+        Images for the methods that look at some.
+    training_data
+        Images for QAT.
+
+    Returns
+    -------
+    nn.Module
+        The quantized network, on the CPU.
+    """
+    name, width = _parsed(method)
+    if bit_width is not None and width not in (None, bit_width):
+        raise api.MethodError(f"method {method!r} has {width} bits, bit_width = {bit_width}")
+    seen = None if calibration_data is None else samples(calibration_data, model, split="train")
+    attributes = [] if seen is None else [a for a in seen.attributes if a != "label"]
+    return api.quantize(
+        model,
+        method=_method(METHODS[name], attributes),
+        bits=bit_width or width or 8,
+        calibration=seen,
+        train=training_data,
+    ).network
+
+
+def compute_fairness_metrics(
+    model: nn.Module, test_loader: Data, sensitive_attr: str = "label"
+) -> dict[str, Any]:
+    """Measure how a network treats the groups of an attribute.
+
+    Returns
+    -------
+    dict
+        ``demographic_parity``, ``equalized_odds``, ``equal_opportunity``, ``predictive_equality``
+        (the largest gap between two groups, of the worst class; of two classes, class 1),
+        ``disparate_impact`` (lowest over highest rate), ``recall_gap``, ``accuracy``, ``loss``,
+        ``fvo``, ``worst_group_accuracy``, ``group_accuracy`` (a mapping), ``model_size_mb`` (10⁶
+        bytes of the packed file), and ``note``: what is NaN or left out, and why.
+    """
+    test = samples(test_loader, model, split="test")
+    divisions = groupings(test, [sensitive_attr], Groups())
+    logits = api.outputs(model, test)
+    described = describe(logits, logits, test, divisions)
+    rows = described["fairness"].set_index("metric")
+    values = rows["value"].to_dict()
+    groups = described["groups"]
+    small = groups.loc[~groups["counted"], "group"].tolist()
+    notes = [rows.loc["demographic_parity_worst", "note"]]
+    notes += [f"too small to be compared: {', '.join(small)}"] if small else []
+    return {
+        **{k.removesuffix("_worst"): v for k, v in values.items() if not k.endswith("_macro")},
+        "worst_group_accuracy": values["worst_group"],
+        "worst_group": rows.loc["worst_group", "note"],
+        "group_accuracy": dict(zip(groups["group"], groups["accuracy"], strict=True)),
+        "model_size_mb": api.packed_bytes(model) / MEGABYTE,
+        "note": "; ".join(filter(None, notes)),
+    }
+
+
+@dataclass(frozen=True)
+class QuantizationComparison(api.Result):
+    """A result under the names of Beyond-Naive-Quantization."""
+
+    note: str = ""
+
+    def plot_comparison(self) -> Figure:
+        """Draw FVO of every method by width."""
+        return self.plot("fvo_by_width")
+
+    def save_to_csv(self, path: str | Path) -> None:
+        """Write accuracy of every group, FVO and worst group with their intervals."""
+        self.to_csv(path)
+
+
+def compare_quantization_methods(
+    model: nn.Module,
+    methods: Sequence[str],
+    test_loader: Data,
+    sensitive_attrs: Sequence[str],
+    calibration_data: Data | None = None,
+    training_data: Data | None = None,
+) -> QuantizationComparison:
+    """Compare methods by what each does to every group, beside plain quantization as wide.
+
+    Without ``training_data`` the methods that look at images get a fifth of ``test_loader``, which
+    is left out of the test; ``note`` says so.
+    """
+    test = samples(test_loader, model, split="test")
+    parsed = dict.fromkeys((name, width or 8) for name, width in map(_parsed, methods))
+    grid = [api.Applied("ptq", Method(), bits) for bits in dict.fromkeys(b for _, b in parsed)]
+    grid += [
+        api.Applied(name, _method(METHODS[name], sensitive_attrs), bits)
+        for name, bits in parsed
+        if name != "ptq"
+    ]
+    note = ""
+    trains = any(m.training == "qat" for _, m, _ in grid)
+    looks = any(m.needs_calibration() for _, m, _ in grid)
+    if training_data is None and (trains or (looks and calibration_data is None)):
+        training_data, test = _parted(test, 0.2)
+        note = (
+            f"{len(training_data)} test images were given to the methods and left out of the test"
+        )
+    result = api.evaluate(
+        model, grid, test, bits=[b for n, _, b in grid if n == "ptq"], groups=sensitive_attrs,
+        calibration=calibration_data, train=training_data,
+    )  # fmt: skip
+    return QuantizationComparison(result.frames, result.networks, result.study, note)
+
+
+class FairnessAwareQuantizer:
+    """Search for a quantization whose demographic parity gap keeps to a bound.
+
+    Half of the images calibrate, the other half measure. The candidates are tried in turn, and the
+    first that keeps to the bound is taken, else the one with the smallest gap, with a warning.
+
+    Parameters
+    ----------
+    bit_width
+        Average width of the weights.
+    max_dp_gap
+        Largest difference between two groups, over all classes and attributes, in the share that
+        is given a class. It is the network's own gap, not what quantization adds to it.
+    sensitive_attributes
+        Attributes of the images that are measured one by one, and balanced in all combinations.
+
+    Attributes
+    ----------
+    final_dp_gap
+        Measured on images that calibration did not see; NaN if no gap can be measured.
+    baseline_dp_gap
+        That of the network before.
+    shortfall
+        By how much the bound is exceeded: 0 if it is met, NaN if nothing could be measured.
+    message
+        All this in a sentence, with the number of images.
+    chosen
+        Which candidate it is.
+    """
+
+    def __init__(
+        self, bit_width: int = 8, max_dp_gap: float = 0.01, *, sensitive_attributes: Sequence[str]
+    ) -> None:
+        self.bit_width = bit_width
+        self.max_dp_gap = max_dp_gap
+        self.sensitive_attributes = list(sensitive_attributes)
+        self.final_dp_gap = self.baseline_dp_gap = self.shortfall = float("nan")
+        self.message = "nothing was quantized yet"
+        self.chosen = ""
+
+    def quantize(
+        self, model: nn.Module, calibration_data: Data, fairness_constraint: bool = True
+    ) -> nn.Module:
+        """Quantize; without the constraint the first candidate is taken and measured.
+
+        Warns
+        -----
+        UserWarning
+            When the constraint is asked for and not met.
+        """
+        seen, held_out = _parted(samples(calibration_data, model, split="train"), 0.5)
+        self.baseline_dp_gap = self._gap(model, held_out)
+        tried: dict[str, tuple[float, nn.Module]] = {}
+        for name, parts in CANDIDATES.items():
+            method = _method(parts, self.sensitive_attributes)
+            made = api.quantize(model, method=method, bits=self.bit_width, calibration=seen).network
+            tried[name] = (self._gap(made, held_out), made)
+            if not fairness_constraint or tried[name][0] <= self.max_dp_gap:
+                break
+        self.chosen = min(tried, key=lambda name: np.nan_to_num(tried[name][0], nan=np.inf))
+        self.final_dp_gap, network = tried[self.chosen]
+        self.shortfall = float(np.maximum(self.final_dp_gap - self.max_dp_gap, 0))
+        self.message = self._told(len(held_out))
+        if fairness_constraint and self.shortfall != 0:
+            warnings.warn(self.message, stacklevel=2)
+        return network
+
+    def _gap(self, model: nn.Module, held_out: Samples) -> float:
+        found = [
+            compute_fairness_metrics(model, held_out, name)["demographic_parity"]
+            for name in self.sensitive_attributes
+        ]
+        return float(np.max(found))  # NaN where one of them cannot be measured
+
+    def _told(self, n: int) -> str:
+        if np.isnan(self.shortfall):
+            return (
+                f"the bound on the demographic parity gap is not known to be met: on {n} images "
+                f"some of {', '.join(self.sensitive_attributes)} has too few groups of "
+                f"{Groups().minimum} or more, or is the class"
+            )
+        measured = (
+            f"the demographic parity gap on {n} images is {self.final_dp_gap:.4f} "
+            f"(fp32: {self.baseline_dp_gap:.4f})"
+        )
+        if self.shortfall:
+            return (
+                f"the bound is NOT met: {measured}, {self.shortfall:.4f} above max_dp_gap = "
+                f"{self.max_dp_gap:g}; {self.chosen} came closest"
+            )
+        return f"the bound is met: {measured}, max_dp_gap = {self.max_dp_gap:g}; {self.chosen}"
+
+
+def _parsed(method: str) -> tuple[str, int | None]:
+    name, _, width = method.lower().partition("_int")
+    if width and width not in map(str, range(2, 9)):
+        raise api.MethodError(f"method {method!r}: weights have 2 to 8 bits, _INT2 to _INT8")
+    if name not in METHODS:
+        raise api.MethodError(
+            f"no method {method!r}; there are {', '.join(METHODS)}, with _INT2 to _INT8 after "
+            f"them{close_names(name, METHODS)}"
+        )
+    return name, int(width) if width else None
+
+
+def _method(parts: dict[str, Any], attributes: Sequence[str]) -> Method:
+    if "calibration" in parts:
+        by = "*".join(attributes) or "label"
+        parts = parts | {"calibration": parts["calibration"] | {"by": by}}
+    return api.named(parts)
+
+
+def _parted(data: Samples, share: float) -> tuple[Samples, Samples]:
+    """Divide samples at random into a share and the rest."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(api.SEED)).numpy()
+    at = round(share * len(data))
+    return part(data, np.sort(order[:at])), part(data, np.sort(order[at:]))

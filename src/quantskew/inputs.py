@@ -1,0 +1,230 @@
+"""Images of any kind of container as :class:`~quantskew.data.loading.Samples`.
+
+========================= ======================================================================
+given                     what is read of it
+========================= ======================================================================
+``Samples``               as it is
+path to a Parquet file    the table ``samples``, or a file of your own with the columns ``image``
+                          (bytes of a picture), ``label`` and any attributes
+``params.Source``         any source of ``params.yaml``, with its own columns, size and path
+``DataLoader``            batches ``(images, labels)`` or ``(images, labels, {attribute: values})``
+``Dataset``               the same, sample by sample
+``(images, labels)``      arrays or tensors; a third item holds the attributes, a mapping or frame
+========================= ======================================================================
+
+A dataset, or that of a loader that does not shuffle, may instead have a data frame ``attributes``
+with one row a sample. Images are (N, C, H, W): uint8 is scaled to [0, 1] when the network runs,
+floats are taken as they come, for the network was trained on what its loader gives.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
+
+from quantskew import models
+from quantskew.command import UserError
+from quantskew.data.loading import Samples, load
+from quantskew.data.prepare import prepare
+from quantskew.params import Source
+
+Data = Samples | str | Path | Source | DataLoader[Any] | Dataset[Any] | tuple[Any, ...] | list[Any]
+_BATCH = 256
+
+
+class DataError(UserError, ValueError):
+    """Images, labels or attributes that do not fit together or do not fit the network."""
+
+
+def samples(data: Data, network: nn.Module, *, split: Literal["train", "test"]) -> Samples:
+    """Read labelled images and check that a network can be run on them.
+
+    Parameters
+    ----------
+    data
+        See the table above.
+    network
+        Takes the images and gives logits (N, classes).
+    split
+        Which part to take of a file that publishes a split; all samples of anything else.
+
+    Raises
+    ------
+    DataError
+        When lengths differ, a label is no output of the network, or the kind is unknown.
+    ModelError
+        When the network does not take the images or does not give one row of logits for each.
+    """
+    if isinstance(data, Samples):
+        found = data
+    elif isinstance(data, str | Path | Source):
+        found = _from_file(data, split)
+    elif isinstance(data, DataLoader | Dataset):
+        found = _assembled(*_collected(data))
+    elif isinstance(data, tuple | list) and len(data) in (2, 3):
+        found = _assembled(*data)
+    else:
+        raise DataError(
+            f"data is a {type(data).__name__}; give a DataLoader, a Dataset, the path of a Parquet "
+            "file, or (images, labels) with attributes as a third item"
+        )
+    return _checked(found, network)
+
+
+def classes_of(network: nn.Module, images: Tensor) -> int:
+    """Run a network on two images and return how many logits it gives for each."""
+    some = images[:2]
+    try:
+        outputs: Any = models.logits(network, some)
+    except Exception as error:  # whatever its layers say of a shape that does not fit
+        raise models.ModelError(
+            f"the network does not run on images of shape {tuple(some.shape)} "
+            f"({some.dtype}): {error}"
+        ) from error
+    if outputs.ndim != 2 or len(outputs) != len(some) or outputs.shape[1] < 2:
+        raise models.ModelError(
+            f"the network gives shape {tuple(outputs.shape)} for {len(some)} images; "
+            "logits (images, classes) of two classes or more are needed"
+        )
+    return outputs.shape[1]
+
+
+def _from_file(given: str | Path | Source, split: str) -> Samples:
+    source = given if isinstance(given, Source) else Source(reader="parquet", path=str(given))
+    path = Path(source.path or "")
+    if path.is_file() and path.suffix == ".parquet":
+        try:
+            notes = pq.read_schema(path).metadata or {}
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{path} is not a whole Parquet file: {error}") from None
+        if notes.get(b"table") == b"samples":
+            return getattr(load(path), split)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare("data", source, folder).write(Path(folder, "samples.parquet"))
+        found = load(Path(folder, "samples.parquet"))
+    return getattr(found, split) if found.metadata["split"]["by"] == "published" else found
+
+
+def _collected(data: DataLoader[Any] | Dataset[Any]) -> tuple[Tensor, Tensor, pd.DataFrame]:
+    loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=_BATCH)
+    images, labels, attributes = [], [], []
+    for batch in _batches(loader):
+        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+            raise DataError(
+                f"a batch is a {type(batch).__name__}; (images, labels) is needed, or "
+                "(images, labels, {attribute: values})"
+            )
+        images.append(torch.as_tensor(batch[0]))
+        labels.append(torch.as_tensor(batch[1]))
+        if len(batch) == 3:
+            attributes.append(_frame(batch[2]))
+    if not images:
+        raise DataError("the loader gives no batch")
+    if attributes:
+        frame = pd.concat(attributes, ignore_index=True)
+    else:
+        frame = _frame(getattr(loader.dataset, "attributes", None))
+        if len(frame.columns) and not isinstance(loader.sampler, SequentialSampler):
+            raise DataError(
+                "the loader shuffles, so the rows of dataset.attributes cannot be told apart; give "
+                "shuffle=False, or batches (images, labels, {attribute: values})"
+            )
+    return torch.cat(images), torch.cat(labels), frame
+
+
+def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
+    try:
+        yield from loader
+    except TypeError as error:  # of the default collate, e.g. for pictures that are no tensors
+        raise DataError(f"the samples do not make batches: {error}") from error
+
+
+def _frame(attributes: Any) -> pd.DataFrame:
+    if isinstance(attributes, Mapping):
+        attributes = pd.DataFrame({name: _column(v) for name, v in attributes.items()})
+    if attributes is None:
+        return pd.DataFrame()
+    if not isinstance(attributes, pd.DataFrame):
+        raise DataError(
+            f"attributes are a {type(attributes).__name__}; a mapping of names to values is "
+            "needed, or a data frame"
+        )
+    return attributes
+
+
+def _column(values: Any) -> "pd.Series[Any]":
+    return pd.Series(values.cpu().numpy() if isinstance(values, Tensor) else values)
+
+
+def _assembled(images: Any, labels: Any, attributes: Any = None) -> Samples:
+    pixels, codes = torch.as_tensor(images), torch.as_tensor(labels)
+    frame = _frame(attributes).reset_index(drop=True)
+    if "label" in frame:
+        raise DataError("an attribute is named 'label', which is the class; rename it")
+    if pixels.ndim == 3:
+        pixels = pixels[:, None]
+    if pixels.ndim != 4 or not (pixels.dtype == torch.uint8 or pixels.is_floating_point()):
+        raise DataError(
+            f"images are {pixels.dtype} of shape {tuple(pixels.shape)}; uint8 or floats of "
+            "(N, C, H, W) are needed"
+        )
+    if codes.ndim != 1 or codes.is_floating_point():
+        raise DataError(f"labels are {codes.dtype} of {tuple(codes.shape)}; N integers are needed")
+    sizes = {"images": len(pixels), "labels": len(codes)}
+    sizes |= {"attributes": len(frame)} if len(frame.columns) else {}
+    if len(set(sizes.values())) > 1 or not len(pixels):
+        raise DataError(
+            f"lengths differ or are 0: {', '.join(f'{n} {k}' for k, n in sizes.items())}"
+        )
+    n = len(codes)
+    return Samples(
+        images=pixels if pixels.dtype == torch.uint8 else pixels.float(),
+        labels=codes.long().cpu(),
+        ids=np.array([f"{i:07d}" for i in range(n)], object),
+        split=np.full(n, "test"),
+        attributes=frame if len(frame.columns) else pd.DataFrame(index=range(n)),
+        classes=(),
+        metadata={},
+    )
+
+
+def _checked(found: Samples, network: nn.Module) -> Samples:
+    outputs = classes_of(network, found.images)
+    if found.classes:
+        if len(found.classes) != outputs:
+            raise DataError(
+                f"the data name {len(found.classes)} classes ({', '.join(found.classes[:12])}), "
+                f"the network has {outputs} outputs"
+            )
+        return found
+    labels = found.labels.numpy()
+    wrong = np.flatnonzero((labels < 0) | (labels >= outputs))
+    if len(wrong):
+        raise DataError(
+            f"label {labels[wrong[0]]} of sample {wrong[0]} (and {len(wrong) - 1} more) is no "
+            f"class: the network has {outputs} outputs, 0 to {outputs - 1}"
+        )
+    classes = tuple(map(str, range(outputs)))
+    named = pd.Categorical.from_codes(labels, pd.Index(classes))
+    return replace(found, classes=classes, attributes=found.attributes.assign(label=named))
+
+
+def part(data: Samples, rows: np.ndarray) -> Samples:
+    """Choose samples by their positions."""
+    return replace(
+        data,
+        images=data.images[rows],
+        labels=data.labels[rows],
+        ids=data.ids[rows],
+        split=data.split[rows],
+        attributes=data.attributes.iloc[rows].reset_index(drop=True),
+    )
