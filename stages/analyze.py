@@ -1,6 +1,7 @@
 """Who is left behind, how sure that is, and what helps: tables, figures and a report."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,19 @@ import pandas as pd
 
 from quantskew import params, tables
 from quantskew.analysis import answer, figures, report, views
-from quantskew.analysis.effects import Frames, analyze, read_predictions
+from quantskew.analysis.effects import Frames, Point, Predictions, analyze, read_predictions
+from quantskew.analysis.exemplars import exemplar_rows
+from quantskew.analysis.frontier import frontier, recommendations
+from quantskew.analysis.hypotheses import assess
+from quantskew.analysis.sampled import sample
 from quantskew.cells import file_hash
 from quantskew.command import run
 from quantskew.data.loading import load
-from quantskew.description import groupings
+from quantskew.description import Grouping, groupings
 from quantskew.files import write_json, write_text
 from quantskew.params import Params
-from quantskew.variants import samples_path
+from quantskew.tables import POINT
+from quantskew.variants import STAGES, folder_of, samples_path
 
 ANALYSIS = Path("data/analysis")
 PLOTS = Path("plots")
@@ -24,9 +30,13 @@ PLOTS = Path("plots")
 def main() -> None:
     """Compare all variants of the study; write what was found."""
     study = params.load()
-    found = pd.DataFrame([compare(study, d, m) for d in study.datasets for m in study.models])
+    loaded = {(d, m): answers(study, d, m) for d in study.datasets for m in study.models}
+    found = pd.DataFrame([analyze(given, ways, study) for given, ways, _ in loaded.values()])
     shutil.rmtree(ANALYSIS, ignore_errors=True)
     frames = {name: pd.concat(list(found[name]), ignore_index=True) for name in Frames._fields}
+    decided = pd.DataFrame([decide(study, d, loaded, frames) for d in study.datasets])
+    frames |= {name: pd.concat(list(decided[name]), ignore_index=True) for name in decided}
+    frames["exemplars"] = pd.concat(exemplar_rows(given, ids) for given, _, ids in loaded.values())
     for name, rows in frames.items():
         tables.write(name, rows, ANALYSIS / f"{name}.parquet")
     groups = pd.concat(
@@ -50,7 +60,10 @@ def main() -> None:
     head = answer.headline(frames["effects"], study)
     write_json("metrics/summary.json", answer.metrics(head))
     page = report.render(
-        answer=answer.sentences(head, study),
+        answer=[
+            *recommendations(frames["frontier"], study),
+            *answer.sentences(head, study),
+        ],
         drawn=drawn,
         tables=report.listed(head, frames),
         limits=report.limits(frames, study),
@@ -65,8 +78,10 @@ def evaluations(dataset: str, model: str) -> Path:
     return Path("data/evaluations", dataset, model)
 
 
-def compare(study: Params, dataset: str, model: str) -> Frames:
-    """Levels and effects of all variants of a data set and a model."""
+def answers(
+    study: Params, dataset: str, model: str
+) -> tuple[Predictions, list[Grouping], np.ndarray]:
+    """What all variants of a data set and a model answered, on which samples of which groups."""
     predictions, ids = read_predictions(evaluations(dataset, model))
     test = load(samples_path(dataset)).test
     order = pd.Series(np.arange(len(test)), test.ids).loc[ids].to_numpy()
@@ -74,7 +89,41 @@ def compare(study: Params, dataset: str, model: str) -> Frames:
         division._replace(codes=division.codes[order])
         for division in groupings(test, study.groups_of(dataset), study.groups)
     ]
-    return analyze(predictions, divisions, study)
+    return predictions, divisions, ids
+
+
+def decide(
+    study: Params,
+    dataset: str,
+    loaded: Mapping[tuple[str, str], tuple[Predictions, list[Grouping], np.ndarray]],
+    frames: Mapping[str, pd.DataFrame],
+) -> dict[str, pd.DataFrame]:
+    """Test the claims and place the variants of a data set, all its models on the same draws."""
+    correct = {
+        point: predicted == given.labels
+        for model in study.models
+        for given in [loaded[dataset, model][0]]
+        for point, predicted in given.predicted.items()
+    }
+    first = loaded[dataset, study.models[0]][1][0]
+    (trained,) = groupings(load(samples_path(dataset)).train, [first.attribute], study.groups)
+    numbers = dict(zip(trained.names, np.bincount(trained.codes[trained.codes >= 0]), strict=True))
+    train_sizes = np.array([numbers.get(name, 0) for name in first.names])
+    sampled = sample(correct, first, train_sizes, study.statistics)
+    sizes = mean_bytes(dataset, study.models)
+    placed = frontier(sampled, sizes, frames["levels"], frames["certificates"], study)
+    return {"hypotheses": assess(sampled, study, sizes), "frontier": placed}
+
+
+def mean_bytes(dataset: str, models: tuple[str, ...]) -> dict[Point, float]:
+    """Size of the file of each point, mean over seeds."""
+    rows = pd.concat(
+        tables.read("variants", folder_of(stage, dataset, m) / "variants.parquet").to_pandas()
+        for stage in STAGES
+        for m in models
+    )
+    sizes = rows.groupby(list(POINT))["bytes"].mean()
+    return {Point(*point): size for point, size in sizes.items()}
 
 
 if __name__ == "__main__":

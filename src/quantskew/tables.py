@@ -229,6 +229,7 @@ TABLES: Mapping[str, Table] = {
                 _column("p_holm", pa.float64(), "adjusted for groups × widths", null=True),
                 _column("seed_sd", pa.float64(), "deviation between seeds", null=True),
                 _column("sampling_sd", pa.float64(), "deviation between test sets", null=True),
+                _column("detectable", pa.float64(), "smallest drop likely to be seen", null=True),
                 _column("verdict", pa.string(), "worse, better, no detectable effect, undefined"),
             ]
         ),
@@ -271,6 +272,41 @@ TABLES: Mapping[str, Table] = {
             ]
         ),
         ("dataset", "hypothesis"),
+    ),
+    "frontier": Table(
+        pa.schema(
+            [
+                *_POINT,
+                _column("attribute", pa.string(), "grouping"),
+                _column("bytes", pa.float64(), "of the file, mean over seeds"),
+                _column("accuracy", pa.float64(), "overall, mean over seeds"),
+                _column("fvo", pa.float64(), "mean over seeds", null=True),
+                _column("fvo_high", pa.float64(), "upper limit of FVO", null=True),
+                _column("loss", pa.float64(), "of the group that loses most, against fp32"),
+                _column("loss_bound", pa.float64(), "no group of a seed loses more", null=True),
+                _column("floor", pa.float64(), "such a bound were no answer changed", null=True),
+                _column("on_frontier", pa.bool_(), "none is as good at all, better at one"),
+                _column("probability", pa.float64(), "of that, on other test samples"),
+                _column("excess", pa.float64(), "above the targets, share of 1", null=True),
+                _column("meets", pa.bool_(), "all targets"),
+                _column("recommended", pa.bool_(), "the smallest of its model that meets them"),
+            ]
+        ),
+        POINT,
+    ),
+    "exemplars": Table(
+        pa.schema(
+            [
+                *_POINT,
+                _column("id", pa.string(), "test sample whose usual answer changed"),
+                _column("label", pa.int32(), "index of its class"),
+                _column("before", pa.int32(), "most frequent answer over seeds at fp32"),
+                _column("after", pa.int32(), "most frequent answer now"),
+                _column("flips", pa.int64(), "seeds whose answer changed"),
+                _column("taxicab", pa.float64(), "0: same answers, 2: none in common"),
+            ]
+        ),
+        (*POINT, "id"),
     ),
 }
 

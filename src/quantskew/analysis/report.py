@@ -77,6 +77,41 @@ def listed(headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> list[R
     spread = levels[levels["metric"] == "fvo"]
     against = effects[effects["metric"].isin(["overall", "fvo", "worst_group"])]
     return [
+        ReportTable(
+            "What to ship: accuracy, FVO and size",
+            frames["frontier"],
+            "A variant is on the frontier if no other of its model is as good at all three and "
+            "better at one; its probability is the share of redrawn test sets on which it is. "
+            "Excess is how far it is from the targets. Each certificate holds by itself; choosing "
+            "among many makes an unlucky one likelier.",
+        ),
+        ReportTable(
+            "Claims of the field, tested on this study",
+            frames["hypotheses"][
+                [
+                    "dataset",
+                    "hypothesis",
+                    "claim",
+                    "verdict",
+                    "estimand",
+                    "compared",
+                    "estimate",
+                    "boundary",
+                    "low",
+                    "high",
+                    "d",
+                    "d_low",
+                    "d_high",
+                    "p_value",
+                    "p_holm",
+                    "units",
+                    "missing",
+                ]
+            ],
+            "Estimates are means over networks (units), with limits for networks of other seeds "
+            "on other test samples; p is two-sided, adjusted by Holm over the claims tested. "
+            "Undecided means that these data cannot tell; d is Cohen's, over units.",
+        ),
         ReportTable("Plain quantization against fp32", headline),
         ReportTable(
             "Methods: FVO, and what chance would show",
@@ -104,6 +139,14 @@ def listed(headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> list[R
             levels[levels["metric"] == "accuracy"][
                 [*shown, "group", "n", "counted", "value", "low", "high", "seed_sd"]
             ],
+        ),
+        ReportTable(
+            "Groups: no detectable change, and what would have been detected",
+            effects[effects["detectable"].notna()][
+                [*shown, "group", "change", "low", "high", "p_holm", "verdict", "detectable"]
+            ],
+            "Against fp32. A drop of at least this share of a single network would have been seen "
+            "with 80 % chance; smaller ones may be there.",
         ),
         ReportTable(
             "Certificates: no group loses more accuracy than this",

@@ -1,0 +1,146 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from quantskew.analysis.effects import Point, Predictions, analyze
+from quantskew.analysis.exemplars import exemplar_rows
+from quantskew.analysis.frontier import frontier, judged, recommendations
+from quantskew.analysis.sampled import sample
+from quantskew.description import Grouping
+from quantskew.params import Targets, load
+
+STUDY = load(Path(__file__).parents[1] / "params.yaml")
+CODES = np.repeat([0, 1], [300, 200])
+DIVISION = Grouping("digit", CODES, ["a", "b"], np.array([True, True]))
+BITS = {"fp32": 32, "good": 8, "bad": 4}
+STUDY = STUDY.model_copy(
+    update={
+        "datasets": ("faces",),
+        "models": ("net",),
+        "methods": {},
+        "mitigations": {},
+        "bits": (8, 4),
+        "seeds": (0, 1),
+        "statistics": STUDY.statistics.model_copy(update={"draws": 200}),
+        "groups": STUDY.groups.model_copy(update={"by": {"faces": ("digit",)}}),
+    }
+)
+
+
+def aiming(**targets):
+    return STUDY.model_copy(update={"targets": Targets(**targets)})
+
+
+@pytest.fixture(scope="module")
+def studied():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, len(CODES))
+    base = np.where(rng.random((2, len(CODES))) < 0.9, labels, (labels + 1) % 3)
+    bad = base.copy()
+    bad[:, 300:360] = (labels[300:360] + 2) % 3  # 60 of the 200 of group b
+    predicted = {
+        Point("faces", "net", method, BITS[method]): answers
+        for method, answers in (("fp32", base), ("good", base), ("bad", bad))
+    }
+    predictions = Predictions(labels, [0, 1], predicted)
+    correct = {point: answers == labels for point, answers in predicted.items()}
+    sampled = sample(correct, DIVISION, np.array([300, 200]), STUDY.statistics)
+    frames = analyze(predictions, [DIVISION], STUDY)
+    sizes = {point: 1000.0 * point.bits for point in predicted}
+    return predictions, sampled, frames, sizes
+
+
+def placed(studied, study):
+    _, sampled, frames, sizes = studied
+    return frontier(sampled, sizes, frames.levels, frames.certificates, study)
+
+
+def test_numbers_of_the_frontier_are_those_of_the_levels(studied):
+    rows = placed(studied, STUDY).set_index("method")
+    levels = studied[2].levels.set_index(["method", "metric"])["value"]
+    for method in BITS:
+        assert rows.loc[method, "fvo"] == pytest.approx(levels[method, "fvo"])
+        assert rows.loc[method, "accuracy"] == pytest.approx(levels[method, "overall"])
+    assert rows.loc["bad", "loss"] == pytest.approx(-studied[2].effects.query(
+        "method == 'bad' and metric == 'accuracy'")["change"].min())  # fmt: skip
+
+
+def test_equal_but_larger_is_dominated_and_smallest_never_is(studied):
+    rows = placed(studied, STUDY).set_index("method")
+    assert rows["on_frontier"].to_dict() == {"fp32": False, "good": True, "bad": True}
+    assert rows["probability"].to_dict() == {"fp32": 0.0, "good": 1.0, "bad": 1.0}
+
+
+def test_the_smallest_that_meets_the_targets_is_recommended(studied):
+    strict = placed(studied, aiming(worst_group_loss=0.05)).set_index("method")
+    assert strict["recommended"].to_dict() == {"fp32": False, "good": True, "bad": False}
+    assert strict.loc["bad", "excess"] == pytest.approx(strict.loc["bad", "loss_bound"] - 0.05)
+    loose = placed(studied, aiming(worst_group_loss=0.9)).set_index("method")
+    assert loose["recommended"].to_dict() == {"fp32": False, "good": False, "bad": True}
+    assert "ship good at int8" in recommendations(strict.reset_index(), aiming())[0]
+
+
+def test_what_no_variant_meets_is_said_with_how_far_off_it_is(studied):
+    study = aiming(worst_group_loss=0.05, bytes=5000)
+    rows = placed(studied, study)
+    assert not rows["recommended"].any()
+    off = rows.set_index("method").loc["bad", "excess"]
+    assert (
+        f"bad at int4 comes closest, {100 * off:.1f} points off" in recommendations(rows, study)[0]
+    )
+
+
+def test_a_test_set_too_small_for_the_target_is_named(studied):
+    study = aiming(worst_group_loss=0.001)
+    rows = placed(studied, study)
+    text = recommendations(rows, study)[0]
+    # exactly one-sided 1 − α^(1/n) at 0.05/2; a tenth of it buys the limit of answers that change
+    floor = rows["floor"].iloc[0]
+    assert 1 - 0.025 ** (1 / 200) < floor < 1 - 0.0025 ** (1 / 200)
+    assert "too small for the promise" in text
+    assert "without that certainty: good at int8" in text
+
+
+def test_an_unknown_bound_meets_no_target():
+    rows = pd.DataFrame(
+        {
+            "loss_bound": [np.nan, 0.0],
+            "fvo_high": [0.1, 0.1],
+            "bytes": [1.0, 2.0],
+            "accuracy": 0.9,
+        }
+    )
+    assert judged(rows, aiming())["recommended"].tolist() == [False, True]
+    assert judged(rows, aiming(fvo=0.05))["recommended"].tolist() == [False, False]
+
+
+def test_exemplars_are_the_samples_whose_usual_answer_changed(studied):
+    ids = np.array([f"s{i}" for i in range(len(CODES))], object)
+    rows = exemplar_rows(studied[0], ids)
+    assert set(rows["method"]) == {"bad"}
+    predictions = studied[0]
+    before, after = (
+        predictions.predicted[Point("faces", "net", method, BITS[method])]
+        for method in ("fp32", "bad")
+    )
+    # two seeds: an answer they share before, and another that they share after
+    agreed = {
+        f"s{i}"
+        for i in range(300, 360)
+        if not set(before[:, i]) & set(after[:, i])
+    }  # fmt: skip
+    assert set(rows["id"]) == agreed
+    assert len(agreed) > 50
+    assert rows["flips"].eq(2).all()
+
+
+def test_what_could_have_been_detected_stands_beside_what_was_not(studied):
+    effects = studied[2].effects
+    told = effects[effects["detectable"].notna()]
+    assert (told["verdict"] == "no detectable effect").all()
+    assert (told["metric"] == "accuracy").all()
+    # nothing changed: all depends on how many losses in a row a test believes
+    found = told[told["method"] == "good"].set_index("group")["detectable"]
+    assert found["a"] < found["b"] < 0.1
