@@ -6,6 +6,7 @@ import pytest
 
 from quantskew import cells
 from quantskew.cells import Cell, CellError
+from quantskew.params import Architecture
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +137,26 @@ def test_analysis_is_no_part_of_training():
     assert "quantskew.training.loop" in found
     assert "quantskew.models" in found
     assert not [m for m in found if "analysis" in m or "fairness" in m or "quantization" in m]
+
+
+def test_a_network_of_ones_own_counts_with_its_code_and_its_weights(tmp_path, monkeypatch):
+    code, weights = tmp_path / "own_network.py", tmp_path / "w.safetensors"
+    code.write_text("def make(): return 1")
+    weights.write_text("one")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = Architecture(factory="own_network:make", checkpoint=str(weights))
+
+    def name() -> str:
+        for function in (cells.code_hash, cells._tree):
+            function.cache_clear()
+        return Cell("x", "a:b", architecture=own).fingerprint
+
+    names = {name()}
+    weights.write_text("other")
+    names.add(name())
+    code.write_text("def make(): return 2")
+    names.add(name())
+    assert len(names) == 3
+    weights.unlink()
+    with pytest.raises(CellError, match=r"w.safetensors: no such file"):
+        name()

@@ -55,7 +55,7 @@ def test_an_own_parquet_file_and_network_need_no_code_of_ours(tmp_path, badges):
         mitigations={},
     )  # fmt: skip
     badges.to_parquet(project.folder / "badges.parquet")
-    (project.folder / "src/my_networks.py").write_text(NETWORK)
+    (project.folder / "my_networks.py").write_text(NETWORK)
     project.dvc("repro")
     summary = json.loads((project.folder / "metrics/summary.json").read_text())
     assert set(summary["badges"]["mine"]) == {"int4"}

@@ -36,10 +36,12 @@ from pydantic import BaseModel
 from tqdm import tqdm
 
 from quantskew.command import UserError
+from quantskew.params import Architecture
 
 LIBRARIES = ("numpy", "timm", "torch", "torchvision")
-# what these declare reaches a cell as the values of its arguments and the files it reads
-DECLARATIONS = {"params", "tables", "command"}
+# what these declare reaches a cell as the values of its arguments and the files it reads; the
+# package itself only lends names to its users
+DECLARATIONS = {"quantskew", "quantskew.command", "quantskew.params", "quantskew.tables"}
 
 
 class CellError(UserError, RuntimeError):
@@ -58,7 +60,7 @@ class Cell:
         hands out the cells starts without the seconds that importing torch takes.
     arguments
         Strings, numbers, lists, mappings, parameter sections; a :class:`~pathlib.Path` stands for
-        the content of its file.
+        the content of its file, an architecture also for its checkpoint and the code it names.
     """
 
     def __init__(self, name: str, function: str, /, **arguments: Any) -> None:
@@ -81,6 +83,14 @@ class Cell:
 def _identity(value: Any) -> Any:
     if isinstance(value, Path):
         return file_hash(value)
+    if isinstance(value, Architecture):
+        module = value.factory.partition(":")[0]
+        weights = Path(value.checkpoint) if value.checkpoint is not None else None
+        return {
+            **_identity(value.model_dump()),
+            "checkpoint": _identity(weights),
+            "code": None if module in LIBRARIES else code_hash(module),
+        }
     if isinstance(value, BaseModel):
         return _identity(value.model_dump())
     if isinstance(value, Mapping):
@@ -94,6 +104,8 @@ def _identity(value: Any) -> Any:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, read once as long as its size and time stay the same."""
+    if not path.is_file():
+        raise CellError(f"{path}: no such file")
     status = path.stat()
     return _file_hash(path, status.st_size, status.st_mtime_ns)
 
@@ -117,9 +129,7 @@ def _imports(module: str) -> set[str]:
     package, found, waiting = module.partition(".")[0], set[str](), [module]
     while waiting:
         name = waiting.pop()
-        if name in found or not name.startswith(package):
-            continue
-        if name.removeprefix(f"{package}.") in DECLARATIONS:
+        if name in found or name in DECLARATIONS or not name.startswith(package):
             continue
         specification = importlib.util.find_spec(name)
         if specification is None or not specification.has_location:

@@ -4,6 +4,7 @@ import argparse
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -13,8 +14,10 @@ class UserError(Exception):
 def run(main: Callable[..., None]) -> None:
     """Call a function with the arguments of the command line, one a parameter.
 
-    A :class:`UserError` ends the program with its message and status 1, without a trace.
+    Modules of the user's own are found in the folder in which the command is run. A
+    :class:`UserError` ends the program with its message and status 1, without a trace.
     """
+    sys.path.insert(0, str(Path.cwd()))
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     for name in inspect.signature(main).parameters:
         parser.add_argument(name)
