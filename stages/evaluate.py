@@ -2,6 +2,7 @@
 
 import shutil
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,10 @@ from quantskew.command import run
 from quantskew.data.loading import load
 from quantskew.description import describe, groupings, history_by_group, predictions
 from quantskew.files import write_json
-from quantskew.variants import samples_path, stored_variants
+from quantskew.params import Params
+from quantskew.variants import Variant, samples_path, stored_variants
+
+Variants = Mapping[Variant, tuple[Path, Path]]
 
 
 def main(dataset: str, model: str) -> None:
@@ -51,6 +55,7 @@ def main(dataset: str, model: str) -> None:
             rows["history"] = history_by_group(**safetensors.numpy.load_file(history), data=data)
         for name, frame in rows.items():
             parts[name].append(frame.assign(**variant._asdict()))
+    parts["curvature"] = curvature(study, dataset, model, variants)
     target = Path("data/evaluations", dataset, model)
     shutil.rmtree(target, ignore_errors=True)
     written = {name: pd.concat(frames) for name, frames in parts.items()}
@@ -59,6 +64,46 @@ def main(dataset: str, model: str) -> None:
     write_json(
         f"metrics/{dataset}/{model}.json", summary(written["fairness"], divisions[0].attribute)
     )
+
+
+def curvature(study: Params, dataset: str, model: str, variants: Variants) -> list[pd.DataFrame]:
+    """Survey the loss around the chosen networks: first fp32, then what was made from it."""
+    settings = study.curvature
+    seeds = study.seeds[: settings.seeds]
+    chosen = {
+        variant: files
+        for variant, files in variants.items()
+        if variant.method in settings.methods and variant.seed in seeds
+    }
+    by_file = {file: variant for variant, (file, _) in variants.items()}
+    bases = {by_file[base]: (base, base) for _, base in chosen.values()}
+    done: dict[Path, Path] = {}
+    rows = []
+    for step in (bases, {v: files for v, files in chosen.items() if v not in bases}):
+        work = [
+            cells.Cell(
+                variant.stem,
+                "quantskew.loss_surface:survey",
+                samples=samples_path(dataset),
+                file=file,
+                base=base if base in done else None,
+                base_surface=done.get(base),
+                model=model,
+                architecture=study.architectures.get(model),
+                bits=variant.bits,
+                attribute=study.groups_of(dataset)[0],
+                groups=study.groups,
+                size=settings.samples,
+                probes=settings.probes,
+                errors=settings.errors,
+            )
+            for variant, (file, base) in step.items()
+        ]
+        folders = cells.run(work, title=f"curvature {dataset} {model}")
+        for variant, (file, _) in step.items():
+            done[file] = folders[variant.stem] / "curvature.parquet"
+            rows.append(variant.name(pd.read_parquet(done[file])))
+    return rows
 
 
 def summary(fairness: pd.DataFrame, first: str) -> dict[str, dict[str, dict[str, float]]]:

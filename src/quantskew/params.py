@@ -36,6 +36,9 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, int | str) else value
 
 
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
+
+
 class ParamsError(UserError, ValueError):
     """``params.yaml`` holds something that cannot be run; the message lists every problem."""
 
@@ -271,6 +274,20 @@ class Groups(Section):
         return {"age": (0, 19, 40, 60), **bins}
 
 
+class Curvature(Section):
+    """Which networks' loss surfaces are measured, and how closely (``curvature:``).
+
+    Per-sample gradients, curvature and the predicted damage are taken over ``samples`` test samples
+    of each group; ``probes`` is the number of random vectors behind each trace, 0 for no trace.
+    """
+
+    methods: Names = ("fp32",)
+    seeds: Count = 1  # how many of the study's, from the first
+    samples: Annotated[int, Field(ge=2)] = 25
+    probes: Annotated[int, Field(ge=0)] = 0
+    errors: bool = False
+
+
 class Statistics(Section):
     """How sure we are (``statistics:``)."""
 
@@ -295,7 +312,6 @@ Bits = Annotated[tuple[Width, ...], BeforeValidator(_as_list), Field(min_length=
 Seeds = Annotated[
     tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_list), Field(min_length=1)
 ]
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -315,6 +331,7 @@ class Params(Section):
     methods: dict[str, Method]
     mitigations: dict[str, Method] = {}
     groups: Groups = Groups()
+    curvature: Curvature = Curvature()
     statistics: Statistics = Statistics()
     targets: Targets = Targets()
 
@@ -337,6 +354,13 @@ class Params(Section):
         both = sorted(set(self.methods) & set(self.mitigations))
         if both:
             raise ValueError(f"{', '.join(both)} stands in methods and in mitigations; rename one")
+        known = ("fp32", *self.all_methods())
+        for name in self.curvature.methods:
+            if name not in known:
+                raise ValueError(
+                    f"curvature.methods: {name!r} is no method; there are {', '.join(known)}"
+                    f"{close_names(name, known)}"
+                )
         missing = [name for name in self.datasets if name not in self.sources]
         if missing:
             raise ValueError(

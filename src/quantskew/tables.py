@@ -195,6 +195,32 @@ TABLES: Mapping[str, Table] = {
         ),
         (*VARIANT, "attribute", "group", "low"),
     ),
+    "curvature": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                *_GROUP,
+                _column("n", pa.int64(), "test samples of the group, all in gradient_plain"),
+                _column("n_train", pa.int64(), "its training samples"),
+                _column("sampled", pa.int64(), "test samples in all other columns"),
+                _column("gradient_plain", pa.float64(), "of the mean loss (eq. 10)"),
+                _column("gradient_equal_n", pa.float64(), "the same at the smallest group's n"),
+                _column("gradient_unbiased_square", pa.float64(), "U-statistic", null=True),
+                _column("gradient_unbiased_square_error", pa.float64(), "its SE", null=True),
+                _column("largest_eigenvalue", pa.float64(), "of the Hessian"),
+                _column("largest_eigenvalue_error", pa.float64(), "its SE", null=True),
+                _column("residual", pa.float64(), "of the eigenpair over the eigenvalue"),
+                _column("products", pa.int64(), "Hessian-vector products it took"),
+                _column("trace", pa.float64(), "of the Hessian", null=True),
+                _column("trace_error", pa.float64(), "SE of its estimate", null=True),
+                _column("excess_loss", pa.float64(), "loss less that at fp32", null=True),
+                _column("first_order", pa.float64(), "excess loss by the gradient", null=True),
+                _column("second_order", pa.float64(), "and by the curvature", null=True),
+                _column("bound", pa.float64(), "Tran et al.'s on second_order", null=True),
+            ]
+        ),
+        (*VARIANT, "attribute", "group"),
+    ),
     "levels": Table(
         pa.schema(
             [

@@ -1,0 +1,106 @@
+"""The cell that measures the loss surface around a variant: gradient and curvature of each group.
+
+Batch norms are folded into the convolutions first, in every variant: the length of a gradient
+depends on how a network is written down, and one that was folded before it was quantized could
+else not be compared with the network that it came from.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from quantskew import models
+from quantskew.data.groups import group_codes
+from quantskew.data.loading import load
+from quantskew.evaluation import restore
+from quantskew.impact.curvature import measure, subsample
+from quantskew.impact.damage import predict, weight_change
+from quantskew.impact.hessian import GroupLoss
+from quantskew.params import Architecture, Groups
+from quantskew.quantization.layers import fold_batch_norm
+
+
+def survey(
+    folder: Path,
+    *,
+    samples: Path,
+    file: Path,
+    base: Path | None,
+    base_surface: Path | None,
+    model: str,
+    architecture: Architecture | None,
+    bits: int,
+    attribute: str,
+    groups: Groups,
+    size: int,
+    probes: int,
+    errors: bool,
+) -> None:
+    """Measure one variant on the test set; write ``curvature.parquet``, one row a group.
+
+    Parameters
+    ----------
+    folder
+        Of the cell.
+    samples
+        Table of samples.
+    file, bits
+        The variant and its width.
+    base, base_surface
+        The fp32 network it was made from and what this function wrote of it: with them the excess
+        loss and its prediction are added (equation 4 of Bellam & Kim). None for that network.
+    model, architecture
+        Which network.
+    attribute, groups
+        The grouping.
+    size, probes, errors
+        As in :func:`quantskew.impact.curvature.measure`.
+    """
+    data = load(samples)
+    test, where = data.test, models.device()
+    codes, names = group_codes(data.attributes, attribute, groups)
+    in_test = data.split == "test"
+    members = {
+        name: rows
+        for g, name in enumerate(names)
+        if len(rows := np.flatnonzero(codes[in_test] == g))
+    }
+    images, labels = models.as_input(test.images, where), test.labels.to(where)
+
+    def folded(path: Path, width: int) -> nn.Module:
+        network = restore(path, models.build_for(data, model, architecture), width)
+        return fold_batch_norm(network.to(where), images[:1])[0]
+
+    network = folded(file, bits)
+    rows, _ = measure(
+        network,
+        images,
+        labels,
+        members,
+        size=size,
+        probes=probes,
+        errors=errors,
+    )
+    sizes = pd.Series(np.bincount(codes[~in_test & (codes >= 0)], minlength=len(names)), names)
+    rows.insert(1, "n_train", sizes.loc[rows["group"]].to_numpy())
+    predicted = ["excess_loss", "first_order", "second_order", "bound"]
+    rows[predicted] = math.nan
+    if base is not None and base_surface is not None:
+        original = folded(base, 32)
+        change = weight_change(original, network)
+        steepest = pd.read_parquet(base_surface).set_index("group")["largest_eigenvalue"]
+        for row, (group, every) in enumerate(members.items()):
+            some = torch.as_tensor(subsample(every, size), device=where)
+            part = images[some], labels[some]
+            before = GroupLoss(original, *part, group=group)
+            with torch.no_grad():
+                after = float(nn.functional.cross_entropy(network(part[0]), part[1]))
+            told = predict(before, change, steepest[group])
+            rows.loc[row, predicted] = [
+                after - before.loss, told.first_order, told.second_order, told.bound,
+            ]  # fmt: skip
+    rows.assign(attribute=attribute).to_parquet(folder / "curvature.parquet", index=False)
