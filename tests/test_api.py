@@ -1,5 +1,6 @@
 """The Python interface: the same numbers as the stages, from every kind of data."""
 
+import copy
 import io
 import re
 import subprocess
@@ -198,6 +199,15 @@ def test_training_in_place_helps_at_two_bits(network, train, test):
     assert {weight.bits for weight in result.networks["qat", 2].weights.values()} == {2}
 
 
+def test_a_network_in_training_mode_stays_as_it_is(network, train, test):
+    given = copy.deepcopy(network).train()
+    before = copy.deepcopy(given.state_dict())
+    api.audit(given, test, bits=4, statistics=FEW)
+    api.quantize(given, bits=4, method={"training": "qat"}, train=train, qat=Qat(bn_batches=2))
+    assert all(module.training for module in given.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in given.state_dict().items())
+
+
 def test_results_are_written_drawn_and_told(network, test, tmp_path):
     result = api.compare(
         network, methods={"ptq": {}, "fine": {"weights": {"granularity": "channel"}}},
@@ -333,7 +343,7 @@ def test_fairness_metrics_are_those_of_fairlearn(network, test):
 
 def test_a_network_knows_the_size_of_its_packed_file(network, test):
     full = compat.compute_fairness_metrics(network, test)["model_size_mb"]
-    packed = compat.apply_quantization(network, "PTQ_INT4")
+    packed = compat.apply_quantization(network, method="PTQ_INT4")
     assert compat.compute_fairness_metrics(packed, test)["model_size_mb"] < full / 2
     with torch.no_grad():
         packed[0].weight.add_(0.1)  # no longer what its codes stand for
@@ -378,9 +388,9 @@ def test_methods_by_their_old_names(network, train, test, tmp_path):
     results.save_to_csv(tmp_path / "comparison.csv")
     assert len(pd.read_csv(tmp_path / "comparison.csv")) == len(rows)
     with pytest.raises(UserError, match="did you mean 'bias_aware'"):
-        compat.apply_quantization(network, "bias_awar")
+        compat.apply_quantization(network, method="bias_awar")
     with pytest.raises(UserError, match="2 to 8 bits"):
-        compat.apply_quantization(network, "PTQ_INT16")
+        compat.apply_quantization(network, method="PTQ_INT16")
 
 
 @pytest.mark.parametrize("document", ["docs/python.md", "README.md"])

@@ -14,10 +14,10 @@ import copy
 import itertools
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import joblib
 import matplotlib as mpl
@@ -63,6 +63,7 @@ AnyMethod = Method | Mapping[str, Any] | str
 DATA = "data"
 SEED = 0
 PLAIN = Method()
+_TRAINING, _QAT, _GROUPS, _STATISTICS = Training(), Qat(), Groups(), Statistics()
 _VIEWS = {
     "accuracy_by_group": views.accuracy_by_group,
     "fvo_by_width": views.fvo_by_width,
@@ -80,6 +81,28 @@ class Applied(NamedTuple):
     name: str
     method: Method
     bits: int
+
+
+class Material(NamedTuple):
+    """What methods may look at besides the network; see :func:`material`."""
+
+    example: Tensor
+    calibration: Samples | None
+    train: Samples | None
+    training: Training
+    qat: Qat
+
+
+class Options(TypedDict, total=False):
+    """Options of :func:`compare` that :func:`audit` hands on."""
+
+    calibration: Data | None
+    train: Data | None
+    training: Training
+    qat: Qat
+    grouping: Groups
+    statistics: Statistics
+    params: str | Path
 
 
 @dataclass(frozen=True)
@@ -147,7 +170,7 @@ def audit(
     bits: int | Sequence[int] = (8, 4, 2),
     groups: str | Sequence[str] = ("label",),
     method: AnyMethod = PLAIN,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Result:
     """Say which groups lose what when a network is quantized.
 
@@ -179,10 +202,10 @@ def compare(
     groups: str | Sequence[str] = ("label",),
     calibration: Data | None = None,
     train: Data | None = None,
-    training: Training = Training(),  # noqa: B008 - frozen
-    qat: Qat = Qat(),  # noqa: B008
-    grouping: Groups = Groups(),  # noqa: B008
-    statistics: Statistics = Statistics(),  # noqa: B008
+    training: Training = _TRAINING,
+    qat: Qat = _QAT,
+    grouping: Groups = _GROUPS,
+    statistics: Statistics = _STATISTICS,
     params: str | Path = "params.yaml",
 ) -> Result:
     """Compare methods of quantization by what they do to each group.
@@ -212,10 +235,11 @@ def compare(
     found = {name: named(method, params) for name, method in given.items()}
     wanted = (bits,) if isinstance(bits, int) else tuple(bits)
     grid = [Applied(n, m, width) for n, m in found.items() for width in widths(m, wanted)]
+    test = samples(data, model, split="test")
+    seen = material(model, calibration, train, training, qat, example=test.images)
     return evaluate(
-        model, grid, samples(data, model, split="test"), bits=wanted, groups=groups,
-        calibration=calibration, train=train, training=training, qat=qat,
-        grouping=grouping, statistics=statistics,
+        model, grid, test, seen,
+        bits=wanted, groups=groups, grouping=grouping, statistics=statistics,
     )  # fmt: skip
 
 
@@ -226,8 +250,8 @@ def quantize(
     bits: int = 8,
     calibration: Data | None = None,
     train: Data | None = None,
-    training: Training = Training(),  # noqa: B008 - frozen
-    qat: Qat = Qat(),  # noqa: B008
+    training: Training = _TRAINING,
+    qat: Qat = _QAT,
     params: str | Path = "params.yaml",
 ) -> Quantized:
     """Quantize a network.
@@ -271,8 +295,7 @@ def quantize(
             "calibration cannot matter to this method: it quantizes weights alone, from themselves",
             stacklevel=2,
         )
-    material = _material(model, None, calibration, train, training, qat)
-    return _apply(model, chosen, bits, material)
+    return _apply(model, chosen, bits, material(model, calibration, train, training, qat))
 
 
 def named(method: AnyMethod, path: str | Path = "params.yaml") -> Method:
@@ -296,20 +319,16 @@ def named(method: AnyMethod, path: str | Path = "params.yaml") -> Method:
 
 def evaluate(
     model: nn.Module,
-    grid: Iterable[Applied],
+    grid: Sequence[Applied],
     test: Samples,
+    given: Material,
     *,
     bits: Sequence[int],
     groups: str | Sequence[str],
-    calibration: Data | None = None,
-    train: Data | None = None,
-    training: Training = Training(),  # noqa: B008 - frozen
-    qat: Qat = Qat(),  # noqa: B008
-    grouping: Groups = Groups(),  # noqa: B008
-    statistics: Statistics = Statistics(),  # noqa: B008
+    grouping: Groups = _GROUPS,
+    statistics: Statistics = _STATISTICS,
 ) -> Result:
-    """Apply methods and describe what each does; :func:`compare` for a grid of any shape."""
-    grid = list(grid)
+    """Apply methods and describe what each does: :func:`compare` for a grid of any shape."""
     label = type(model).__name__.lstrip("_")
     by = (groups,) if isinstance(groups, str) else tuple(groups) or ("label",)
     study = parse(
@@ -321,8 +340,7 @@ def evaluate(
         "these options",
     )  # fmt: skip
     divisions = groupings(test, by, grouping)  # a wrong name stops here, before any work
-    material = _material(model, test.images, calibration, train, training, qat)
-    networks = {(a.name, a.bits): _apply(model, a.method, a.bits, material) for a in grid}
+    networks = {(a.name, a.bits): _apply(model, a.method, a.bits, given) for a in grid}
     reference = outputs(model, test)
     logits = {(BASELINE, FULL_PRECISION): reference}
     logits |= {key: outputs(made.network, test) for key, made in networks.items()}
@@ -353,31 +371,22 @@ def _canonical(table: str, rows: pd.DataFrame) -> pd.DataFrame:
     return chosen.sort_values(list(spec.key), ignore_index=True)
 
 
-class _Material(NamedTuple):
-    """What methods may look at besides the network."""
-
-    example: Tensor
-    calibration: Samples | None
-    train: Samples | None
-    training: Training
-    qat: Qat
-
-
-def _material(
+def material(
     model: nn.Module,
-    example: Tensor | None,
-    calibration: Data | None,
-    train: Data | None,
-    training: Training,
-    qat: Qat,
-) -> _Material:
+    calibration: Data | None = None,
+    train: Data | None = None,
+    training: Training = _TRAINING,
+    qat: Qat = _QAT,
+    *,
+    example: Tensor | None = None,
+) -> Material:
+    """Read what methods may look at; ``example`` is any two images, to see which layers run."""
     learnt_from = None if train is None else samples(train, model, split="train")
     seen = learnt_from if calibration is None else samples(calibration, model, split="train")
     if seen is not None:
         example = seen.images
-    if example is None:
-        example = _any_input(model)
-    return _Material(models.as_input(example[:2], CPU), seen, learnt_from, training, qat)
+    some = models.as_input((_any_input(model) if example is None else example)[:2], CPU)
+    return Material(some, seen, learnt_from, training, qat)
 
 
 def _any_input(model: nn.Module) -> Tensor:
@@ -391,11 +400,11 @@ def _any_input(model: nn.Module) -> Tensor:
     raise MethodError("no usual size of images suits the network; give some as calibration")
 
 
-def _apply(model: nn.Module, method: Method, bits: int, material: _Material) -> Quantized:
+def _apply(model: nn.Module, method: Method, bits: int, given: Material) -> Quantized:
     """Do in memory what :func:`quantskew.methods.quantize` does from file to file."""
     network = copy.deepcopy(model).cpu()
-    example, some, train, training, settings = material
-    _refuse(method, bits, material)
+    example, some, train, training, settings = given
+    _refuse(method, bits, given)
     seen, chosen = None, None
     if some is not None and method.needs_calibration():
         seen = composing._calibration_set(some, method.calibration, SEED)
@@ -415,18 +424,20 @@ def _apply(model: nn.Module, method: Method, bits: int, material: _Material) -> 
             activations=method.activations, calibration=seen and seen.images,
         ).to(models.device())  # fmt: skip
         steps: dict[str, Any] = composing._against_oscillations(prepared, method, settings)
+        rates = {"epochs": settings.epochs, "lr": settings.lr_at(bits), "warmup": 0.0}
+        order = sample_order(train.labels, method.recipe, SEED)
         fit(
-            prepared,
-            train.images,
-            train.labels,
-            settings=training.model_copy(
-                update={"epochs": settings.epochs, "lr": settings.lr_at(bits), "warmup": 0.0}
-            ),
-            order=sample_order(train.labels, method.recipe, SEED),
+            prepared, train.images, train.labels,
+            settings=training.model_copy(update=rates), order=order,
             groups=composing._groups_of_parameters(prepared, settings),
-            class_weights=class_weights(method.recipe, train, None),
-            **steps,
-        )
+            class_weights=class_weights(method.recipe, train, None), **steps,
+        )  # fmt: skip
+        if settings.bn_batches:
+            last = order(settings.epochs)[: settings.bn_batches * training.batch_size]
+            inputs = models.as_input(train.images[last], models.device())
+            quantized_training.reestimate_batch_norm(
+                prepared, inputs, batch_size=training.batch_size
+            )
         made = quantized_training.convert(prepared.cpu())
     if seen is not None:
         made.notes["calibration"] = seen.counts
@@ -443,11 +454,11 @@ def packed_bytes(network: nn.Module) -> int:
         try:
             packing.save(path, Quantized(network, *vars(network).get("quantized", ({}, {}))))
         except ValueError:  # its weights were changed after they were quantized
-            models.save_weights(network, path)
+            packing.save(path, Quantized(network, {}, {}))
         return path.stat().st_size
 
 
-def _refuse(method: Method, bits: int, material: _Material) -> None:
+def _refuse(method: Method, bits: int, given: Material) -> None:
     recipe, learns = method.recipe, method.training == "qat"
     if method.weights.format == "integer" and bits not in range(2, 9):
         raise MethodError(f"bits: got {bits}; weights have 2 to 8 bits")
@@ -458,9 +469,9 @@ def _refuse(method: Method, bits: int, material: _Material) -> None:
         )
     if recipe.loss == "weighted" and recipe.class_weights is None:
         raise MethodError("loss: weighted needs class_weights here, for no history is at hand")
-    if learns and material.train is None:
+    if learns and given.train is None:
         raise MethodError("training: qat trains the network; give its training images as train")
-    if method.needs_calibration() and material.calibration is None:
+    if method.needs_calibration() and given.calibration is None:
         raise MethodError(
             "the method looks at calibration images; give some as calibration, such as 256 of the "
             "training set"

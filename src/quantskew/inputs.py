@@ -14,9 +14,11 @@ path to a Parquet file    the table ``samples``, or a file of your own with the 
 
 A dataset, or that of a loader that does not shuffle, may instead have a data frame ``attributes``
 with one row a sample. Images are (N, C, H, W): uint8 is scaled to [0, 1] when the network runs,
-floats are taken as they come, for the network was trained on what its loader gives.
+floats are taken as they come, for the network was trained on what its loader gives. All of them are
+held in memory.
 """
 
+import copy
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -84,7 +86,7 @@ def classes_of(network: nn.Module, images: Tensor) -> int:
     """Run a network on two images and return how many logits it gives for each."""
     some = images[:2]
     try:
-        outputs: Any = models.logits(network, some)
+        outputs: Any = models.logits(copy.deepcopy(network), some)
     except Exception as error:  # whatever its layers say of a shape that does not fit
         raise models.ModelError(
             f"the network does not run on images of shape {tuple(some.shape)} "
