@@ -132,3 +132,85 @@ def trade_off(figure: Figure, rows: pd.DataFrame) -> None:
     figure.legend(
         *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods)
     )
+
+
+def _grid(figure: Figure, rows: pd.DataFrame) -> Iterator[tuple[Axes, pd.DataFrame]]:
+    panels, fields = rows["panel"].unique(), rows["field"].unique()
+    figure.set_size_inches(9, 3.2 * len(panels))
+    axes = figure.subplots(len(panels), len(fields), squeeze=False)
+    for line, panel in zip(axes, panels, strict=True):
+        for ax, field in zip(line, fields, strict=True):
+            ax.set_title(f"{panel}\n{field}" if ax is line[0] else f"\n{field}")
+            yield ax, rows[(rows["panel"] == panel) & (rows["field"] == field)]
+
+
+def heatmap(figure: Figure, rows: pd.DataFrame) -> None:
+    """Groups (``y``) by widths (``x``), each with its number; a drawing has colours of its own."""
+    for ax, part in _grid(figure, rows):
+        table = part.pivot(index="y", columns="x", values="value")
+        table = table.loc[part["y"].unique(), part["x"].unique()]
+        ax.imshow(table, cmap="cividis", aspect="auto")
+        middle = np.nanmean([table.min(axis=None), table.max(axis=None)])
+        for (i, j), value in np.ndenumerate(table.to_numpy()):
+            ax.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=7,
+                    color="black" if value > middle else "white")  # fmt: skip
+        ax.set_xticks(range(table.shape[1]), table.columns)
+        ax.set_yticks(range(table.shape[0]), table.index)
+        ax.grid(False)
+
+
+def points(
+    xlabel: str = "",
+    ylabel: str = "",
+    joined: bool = False,
+    scale: str = "linear",
+    diagonal: bool = False,
+) -> Callable[[Figure, pd.DataFrame], None]:
+    """Points ``x``, ``y`` in a colour and marker a series; where there is one alone, named."""
+
+    def draw(figure: Figure, rows: pd.DataFrame) -> None:
+        series = rows["series"].unique()
+        colours = mpl.colormaps["cividis"](np.linspace(0, 0.9, len(series)))
+        drawn: dict[str, Any] = {}
+        for ax, part in _grid(figure, rows):
+            for number, (name, colour) in enumerate(zip(series, colours, strict=True)):
+                at = part[part["series"] == name]
+                if len(at):
+                    (drawn[name],) = ax.plot(
+                        at["x"], at["y"], ls="-" if joined else "", lw=1, ms=4, color=colour,
+                        marker=MARKERS[number % len(MARKERS)],
+                    )  # fmt: skip
+            if len(series) == 1:
+                for group, x, y in part[["group", "x", "y"]].itertuples(index=False):
+                    ax.annotate(group, (x, y), (3, 3), textcoords="offset points", fontsize=7)
+            if scale != "linear":
+                options = {"linthresh": 1e-2} if scale == "symlog" else {}
+                ax.set_yscale(scale, **options)
+                if diagonal:
+                    ax.set_xscale(scale, **options)
+            if diagonal:
+                ax.axline((0, 0), (1e-3, 1e-3), color="#999999", lw=0.8, zorder=0)
+            ax.set_xlabel(xlabel)
+            ax.set_ylabel(ylabel)
+        if len(series) > 1:
+            figure.legend(
+                drawn.values(), drawn.keys(), loc="outside lower center", ncols=min(12, len(drawn))
+            )
+
+    return draw
+
+
+def bars(figure: Figure, rows: pd.DataFrame) -> None:
+    """Bars of ``value`` at every ``x``, one a series side by side, with limits."""
+    for ax, part in _grid(figure, rows):
+        names, series = part["x"].unique(), part["series"].unique()
+        step = 0.8 / len(series)
+        for number, one in enumerate(series):
+            at = part[part["series"] == one].set_index("x").reindex(names)
+            ax.bar(
+                np.arange(len(names)) - 0.4 + step * (number + 0.5), at["value"], step, label=one,
+                yerr=_whiskers(at), color=METHOD_COLOURS[1 + number % 6], error_kw={"lw": 0.7},
+            )  # fmt: skip
+        ax.set_xticks(range(len(names)), names)
+        ax.grid(False, axis="x")
+        ax.legend()

@@ -25,21 +25,26 @@ def first_groupings(rows: pd.DataFrame, study: Params) -> pd.DataFrame:
     """Rows of the first grouping of every data set, with the columns of a figure."""
     first = {dataset: study.groups_of(dataset)[0] for dataset in study.datasets}
     chosen = rows[rows["attribute"] == rows["dataset"].map(first)]
-    return chosen.assign(
-        panel=chosen["dataset"] + " · " + chosen["model"],
-        width=chosen["bits"].map(width_name),
-    ).sort_values(["panel", "method", "bits"], ascending=[True, True, False])
+    return panel(chosen).sort_values(["panel", "method", "bits"], ascending=[True, True, False])
 
 
-def _plain(rows: pd.DataFrame, study: Params) -> pd.DataFrame:
+def panel(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add the columns ``panel`` and ``width``."""
+    return rows.assign(
+        panel=rows["dataset"] + " · " + rows["model"], width=rows["bits"].map(width_name)
+    )
+
+
+def plain(rows: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Rows of fp32, fp16 and plain quantization, from wide to narrow."""
     return rows[rows["method"].isin([BASELINE, "fp16", plain_method(study)])].sort_values(
-        ["panel", "bits"], ascending=[True, False], kind="stable"
+        ["dataset", "model", "bits"], ascending=[True, True, False], kind="stable"
     )
 
 
 def accuracy_by_group(levels: pd.DataFrame, study: Params) -> pd.DataFrame:
     """Accuracy of each group at each width, plain quantization (Bellam & Kim, Figure 1)."""
-    rows = _plain(first_groupings(levels, study), study)
+    rows = plain(first_groupings(levels, study), study)
     rows = rows[rows["metric"] == "accuracy"]
     return rows[["panel", "group", "n", "width", "value", "low", "high"]]
 
@@ -49,7 +54,7 @@ def loss_by_group(groups: pd.DataFrame, study: Params) -> pd.DataFrame:
 
     The limits are the lowest and the highest seed.
     """
-    rows = _plain(first_groupings(groups, study), study)
+    rows = plain(first_groupings(groups, study), study)
     keys = ["panel", "group", "n", "width"]
     return rows.groupby(keys, sort=False, as_index=False).agg(
         value=("loss", "mean"), low=("loss", "min"), high=("loss", "max")

@@ -1,0 +1,153 @@
+"""The rows behind the figures of the impact flow: weights, logits, gradients, curvature, damage.
+
+Each view has the columns ``panel`` and ``field``, one a row and a column of small drawings, and
+``x``, ``y`` and ``series`` or ``value``; all but the last are of plain quantization.
+"""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from quantskew.analysis.views import first_groupings, panel, plain
+from quantskew.params import Params
+from quantskew.variants import BASELINE
+
+POINT_GROUP = ["dataset", "model", "method", "bits", "attribute", "group"]
+
+
+def weight_change(layers: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Change and sparsity of the weights by width (Bellam & Kim, Figure 3)."""
+    rows = layers[(layers["layer"] == "all") & layers["method"].isin(study.methods)]
+    rows = panel(rows.sort_values(["bits", "method"], ascending=[False, True], kind="stable"))
+    rows = rows.assign(change=rows["absolute_change"] / rows["weights"])
+    return pd.concat(
+        rows.groupby(["panel", "width", "method"], sort=False, as_index=False)
+        .agg(value=(column, "mean"), low=(column, "min"), high=(column, "max"))
+        .assign(field=field)
+        for field, column in (
+            ("mean |change| of a weight", "change"),
+            ("share of weights that are 0", "sparsity"),
+        )
+    ).rename(columns={"width": "x", "method": "series"})
+
+
+def distributions(
+    weight_histograms: pd.DataFrame, boundaries: pd.DataFrame, study: Params
+) -> pd.DataFrame:
+    """Weights, and distances to the decision boundary, by width (Figures 4 and 6b)."""
+    parts = []
+    for field, rows in (
+        ("weight", weight_histograms),
+        ("probability of the true class", boundaries),
+    ):
+        rows = panel(plain(rows, study))
+        rows = rows.assign(x=(rows["low"] + rows["high"]) / 2)
+        # networks of other seeds have edges of their own
+        rows = rows[rows["seed"] == rows.groupby("panel")["seed"].transform("min")]
+        counts = rows.groupby(["panel", "width", "x"], sort=False, as_index=False)["count"].sum()
+        whole = counts.groupby(["panel", "width"])["count"].transform("sum")
+        parts.append(counts.assign(y=counts["count"] / whole, field=field))
+    rows = pd.concat(parts).rename(columns={"width": "series"})
+    return rows[["panel", "field", "series", "x", "y"]]
+
+
+def logits(groups: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Turn and variance of each group's logits by width (Figures 5a and 5d)."""
+    rows = plain(first_groupings(groups, study), study)
+    return _by_group(
+        rows,
+        {
+            "cosine_distance": "cosine distance of logits to fp32",
+            "logit_variance": "variance of logits",
+        },
+    )
+
+
+def eigenvalues(curvature: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Largest Hessian eigenvalue and gradient norm of each group by width (Figure 10)."""
+    rows = plain(first_groupings(curvature, study), study)
+    return _by_group(
+        rows, {"largest_eigenvalue": "largest eigenvalue", "gradient_plain": "gradient norm"}
+    )
+
+
+def _by_group(rows: pd.DataFrame, fields: dict[str, str]) -> pd.DataFrame:
+    return pd.concat(
+        rows.groupby(["panel", "group", "width"], sort=False, as_index=False)
+        .agg(value=(column, "mean"))
+        .assign(field=field)
+        for column, field in fields.items()
+    ).rename(columns={"width": "x", "group": "y"})
+
+
+def surfaces(curvature: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
+    """Curvature of each group beside its accuracy, averaged over the seeds that have both."""
+    keys = ["seed", *POINT_GROUP]
+    known = ["accuracy", "top_probability"]
+    joined = curvature.merge(groups[[*keys, *known]], on=keys)
+    return joined.groupby(POINT_GROUP, sort=False, as_index=False).mean(numeric_only=True)
+
+
+def gradient_norms(surfaces: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Gradient norms at int4 against group size and accuracy (Figure 8)."""
+    rows = plain(first_groupings(surfaces, study), study)
+    rows = rows[rows["bits"] == (4 if (rows["bits"] == 4).any() else rows["bits"].min())]
+    fields = (
+        ("norm against training samples", "n_train", "gradient_plain"),
+        ("at equal n, against training samples", "n_train", "gradient_equal_n"),
+        ("norm against accuracy", "accuracy", "gradient_plain"),
+    )
+    return _points(rows, fields)
+
+
+def steepness(surfaces: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Largest eigenvalue against accuracy, top probability and gradient norm (Figure 9)."""
+    rows = plain(first_groupings(surfaces, study), study)
+    fields = (
+        ("eigenvalue against accuracy", "accuracy", "largest_eigenvalue"),
+        ("against top probability", "top_probability", "largest_eigenvalue"),
+        ("against gradient norm", "gradient_plain", "largest_eigenvalue"),
+    )
+    return _points(rows, fields)
+
+
+def predicted_damage(curvature: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Excess loss as gradient and curvature at fp32 predict it, against the measured (Liu et al.).
+
+    A field a method; every seed is a point.
+    """
+    rows = first_groupings(curvature, study).dropna(subset="second_order")
+    return rows.rename(
+        columns={"method": "field", "width": "series", "second_order": "x", "excess_loss": "y"}
+    )[["panel", "field", "series", "group", "x", "y"]]
+
+
+def _points(rows: pd.DataFrame, fields: tuple[tuple[str, str, str], ...]) -> pd.DataFrame:
+    kept = rows[["panel", "width", "group"]].rename(columns={"width": "series"})
+    return pd.concat(kept.assign(field=field, x=rows[x], y=rows[y]) for field, x, y in fields)
+
+
+def example_difficulty(history: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each class by epoch of the fp32 training, at equal numbers (§4.6)."""
+    rows = panel(history[history["method"] == BASELINE])
+    return (
+        rows.groupby(["panel", "split", "group", "epoch"], as_index=False)["accuracy"]
+        .mean()
+        .rename(columns={"split": "field", "group": "series", "epoch": "x", "accuracy": "y"})
+        .sort_values(["panel", "field", "series", "x"], ascending=[True, False, True, True])
+    )
+
+
+def views(tables: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd.DataFrame]:
+    """All of them by name, from the tables of the stage ``evaluate``."""
+    merged = surfaces(tables["curvature"], tables["groups"])
+    return {
+        "weight_change": weight_change(tables["layers"], study),
+        "distributions": distributions(tables["weight_histograms"], tables["boundaries"], study),
+        "logits": logits(tables["groups"], study),
+        "gradient_norms": gradient_norms(merged, study),
+        "eigenvalues": eigenvalues(tables["curvature"], study),
+        "steepness": steepness(merged, study),
+        "predicted_damage": predicted_damage(tables["curvature"], study),
+        "example_difficulty": example_difficulty(tables["history"]),
+    }
