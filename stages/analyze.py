@@ -13,6 +13,7 @@ from quantskew.analysis.effects import Frames, Point, Predictions, analyze, read
 from quantskew.analysis.exemplars import exemplar_rows
 from quantskew.analysis.frontier import frontier, recommendations
 from quantskew.analysis.hypotheses import assess
+from quantskew.analysis.published import latex, markdown, published
 from quantskew.analysis.sampled import sample
 from quantskew.cells import file_hash
 from quantskew.command import run
@@ -57,6 +58,10 @@ def main() -> None:
         svg = figures.svg(drawing.draw, rows)
         write_text(PLOTS / f"{name}.svg", svg)
         drawn.append(report.Figure(drawing.title, svg, drawing.alternative, drawing.note))
+    shutil.rmtree(PLOTS / "tables", ignore_errors=True)
+    for name, rows in published(frames, study).items():
+        write_text(PLOTS / "tables" / f"{name}.tex", latex(rows, name))
+        write_text(PLOTS / "tables" / f"{name}.md", markdown(rows))
     head = answer.headline(frames["effects"], study)
     write_json("metrics/summary.json", answer.metrics(head))
     page = report.render(

@@ -245,5 +245,6 @@ def cell(value: Any) -> str:
     ('0.1235', '', 'a')
     """
     if isinstance(value, float):
-        return "" if value != value else f"{value:.4g}"
+        value = round(value, 12)  # what is left of 0.1 + 0.2 − 0.3 is 0
+        return "" if value != value else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
     return str(value)

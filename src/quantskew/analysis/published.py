@@ -1,0 +1,174 @@
+r"""Tables as papers print them, in LaTeX (booktabs, siunitx) and in Markdown.
+
+Accuracies, FVO and their changes are in percentage points, on the first grouping of each data set.
+In a LaTeX document: ``\usepackage{booktabs, siunitx}`` and ``\input`` of the file.
+"""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from quantskew.analysis.effects import WHOLE, plain_method
+from quantskew.analysis.views import first_groupings, width_name
+from quantskew.params import Params
+from quantskew.variants import BASELINE
+
+PLACE = ["dataset", "model", "method", "bits"]
+
+
+def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd.DataFrame]:
+    """Lay out the results as the tables of Diyora (2024), by file name.
+
+    Parameters
+    ----------
+    frames
+        Tables ``levels``, ``effects``, ``frontier`` and ``hypotheses``.
+    study
+        All parameters.
+
+    Returns
+    -------
+    ``baseline``, ``ptq_int8`` and so on for every width, ``qat``, ``mitigation``, ``groups`` and
+    ``evidence``; a table without rows is left out.
+    """
+    plain = plain_method(study)
+    against_fp32 = _compared(frames, study, BASELINE)
+    against_plain = _compared(frames, study, str(plain))
+    qat = [name for name, method in study.methods.items() if method.training == "qat"]
+    tables = {"baseline": _standing(frames, study, [BASELINE])}
+    for bits in sorted(study.bits, reverse=True):
+        rows = against_fp32[(against_fp32["method"] == plain) & (against_fp32["bits"] == bits)]
+        tables[f"{plain}_{width_name(bits)}"] = rows
+    tables["qat"] = against_plain[against_plain["method"].isin(qat)]
+    tables["mitigation"] = against_plain[against_plain["method"].isin(study.mitigations)]
+    tables["groups"] = _by_group(frames["levels"], study)
+    tables["evidence"] = _evidence(frames["hypotheses"])
+    return {
+        name: rows.rename(columns={"bits": "width"}).replace({"width": _WIDTHS})
+        for name, rows in tables.items()
+        if len(rows)
+    }
+
+
+_WIDTHS = {bits: width_name(bits) for bits in (*range(2, 9), 16, 32)}
+
+
+def _standing(
+    frames: Mapping[str, pd.DataFrame], study: Params, methods: list[str] | None = None
+) -> pd.DataFrame:
+    levels = first_groupings(frames["levels"], study)
+    whole = levels[levels["group"] == WHOLE]
+    if methods is not None:
+        whole = whole[whole["method"].isin(methods)]
+    wide = whole.pivot(index=PLACE, columns="metric", values=["value", "low", "high"]) * 100
+    sizes = frames["frontier"].set_index(PLACE)["bytes"]
+    shown = {
+        "accuracy, %": wide["value", "overall"],
+        "low": wide["low", "overall"],
+        "high": wide["high", "overall"],
+        "worst group, %": wide["value", "worst_group"],
+        "FVO": wide["value", "fvo"],
+        "kB": sizes / 1000,
+    }
+    return pd.DataFrame(shown).loc[wide.index].reset_index()
+
+
+def _compared(frames: Mapping[str, pd.DataFrame], study: Params, reference: str) -> pd.DataFrame:
+    standing = _standing(frames, study).set_index(PLACE)
+    effects = first_groupings(frames["effects"], study)
+    whole = effects[(effects["group"] == WHOLE) & (effects["reference"] == reference)]
+    parts = {
+        metric: rows.set_index(PLACE)
+        for metric, rows in whole[whole["metric"].isin(["overall", "fvo"])].groupby("metric")
+    }
+    if not parts:
+        return standing.iloc[:0].reset_index()
+    overall, fvo = parts["overall"], parts["fvo"]
+    shown = {
+        "accuracy, %": standing["accuracy, %"],
+        "change": overall["change"] * 100,
+        "FVO": standing["FVO"],
+        "change of FVO": fvo["change"] * 100,
+        "low": fvo["low"] * 100,
+        "high": fvo["high"] * 100,
+        "p": fvo["p_holm"],
+        "verdict": fvo["verdict"],
+        "kB": standing["kB"],
+    }
+    return pd.DataFrame(shown).loc[fvo.index].reset_index()
+
+
+def _by_group(levels: pd.DataFrame, study: Params) -> pd.DataFrame:
+    rows = first_groupings(levels, study)
+    chosen = rows["method"].isin([BASELINE, plain_method(study)]) & (rows["metric"] == "accuracy")
+    key = ["dataset", "model", "attribute", "group", "n"]
+    wide = rows[chosen].pivot(index=key, columns="bits", values="value") * 100
+    wide = wide[sorted(wide.columns, reverse=True)]
+    lowest = f"change at {width_name(wide.columns[-1])}"
+    wide[lowest] = wide.iloc[:, -1] - wide.iloc[:, 0]
+    return wide.rename(columns=_WIDTHS).rename_axis(columns=None).reset_index()
+
+
+def _evidence(hypotheses: pd.DataFrame) -> pd.DataFrame:
+    names = {
+        "dataset": "dataset",
+        "hypothesis": "claim",
+        "compared": "compared",
+        "units": "networks",
+        "estimate": "estimate",
+        "low": "low",
+        "high": "high",
+        "d": "d",
+        "d_low": "d low",
+        "d_high": "d high",
+        "p_holm": "p",
+        "verdict": "verdict",
+    }
+    shares = ["estimate", "low", "high"]
+    points = hypotheses.assign(**{name: hypotheses[name] * 100 for name in shares})
+    return points[list(names)].rename(columns=names)
+
+
+def _digits(name: str) -> int:
+    return 3 if name == "p" else 2 if name.split()[0] == "d" else 1
+
+
+def latex(rows: pd.DataFrame, caption: str) -> str:
+    """Set a table with rules of booktabs and columns that siunitx aligns at the point."""
+    numbers = rows.select_dtypes("number").columns
+    rows = _rounded(rows)
+    style = (
+        rows.style.hide(axis="index")
+        .format(escape="latex")
+        .format_index(lambda name: name.replace("_", " "), escape="latex", axis=1)
+    )
+    for name in numbers:
+        digits = _digits(name) if rows[name].dtype.kind == "f" else 0
+        style = style.format(f"{{:.{digits}f}}", subset=[name], na_rep="{--}")
+    text = style.to_latex(hrules=True, siunitx=True, caption=caption.replace("_", " "))
+    return str(text).replace("−", "--")  # the sign is not in the usual fonts
+
+
+def _rounded(rows: pd.DataFrame) -> pd.DataFrame:
+    """Round as shown, so that no −0.0 remains."""
+    floats = rows.select_dtypes("float").columns
+    return rows.assign(**{name: rows[name].round(_digits(name)) + 0.0 for name in floats})
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """Write a table of GitHub's Markdown."""
+    rows = _rounded(rows)
+    texts = rows.astype(object)
+    for name in rows.select_dtypes("float").columns:
+        texts[name] = [
+            "" if value != value else f"{value:.{_digits(name)}f}" for value in rows[name]
+        ]
+    right = set(rows.select_dtypes("number").columns)
+    lines = [
+        list(rows.columns),
+        ["---:" if name in right else "---" for name in rows.columns],
+        *texts.to_numpy().tolist(),
+    ]
+    return "".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines
+    )

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from quantskew.analysis.published import latex, markdown, published
+from quantskew.params import load
+
+STUDY = load(Path(__file__).parents[1] / "params.yaml")
+STUDY = STUDY.model_copy(update={"datasets": ("mnist5k",), "bits": (8, 4), "models": ("n_1",)})
+POINTS = [("fp32", 32), ("ptq", 8), ("ptq", 4), ("qat", 8), ("qat", 4), ("mpqat", 4)]
+
+
+def place(method, bits, **columns):
+    return {"dataset": "mnist5k", "model": "n_1", "method": method, "bits": bits, **columns}
+
+
+@pytest.fixture
+def frames():
+    levels, effects, sizes = [], [], []
+    for i, (method, bits) in enumerate(POINTS):
+        sizes.append(place(method, bits, bytes=1000.0 * bits))
+        for metric, group, value in [
+            ("overall", "all", 0.9),
+            ("fvo", "all", 0.1),
+            ("worst_group", "all", 0.8),
+            ("accuracy", "7", 0.95),
+            ("accuracy", "8", 0.85),
+        ]:
+            level = {"group": group, "metric": metric, "n": 100, "value": value - i / 100}
+            limits = {"low": value - 0.02, "high": value + 0.02, "attribute": "digit"}
+            levels.append(place(method, bits, **level, **limits))
+        for reference in ["fp32"] if method in ("fp32", "ptq") else ["fp32", "ptq"]:
+            for metric in ("overall", "fvo"):
+                change = {"metric": metric, "group": "all", "change": -i / 100, "low": -0.2}
+                rest = {"high": 0.1, "p_holm": 0.01, "verdict": "worse", "attribute": "digit"}
+                if method != "fp32":
+                    effects.append(place(method, bits, reference=reference, **change, **rest))
+    claims = pd.DataFrame(
+        {
+            "dataset": "mnist5k",
+            "hypothesis": ["H2", "H3"],
+            "compared": ["qat − ptq", ""],
+            "units": [2, 0],
+            **{key: [-0.0001, None] for key in ("estimate", "low", "high")},
+            **{key: [0.5, None] for key in ("d", "d_low", "d_high")},
+            "p_holm": [0.04, None],
+            "verdict": ["supported", "not testable"],
+        }
+    )
+    rows = {"levels": levels, "effects": effects, "frontier": sizes}
+    return {**{name: pd.DataFrame(part) for name, part in rows.items()}, "hypotheses": claims}
+
+
+def test_every_kind_of_table_shows_its_methods(frames):
+    found = published(frames, STUDY)
+    shown = {
+        name: rows.get("method", pd.Series()).unique().tolist() for name, rows in found.items()
+    }
+    assert shown == {
+        "baseline": ["fp32"],
+        "ptq_int8": ["ptq"],
+        "ptq_int4": ["ptq"],
+        "qat": ["qat"],
+        "mitigation": ["mpqat"],
+        "groups": [],
+        "evidence": [],
+    }
+
+
+def test_numbers_are_those_of_the_frames_in_points(frames):
+    found = published(frames, STUDY)
+    row = found["ptq_int4"].iloc[0]
+    assert row["accuracy, %"] == pytest.approx(88)
+    assert row["change of FVO"] == pytest.approx(-2)
+    assert row["kB"] == 4
+    groups = found["groups"].set_index("group")
+    assert groups.loc["8", ["fp32", "int8", "int4"]].tolist() == pytest.approx([85, 84, 83])
+    assert groups.loc["8", "change at int4"] == pytest.approx(-2)
+
+
+def test_a_study_of_plain_quantization_alone_has_no_remedies(frames):
+    study = STUDY.model_copy(update={"methods": {"ptq": STUDY.methods["ptq"]}, "mitigations": {}})
+    plain = {**frames, "effects": frames["effects"].query("method == 'ptq'")}
+    assert {"qat", "mitigation"}.isdisjoint(published(plain, study))
+
+
+def test_markdown_reads_back(frames):
+    text = markdown(published(frames, STUDY)["evidence"])
+    header, rule, *lines = ([c.strip() for c in row.split("|")[1:-1]] for row in text.splitlines())
+    assert dict(zip(header, lines[0], strict=True))["estimate"] == "0.0"
+    assert dict(zip(header, lines[1], strict=True))["estimate"] == ""
+    assert dict(zip(header, rule, strict=True))["p"] == "---:"
+
+
+def test_latex_is_escaped_ruled_and_aligned(frames):
+    found = published(frames, STUDY)
+    text = latex(found["ptq_int4"], "ptq_int4")
+    assert r"n\_1" in text
+    assert r"{accuracy, \%}" in text
+    assert r"\begin{tabular}{llllSSSSSSSlS}" in text
+    assert [rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [True] * 3
+    text = latex(found["evidence"], "evidence")
+    assert "{--}" in text
+    assert "−" not in text
+    assert "-0.0" not in text
