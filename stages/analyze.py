@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from quantskew import params, tables
-from quantskew.analysis import answer, figures, report, views
+from quantskew.analysis import answer, claims, figures, flow, report, views
 from quantskew.analysis.effects import Frames, Point, Predictions, analyze, read_predictions
 from quantskew.analysis.exemplars import exemplar_rows
 from quantskew.analysis.frontier import frontier, recommendations
@@ -26,6 +26,7 @@ from quantskew.variants import STAGES, folder_of, samples_path
 
 ANALYSIS = Path("data/analysis")
 PLOTS = Path("plots")
+MEASURED = ("groups", "layers", "weight_histograms", "boundaries", "curvature", "history")
 
 
 def main() -> None:
@@ -38,26 +39,27 @@ def main() -> None:
     decided = pd.DataFrame([decide(study, d, loaded, frames) for d in study.datasets])
     frames |= {name: pd.concat(list(decided[name]), ignore_index=True) for name in decided}
     frames["exemplars"] = pd.concat(exemplar_rows(given, ids) for given, _, ids in loaded.values())
+    measured = {name: stored(study, name) for name in MEASURED}
+    surfaces = flow.surfaces(measured["curvature"], measured["groups"])
+    frames["claims"] = claims.assess(surfaces, measured["groups"], study)
     for name, rows in frames.items():
         tables.write(name, rows, ANALYSIS / f"{name}.parquet")
-    groups = pd.concat(
-        tables.read("groups", evaluations(d, m) / "groups.parquet").to_pandas()
-        for d in study.datasets
-        for m in study.models
-    )
     shown = {
         "accuracy_by_group": views.accuracy_by_group(frames["levels"], study),
         "fvo_by_width": views.fvo_by_width(frames["levels"], study),
         "trade_off": views.trade_off(frames["levels"], study),
-        "loss_by_group": views.loss_by_group(groups, study),
+        "loss_by_group": views.loss_by_group(measured["groups"], study),
+        **flow.views(measured, study),
     }
-    drawn = []
+    drawn: list[report.Figure] = []
+    why: list[report.Figure] = []
     for name, rows in shown.items():
         write_json(PLOTS / f"{name}.json", rows.to_dict("records"))
-        drawing = report.FIGURES[name]
+        drawing = (report.FIGURES | report.FLOW)[name]
         svg = figures.svg(drawing.draw, rows)
         write_text(PLOTS / f"{name}.svg", svg)
-        drawn.append(report.Figure(drawing.title, svg, drawing.alternative, drawing.note))
+        section = why if name in report.FLOW else drawn
+        section.append(report.Figure(drawing.title, svg, drawing.alternative, drawing.note))
     shutil.rmtree(PLOTS / "tables", ignore_errors=True)
     for name, rows in published(frames, study).items():
         write_text(PLOTS / "tables" / f"{name}.tex", latex(rows, name))
@@ -70,6 +72,8 @@ def main() -> None:
             *answer.sentences(head, study),
         ],
         drawn=drawn,
+        why=why,
+        claims=report.claimed(frames["claims"]),
         tables=report.listed(head, frames),
         limits=report.limits(frames, study),
         study=study,
@@ -81,6 +85,15 @@ def main() -> None:
 def evaluations(dataset: str, model: str) -> Path:
     """Folder of the tables of a data set and a model."""
     return Path("data/evaluations", dataset, model)
+
+
+def stored(study: Params, name: str) -> pd.DataFrame:
+    """A table of the stage ``evaluate``, of all data sets and models."""
+    return pd.concat(
+        tables.read(name, evaluations(d, m) / f"{name}.parquet").to_pandas()
+        for d in study.datasets
+        for m in study.models
+    )
 
 
 def answers(

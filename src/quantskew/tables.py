@@ -221,6 +221,22 @@ TABLES: Mapping[str, Table] = {
         ),
         (*VARIANT, "attribute", "group"),
     ),
+    "claims": Table(
+        pa.schema(
+            [
+                _column("dataset", pa.string(), "name of the data set"),
+                _column("model", pa.string(), "name of the architecture"),
+                _column("claim", pa.string(), "of the impact flow, in words"),
+                _column("width", pa.string(), "at which it is tested; 'all': over widths"),
+                _column("groups", pa.int64(), "how many are compared"),
+                _column("spearman", pa.float64(), "rank correlation", null=True),
+                _column("p_value", pa.float64(), "of none, two-sided", null=True),
+                _column("p_holm", pa.float64(), "adjusted for claims × widths", null=True),
+                _column("verdict", pa.string(), "holds, does not hold, undecided"),
+            ]
+        ),
+        ("dataset", "model", "claim", "width"),
+    ),
     "levels": Table(
         pa.schema(
             [

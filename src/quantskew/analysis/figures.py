@@ -180,7 +180,7 @@ def points(
                         at["x"], at["y"], ls="-" if joined else "", lw=1, ms=4, color=colour,
                         marker=MARKERS[number % len(MARKERS)],
                     )  # fmt: skip
-            if len(series) == 1:
+            if len(series) == 1 and "group" in part:
                 for group, x, y in part[["group", "x", "y"]].itertuples(index=False):
                     ax.annotate(group, (x, y), (3, 3), textcoords="offset points", fontsize=7)
             if scale != "linear":

@@ -69,6 +69,76 @@ FIGURES = {
     ),
 }
 
+FLOW = {
+    "weight_change": Drawing(
+        figures.bars,
+        "Weights: how far they move, how many become zero",
+        "Bars by width and method of the mean change of a weight, and of the share of zeros.",
+        "Means over seeds; whiskers from lowest to highest. After Figure 3 of Bellam & Kim.",
+    ),
+    "distributions": Drawing(
+        figures.points(ylabel="share", joined=True),
+        "Weights and distances to the decision boundary",
+        "Histograms as lines, one a width: of all weights, and of the true class's probability.",
+        "One seed, plain quantization. After Figures 4 and 6 of Bellam & Kim.",
+    ),
+    "logits": Drawing(
+        figures.heatmap,
+        "Logits: how far they turn, how much they vary",
+        "Heat maps of group by width: cosine distance to the fp32 logits, and their variance.",
+        "Means over samples and seeds. After Figure 5 of Bellam & Kim.",
+    ),
+    "gradient_norms": Drawing(
+        figures.points(ylabel="gradient norm"),
+        "Gradient norm against group size and accuracy",
+        "Points, one a group, at int4.",
+        "At equal n every group counts as many test samples as the smallest, for a mean over fewer "
+        "is longer by chance alone. After Figure 8 of Bellam & Kim.",
+    ),
+    "eigenvalues": Drawing(
+        figures.heatmap,
+        "Largest eigenvalue of the Hessian, and gradient norm",
+        "Heat maps of group by width.",
+        "Batch norms are folded at every width, so that networks compare. After Figure 10 of "
+        "Bellam & Kim.",
+    ),
+    "steepness": Drawing(
+        figures.points(ylabel="largest eigenvalue", scale="log"),
+        "Largest eigenvalue against accuracy, confidence and gradient norm",
+        "Points, one a group and width.",
+        "After Figure 9 of Bellam & Kim.",
+    ),
+    "predicted_damage": Drawing(
+        figures.points(
+            "predicted excess loss, nats", "measured, nats", scale="symlog", diagonal=True
+        ),
+        "Damage predicted by gradient and curvature at fp32, and measured",
+        "Points, one a group and width, about a diagonal.",
+        "Predicted by the expansion of Liu et al. to second order, on the same samples. Points off "
+        "the diagonal are where the weights have moved too far for it to tell anything.",
+    ),
+    "example_difficulty": Drawing(
+        figures.points("epoch", "accuracy", joined=True),
+        "Difficulty of the classes while fp32 is trained",
+        "Lines of accuracy by epoch, one a class, on training and on test samples.",
+        "As many samples of each class; what differs is their difficulty and how many others of "
+        "the class were trained on (§4.6 of Bellam & Kim).",
+    ),
+}
+
+
+def claimed(claims: pd.DataFrame) -> ReportTable:
+    """Verdicts on the claims about the impact flow."""
+    return ReportTable(
+        "What was claimed of the impact flow, and whether it holds here",
+        claims[
+            ["dataset", "model", "claim", "width", "groups", "spearman", "p_holm", "verdict"]
+        ].sort_values(["dataset", "model", "claim"], kind="stable"),
+        "Spearman's rank correlation over groups, or over widths within each group; p adjusted by "
+        "Holm. Association, not cause. Where all groups have the same size there is nothing to "
+        "tell of it.",
+    )
+
 
 def listed(headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> list[ReportTable]:
     """Tables of the page."""
@@ -194,6 +264,8 @@ def render(
     *,
     answer: list[str],
     drawn: list[Figure],
+    why: list[Figure],
+    claims: ReportTable,
     tables: list[ReportTable],
     limits: list[str],
     study: Params,
@@ -207,6 +279,8 @@ def render(
         Paragraphs that say who is hurt, by how much, how sure, what to do.
     drawn
         Figures in the order of reading.
+    why, claims
+        Those of the impact flow, and the verdicts on what was claimed of it.
     tables
         Sortable by a click on a column.
     limits
@@ -227,6 +301,8 @@ def render(
     return environment.get_template("report.html.j2").render(
         answer=answer,
         figures=drawn,
+        why=why,
+        claims=claims,
         listed=tables,
         limits=limits,
         parameters=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False),
