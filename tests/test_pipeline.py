@@ -1,6 +1,7 @@
 """The whole pipeline, as its users run it, on the smallest data set."""
 
 import json
+import re
 import shutil
 
 import pandas as pd
@@ -75,6 +76,30 @@ def test_the_report_needs_nothing_from_outside(project):
     assert 'src="' not in page
     assert "<link" not in page
     assert page.count("<svg") >= 4
+
+
+def test_every_number_of_the_report_stands_in_a_table(project):
+    """Each figure of a row is found among the numbers of rows that agree with it in all words."""
+    stored = set()
+    for path in (project.folder / "data").rglob("*.parquet"):
+        for _, column in pq.read_table(path).to_pandas().select_dtypes("number").items():
+            stored |= set(column.dropna().astype(float))
+    page = (project.folder / "plots/report.html").read_text()
+    shown = [
+        value
+        for value in re.findall(r'data-value="([^"]*)"', page)
+        if value not in ("nan", "None", "True", "False")
+    ]
+    assert len(shown) > 500
+    # how many groups there are and how many are harmed is counted from the table of effects
+    counts = {float(n) for n in range(30)}
+    assert {value for value in shown if float(value) not in stored | counts} == set()
+
+
+def test_tables_of_papers_are_written(project):
+    names = {path.name for path in (project.folder / "plots/tables").iterdir()}
+    for name in ("baseline", "ptq_int4", "qat", "mitigation", "groups", "evidence"):
+        assert {f"{name}.tex", f"{name}.md"} <= names
 
 
 def test_a_second_run_does_nothing(project):
