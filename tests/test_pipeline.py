@@ -79,7 +79,6 @@ def test_the_report_needs_nothing_from_outside(project):
 
 
 def test_every_number_of_the_report_stands_in_a_table(project):
-    """Each figure of a row is found among the numbers of rows that agree with it in all words."""
     stored = set()
     for path in (project.folder / "data").rglob("*.parquet"):
         for _, column in pq.read_table(path).to_pandas().select_dtypes("number").items():

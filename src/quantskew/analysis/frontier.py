@@ -102,7 +102,7 @@ def judged(rows: pd.DataFrame, study: Params) -> pd.DataFrame:
 def recommendations(rows: pd.DataFrame, study: Params) -> list[str]:
     """Say for each data set and model what to ship, or how far the best is from the targets."""
     return [
-        f"{dataset}, {model}: {_advice(part, study)}"
+        f"What to do with {dataset}, {model}: {_advice(part, study)}"
         for (dataset, model), part in rows.groupby(["dataset", "model"], sort=True)
     ]
 

@@ -77,7 +77,7 @@ FLOW = {
         "Means over seeds; whiskers from lowest to highest. After Figure 3 of Bellam & Kim.",
     ),
     "distributions": Drawing(
-        figures.points(ylabel="share", joined=True),
+        figures.points(ylabel="share", joined=True, scale="symlog"),
         "Weights and distances to the decision boundary",
         "Histograms as lines, one a width: of all weights, and of the true class's probability.",
         "One seed, plain quantization. After Figures 4 and 6 of Bellam & Kim.",
@@ -135,7 +135,7 @@ def claimed(claims: pd.DataFrame) -> ReportTable:
             ["dataset", "model", "claim", "width", "groups", "spearman", "p_holm", "verdict"]
         ].sort_values(["dataset", "model", "claim"], kind="stable"),
         "Spearman's rank correlation over groups, or over widths within each group; p adjusted by "
-        "Holm. Association, not cause. Where all groups have the same size there is nothing to "
+        "Holm over the widths of a claim. Association, not cause. Where all groups have the same size there is nothing to "
         "tell of it.",
     )
 
@@ -149,7 +149,24 @@ def listed(headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> list[R
     return [
         ReportTable(
             "What to ship: accuracy, FVO and size",
-            frames["frontier"],
+            frames["frontier"][
+                [
+                    "dataset",
+                    "model",
+                    "method",
+                    "bits",
+                    "recommended",
+                    "bytes",
+                    "accuracy",
+                    "fvo",
+                    "fvo_high",
+                    "loss",
+                    "loss_bound",
+                    "excess",
+                    "on_frontier",
+                    "probability",
+                ]
+            ],
             "A variant is on the frontier if no other of its model is as good at all three and "
             "better at one; its probability is the share of redrawn test sets on which it is. "
             "Excess is how far it is from the targets. Each certificate holds by itself; choosing "
