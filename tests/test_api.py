@@ -199,6 +199,14 @@ def test_training_in_place_helps_at_two_bits(network, train, test):
     assert {weight.bits for weight in result.networks["qat", 2].weights.values()} == {2}
 
 
+def test_a_floating_point_format_has_a_width_of_its_own(network, test):
+    methods = {"ptq": {}, "half": {"weights": {"format": "float16"}}}
+    result = api.compare(network, methods=methods, data=test, bits=(8, 4), statistics=FEW)
+    assert set(result.networks) == {("ptq", 8), ("ptq", 4), ("half", 16)}
+    sizes = {key: api.packed_bytes(made.network) for key, made in result.networks.items()}
+    assert sizes["ptq", 4] < sizes["ptq", 8] < sizes["half", 16] < api.packed_bytes(network)
+
+
 def test_a_network_in_training_mode_stays_as_it_is(network, train, test):
     given = copy.deepcopy(network).train()
     before = copy.deepcopy(given.state_dict())
