@@ -103,6 +103,14 @@ def test_a_test_set_too_small_for_the_target_is_named(studied):
     assert "without that certainty: good at int8" in text
 
 
+def test_without_a_large_group_nothing_is_recommended(studied):
+    _, sampled, frames, sizes = studied
+    nobody = sampled._replace(division=DIVISION._replace(counted=np.array([False, False])))
+    unknown = frames.certificates.assign(bound=np.nan)
+    rows = frontier(nobody, sizes, frames.levels, unknown, STUDY)
+    assert "no digit group has the 30 test samples" in recommendations(rows, STUDY)[0]
+
+
 def test_an_unknown_bound_meets_no_target():
     rows = pd.DataFrame(
         {

@@ -120,6 +120,15 @@ def test_what_is_missing_is_said():
     assert (missing(methods={}, mitigations={}) != "").all()
 
 
+def test_without_two_large_groups_there_is_no_fairness_to_test():
+    alone = DIVISION._replace(counted=np.array([True, False, False, False]))
+    sampled = sample(outcomes(np.random.default_rng(6)), alone, TRAIN, STUDY.statistics)
+    rows = assess(sampled, STUDY, {p: BYTES[p.model] for p in POINTS}).set_index("hypothesis")
+    assert rows.loc["disparity_grows", "missing"] == "needs two groups that are large enough"
+    assert rows.loc["minority_pays", "missing"] == "needs two groups that are large enough"
+    assert rows.loc["H2", "verdict"] != "not testable"
+
+
 def test_balanced_calibration_is_found_by_its_settings():
     methods = dict(STUDY.methods)
     static = methods["ptq"].model_copy(

@@ -109,7 +109,9 @@ def recommendations(rows: pd.DataFrame, study: Params) -> list[str]:
 
 def _advice(rows: pd.DataFrame, study: Params) -> str:
     targets = study.targets
-    attribute = rows["attribute"].iloc[0]
+    attribute, floor = rows[["attribute", "floor"]].iloc[0]
+    if np.isnan(floor):
+        return f"no {attribute} group has the {study.groups.minimum} test samples to judge by."
     asked = [
         f"no {attribute} group loses more than {100 * targets.worst_group_loss:.1f} points "
         f"(certified with {100 * (1 - study.statistics.alpha):g} % for every seed)"
@@ -139,8 +141,7 @@ def _advice(rows: pd.DataFrame, study: Params) -> str:
             f"lose up to {100 * row['loss_bound']:.1f} points, and FVO may be "
             f"{100 * row['fvo_high']:.1f}."
         )
-    floor = rows["floor"].iloc[0]
-    if not floor <= targets.worst_group_loss:
+    if floor > targets.worst_group_loss:
         told += (
             " The test set is too small for the promise: were no answer changed at all, "
             f"{100 * floor:.1f} points could be certified."

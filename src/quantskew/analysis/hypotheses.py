@@ -363,6 +363,8 @@ def two_sided(values: Floats, *, boundary: float = 0.0, alpha: float = 0.05) -> 
     observed = values[0]
     if observed.size < 2:
         raise NotTestable("needs two networks at least: more seeds")
+    if np.isnan(observed).any():
+        raise NotTestable("needs two groups that are large enough")
     estimate = float(observed.mean())
     error = float(np.sqrt(seed_and_sampling_variance(observed, values[1:]).total))
     degrees = observed.size - 1
