@@ -11,7 +11,7 @@ import safetensors.numpy
 from quantskew import cells, params, tables
 from quantskew.command import run
 from quantskew.data.loading import load
-from quantskew.description import describe, groupings, history_by_group, predictions
+from quantskew.description import bounded, describe, groupings, history_by_group, predictions
 from quantskew.files import write_json
 from quantskew.params import Params
 from quantskew.variants import Variant, samples_path, stored_variants
@@ -67,43 +67,39 @@ def main(dataset: str, model: str) -> None:
 
 
 def curvature(study: Params, dataset: str, model: str, variants: Variants) -> list[pd.DataFrame]:
-    """Survey the loss around the chosen networks: first fp32, then what was made from it."""
+    """Survey the loss around the chosen networks and the fp32 networks they were made from."""
     settings = study.curvature
     seeds = study.seeds[: settings.seeds]
-    chosen = {
-        variant: files
-        for variant, files in variants.items()
+    by_file = {file: variant for variant, (file, _) in variants.items()}
+    made_from = {
+        variant: by_file[base]
+        for variant, (_, base) in variants.items()
         if variant.method in settings.methods and variant.seed in seeds
     }
-    by_file = {file: variant for variant, (file, _) in variants.items()}
-    bases = {by_file[base]: (base, base) for _, base in chosen.values()}
-    done: dict[Path, Path] = {}
-    rows = []
-    for step in (bases, {v: files for v, files in chosen.items() if v not in bases}):
-        work = [
-            cells.Cell(
-                variant.stem,
-                "quantskew.loss_surface:survey",
-                samples=samples_path(dataset),
-                file=file,
-                base=base if base in done else None,
-                base_surface=done.get(base),
-                model=model,
-                architecture=study.architectures.get(model),
-                bits=variant.bits,
-                attribute=study.groups_of(dataset)[0],
-                groups=study.groups,
-                size=settings.samples,
-                probes=settings.probes,
-                errors=settings.errors,
-            )
-            for variant, (file, base) in step.items()
-        ]
-        folders = cells.run(work, title=f"curvature {dataset} {model}")
-        for variant, (file, _) in step.items():
-            done[file] = folders[variant.stem] / "curvature.parquet"
-            rows.append(variant.name(pd.read_parquet(done[file])))
-    return rows
+    made_from |= {base: base for base in made_from.values()}
+    work = [
+        cells.Cell(
+            variant.stem,
+            "quantskew.loss_surface:survey",
+            samples=samples_path(dataset),
+            file=variants[variant][0],
+            base=None if variant == base else variants[base][0],
+            model=model,
+            architecture=study.architectures.get(model),
+            bits=variant.bits,
+            attribute=study.groups_of(dataset)[0],
+            groups=study.groups,
+            size=settings.samples,
+            probes=settings.probes,
+            errors=settings.errors,
+        )
+        for variant, base in made_from.items()
+    ]
+    done = cells.run(work, title=f"curvature {dataset} {model}")
+    found = {v: pd.read_parquet(done[v.stem] / "curvature.parquet") for v in made_from}
+    return [
+        variant.name(bounded(found[variant], found[base])) for variant, base in made_from.items()
+    ]
 
 
 def summary(fairness: pd.DataFrame, first: str) -> dict[str, dict[str, dict[str, float]]]:

@@ -154,3 +154,15 @@ def history_by_group(
         .agg(n=("loss", "size"), accuracy=("accuracy", "mean"), loss=("loss", "mean"))
         .assign(attribute="label")
     )
+
+
+def bounded(surface: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+    """Complete the bound of Tran et al. by the largest eigenvalue at the fp32 network.
+
+    Parameters
+    ----------
+    surface, base
+        What :func:`quantskew.loss_surface.survey` wrote of a variant and of its fp32 network.
+    """
+    curved = base["largest_eigenvalue"] * surface["weight_distance"] ** 2 / 2
+    return surface.assign(bound=surface["bound"] + curved)

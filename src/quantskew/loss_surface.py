@@ -19,6 +19,7 @@ from quantskew.data.loading import load
 from quantskew.evaluation import restore
 from quantskew.impact.curvature import measure, subsample
 from quantskew.impact.damage import predict, weight_change
+from quantskew.impact.gradients import inner
 from quantskew.impact.hessian import GroupLoss
 from quantskew.params import Architecture, Groups
 from quantskew.quantization.layers import fold_batch_norm
@@ -30,7 +31,6 @@ def survey(
     samples: Path,
     file: Path,
     base: Path | None,
-    base_surface: Path | None,
     model: str,
     architecture: Architecture | None,
     bits: int,
@@ -50,9 +50,10 @@ def survey(
         Table of samples.
     file, bits
         The variant and its width.
-    base, base_surface
-        The fp32 network it was made from and what this function wrote of it: with them the excess
-        loss and its prediction are added (equation 4 of Bellam & Kim). None for that network.
+    base
+        The fp32 network it was made from: with it the excess loss and its prediction are added
+        (equation 4 of Bellam & Kim). None for that network itself. ``bound`` lacks the part of the
+        largest eigenvalue there, ½ λmax ``weight_distance``², which another cell finds.
     model, architecture
         Which network.
     attribute, groups
@@ -69,11 +70,15 @@ def survey(
         for g, name in enumerate(names)
         if len(rows := np.flatnonzero(codes[in_test] == g))
     }
-    images, labels = models.as_input(test.images, where), test.labels.to(where)
+    # torch cannot take the gradients of single samples at once through pooling of channels last
+    images, labels = models.as_input(test.images, where).contiguous(), test.labels.to(where)
 
     def folded(path: Path, width: int) -> nn.Module:
         network = restore(path, models.build_for(data, model, architecture), width)
-        return fold_batch_norm(network.to(where), images[:1])[0]
+        network = network.to(where)
+        network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        # the biases that folding makes are parameters like all others
+        return fold_batch_norm(network, images[:1])[0].requires_grad_()
 
     network = folded(file, bits)
     rows, _ = measure(
@@ -87,20 +92,20 @@ def survey(
     )
     sizes = pd.Series(np.bincount(codes[~in_test & (codes >= 0)], minlength=len(names)), names)
     rows.insert(1, "n_train", sizes.loc[rows["group"]].to_numpy())
-    predicted = ["excess_loss", "first_order", "second_order", "bound"]
+    predicted = ["weight_distance", "excess_loss", "first_order", "second_order", "bound"]
     rows[predicted] = math.nan
-    if base is not None and base_surface is not None:
+    if base is not None:
         original = folded(base, 32)
         change = weight_change(original, network)
-        steepest = pd.read_parquet(base_surface).set_index("group")["largest_eigenvalue"]
+        distance = math.sqrt(inner(change, change))
         for row, (group, every) in enumerate(members.items()):
             some = torch.as_tensor(subsample(every, size), device=where)
             part = images[some], labels[some]
             before = GroupLoss(original, *part, group=group)
             with torch.no_grad():
                 after = float(nn.functional.cross_entropy(network(part[0]), part[1]))
-            told = predict(before, change, steepest[group])
+            told = predict(before, change, 0.0)
             rows.loc[row, predicted] = [
-                after - before.loss, told.first_order, told.second_order, told.bound,
+                distance, after - before.loss, told.first_order, told.second_order, told.bound,
             ]  # fmt: skip
     rows.assign(attribute=attribute).to_parquet(folder / "curvature.parquet", index=False)

@@ -213,6 +213,7 @@ TABLES: Mapping[str, Table] = {
                 _column("products", pa.int64(), "Hessian-vector products it took"),
                 _column("trace", pa.float64(), "of the Hessian", null=True),
                 _column("trace_error", pa.float64(), "SE of its estimate", null=True),
+                _column("weight_distance", pa.float64(), "norm of the change", null=True),
                 _column("excess_loss", pa.float64(), "loss less that at fp32", null=True),
                 _column("first_order", pa.float64(), "excess loss by the gradient", null=True),
                 _column("second_order", pa.float64(), "and by the curvature", null=True),
@@ -231,7 +232,7 @@ TABLES: Mapping[str, Table] = {
                 _column("groups", pa.int64(), "how many are compared"),
                 _column("spearman", pa.float64(), "rank correlation", null=True),
                 _column("p_value", pa.float64(), "of none, two-sided", null=True),
-                _column("p_holm", pa.float64(), "adjusted for claims × widths", null=True),
+                _column("p_holm", pa.float64(), "adjusted for widths", null=True),
                 _column("verdict", pa.string(), "holds, does not hold, undecided"),
             ]
         ),

@@ -18,6 +18,7 @@ POINT_GROUP = ["dataset", "model", "method", "bits", "attribute", "group"]
 def weight_change(layers: pd.DataFrame, study: Params) -> pd.DataFrame:
     """Change and sparsity of the weights by width (Bellam & Kim, Figure 3)."""
     rows = layers[(layers["layer"] == "all") & layers["method"].isin(study.methods)]
+    rows = rows[rows["bits"] < 16]
     rows = panel(rows.sort_values(["bits", "method"], ascending=[False, True], kind="stable"))
     rows = rows.assign(change=rows["absolute_change"] / rows["weights"])
     return pd.concat(

@@ -1,0 +1,185 @@
+"""The impact flow from stored tables: the loss surface of a variant, its views and its claims."""
+
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from torch.nn import functional
+
+from quantskew import methods, models, tables
+from quantskew.analysis import claims, figures, flow
+from quantskew.data.loading import load
+from quantskew.data.prepare import prepare
+from quantskew.description import bounded
+from quantskew.impact.damage import predict, weight_change
+from quantskew.impact.hessian import GroupLoss
+from quantskew.loss_surface import survey
+from quantskew.params import Groups, Method, ParamsError, Qat, Source, Training, parse
+from quantskew.quantization import packing
+from quantskew.quantization.layers import fold_batch_norm
+
+MODEL = "resnet18_quarter"
+STUDY = parse(
+    {
+        "datasets": ["d"],
+        "models": ["m"],
+        "bits": [8, 4, 2],
+        "seeds": [0],
+        "sources": {"d": {"reader": "digits"}},
+        "methods": {"ptq": {}},
+    }
+)
+
+
+def made(sign: float, groups: int = 8) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables in which norms fall with size, and eigenvalues go with accuracy by a sign."""
+    rows = [
+        {
+            "dataset": "d", "model": "m", "seed": 0, "method": "fp32" if bits == 32 else "ptq",
+            "bits": bits, "attribute": "label", "group": f"g{g}", "n": 50, "n_train": 10 + g,
+            "gradient_plain": 9.0 - g, "gradient_equal_n": 3.0, "accuracy": 0.5 + g / 100,
+            "top_probability": 0.9, "largest_eigenvalue": 50 + sign * g - bits,
+            "logit_variance": bits + g, "cosine_distance": 1 / bits,
+        }
+        for bits in (32, 8, 4, 2)
+        for g in range(groups)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    own = ["n_train", "gradient_plain", "gradient_equal_n", "largest_eigenvalue"]
+    return table.drop(columns=["accuracy", "top_probability"]), table.drop(columns=own)
+
+
+def verdicts(sign: float) -> pd.DataFrame:
+    curvature, groups = made(sign)
+    found = claims.assess(flow.surfaces(curvature, groups), groups, STUDY)
+    assert set(found) == set(tables.TABLES["claims"].schema.names)
+    return found.set_index(["claim", "width"])["verdict"]
+
+
+def test_claims_hold_fail_or_stay_open():
+    found = verdicts(-1)
+    assert (found["a smaller group has a larger gradient norm"] == "holds").all()
+    assert (found["the same at equal n"] == "undecided").all()
+    assert (found["less accuracy goes with a larger eigenvalue"] == "holds").all()
+    assert found["the variance of logits falls with the width", "all"] == "holds"
+    assert found["the eigenvalue grows as the width falls", "all"] == "holds"
+    assert (found["gradient norm and eigenvalue rise together"] == "holds").all()
+    other = verdicts(1)["less accuracy goes with a larger eigenvalue"]
+    assert (other == "does not hold").all()
+
+
+def test_spearman_counts_all_orders():
+    x, y = pd.Series([1.0, 5, 2, 8, 3]), pd.Series([2.0, 4, 9, 7, 1])
+    rho, p = claims.spearman(x, y)
+    assert rho == pytest.approx(stats.spearmanr(x, y).statistic)
+    every = [stats.spearmanr(x, order).statistic for order in permutations(y)]
+    tails = [np.mean(np.array(every) >= rho - 1e-9), np.mean(np.array(every) <= rho + 1e-9)]
+    assert p == pytest.approx(2 * min(tails))
+
+
+def test_a_trend_and_its_mirror_are_as_sure():
+    table = np.random.default_rng(0).normal(size=(6, 4)) + np.arange(4)
+    (up, p_up), (down, p_down) = claims.trend(table), claims.trend(table[:, ::-1])
+    assert up == pytest.approx(-down)
+    assert p_up == pytest.approx(p_down)
+    assert p_up == pytest.approx(2 * stats.page_trend_test(table).pvalue)
+    assert np.isnan(claims.trend(table[:, :2])).all()
+
+
+def test_views_keep_the_numbers_and_can_be_drawn():
+    curvature, groups = made(-1)
+    heat = flow.eigenvalues(curvature, STUDY)
+    assert list(heat["x"].unique()) == ["fp32", "int8", "int4", "int2"]
+    cell = heat[(heat["x"] == "int4") & (heat["y"] == "g2")].set_index("field")["value"]
+    assert cell["largest eigenvalue"] == 50 - 2 - 4
+    assert "44" in figures.svg(figures.heatmap, heat)
+    norms = flow.gradient_norms(flow.surfaces(curvature, groups), STUDY)
+    assert set(norms["series"]) == {"int4"}
+    first = norms[(norms["group"] == "g1") & (norms["field"] == "norm against accuracy")]
+    assert first[["x", "y"]].to_numpy().tolist() == [[0.51, 8.0]]
+    assert "g7" in figures.svg(figures.points(), norms)
+
+
+def test_distributions_are_shares():
+    common = {"dataset": "d", "model": "m", "method": "ptq", "bits": 4}
+    weights = pd.DataFrame(
+        {"seed": [0, 0, 1], "low": [0.0, 1, 0], "high": [1.0, 2, 9], "count": [3, 1, 7], **common}
+    )
+    boundaries = pd.DataFrame(
+        {"seed": 0, "group": ["a", "b"], "low": 0.0, "high": 0.5, "count": [2, 2], **common}
+    )
+    rows = flow.distributions(weights, boundaries, STUDY)
+    assert rows[rows["field"] == "weight"]["y"].tolist() == [0.75, 0.25]
+    assert rows[rows["field"] != "weight"][["x", "y"]].to_numpy().tolist() == [[0.25, 1.0]]
+
+
+def test_only_methods_of_the_study_can_be_surveyed():
+    given = STUDY.model_dump(mode="json") | {"curvature": {"methods": ["ptk"]}}
+    with pytest.raises(ParamsError, match=r"curvature.methods: 'ptk' .*did you mean 'ptq'"):
+        parse(given)
+
+
+@pytest.fixture(scope="module")
+def surfaces(tmp_path_factory):
+    """The digits, an untrained network, its 4-bit variant, and both surveys."""
+    folder = tmp_path_factory.mktemp("surface")
+    samples = folder / "samples.parquet"
+    prepare("digits", Source(imbalance="paper"), folder).write(samples)
+    data = load(samples)
+    torch.manual_seed(0)
+    base = folder / "base.safetensors"
+    models.save_weights(models.build_for(data, MODEL, None), base)
+    common = {"samples": samples, "model": MODEL, "architecture": None}
+    variant = folder / "variant"
+    variant.mkdir()
+    methods.quantize(
+        variant, base=base, baseline_history=base, seed=0, method=Method(), bits=4,
+        training=Training(), qat_settings=Qat(), **common,
+    )  # fmt: skip
+    file = variant / "network.safetensors"
+    rows = []
+    for bits, path, origin in ((32, base, None), (4, file, base)):
+        survey(
+            folder, file=path, base=origin, bits=bits, attribute="slant", groups=Groups(), size=8,
+            probes=1, errors=True, **common,
+        )  # fmt: skip
+        rows.append(pd.read_parquet(folder / "curvature.parquet"))
+    return data, base, file, rows
+
+
+def test_a_survey_fills_its_table(surfaces):
+    *_, (before, after) = surfaces
+    known = tables.TABLES["curvature"].schema
+    assert set(before) | set(tables.VARIANT) == set(known.names)
+    assert before["excess_loss"].isna().all()
+    assert after.drop(columns="trace_error").notna().all(axis=None)
+    assert (after["residual"] <= 1e-3).all()
+    assert (bounded(after, before)["bound"] >= after["second_order"] - 1e-6).all()
+
+
+def test_a_survey_is_of_the_folded_network(surfaces):
+    data, base, file, (before, after) = surfaces
+    images = data.test.images / 255
+    networks = [models.build_for(data, MODEL, None).eval() for _ in range(2)]
+    models.load_checkpoint(networks[0], base)
+    original = fold_batch_norm(networks[0], images[:1])[0].requires_grad_()
+    quantized = packing.load(file, networks[1]).requires_grad_()
+    group = before["group"][0]
+    slants = data.test.attributes["slant"].astype(str).to_numpy()
+    members = torch.as_tensor(np.flatnonzero(slants == group))
+    labels = data.test.labels[members]
+    loss = functional.cross_entropy(original(images[members]), labels)
+    gradient = torch.autograd.grad(loss, list(original.parameters()))
+    norm = torch.cat([g.flatten() for g in gradient]).norm()
+    assert before["gradient_plain"][0] == pytest.approx(float(norm), rel=1e-4)
+    assert before["n_train"][0] == (data.train.attributes["slant"].astype(str) == group).sum()
+    drawn = np.random.default_rng(0).choice(members.numpy(), 8, replace=False)
+    some = torch.as_tensor(np.sort(drawn))
+    top = before["largest_eigenvalue"][0]
+    part = GroupLoss(original, images[some], data.test.labels[some])
+    told = predict(part, weight_change(original, quantized), top)
+    assert bounded(after, before)["bound"][0] == pytest.approx(told.bound, rel=1e-3)
+    assert after["second_order"][0] == pytest.approx(told.second_order, rel=1e-2, abs=1e-4)
