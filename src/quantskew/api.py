@@ -50,13 +50,9 @@ from quantskew.params import (
     parse,
 )
 from quantskew.quantization import packing
-from quantskew.quantization import qat as quantized_training
 from quantskew.quantization.layers import dry_run
 from quantskew.quantization.packing import Quantized
-from quantskew.quantization.policies import choose_widths
-from quantskew.quantization.ptq import quantize_network
-from quantskew.training.baseline import class_weights, sample_order
-from quantskew.training.loop import fit
+from quantskew.training.baseline import class_weights
 from quantskew.variants import BASELINE, FULL_PRECISION, Variant, widths
 
 AnyMethod = Method | Mapping[str, Any] | str
@@ -401,46 +397,21 @@ def _any_input(model: nn.Module) -> Tensor:
 
 
 def _apply(model: nn.Module, method: Method, bits: int, given: Material) -> Quantized:
-    """Do in memory what :func:`quantskew.methods.quantize` does from file to file."""
-    network = copy.deepcopy(model).cpu()
+    """Apply a method in memory, and let the network carry its codes."""
     example, some, train, training, settings = given
     _refuse(method, bits, given)
-    seen, chosen = None, None
-    if some is not None and method.needs_calibration():
-        seen = composing._calibration_set(some, method.calibration, SEED)
-        if method.policy.by != "uniform":
-            chosen = choose_widths(
-                network, example, seen.images, seen.labels, seen.groups,
-                bits=bits, weights=method.weights, policy=method.policy, seed=SEED,
-            )  # fmt: skip
-    if train is None or method.training == "none":
-        made = quantize_network(
-            network, example, bits=bits, weights=method.weights, activations=method.activations,
-            calibration=seen and seen.images, groups=seen and seen.groups, widths=chosen, seed=SEED,
-        )  # fmt: skip
-    else:
-        prepared = quantized_training.prepare(
-            network, example, bits=bits, weights=method.weights, widths=chosen,
-            activations=method.activations, calibration=seen and seen.images,
-        ).to(models.device())  # fmt: skip
-        steps: dict[str, Any] = composing._against_oscillations(prepared, method, settings)
-        rates = {"epochs": settings.epochs, "lr": settings.lr_at(bits), "warmup": 0.0}
-        order = sample_order(train.labels, method.recipe, SEED)
-        fit(
-            prepared, train.images, train.labels,
-            settings=training.model_copy(update=rates), order=order,
-            groups=composing._groups_of_parameters(prepared, settings),
-            class_weights=class_weights(method.recipe, train, None), **steps,
-        )  # fmt: skip
-        if settings.bn_batches:
-            last = order(settings.epochs)[: settings.bn_batches * training.batch_size]
-            inputs = models.as_input(train.images[last], models.device())
-            quantized_training.reestimate_batch_norm(
-                prepared, inputs, batch_size=training.batch_size
-            )
-        made = quantized_training.convert(prepared.cpu())
-    if seen is not None:
-        made.notes["calibration"] = seen.counts
+    made, _ = composing.apply(
+        copy.deepcopy(model).cpu(),
+        method,
+        bits,
+        example=example,
+        calibration=some,
+        train=train,
+        training=training,
+        qat_settings=settings,
+        seed=SEED,
+        weights=None if train is None else class_weights(method.recipe, train, None),
+    )
     # the codes go where the network goes, so that its size can be told from the network alone
     vars(made.network)["quantized"] = (made.weights, made.notes)
     return made

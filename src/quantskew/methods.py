@@ -20,7 +20,6 @@ that does it; a combination of parts needs no code at all.
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +41,7 @@ from quantskew.training.baseline import (
     save_history,
     watched_samples,
 )
-from quantskew.training.loop import fit, parameter_groups
+from quantskew.training.loop import History, fit, parameter_groups
 
 CPU = torch.device("cpu")
 DAMPENING_FROM = 0.25
@@ -86,53 +85,107 @@ def quantize(
     data = load(samples)
     network = models.build_for(data, model, architecture)
     models.load_checkpoint(network, base)
-    train = data.train
-    example = models.as_input(train.images[:2], CPU)
-    seen = _calibration_set(train, method.calibration, seed) if method.needs_calibration() else None
-    chosen = None
+    watched = watched_samples(data)
+    quantized, history = apply(
+        network,
+        method,
+        bits,
+        example=models.as_input(data.train.images[:2], CPU),
+        calibration=data.train,
+        train=data.train,
+        training=training,
+        qat_settings=qat_settings,
+        seed=seed,
+        weights=class_weights(method.recipe, data, baseline_history),
+        watched=(data.images[watched], data.labels[watched]),
+        checkpoint=folder / "checkpoint.safetensors",
+        title=f"{model} seed {seed} at {bits} bits",
+    )
+    if history is not None:
+        save_history(folder / "history.safetensors", history, watched)
+    packing.save(folder / "network.safetensors", quantized)
+
+
+def apply(
+    network: nn.Module,
+    method: Method,
+    bits: int,
+    *,
+    example: Tensor,
+    calibration: Samples | None,
+    train: Samples | None,
+    training: Training,
+    qat_settings: Qat,
+    seed: int,
+    weights: Tensor | None = None,
+    **fitting: Any,
+) -> tuple[packing.Quantized, History | None]:
+    """Apply a method to a network in memory.
+
+    Parameters
+    ----------
+    network
+        Trained, in float32, on the CPU; not changed.
+    method, bits
+        What to do, at which width.
+    example
+        An input batch, for the order in which the layers run.
+    calibration, train
+        Samples to draw calibration images from, and to train with; ``None`` where the method
+        needs none.
+    training, qat_settings, seed
+        As in :func:`quantize`.
+    weights
+        Of the classes in the loss of QAT.
+    **fitting
+        Further options of :func:`quantskew.training.loop.fit`.
+
+    Returns
+    -------
+    The quantized network, and the history of its training in QAT.
+    """
+    seen = None
+    if calibration is not None and method.needs_calibration():
+        seen = _calibration_set(calibration, method.calibration, seed)
+    widths = None
     if seen is not None and method.policy.by != "uniform":
-        chosen = choose_widths(
+        widths = choose_widths(
             network, example, seen.images, seen.labels, seen.groups,
             bits=bits, weights=method.weights, policy=method.policy, seed=seed,
         )  # fmt: skip
-    if method.training == "none":
+    history = None
+    if train is None or method.training == "none":
         quantized = quantize_network(
             network, example, bits=bits, weights=method.weights, activations=method.activations,
-            calibration=seen and seen.images, groups=seen and seen.groups, widths=chosen,
+            calibration=seen and seen.images, groups=seen and seen.groups, widths=widths,
             seed=seed,
         )  # fmt: skip
     else:
         prepared = qat.prepare(
-            network, example, bits=bits, weights=method.weights, widths=chosen,
+            network, example, bits=bits, weights=method.weights, widths=widths,
             activations=method.activations, calibration=seen and seen.images,
         ).to(models.device())  # fmt: skip
-        settings = training.model_copy(
-            update={"epochs": qat_settings.epochs, "lr": qat_settings.lr_at(bits), "warmup": 0.0}
-        )
-        watched = watched_samples(data)
+        rates = {"epochs": qat_settings.epochs, "lr": qat_settings.lr_at(bits), "warmup": 0.0}
+        order = sample_order(train.labels, method.recipe, seed)
         history = fit(
             prepared,
             train.images,
             train.labels,
-            settings=settings,
-            order=sample_order(train.labels, method.recipe, seed),
+            settings=training.model_copy(update=rates),
+            order=order,
             groups=_groups_of_parameters(prepared, qat_settings),
-            class_weights=class_weights(method.recipe, data, baseline_history),
-            watched=(data.images[watched], data.labels[watched]),
-            checkpoint=folder / "checkpoint.safetensors",
-            title=f"{model} seed {seed} at {bits} bits",
+            class_weights=weights,
             **_against_oscillations(prepared, method, qat_settings),
+            **fitting,
         )
-        save_history(folder / "history.safetensors", history, watched)
         if qat_settings.bn_batches:
-            order = sample_order(train.labels, method.recipe, seed)(qat_settings.epochs)
-            some = order[: qat_settings.bn_batches * settings.batch_size]
+            some = order(qat_settings.epochs)[: qat_settings.bn_batches * training.batch_size]
             inputs = models.as_input(train.images[some], models.device())
-            qat.reestimate_batch_norm(prepared, inputs, batch_size=settings.batch_size)
+            qat.reestimate_batch_norm(prepared, inputs, batch_size=training.batch_size)
         quantized = qat.convert(prepared.cpu())
     if seen is not None:
         quantized.notes["calibration"] = seen.counts
-    packing.save(folder / "network.safetensors", quantized)
+    return quantized, history
 
 
 class CalibrationSet(NamedTuple):
@@ -167,9 +220,7 @@ def _groups_of_parameters(prepared: nn.Module, settings: Qat) -> list[dict[str, 
     return [*groups, {"params": scales, "lr": settings.scale_lr, "weight_decay": 0.0}]
 
 
-def _against_oscillations(
-    prepared: nn.Module, method: Method, settings: Qat
-) -> dict[str, Callable[[float], Any]]:
+def _against_oscillations(prepared: nn.Module, method: Method, settings: Qat) -> dict[str, Any]:
     """What :func:`fit` is to do during QAT against weights that flip between two codes."""
     if method.oscillations == "dampen":
         return {
