@@ -282,6 +282,8 @@ def _rows(effects: Mapping[str, Effect], names: list[str]) -> Iterator[pd.DataFr
         by_group = metric in ("group", "against_rest")
         columns = pd.DataFrame({key: np.atleast_1d(v) for key, v in effect._asdict().items()})
         columns = columns.rename(columns={"estimate": "change"})
+        if metric != "against_rest":  # a share changes by one at most, a difference of two by two
+            columns[["low", "high"]] = columns[["low", "high"]].clip(-1, 1)
         columns["group"] = names if by_group else WHOLE
         columns["metric"] = "accuracy" if metric == "group" else metric
         yield columns
