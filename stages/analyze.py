@@ -51,16 +51,17 @@ def main() -> None:
         "loss_by_group": views.loss_by_group(measured["groups"], study),
         **flow.views(measured, study),
     }
+    for folder in ("rows", "figures", "tables"):
+        shutil.rmtree(PLOTS / folder, ignore_errors=True)
     drawn: list[report.Figure] = []
     why: list[report.Figure] = []
     for name, rows in shown.items():
-        write_json(PLOTS / f"{name}.json", rows.to_dict("records"))
+        write_json(PLOTS / "rows" / f"{name}.json", rows.to_dict("records"))
         drawing = (report.FIGURES | report.FLOW)[name]
         svg = figures.svg(drawing.draw, rows)
-        write_text(PLOTS / f"{name}.svg", svg)
+        write_text(PLOTS / "figures" / f"{name}.svg", svg)
         section = why if name in report.FLOW else drawn
         section.append(report.Figure(drawing.title, svg, drawing.alternative, drawing.note))
-    shutil.rmtree(PLOTS / "tables", ignore_errors=True)
     for name, rows in published(frames, study).items():
         write_text(PLOTS / "tables" / f"{name}.tex", latex(rows, name))
         write_text(PLOTS / "tables" / f"{name}.md", markdown(rows))
