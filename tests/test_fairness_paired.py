@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,14 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from quantskew.fairness.metrics import fvo, group_accuracy
-from quantskew.fairness.paired import compare_accuracy, compare_parity, flips, holm, mcnemar
+from quantskew.fairness.paired import (
+    compare_accuracy,
+    compare_parity,
+    exchange_p_value,
+    flips,
+    holm,
+    mcnemar,
+)
 from quantskew.fairness.parity import fairness_differences
 
 
@@ -155,3 +164,25 @@ def test_parity_where_the_group_is_the_class_compares_recall_only():
     assert found["recall_gap"].p_value == 1 / 200
     for field in found["demographic_parity_worst"]:
         assert np.isnan(field)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (3, 0), (10, 4), (40, 41), (300, 10)])
+def test_the_exact_exchange_test_is_mcnemars_for_one_seed(lost, gained):
+    change = [-1] * lost + [1] * gained + [0] * 5
+    np.testing.assert_allclose(exchange_p_value(change), mcnemar(lost, gained), atol=1e-12)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=10))
+def test_the_exact_exchange_test_counts_every_assignment_of_signs(change):
+    sums = [np.dot(signs, change) for signs in itertools.product((-1, 1), repeat=len(change))]
+    expected = np.mean(np.abs(sums) >= abs(sum(change)))
+    np.testing.assert_allclose(exchange_p_value(change), expected, atol=1e-12)
+
+
+def test_a_group_that_collapses_is_seen_with_any_number_of_draws():
+    before, after = np.ones((2, 50), bool), np.zeros((2, 50), bool)
+    found = compare_accuracy(
+        before, after, np.zeros(50, int), counted=[True], draws=100, rng=np.random.default_rng(0)
+    )
+    assert found["group"].p_value[0] < 1e-10
+    assert found["overall"].p_value < 1e-10

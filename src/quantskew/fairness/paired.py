@@ -3,7 +3,8 @@
 A quantized network and its fp32 parent answer the same test samples, so what they share cancels
 and only the samples on which they differ speak. Three views of that:
 
-* :func:`mcnemar`, exact, for one group's change of accuracy;
+* :func:`mcnemar`, exact, for one group's change of accuracy by one network, and
+  :func:`exchange_p_value`, the same for the networks of several seeds;
 * :func:`flips`, which way the answers went;
 * :func:`compare_accuracy` and :func:`compare_parity`: any change of a group metric, with a
   bootstrap interval and an exchange test (:mod:`quantskew.fairness.resampling`).
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.signal import fftconvolve
 from scipy.stats import binom
 
 from quantskew.fairness.metrics import Floats, Ints, fvo, one_hot, ratio, worst_group
@@ -78,6 +80,32 @@ def mcnemar(lost: ArrayLike, gained: ArrayLike) -> Floats:
     return np.minimum(1.0, 2 * binom.cdf(np.minimum(lost, gained), lost + gained, 0.5))
 
 
+def exchange_p_value(change: ArrayLike) -> float:
+    """Exact two-sided test that two networks are exchangeable on every sample.
+
+    A sample changes by d, the number of seeds that got it right less those that got it wrong.
+    Were the networks exchangeable, each |d| would keep its sign with probability ½; the
+    distribution of the sum follows by convolution, so that the smallest p-value depends on the
+    data and not on a number of draws. For one seed it is :func:`mcnemar`.
+
+    Parameters
+    ----------
+    change
+        (n,) integers.
+    """
+    change = np.asarray(change)
+    sizes = np.bincount(np.abs(change))
+    chance = np.ones(1)
+    for size in np.flatnonzero(sizes[1:]) + 1:
+        # a sum of m signs times the size lies on −m·size, (−m + 2)·size, …, m·size
+        spread = np.zeros(2 * size * sizes[size] + 1)
+        spread[:: 2 * size] = binom.pmf(np.arange(sizes[size] + 1), sizes[size], 0.5)
+        chance = fftconvolve(chance, spread) if len(chance) > 1 else spread
+    reach = len(chance) // 2
+    extreme = np.abs(np.arange(-reach, reach + 1)) >= abs(int(change.sum()))
+    return float(np.clip(chance[extreme].sum(), 0.0, 1.0))
+
+
 def holm(p_values: ArrayLike) -> Floats:
     """Adjust the p-values of one family so that rejecting those ≤ α errs at all with chance ≤ α.
 
@@ -132,8 +160,9 @@ def compare_accuracy(
     Returns
     -------
     ``overall``, ``fvo``, ``worst_group``: one effect each. ``group``: (G,), each group's change
-    of accuracy. ``against_rest``: (G,), its change less the change of all other groups together
-    (difference in differences): below zero where the group pays more than the others.
+    of accuracy (its p-value and that of ``overall`` are exact). ``against_rest``: (G,), its change
+    less the change of all other groups together (difference in differences): below zero where the
+    group pays more than the others.
     """
     counted, groups = np.asarray(counted, bool), np.asarray(groups)
     networks = np.stack([np.atleast_2d(reference), np.atleast_2d(variant)])
@@ -164,6 +193,10 @@ def compare_accuracy(
         confidence=confidence,
         rng=rng,
     )
+    change = (networks[1].astype(np.int64) - networks[0]).sum(0)
+    found["overall"] = found["overall"]._replace(p_value=np.array(exchange_p_value(change)))
+    by_group = [exchange_p_value(change[groups == group]) for group in range(counted.size)]
+    found["group"] = found["group"]._replace(p_value=np.array(by_group))
     less_fair = networks[1 if found["fvo"].estimate > 0 else 0]
     chance = fvo_null(less_fair, groups, counted=counted, draws=draws, rng=rng).p_value
     found["fvo"] = found["fvo"]._replace(p_value=np.maximum(found["fvo"].p_value, chance))
