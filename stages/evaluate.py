@@ -70,11 +70,16 @@ def curvature(study: Params, dataset: str, model: str, variants: Variants) -> li
     """Survey the loss around the chosen networks and the fp32 networks they were made from."""
     settings = study.curvature
     seeds = study.seeds[: settings.seeds]
+    # an experiment with none of these widths is surveyed at its own
+    kept = {*study.bits} & {*(settings.bits or ())} or {*study.bits}
+    left_out = {*study.bits} - kept
     by_file = {file: variant for variant, (file, _) in variants.items()}
     made_from = {
         variant: by_file[base]
         for variant, (_, base) in variants.items()
-        if variant.method in settings.methods and variant.seed in seeds
+        if variant.method in settings.methods
+        and variant.seed in seeds
+        and variant.bits not in left_out
     }
     made_from |= {base: base for base in made_from.values()}
     work = [

@@ -282,6 +282,7 @@ class Curvature(Section):
     """
 
     methods: Names = ("fp32",)
+    bits: tuple[Width, ...] | None = None  # those of the study's widths; all unless given
     seeds: Count = 1  # how many of the study's, from the first
     samples: Annotated[int, Field(ge=2)] = 25
     probes: Annotated[int, Field(ge=0)] = 0
