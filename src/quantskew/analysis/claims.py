@@ -7,7 +7,7 @@ Two kinds are tested, for plain quantization and the first grouping of a data se
 - *over widths*: Spearman's ρ of the width and a column within each group, averaged over groups,
   with the p of Page's test; groups of one network share its weights, so this p is a lower limit.
 
-Both are two-sided, and adjusted by Holm over the widths at which a claim is tested. A claim *holds*
+Both are two-sided, and adjusted by Holm over all claims and widths of a network. A claim *holds*
 if the sign is as claimed and p is at most alpha, *does not hold* if the sign is the other, and is
 *undecided* else. All of it is association.
 """
@@ -76,7 +76,7 @@ def assess(surfaces: pd.DataFrame, groups: pd.DataFrame, study: Params) -> pd.Da
         for row in (*_over_groups(part), *_over_widths(part, here, study.bits)):
             rows.append({"dataset": dataset, "model": model, **row})
     table = pd.DataFrame(rows)
-    table["p_holm"] = table.groupby(["dataset", "model", "claim"])["p_value"].transform(
+    table["p_holm"] = table.groupby(["dataset", "model"])["p_value"].transform(
         lambda p: holm(p.to_numpy())
     )
     found = table["p_holm"] <= study.statistics.alpha
