@@ -135,7 +135,7 @@ def claimed(claims: pd.DataFrame) -> ReportTable:
             ["dataset", "model", "claim", "width", "groups", "spearman", "p_holm", "verdict"]
         ].sort_values(["dataset", "model", "claim"], kind="stable"),
         "Spearman's rank correlation over groups, or over widths within each group; p adjusted by "
-        "Holm over the widths of a claim. Association, not cause. Where all groups have the same "
+        "Holm over all claims of a network. Association, not cause. Where all groups have the same "
         "size there is nothing to tell of it.",
     )
 
