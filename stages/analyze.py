@@ -75,7 +75,7 @@ def main() -> None:
         drawn=drawn,
         why=why,
         claims=report.claimed(frames["claims"]),
-        tables=report.listed(head, frames),
+        tables=report.listed(head, frames, study),
         limits=report.limits(frames, study),
         study=study,
         hashes={str(samples_path(d)): file_hash(samples_path(d)) for d in study.datasets},

@@ -38,6 +38,8 @@ def main(dataset: str, model: str) -> None:
         )
         for variant, (file, base) in variants.items()
     ]
+    made_from = surveyed(study, variants)
+    work = survey_cells(study, dataset, model, variants, made_from) + work  # the longest first
     done = cells.run(work, title=f"evaluate {dataset} {model}")
     logits = {
         variant: safetensors.numpy.load_file(done[variant.stem] / "logits.safetensors")["logits"]
@@ -55,7 +57,11 @@ def main(dataset: str, model: str) -> None:
             rows["history"] = history_by_group(**safetensors.numpy.load_file(history), data=data)
         for name, frame in rows.items():
             parts[name].append(frame.assign(**variant._asdict()))
-    parts["curvature"] = curvature(study, dataset, model, variants)
+    surfaces = {v: pd.read_parquet(done[surface(v)] / "curvature.parquet") for v in made_from}
+    parts["curvature"] = [
+        variant.name(bounded(surfaces[variant], surfaces[base]))
+        for variant, base in made_from.items()
+    ]
     target = Path("data/evaluations", dataset, model)
     shutil.rmtree(target, ignore_errors=True)
     written = {name: pd.concat(frames) for name, frames in parts.items()}
@@ -66,8 +72,8 @@ def main(dataset: str, model: str) -> None:
     )
 
 
-def curvature(study: Params, dataset: str, model: str, variants: Variants) -> list[pd.DataFrame]:
-    """Survey the loss around the chosen networks and the fp32 networks they were made from."""
+def surveyed(study: Params, variants: Variants) -> dict[Variant, Variant]:
+    """Variants around which the loss is surveyed, each with the fp32 network it was made from."""
     settings = study.curvature
     seeds = study.seeds[: settings.seeds]
     # an experiment with none of these widths is surveyed at its own
@@ -81,10 +87,25 @@ def curvature(study: Params, dataset: str, model: str, variants: Variants) -> li
         and variant.seed in seeds
         and variant.bits not in left_out
     }
-    made_from |= {base: base for base in made_from.values()}
-    work = [
+    return made_from | {base: base for base in made_from.values()}
+
+
+def surface(variant: Variant) -> str:
+    """Name of the cell that surveys the loss around a variant."""
+    return f"loss around {variant.stem}"
+
+
+def survey_cells(
+    study: Params,
+    dataset: str,
+    model: str,
+    variants: Variants,
+    made_from: Mapping[Variant, Variant],
+) -> list[cells.Cell]:
+    """Cells that survey the loss around variants."""
+    return [
         cells.Cell(
-            variant.stem,
+            surface(variant),
             "quantskew.loss_surface:survey",
             samples=samples_path(dataset),
             file=variants[variant][0],
@@ -94,16 +115,11 @@ def curvature(study: Params, dataset: str, model: str, variants: Variants) -> li
             bits=variant.bits,
             attribute=study.groups_of(dataset)[0],
             groups=study.groups,
-            size=settings.samples,
-            probes=settings.probes,
-            errors=settings.errors,
+            size=study.curvature.samples,
+            probes=study.curvature.probes,
+            errors=study.curvature.errors,
         )
         for variant, base in made_from.items()
-    ]
-    done = cells.run(work, title=f"curvature {dataset} {model}")
-    found = {v: pd.read_parquet(done[v.stem] / "curvature.parquet") for v in made_from}
-    return [
-        variant.name(bounded(found[variant], found[base])) for variant, base in made_from.items()
     ]
 
 

@@ -400,7 +400,7 @@ def _apply(model: nn.Module, method: Method, bits: int, given: Material) -> Quan
     """Apply a method in memory, and let the network carry its codes."""
     example, some, train, training, settings = given
     _refuse(method, bits, given)
-    made, _ = composing.apply(
+    made = composing.apply(
         copy.deepcopy(model).cpu(),
         method,
         bits,

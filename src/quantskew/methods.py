@@ -35,13 +35,8 @@ from quantskew.quantization.calibration import choose
 from quantskew.quantization.freezing import Freezer
 from quantskew.quantization.policies import choose_widths
 from quantskew.quantization.ptq import quantize_network
-from quantskew.training.baseline import (
-    class_weights,
-    sample_order,
-    save_history,
-    watched_samples,
-)
-from quantskew.training.loop import History, fit, parameter_groups
+from quantskew.training.baseline import class_weights, sample_order
+from quantskew.training.loop import fit, parameter_groups
 
 CPU = torch.device("cpu")
 DAMPENING_FROM = 0.25
@@ -85,8 +80,7 @@ def quantize(
     data = load(samples)
     network = models.build_for(data, model, architecture)
     models.load_checkpoint(network, base)
-    watched = watched_samples(data)
-    quantized, history = apply(
+    quantized = apply(
         network,
         method,
         bits,
@@ -97,12 +91,9 @@ def quantize(
         qat_settings=qat_settings,
         seed=seed,
         weights=class_weights(method.recipe, data, baseline_history),
-        watched=(data.images[watched], data.labels[watched]),
         checkpoint=folder / "checkpoint.safetensors",
         title=f"{model} seed {seed} at {bits} bits",
     )
-    if history is not None:
-        save_history(folder / "history.safetensors", history, watched)
     packing.save(folder / "network.safetensors", quantized)
 
 
@@ -119,7 +110,7 @@ def apply(
     seed: int,
     weights: Tensor | None = None,
     **fitting: Any,
-) -> tuple[packing.Quantized, History | None]:
+) -> packing.Quantized:
     """Apply a method to a network in memory.
 
     Parameters
@@ -140,9 +131,6 @@ def apply(
     **fitting
         Further options of :func:`quantskew.training.loop.fit`.
 
-    Returns
-    -------
-    The quantized network, and the history of its training in QAT.
     """
     seen = None
     if calibration is not None and method.needs_calibration():
@@ -153,7 +141,6 @@ def apply(
             network, example, seen.images, seen.labels, seen.groups,
             bits=bits, weights=method.weights, policy=method.policy, seed=seed,
         )  # fmt: skip
-    history = None
     if train is None or method.training == "none":
         quantized = quantize_network(
             network, example, bits=bits, weights=method.weights, activations=method.activations,
@@ -167,7 +154,7 @@ def apply(
         ).to(models.device())  # fmt: skip
         rates = {"epochs": qat_settings.epochs, "lr": qat_settings.lr_at(bits), "warmup": 0.0}
         order = sample_order(train.labels, method.recipe, seed)
-        history = fit(
+        fit(
             prepared,
             train.images,
             train.labels,
@@ -185,7 +172,7 @@ def apply(
         quantized = qat.convert(prepared.cpu())
     if seen is not None:
         quantized.notes["calibration"] = seen.counts
-    return quantized, history
+    return quantized
 
 
 class CalibrationSet(NamedTuple):

@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from quantskew.analysis import figures
+from quantskew.analysis import figures, views
 from quantskew.cells import LIBRARIES
 from quantskew.params import Params
 
@@ -140,12 +140,16 @@ def claimed(claims: pd.DataFrame) -> ReportTable:
     )
 
 
-def listed(headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> list[ReportTable]:
-    """Tables of the page."""
+def listed(
+    headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame], study: Params
+) -> list[ReportTable]:
+    """Tables of the page; the long ones show the first grouping, the rest stays in Parquet."""
     levels, effects = frames["levels"], frames["effects"]
     shown = ["dataset", "model", "method", "bits", "attribute"]
     spread = levels[levels["metric"] == "fvo"]
-    against = effects[effects["metric"].isin(["overall", "fvo", "worst_group"])]
+    against = views.first_groupings(effects, study)
+    against = against[against["metric"].isin(["overall", "fvo", "worst_group"])]
+    promised = views.first_groupings(frames["certificates"], study)
     return [
         ReportTable(
             "What to ship: accuracy, FVO and size",
@@ -237,7 +241,7 @@ def listed(headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame]) -> list[R
         ),
         ReportTable(
             "Certificates: no group loses more accuracy than this",
-            frames["certificates"][
+            promised[
                 [
                     "dataset",
                     "model",

@@ -15,7 +15,7 @@ from quantskew.training.loop import History, fit
 from quantskew.training.losses import check_class_weights, difficulty_weights
 from quantskew.training.sampling import balanced_subset, epoch_order
 
-WATCHED = 50
+WATCHED = 25
 
 
 def train(
