@@ -17,6 +17,7 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 
+NOT_THE_PROGRAM = ("tests/", "docs/", "data/", "metrics/", "plots/")
 TINY = {
     "datasets": ["digits"],
     "models": ["resnet18_quarter"],
@@ -35,7 +36,7 @@ class Project:
             cwd=ROOT, check=True, capture_output=True, text=True,
         ).stdout  # fmt: skip
         for name in filter(None, listed.split("\0")):
-            if name.startswith(("tests/", "docs/")) or not (ROOT / name).is_file():
+            if name.startswith(NOT_THE_PROGRAM) or not (ROOT / name).is_file():
                 continue
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)

@@ -57,3 +57,9 @@ def test_the_interval_covers_the_true_d():
 def test_no_d_without_variance():
     assert np.isnan(cohens_d([1, 2, 3], [2, 3, 4], paired=True)).all()
     assert np.isnan(cohens_d([1], [2], paired=True)).all()
+
+
+def test_limits_of_an_effect_far_out_in_the_tails_are_found():
+    size = cohens_d([0.0, 0.0], [0.86, 0.90], paired=True)
+    assert size.low < size.d < size.high
+    assert np.isfinite([size.low, size.high]).all()

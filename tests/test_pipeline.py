@@ -124,7 +124,7 @@ def test_one_width_for_an_experiment_trains_nothing(project):
     project.dvc("checkout")
 
 
-@pytest.mark.parametrize("change", ["bits=1", "bits=12", "training.epochs=0", "+wrong=1"])
+@pytest.mark.parametrize("change", ["bits=1", "bits=12", "training.epochs=0", "+training.wrong=1"])
 def test_a_wrong_parameter_stops_before_any_work(project, change):
     result = project.dvc("exp", "run", "-S", change, check=False)
     assert result.returncode != 0

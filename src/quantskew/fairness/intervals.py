@@ -96,7 +96,13 @@ def cohens_d(
 
 def _noncentrality(t: float, degrees: int, level: float) -> float:
     """Find the noncentrality under which the chance of less than ``t`` is ``level``."""
+
+    def below(center: float) -> float:
+        chance = nct.cdf(t, degrees, center)
+        # scipy gives up far out in the tails, where the chance is as good as 0 or 1
+        return float(center < t) if np.isnan(chance) else chance
+
     reach = 5.0 + abs(t)
-    while nct.cdf(t, degrees, t - reach) < level or nct.cdf(t, degrees, t + reach) > level:
+    while below(t - reach) < level or below(t + reach) > level:
         reach *= 2
-    return float(brentq(lambda c: nct.cdf(t, degrees, c) - level, t - reach, t + reach))
+    return float(brentq(lambda center: below(center) - level, t - reach, t + reach))
