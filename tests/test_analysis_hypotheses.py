@@ -120,6 +120,21 @@ def test_what_is_missing_is_said():
     assert (missing(methods={}, mitigations={}) != "").all()
 
 
+def test_methods_are_compared_at_the_widths_they_share():
+    correct = outcomes(np.random.default_rng(7))
+    kept = {p: rows for p, rows in correct.items() if (p.method, p.bits) != ("qat", 8)}
+    sampled = sample(kept, DIVISION, TRAIN, STUDY.statistics)
+    sizes = {p: BYTES[p.model] for p in POINTS}
+    row = assess(sampled, STUDY, sizes).set_index("hypothesis").loc["H2"]
+    assert row["compared"] == "qat − ptq at 4 bits"
+    accuracy = {p: rows.mean() for p, rows in correct.items()}
+    by_hand = [
+        accuracy[Point("faces", m, "qat", 4)] - accuracy[Point("faces", m, "ptq", 4)]
+        for m in STUDY.models
+    ]
+    assert row["estimate"] == pytest.approx(np.mean(by_hand))
+
+
 def test_without_two_large_groups_there_is_no_fairness_to_test():
     alone = DIVISION._replace(counted=np.array([True, False, False, False]))
     sampled = sample(outcomes(np.random.default_rng(6)), alone, TRAIN, STUDY.statistics)

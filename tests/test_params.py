@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from quantskew.params import ParamsError, close_names, load, parse
+from quantskew.variants import widths
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,6 +28,15 @@ def test_the_default_is_legal():
 
 def test_bits_may_be_one_number():
     assert parse(given(bits=2)).bits == (2,)
+
+
+def test_a_method_may_be_kept_to_some_widths():
+    method = parse(given(methods__qat__bits=[4, 2])).methods["qat"]
+    assert widths(method, (8, 4, 2)) == (4, 2)
+    assert widths(method, (8, 6)) == (8, 6)  # an experiment with none of them
+    assert widths(method.model_copy(update={"bits": None}), (8, 4)) == (8, 4)
+    with pytest.raises(ParamsError, match=r"methods\.qat\.bits"):
+        parse(given(methods__qat__bits=[32]))
 
 
 @pytest.mark.parametrize("text", ["1e-6", "1e-06", "1.0e-06", "0.000001"])

@@ -225,8 +225,12 @@ class Recipe(Section):
 
 
 class Method(Section):
-    """A composition of orthogonal parts, named in ``methods:`` or ``mitigations:``."""
+    """A composition of orthogonal parts, named in ``methods:`` or ``mitigations:``.
 
+    ``bits`` keeps a costly method to some of the study's widths.
+    """
+
+    bits: Annotated[tuple[Width, ...], BeforeValidator(_as_list), Field(min_length=1)] | None = None
     recipe: Recipe = Recipe()
     training: Literal["none", "qat"] = "none"
     oscillations: Literal["as_is", "dampen", "freeze"] = "as_is"

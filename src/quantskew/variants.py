@@ -51,8 +51,13 @@ def folder_of(stage: str, dataset: str, model: str) -> Path:
 
 
 def widths(method: Method, bits: tuple[int, ...]) -> tuple[int, ...]:
-    """Widths a method is run at: those of the study, or 16 for a floating-point format."""
-    return bits if method.weights.format == "integer" else (16,)
+    """Widths a method is run at: 16 for a floating-point format, else those of the study.
+
+    A method that names widths is kept to them; an experiment with none of these has all its own.
+    """
+    if method.weights.format != "integer":
+        return (16,)
+    return tuple(width for width in bits if width in (method.bits or bits)) or bits
 
 
 def make_baselines(study: Params, dataset: str, model: str) -> None:
@@ -113,7 +118,7 @@ def make_variants(
                         model=model,
                         architecture=study.architectures.get(model),
                         seed=seed,
-                        method=method,
+                        method=method.model_copy(update={"bits": None}),
                         bits=bits,
                         training=study.training,
                         qat_settings=study.qat,

@@ -7,7 +7,7 @@ remedy.
 """
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,12 +85,12 @@ def plain_method(study: Params) -> str | None:
     return None
 
 
-def references(study: Params, point: Point) -> list[tuple[str, int]]:
-    """Methods and widths that a point is compared with."""
+def references(study: Params, point: Point, points: Container[Point]) -> list[tuple[str, int]]:
+    """Methods and widths that a point is compared with, of those there are."""
     if point.method == BASELINE:
         return []
     plain = plain_method(study)
-    if plain is None or point.method == plain or point.bits not in study.bits:
+    if plain is None or point.method == plain or point._replace(method=plain) not in points:
         return [(BASELINE, FULL_PRECISION)]
     return [(BASELINE, FULL_PRECISION), (plain, point.bits)]
 
@@ -112,7 +112,7 @@ def analyze(predictions: Predictions, divisions: list[Grouping], study: Params) 
             point,
             {
                 name: predictions.predicted[point._replace(method=name, bits=bits)]
-                for name, bits in references(study, point)
+                for name, bits in references(study, point, predictions.predicted)
             },
             predictions,
             division,

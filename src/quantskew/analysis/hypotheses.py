@@ -66,10 +66,13 @@ class Grid:
             raise NotTestable("needs a plain post-training quantization among the methods")
         return name
 
-    @property
-    def bits(self) -> list[int]:
-        """Widths, falling."""
-        return sorted(self.study.bits, reverse=True)
+    def bits(self, *methods: str) -> list[int]:
+        """Widths, falling, at which all of some methods are."""
+        runs = [{p.bits for p in self.sampled.points if p.method == name} for name in methods]
+        shared = {*self.study.bits}.intersection(*runs)
+        if not shared:
+            raise NotTestable(f"needs a width at which {' and '.join(methods)} run")
+        return sorted(shared, reverse=True)
 
     def at(self, values: Floats, model: str, method: str, bits: int) -> Floats:
         """Of values (1 + B, P, S), those of a point: (1 + B, S)."""
@@ -77,11 +80,12 @@ class Grid:
         return values[:, self.sampled.points.index(Point(dataset, model, method, bits))]
 
     def change(self, values: Floats, model: str, method: str, reference: str) -> Floats:
-        """Mean over the widths of the change from a reference, (1 + B, S)."""
+        """Mean over the widths that both have of the change from a reference, (1 + B, S)."""
+        both = [name for name in (method, reference) if name != BASELINE]
         changes = [
             self.at(values, model, method, bits)
             - self.at(values, model, reference, FULL_PRECISION if reference == BASELINE else bits)
-            for bits in self.bits
+            for bits in self.bits(*both)
         ]
         return np.mean(changes, axis=0)
 
@@ -122,9 +126,11 @@ def _qat(grid: Grid) -> str:
 
 
 def _between(grid: Grid, values: Floats, method: str, reference: str) -> Contrast:
+    widths = grid.bits(method, *([] if reference == BASELINE else [reference]))
+    kept = f" at {', '.join(map(str, widths))} bits" if len(widths) < len(grid.study.bits) else ""
     return Contrast(
         grid.over_models(lambda model: grid.change(values, model, method, reference)),
-        f"{method} − {reference}",
+        f"{method} − {reference}{kept}",
     )
 
 
@@ -183,7 +189,7 @@ def mixed_fairer(grid: Grid) -> Contrast:
 
 def knee(grid: Grid) -> Contrast:
     """Compare the step from 8 to 4 bits with that from fp32 to 8."""
-    lacking = [bits for bits in (8, 4) if bits not in grid.bits]
+    lacking = [bits for bits in (8, 4) if bits not in grid.bits(grid.plain)]
     if lacking:
         raise NotTestable(f"needs {' and '.join(map(str, lacking))} among the bits")
     values = grid.sampled.debiased
@@ -215,7 +221,7 @@ def architecture(grid: Grid) -> Contrast:
 
 def width_trend(grid: Grid) -> Contrast:
     """Fit a line through FVO over the steps from fp32 down."""
-    steps = [(BASELINE, FULL_PRECISION), *((grid.plain, bits) for bits in grid.bits)]
+    steps = [(BASELINE, FULL_PRECISION), *((grid.plain, bits) for bits in grid.bits(grid.plain))]
     place = np.arange(len(steps)) - (len(steps) - 1) / 2
     weights = place / (place**2).sum()
 
