@@ -6,9 +6,11 @@ metric. A bootstrap resamples the counts and calls the same functions
 things.
 
 fairlearn defines the metrics; the tests hold ours to it on every one-against-the-rest problem. It
-does not compute them here for two reasons: it takes 0.5–1.7 s for one network with ten classes,
-where counts take milliseconds, and it answers 0 for a rate that is undefined, such as the true
-positive rate of a group without positives.
+does not compute them here for two reasons. Its MetricFrame calls Python for every rate and group:
+ten classes of one network take it hundreds of times as long as counting
+(``python benchmarks/bootstrap.py``), and its fastest form, one frame a grouping for all networks at
+once, would add half a minute to the five of the default study. And it answers 0 for a rate that is
+undefined, such as the true positive rate of a group without positives.
 """
 
 from collections.abc import Mapping
