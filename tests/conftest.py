@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,17 +73,17 @@ class Project:
             raise AssertionError(f"{command}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}")
         return result
 
-    def kill_when(self, pattern: str, *command: str) -> None:
-        """Run a command and kill it and its children with SIGKILL once a file has appeared."""
+    def kill_when(self, reached: Callable[[], bool], *command: str) -> None:
+        """Start a command and kill that one process with SIGKILL at a point of its work."""
         process = subprocess.Popen(
-            command, cwd=self.folder, env=self.environment(), start_new_session=True,
+            command, cwd=self.folder, env=self.environment(),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        while process.poll() is None and not list(self.folder.glob(pattern)):
+        while not reached():
+            assert process.poll() is None, f"{command} ended before it could be killed"
             time.sleep(0.01)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,11 @@
 import argparse
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 class UserError(Exception):
@@ -15,13 +18,31 @@ def run(main: Callable[..., None]) -> None:
     """Call a function with the arguments of the command line, one a parameter.
 
     Modules of the user's own are found in the folder in which the command is run. A
-    :class:`UserError` ends the program with its message and status 1, without a trace.
+    :class:`UserError` ends the program with its message and status 1, without a trace. While the
+    same command is still at work, as a stage is whose ``dvc repro`` was killed, this one waits.
     """
     sys.path.insert(0, str(Path.cwd()))
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     for name in inspect.signature(main).parameters:
         parser.add_argument(name)
+    arguments = vars(parser.parse_args())
     try:
-        main(**vars(parser.parse_args()))
+        with _alone("-".join([Path(sys.argv[0]).stem, *arguments.values()])):
+            main(**arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    from quantskew.cells import default_store
+
+    default_store().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(default_store() / f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{name}: waiting for the end of a run that is still at work", file=sys.stderr)
+        lock.acquire()
+    with lock:
+        yield
