@@ -43,6 +43,34 @@ def test_a_variant_is_evaluated_for_every_seed_method_and_width(project):
     assert set(rows["attribute"]) == {"digit", "slant", "stroke", "slant*stroke"}
 
 
+def test_the_training_behind_a_variant_is_counted_and_timed(project):
+    place = "digits/resnet18_quarter"
+    images, ratios = {}, {}
+    for stage, folder in (
+        ("train", "baselines"),
+        ("quantize", "quantized"),
+        ("mitigate", "mitigated"),
+    ):
+        path = project.folder / "data" / folder / place / "variants.parquet"
+        rows = tables.read("variants", path).to_pandas()
+        images |= rows.groupby(["method", "bits"])["images_trained"].first().to_dict()
+        path = project.folder / "metrics/seconds" / place / f"{stage}.json"
+        for method, widths in json.loads(path.read_text()).items():
+            ratios |= {(method, int(k.split()[0])): value["ratio"] for k, value in widths.items()}
+    samples = pq.read_table(project.folder / "data/samples/digits.parquet", columns=["split"])
+    epoch = samples.to_pandas()["split"].eq("train").sum()
+    assert images["fp32", 32] == 2 * epoch
+    assert images["ptq", 4] == images["fp16", 16] == 0
+    assert images["qat", 4] == images["mpqat", 2] == epoch
+    assert images["uo_wcr", 32] == images["uo_wcr", 2] == pytest.approx(2 * epoch, abs=10)
+    assert images["fair_qat", 2] == pytest.approx(3 * epoch, abs=15)
+    assert ratios["fp32", 32] == 1
+    assert ratios.keys() == images.keys()
+    assert {key for key, ratio in ratios.items() if ratio == 0} == {
+        key for key, count in images.items() if count == 0
+    }
+
+
 def test_logits_explain_the_group_table(project):
     folder = project.folder / "data/evaluations/digits/resnet18_quarter"
     logits = tables.read("predictions", folder / "predictions.parquet").to_pandas()

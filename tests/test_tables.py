@@ -18,6 +18,7 @@ def variants(**changes):
             "base": "fp32",
             "file": "x.safetensors",
             "bytes": 10,
+            "images_trained": 5,
         }
     )
     return rows.assign(**changes)

@@ -124,6 +124,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_interrupted(
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert torch.equal(torch.stack(history.loss), torch.stack(expected.loss))
+    assert history.images == expected.images == 4 * 96
 
 
 def test_a_loss_that_diverges_is_told():

@@ -36,7 +36,7 @@ from quantskew.quantization.freezing import Freezer
 from quantskew.quantization.policies import choose_widths
 from quantskew.quantization.ptq import quantize_network
 from quantskew.training.baseline import class_weights, sample_order
-from quantskew.training.loop import fit, parameter_groups
+from quantskew.training.loop import History, fit, parameter_groups
 
 CPU = torch.device("cpu")
 DAMPENING_FROM = 0.25
@@ -57,6 +57,8 @@ def quantize(
     qat_settings: Qat,
 ) -> None:
     """Apply a method to a trained network; write ``network.safetensors`` with packed codes.
+
+    What its QAT took stands beside it in ``cost.json``.
 
     Parameters
     ----------
@@ -80,6 +82,7 @@ def quantize(
     data = load(samples)
     network = models.build_for(data, model, architecture)
     models.load_checkpoint(network, base)
+    history = History()
     quantized = apply(
         network,
         method,
@@ -91,10 +94,12 @@ def quantize(
         qat_settings=qat_settings,
         seed=seed,
         weights=class_weights(method.recipe, data, baseline_history),
+        history=history,
         checkpoint=folder / "checkpoint.safetensors",
         title=f"{model} seed {seed} at {bits} bits",
     )
     packing.save(folder / "network.safetensors", quantized)
+    history.write_cost(folder / "cost.json")
 
 
 def apply(

@@ -107,6 +107,7 @@ TABLES: Mapping[str, Table] = {
                 _column("base", pa.string(), "method of the fp32 network it was made from"),
                 _column("file", pa.string(), "its weights, beside this table"),
                 _column("bytes", pa.int64(), "size of that file"),
+                _column("images_trained", pa.int64(), "forward and backward, beyond fp32's"),
             ]
         ),
         VARIANT,

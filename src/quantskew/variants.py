@@ -4,19 +4,22 @@ A variant is a network in a state one could ship: a method at a width, for a see
 stage lie in one folder for a data set and a model, with the table ``variants`` beside them.
 """
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from quantskew import tables
 from quantskew.cells import Cell, run
+from quantskew.files import write_json
 from quantskew.params import Method, Params, Recipe
 
 BASELINE = "fp32"
 FULL_PRECISION = 32
+COST = "cost.json"
 PLAIN = Recipe()
 STAGES = {"train": "baselines", "quantize": "quantized", "mitigate": "mitigated"}
 
@@ -64,7 +67,7 @@ def make_baselines(study: Params, dataset: str, model: str) -> None:
     """Train the fp32 network of every seed."""
     bases = {Variant(dataset, model, s, BASELINE, FULL_PRECISION): PLAIN for s in study.seeds}
     done = run(_training_cells(study, bases), title=f"train {dataset} {model}")
-    _collect(done, dict.fromkeys(bases, BASELINE), folder_of("train", dataset, model))
+    _collect(done, dict.fromkeys(bases, BASELINE), "train", dataset, model)
 
 
 def make_variants(
@@ -125,7 +128,7 @@ def make_variants(
                     )
                 )
     done |= run(work, title=f"{stage} {dataset} {model}")
-    _collect(done, made_from, folder_of(stage, dataset, model))
+    _collect(done, made_from, stage, dataset, model)
 
 
 def _training_cells(study: Params, bases: Mapping[Variant, Recipe]) -> list[Cell]:
@@ -151,19 +154,53 @@ def _baseline_history(variant: Variant) -> Path:
     return folder / f"{base.stem}.history.safetensors"
 
 
-def _collect(done: Mapping[str, Path], made_from: Mapping[Variant, str], target: Path) -> None:
+def _collect(
+    done: Mapping[str, Path], made_from: Mapping[Variant, str], stage: str, dataset: str, model: str
+) -> None:
     """Copy the files of finished cells to where the stage promises them, and list them."""
+    target = folder_of(stage, dataset, model)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     rows = []
     for variant, base in made_from.items():
         for source in done[variant.stem].iterdir():
-            name = source.name.removeprefix("network.")
-            shutil.copyfile(source, target / f"{variant.stem}.{name}")
+            if source.name != COST:
+                name = source.name.removeprefix("network.")
+                shutil.copyfile(source, target / f"{variant.stem}.{name}")
         file = target / f"{variant.stem}.safetensors"
-        rows.append((*variant, base, file.name, file.stat().st_size))
-    columns = [*Variant._fields, "base", "file", "bytes"]
-    tables.write("variants", pd.DataFrame(rows, columns=columns), target / "variants.parquet")
+        cost = _cost(done, variant, base)
+        rows.append((*variant, base, file.name, file.stat().st_size, *cost))
+    columns = [*Variant._fields, "base", "file", "bytes", "images_trained", "seconds"]
+    listed = pd.DataFrame(rows, columns=columns)
+    tables.write("variants", listed.drop(columns="seconds"), target / "variants.parquet")
+    write_json(seconds_path(stage, dataset, model), _seconds(listed, dataset, model), digits=2)
+
+
+def _cost(done: Mapping[str, Path], variant: Variant, base: str) -> tuple[int, float]:
+    """Images and seconds of training behind a variant, the plain baseline's left out."""
+    stems = {variant.stem, variant._replace(method=base, bits=FULL_PRECISION).stem}
+    # the plain baseline was done by another stage
+    costs = [json.loads((done[stem] / COST).read_text()) for stem in stems & done.keys()]
+    return sum(cost["images"] for cost in costs), sum(cost["seconds"] for cost in costs)
+
+
+def seconds_path(stage: str, dataset: str, model: str) -> Path:
+    """Measured times of a stage: in git but no out of DVC, whose outs are the same in each run."""
+    return Path("metrics/seconds", dataset, model, f"{stage}.json")
+
+
+def _seconds(listed: pd.DataFrame, dataset: str, model: str) -> dict[str, dict[str, Any]]:
+    """Seconds of training by method and width, mean over seeds, and as ratio to the baseline's."""
+    means = listed.groupby(["method", "bits"])["seconds"].mean()
+    whole = means.get((BASELINE, FULL_PRECISION), 0.0)
+    path = seconds_path("train", dataset, model)
+    if not whole and path.exists():
+        whole = json.loads(path.read_text())[BASELINE][f"{FULL_PRECISION} bits"]["seconds"]
+    result: dict[str, dict[str, Any]] = {}
+    for (method, bits), seconds in means.items():
+        ratio = seconds / whole if whole else None  # the user's own weights took no training here
+        result.setdefault(method, {})[f"{bits} bits"] = {"seconds": seconds, "ratio": ratio}
+    return result
 
 
 def stored_variants(dataset: str, model: str) -> dict[Variant, tuple[Path, Path]]:

@@ -29,7 +29,7 @@ def train(
     recipe: Recipe,
     baseline_history: Path | None = None,
 ) -> None:
-    """Train a network; write ``network.safetensors`` and ``history.safetensors``.
+    """Train a network; write ``network.safetensors``, ``history.safetensors`` and ``cost.json``.
 
     Parameters
     ----------
@@ -68,6 +68,7 @@ def train(
         )
     models.save_weights(network, folder / "network.safetensors")
     save_history(folder / "history.safetensors", history, watched)
+    history.write_cost(folder / "cost.json")
 
 
 def watched_samples(data: Samples) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from quantskew.files import replacing
+from quantskew.files import replacing, write_json
 from quantskew.models import as_input, logits
 from quantskew.params import Training
 
@@ -28,19 +28,26 @@ class DivergedError(RuntimeError):
 
 @dataclass
 class History:
-    """What a network knew after each epoch about the samples that were watched.
+    """What a network knew after each epoch about the samples that were watched, and what it took.
 
-    ``correct`` is uint8 and ``loss`` float32, both (epochs so far, watched samples).
+    ``correct`` is uint8 and ``loss`` float32, both (epochs so far, watched samples). ``images``
+    went forward and backward, in ``seconds`` of wall time; what an interruption lost is not in it.
     """
 
     correct: list[Tensor] = field(default_factory=list)
     loss: list[Tensor] = field(default_factory=list)
+    images: int = 0
+    seconds: float = 0.0
 
     def watch(self, network: nn.Module, images: Tensor, labels: Tensor) -> None:
         """Add an epoch."""
         outputs = logits(network, images)
         self.correct.append((outputs.argmax(1) == labels).to(torch.uint8))
         self.loss.append(functional.cross_entropy(outputs, labels, reduction="none"))
+
+    def write_cost(self, path: Path) -> None:
+        """Write ``images`` and ``seconds`` as JSON."""
+        write_json(path, {"images": self.images, "seconds": self.seconds})
 
 
 def make_optimizer(groups: Sequence[dict[str, Any]], settings: Training) -> torch.optim.Optimizer:
@@ -89,6 +96,7 @@ def fit(
     penalty: Callable[[float], Tensor] | None = None,
     after_step: Callable[[float], None] | None = None,
     watched: tuple[Tensor, Tensor] | None = None,
+    history: History | None = None,
     checkpoint: Path | None = None,
     title: str = "train",
 ) -> History:
@@ -115,6 +123,8 @@ def fit(
         Called after every step with the same share.
     watched
         Images and labels whose accuracy and loss are recorded after every epoch.
+    history
+        Where to record; a new one by default. It is returned.
     checkpoint
         File for going on after an interruption; written at most once a minute.
     title
@@ -129,9 +139,10 @@ def fit(
     optimizer = make_optimizer(groups or parameter_groups(network), settings)
     rates = [group["lr"] for group in optimizer.param_groups]
     weights = None if class_weights is None else class_weights.to(where)
-    history = History()
+    history = History() if history is None else history
     first = _resume(checkpoint, network, optimizer, history)
     saved = time.monotonic()
+    started = saved - history.seconds
     epochs = tqdm(
         range(first, settings.epochs), title, settings.epochs, initial=first, unit="epoch",
         delay=BAR_AFTER_SECONDS, leave=False, dynamic_ncols=True,
@@ -151,6 +162,7 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            history.images += len(batch)
             if after_step is not None:
                 after_step(share)
         if not torch.isfinite(loss):
@@ -160,6 +172,7 @@ def fit(
             )
         if watched is not None:
             history.watch(network, *watched)
+        history.seconds = time.monotonic() - started
         if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
             _save(checkpoint, network, optimizer, history, epoch + 1)
             saved = time.monotonic()
@@ -185,8 +198,10 @@ def _save(
     if history.correct:
         tensors |= {"correct": torch.stack(history.correct), "loss": torch.stack(history.loss)}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    done = {"epochs": epochs, "images": history.images, "seconds": history.seconds}
+    metadata = {key: str(value) for key, value in done.items()}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"epochs": str(epochs)})
+        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
 
 
 def _resume(
@@ -197,7 +212,7 @@ def _resume(
         return 0
     try:
         with safetensors.safe_open(path, "pt") as file:
-            epochs = int(file.metadata()["epochs"])
+            done = file.metadata()
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError):
         return 0
@@ -212,4 +227,5 @@ def _resume(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     if "correct" in tensors:
         history.correct[:], history.loss[:] = list(tensors["correct"]), list(tensors["loss"])
-    return epochs
+    history.images, history.seconds = int(done["images"]), float(done["seconds"])
+    return int(done["epochs"])
