@@ -30,7 +30,7 @@ from torch import nn
 from quantskew import api
 from quantskew.data.loading import Samples
 from quantskew.description import describe, groupings
-from quantskew.inputs import Data, part, samples
+from quantskew.inputs import Data, samples
 from quantskew.params import Groups, Method, close_names
 
 MEGABYTE = 1e6
@@ -300,4 +300,4 @@ def _parted(data: Samples, share: float) -> tuple[Samples, Samples]:
     """Divide samples at random into a share and the rest."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(api.SEED)).numpy()
     at = round(share * len(data))
-    return part(data, np.sort(order[:at])), part(data, np.sort(order[at:]))
+    return data.at(np.sort(order[:at])), data.at(np.sort(order[at:]))

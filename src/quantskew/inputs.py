@@ -218,15 +218,3 @@ def _checked(found: Samples, network: nn.Module) -> Samples:
     classes = tuple(map(str, range(outputs)))
     named = pd.Categorical.from_codes(labels, pd.Index(classes))
     return replace(found, classes=classes, attributes=found.attributes.assign(label=named))
-
-
-def part(data: Samples, rows: np.ndarray) -> Samples:
-    """Choose samples by their positions."""
-    return replace(
-        data,
-        images=data.images[rows],
-        labels=data.labels[rows],
-        ids=data.ids[rows],
-        split=data.split[rows],
-        attributes=data.attributes.iloc[rows].reset_index(drop=True),
-    )

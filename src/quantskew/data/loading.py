@@ -58,14 +58,17 @@ class Samples:
         return self._part("test")
 
     def _part(self, split: str) -> "Samples":
-        at = slice(*(np.searchsorted(self.split, split, side) for side in ("left", "right")))
+        return self.at(slice(*(np.searchsorted(self.split, split, s) for s in ("left", "right"))))
+
+    def at(self, rows: slice | np.ndarray) -> "Samples":
+        """The samples at some positions; those of a slice share memory with the whole."""
         return replace(
             self,
-            images=self.images[at],
-            labels=self.labels[at],
-            ids=self.ids[at],
-            split=self.split[at],
-            attributes=self.attributes.iloc[at].reset_index(drop=True),
+            images=self.images[rows],
+            labels=self.labels[rows],
+            ids=self.ids[rows],
+            split=self.split[rows],
+            attributes=self.attributes.iloc[rows].reset_index(drop=True),
         )
 
 
