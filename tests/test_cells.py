@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -160,3 +162,14 @@ def test_a_network_of_ones_own_counts_with_its_code_and_its_weights(tmp_path, mo
     weights.unlink()
     with pytest.raises(CellError, match=r"w.safetensors: no such file"):
         name()
+
+
+def test_naming_a_cell_imports_nothing_of_what_it_runs():
+    program = """
+import sys
+from quantskew.cells import Cell, _imports
+assert Cell("x", "quantskew.methods:quantize").fingerprint
+assert "quantskew.models" in _imports("quantskew.methods")
+assert not {"torch", "timm", "quantskew.models"} & set(sys.modules), "imported"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -26,6 +26,7 @@ import os
 import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def _imports(module: str) -> set[str]:
         name = waiting.pop()
         if name in found or name in DECLARATIONS or not name.startswith(package):
             continue
-        specification = importlib.util.find_spec(name)
+        specification = _specification(name)
         if specification is None or not specification.has_location:
             continue
         found.add(name)
@@ -144,21 +145,26 @@ def _imports(module: str) -> set[str]:
                     waiting += [
                         f"{node.module}.{alias.name}"
                         for alias in node.names
-                        if _is_module(f"{node.module}.{alias.name}")
+                        if _specification(f"{node.module}.{alias.name}")
                     ]
     return found
 
 
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # the parent is a module, not a package
-        return False
+@cache
+def _specification(module: str) -> ModuleSpec | None:
+    """Find a module; :func:`importlib.util.find_spec` would import the packages around it."""
+    parent = module.rpartition(".")[0]
+    if not parent:
+        return importlib.util.find_spec(module)
+    package = _specification(parent)
+    if package is None or package.submodule_search_locations is None:
+        return None
+    return PathFinder.find_spec(module, package.submodule_search_locations)
 
 
 @cache
 def _tree(module: str) -> ast.Module:
-    specification = importlib.util.find_spec(module)
+    specification = _specification(module)
     assert specification is not None
     assert specification.origin is not None
     return ast.parse(Path(specification.origin).read_text(encoding="utf-8"))
