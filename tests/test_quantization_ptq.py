@@ -146,3 +146,27 @@ def test_given_widths_are_used():
     widths = dict(zip(quantizable(original), (8, 2, 3, 4, 5), strict=True))
     made = quantize_network(original, images, bits=4, weights=Weights(), widths=widths)
     assert {name: weight.bits for name, weight in made.weights.items()} == widths
+
+
+@pytest.mark.parametrize(("bits", "last"), [(2, 8), (3, 3)])
+def test_biases_and_norms_are_quantized_per_tensor_where_asked(bits, last):
+    original, images = network("resnet18")
+    setting = Weights(
+        fold_bn=False, quantize_biases=True, quantize_norms=True, first_last=last,
+        rgb_first=None, granularity="channel",
+    )  # fmt: skip
+    made = quantize_network(original, images, bits=bits, weights=setting)
+    parameters = dict(original.named_parameters())
+    vectors = {name for name, value in parameters.items() if value.ndim == 1}
+    assert set(made.vectors) == vectors
+    for name in vectors:
+        w, width = parameters[name].detach(), last if name == "fc.bias" else bits
+        scale = (w.max() - w.min()) / (2**width - 1)
+        zero = (-w.min() / scale).round()
+        codes = ((w / scale).round() + zero).clamp(0, 2**width - 1)
+        expected = (codes - zero) * scale
+        torch.testing.assert_close(made.network.get_parameter(name).data, expected)
+    assert made.notes["left_out"] == {}
+    plain = quantize_network(original, images, bits=bits, weights=Weights(fold_bn=False))
+    assert plain.vectors == {}
+    assert torch.equal(plain.network.fc.bias, original.fc.bias)

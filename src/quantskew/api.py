@@ -413,7 +413,7 @@ def _apply(model: nn.Module, method: Method, bits: int, given: Material) -> Quan
         weights=None if train is None else class_weights(method.recipe, train, None),
     )
     # the codes go where the network goes, so that its size can be told from the network alone
-    vars(made.network)["quantized"] = (made.weights, made.notes)
+    vars(made.network)["quantized"] = made[1:]
     return made
 
 

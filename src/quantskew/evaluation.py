@@ -16,6 +16,7 @@ from quantskew.data.loading import load
 from quantskew.impact.weights import WHOLE, compare, histogram_edges, histograms
 from quantskew.params import Architecture
 from quantskew.quantization import packing
+from quantskew.quantization.codes import FLOAT, QuantizedWeight
 from quantskew.quantization.layers import fold, quantizable
 
 BINS = 20
@@ -24,7 +25,7 @@ BINS = 20
 
 def restore(path: Path, network: nn.Module, bits: int) -> nn.Module:
     """Load a stored variant into a fresh network."""
-    if bits == 32:
+    if bits == FLOAT:
         models.load_checkpoint(network, path)
         return network.eval()
     return packing.load(path, network)
@@ -63,14 +64,17 @@ def evaluate(
     safetensors.torch.save_file({"logits": outputs}, folder / "logits.safetensors")
     original = models.build_for(data, model, architecture)
     models.load_checkpoint(original, base)
-    widths = {}
-    if bits != 32:
+    weights: dict[str, QuantizedWeight] = {}
+    if bits != FLOAT:
         weights, _, content = packing.read(file)
         fold(original.eval(), content["notes"]["folded"])
-        widths = {name: weight.bits for name, weight in weights.items()}
     before, after = _layer_weights(original), _layer_weights(network)
     rows = compare(before, after)
-    rows["layer_bits"] = [widths.get(layer, bits) for layer in rows["layer"]]
+    widths = {name: weight.mean_bits() for name, weight in weights.items()}
+    rows["layer_bits"] = [widths.get(layer, FLOAT if widths else bits) for layer in rows["layer"]]
+    whole = rows["layer"] == WHOLE
+    parts = rows[~whole]
+    rows.loc[whole, "layer_bits"] = np.average(parts["layer_bits"], weights=parts["weights"])
     rows.to_parquet(folder / "layers.parquet", index=False)
     edges: np.ndarray = histogram_edges(before, bins=BINS)[WHOLE]
     counts = histograms(after, {WHOLE: edges})[WHOLE]

@@ -126,7 +126,9 @@ class Weights(Section):
 
     ``first_last`` is the width of the layers that run first and last; ``rgb_first`` that of a first
     convolution of exactly three input channels, the one layer that Banner et al. leave at 8 bits;
-    ``classifier`` that of the last layer alone, 32 leaving it in floating point.
+    ``classifier`` that of the last layer alone, 32 leaving it in floating point. Biases, and the
+    scales and shifts of norms that were not folded, are quantized per tensor, at the width of the
+    layer and of the method; in deployment they stay wide, for they are few and matter much.
     """
 
     format: Literal["integer", "float16", "bfloat16"] = "integer"
@@ -139,6 +141,8 @@ class Weights(Section):
     bias_correction: Literal["none", "weights", "outputs"] = "none"
     equalize: bool = False
     fold_bn: bool = True
+    quantize_biases: bool = False
+    quantize_norms: bool = False
     first_last: Width | None = None
     rgb_first: Width | None = 8
     classifier: Width | Literal[32] | None = None
@@ -156,6 +160,11 @@ class Weights(Section):
             )
         if self.equalize and not self.fold_bn:
             raise ValueError("equalize scales weights across layers; it needs fold_bn: true")
+        if self.format != "integer" and (self.quantize_biases or self.quantize_norms):
+            raise ValueError(
+                f"format: {self.format} holds biases and norms too; quantize_biases and "
+                "quantize_norms go with format: integer"
+            )
         return self
 
 
@@ -194,7 +203,10 @@ class Policy(Section):
     """How the bits are shared among the layers, at the size of the uniform policy (``policy:``).
 
     ``hawq`` and ``measured`` sensitivities are minimised in the mean or for the worst group;
-    ``importance`` is cut at quantiles; ``learned`` trains a width a layer.
+    ``importance`` is cut at quantiles, of layers or of output channels; ``learned`` trains a width
+    a layer. With ``keep`` that share of the channels is kept at ``kept_bits`` (32: as they were),
+    and the others pay for it. ``shuffle`` deals the widths of each layer to its channels at random:
+    a control of the same size.
     """
 
     by: Literal["uniform", "hawq", "measured", "importance", "learned"] = "uniform"
@@ -202,11 +214,23 @@ class Policy(Section):
     choices: Annotated[tuple[Width, ...], Field(min_length=2)] = (2, 4, 8)
     importance: Literal["gradient", "taylor"] = "taylor"
     reduce: Literal["max", "mean", "cvar", "balanced"] = "mean"
+    unit: Literal["layer", "channel"] = "layer"
+    keep: Annotated[float, Field(gt=0, lt=1)] | None = None
+    kept_bits: Width | Literal[32] = 8
+    shuffle: bool = False
 
     @model_validator(mode="after")
     def _objective_needs_costs(self) -> "Policy":
         if self.objective == "worst_group" and self.by not in ("hawq", "measured"):
             raise ValueError(f"objective: worst_group compares costs; by: {self.by} has none")
+        return self
+
+    @model_validator(mode="after")
+    def _channels_have_importance(self) -> "Policy":
+        if self.unit == "channel" and self.by != "importance":
+            raise ValueError(f"unit: channel goes with by: importance, not by: {self.by}")
+        if self.unit == "layer" and (self.keep is not None or self.shuffle):
+            raise ValueError("keep and shuffle are of channels; give unit: channel too")
         return self
 
 
@@ -253,6 +277,14 @@ class Method(Section):
                 "calibration changes nothing here: weights alone are quantized, from themselves; "
                 "give activations: {mode: static}, another rounding or a policy, or leave it out"
             )
+        acts_after = {
+            "policy.unit: channel": self.policy.unit == "channel",
+            "weights.quantize_biases": self.weights.quantize_biases,
+            "weights.quantize_norms": self.weights.quantize_norms,
+        }
+        if self.training == "qat" and any(acts_after.values()):
+            given = " and ".join(key for key, on in acts_after.items() if on)
+            raise ValueError(f"{given} acts on a trained network; it cannot go with training: qat")
         if self.training == "qat" and self.activations.mode == "dynamic":
             raise ValueError("QAT learns activations of mode: static")
         others = self.training != "none" or self.needs_calibration()

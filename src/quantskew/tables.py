@@ -164,7 +164,7 @@ TABLES: Mapping[str, Table] = {
                 *_VARIANT,
                 _column("layer", pa.string(), "name in the network; 'all' is their sum"),
                 _column("weights", pa.int64(), "how many"),
-                _column("layer_bits", pa.int32(), "width of its codes"),
+                _column("layer_bits", pa.float64(), "mean width of its weights"),
                 _column("absolute_change", pa.float64(), "sum of |change| to fp32 (eq. 5)"),
                 _column("relative_error", pa.float64(), "norm of the change over that of fp32"),
                 _column("original_sparsity", pa.float64(), "share of zeros in fp32"),

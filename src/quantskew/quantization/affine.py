@@ -89,10 +89,12 @@ def scale_and_zero_point(
     return scale, torch.zeros_like(scale, dtype=torch.int32)
 
 
-def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
+def quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor, low: int | Tensor, high: int | Tensor
+) -> Tensor:
     """Return the int16 codes of a tensor on a grid, of the shape of ``x``."""
     steps = torch.round(x.float() * (1 / scale))
-    return (steps + zero_point).clamp_(low, high).to(torch.int16)
+    return (steps + zero_point).clamp_(low, high).to(torch.int16)  # type: ignore[arg-type]
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:

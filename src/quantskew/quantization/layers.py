@@ -31,17 +31,23 @@ def quantizable(network: nn.Module) -> dict[str, Layer]:
     return found
 
 
+def norms(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the norms of a network by name; those that were folded are gone."""
+    kinds = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
+
+
 def left_out(network: nn.Module, quantized: Container[str]) -> dict[str, str]:
     """Return why each part of a network that has weights of its own stays in floating point.
 
-    Biases of the layers that were ``quantized`` are not listed: they always stay.
+    Biases of the layers that were ``quantized`` are not listed.
     """
     reasons = dict.fromkeys(
         (name for name in quantizable(network) if name not in quantized),
         "a layer that the precision policy keeps in floating point",
     )
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Linear) or name in quantized:
             continue
         for own, _ in module.named_parameters(recurse=False):
             if isinstance(module, _BatchNorm):

@@ -1,29 +1,30 @@
 """Quantized weights as files: packed codes, scales, zero points and widths in safetensors.
 
-A file holds, for a layer of the name ``L``:
+A file holds, for a quantized parameter of the name ``P`` (such as ``conv1.weight``):
 
-====================  ==========================================================================
-``L.weight#codes``    the codes minus the lowest legal code, ``bits`` bits each, one after the
-                      other from the lowest bit of the first byte on: two a byte at 4 bits, four
-                      at 2, a dense stream at 3
-``L.weight#scale``    float32, of the shape that broadcasts against the weight
-``L.weight#zero``     zero points in the narrowest integer type; absent where all are 0
-``L.weight#offset``   float32 added to the dequantized weight, an output channel; mostly absent
-====================  ==========================================================================
+=============  ===================================================================================
+``P#codes``    the codes minus the lowest legal code, ``bits`` bits each, one after the other from
+               the lowest bit of the first byte on: two a byte at 4 bits, four at 2, a dense stream
+               at 3; where channels differ in width, the streams of all widths from narrow to wide
+``P#scale``    float32, of the shape that broadcasts against the parameter
+``P#zero``     zero points in the narrowest integer type; absent where all are 0
+``P#offset``   float32 added to the dequantized weight, an output channel; mostly absent
+``P#bits``     the width of each output channel, a byte each, where they differ
+``P#kept``     float32, the output channels that are kept as they were (width 32)
+=============  ===================================================================================
 
 All other tensors of the network (biases, norms that were not folded) stand under their own names.
-The metadata is one JSON text: shape, width and scheme of each layer, the notes of the quantizer,
-and a checksum of all content. Equal networks give equal bytes.
+The metadata is one JSON text: shape, width and scheme of each parameter, the notes of the
+quantizer, and a checksum of all content. Equal networks give equal bytes.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -32,7 +33,13 @@ from torch import Tensor, nn
 from quantskew.command import UserError
 from quantskew.files import replacing
 from quantskew.quantization.activations import restore
-from quantskew.quantization.affine import Scheme, code_range, dequantize
+from quantskew.quantization.codes import (
+    QuantizedWeight,
+    Widths,
+    limits,
+    pack_channels,
+    unpack_channels,
+)
 from quantskew.quantization.layers import fold, quantizable
 
 _KEY = "quantskew"
@@ -43,74 +50,19 @@ class PackingError(UserError, ValueError):
     """A file of quantized weights is not whole, or is of another network."""
 
 
-@dataclass(frozen=True)
-class QuantizedWeight:
-    """The weight of one layer as codes on a grid; see :mod:`quantskew.quantization.affine`.
-
-    Attributes
-    ----------
-    codes
-        int16, of the shape of the weight.
-    scale, zero_point
-        float32 and int32, broadcasting against the codes.
-    bits
-        Width of a code.
-    scheme
-        Which codes are legal.
-    offset
-        float32, added to all weights of an output channel, or nothing.
-    """
-
-    codes: Tensor
-    scale: Tensor
-    zero_point: Tensor
-    bits: int
-    scheme: Scheme
-    offset: Tensor | None = None
-
-    def dequantize(self) -> Tensor:
-        """Return the float32 weight."""
-        weight = dequantize(self.codes, self.scale, self.zero_point)
-        return weight if self.offset is None else weight + self.offset
-
-
 class Quantized(NamedTuple):
     """A network with dequantized weights, what its weights are stored as, and notes.
 
     ``notes`` holds plain JSON values and travels in the file: ``format``; ``folded``, the pairs of
     convolution and batch norm; ``left_out``, the reason for each part that stays in floating point;
     after post-training quantization also ``equalized``, ``calibration`` and ``activations``.
+    ``vectors`` are quantized biases and affine maps of norms, by the names of the parameters.
     """
 
     network: nn.Module
     weights: dict[str, QuantizedWeight]
     notes: dict[str, Any]
-
-
-def pack(codes: Tensor, bits: int) -> Tensor:
-    """Pack codes from 0 to 2^bits − 1 densely into bytes.
-
-    Examples
-    --------
-    >>> pack(torch.tensor([1, 2, 3]), 4).tolist()
-    [33, 3]
-    """
-    lowest, highest = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
-    if lowest < 0 or highest >> bits:
-        raise ValueError(f"codes run from {lowest} to {highest}; {bits} bits hold 0 to 2^{bits}−1")
-    column = codes.reshape(-1, 1).to(torch.uint8).cpu().numpy()
-    stream = np.unpackbits(column, axis=1, count=bits, bitorder="little")
-    return torch.from_numpy(np.packbits(stream.reshape(-1), bitorder="little"))
-
-
-def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
-    """Return the codes of a shape from their bytes, as int16; the inverse of :func:`pack`."""
-    size = int(np.prod(shape, dtype=np.int64))
-    if packed.numel() != -(-size * bits // 8):
-        raise ValueError(f"{packed.numel()} bytes do not hold {size} codes of {bits} bits")
-    stream = np.unpackbits(packed.cpu().numpy(), count=size * bits, bitorder="little")
-    column = np.packbits(stream.reshape(size, bits), axis=1, bitorder="little")
-    return torch.from_numpy(column).to(torch.int16).reshape(shape)
+    vectors: Mapping[str, QuantizedWeight] = MappingProxyType({})
 
 
 def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | None = None) -> None:
@@ -129,32 +81,57 @@ def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | N
     Raises
     ------
     ValueError
-        When a weight of the network is not what its codes stand for.
+        When a parameter of the network is not what its codes stand for.
     """
-    network, weights, notes = quantized
+    network, weights, notes, vectors = quantized
     tensors = {name: tensor.detach() for name, tensor in network.state_dict().items()}
-    layers = {}
-    for name, weight in weights.items():
-        if not torch.equal(tensors.pop(f"{name}.weight"), weight.dequantize()):
-            raise ValueError(f"the weight of {name} was changed after it was quantized")
-        low, _ = code_range(weight.bits, weight.scheme)
-        tensors[f"{name}.weight#codes"] = pack(weight.codes - low, weight.bits)
-        tensors[f"{name}.weight#scale"] = weight.scale
-        if weight.zero_point.any():
-            tensors[f"{name}.weight#zero"] = _narrowest(weight.zero_point)
-        if weight.offset is not None:
-            tensors[f"{name}.weight#offset"] = weight.offset
-        layers[name] = {
-            "bits": weight.bits,
+    quantities = {f"{name}.weight": weight for name, weight in weights.items()} | dict(vectors)
+    parameters = {}
+    for name, weight in quantities.items():
+        if not torch.equal(tensors.pop(name), weight.dequantize()):
+            raise ValueError(f"{name} was changed after it was quantized")
+        tensors |= {f"{name}#{part}": tensor for part, tensor in _parts(weight).items()}
+        parameters[name] = {
+            "bits": weight.bits if isinstance(weight.bits, int) else None,
             "scheme": weight.scheme,
             "shape": list(weight.codes.shape),
         }
     tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
-    content: dict[str, Any] = {"layers": layers, "notes": notes, "metadata": dict(metadata or {})}
+    content: dict[str, Any] = {
+        "parameters": parameters,
+        "notes": notes,
+        "metadata": dict(metadata or {}),
+    }
     content["checksum"] = _checksum(content, tensors)
     with replacing(path) as temporary:
         # a single key: safetensors writes several in an order that changes from run to run
         save_file(tensors, temporary, {_KEY: json.dumps(content, sort_keys=True)})
+
+
+def _parts(weight: QuantizedWeight) -> dict[str, Tensor]:
+    """What is stored of a quantized parameter, by the ends of the names."""
+    bits, (low, _) = weight.bits, weight.limits()
+    parts = {"codes": pack_channels(weight.codes - low, bits), "scale": weight.scale}
+    if weight.zero_point.any():
+        parts["zero"] = _narrowest(weight.zero_point)
+    if weight.offset is not None:
+        parts["offset"] = weight.offset
+    if not isinstance(bits, int):
+        parts["bits"] = torch.tensor(bits, dtype=torch.uint8)
+    if weight.kept is not None:
+        parts["kept"] = weight.kept
+    return parts
+
+
+def _from_parts(parts: Mapping[str, Tensor], facts: Mapping[str, Any]) -> QuantizedWeight:
+    """Return the quantized parameter; the inverse of :func:`_parts`."""
+    shape, scheme = tuple(facts["shape"]), facts["scheme"]
+    bits: Widths = facts["bits"] or tuple(parts["bits"].tolist())
+    low, _ = limits(bits, scheme, len(shape))
+    codes = (unpack_channels(parts["codes"], bits, shape) + low).to(torch.int16)
+    scale = parts["scale"]
+    zero = parts.get("zero", torch.zeros_like(scale)).int()
+    return QuantizedWeight(codes, scale, zero, bits, scheme, parts.get("offset"), parts.get("kept"))
 
 
 def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor], dict[str, Any]]:
@@ -165,7 +142,7 @@ def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor
     weights
         Name of each quantized layer → its weight.
     tensors
-        All other tensors of the network by their names.
+        All other tensors of the network by their names, the quantized ones dequantized.
     content
         ``notes`` and ``metadata`` as they were saved.
 
@@ -176,14 +153,13 @@ def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor
     """
     content, tensors = _verified(path)
     weights = {}
-    for name, layer in content["layers"].items():
-        bits, scheme = layer["bits"], layer["scheme"]
-        codes = unpack(tensors.pop(f"{name}.weight#codes"), bits, tuple(layer["shape"]))
-        scale = tensors.pop(f"{name}.weight#scale")
-        zero = tensors.pop(f"{name}.weight#zero", torch.zeros_like(scale)).int()
-        offset = tensors.pop(f"{name}.weight#offset", None)
-        low, _ = code_range(bits, scheme)
-        weights[name] = QuantizedWeight(codes + low, scale, zero, bits, scheme, offset)
+    for name, facts in content["parameters"].items():
+        ends = [key for key in tensors if key.startswith(f"{name}#")]
+        made = _from_parts({key.removeprefix(f"{name}#"): tensors.pop(key) for key in ends}, facts)
+        if made.codes.ndim > 1:
+            weights[name.removesuffix(".weight")] = made
+        else:
+            tensors[name] = made.dequantize()
     return weights, tensors, {key: content[key] for key in ("notes", "metadata")}
 
 
@@ -255,7 +231,7 @@ def _narrowest(values: Tensor) -> Tensor:
 
 def _checksum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    parts = {key: content[key] for key in ("layers", "notes", "metadata")}
+    parts = {key: content[key] for key in ("parameters", "notes", "metadata")}
     digest.update(json.dumps(parts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -10,19 +10,28 @@ from torch import Tensor, nn
 
 from quantskew.params import Activations, Weights
 from quantskew.quantization.activations import quantize_activations
-from quantskew.quantization.affine import code_range, quantize, scale_and_zero_point
+from quantskew.quantization.affine import quantize, scale_and_zero_point
+from quantskew.quantization.codes import (
+    FLOAT,
+    QuantizedWeight,
+    Widths,
+    by_width,
+    kept_channels,
+    limits,
+)
 from quantskew.quantization.equalization import equalize
 from quantskew.quantization.layers import (
     Layer,
     fold_batch_norm,
     inputs_and_outputs,
     left_out,
+    norms,
     quantizable,
 )
-from quantskew.quantization.packing import Quantized, QuantizedWeight, in_half
+from quantskew.quantization.packing import Quantized, in_half
 from quantskew.quantization.ranges import clipping_range
 from quantskew.quantization.rounding import adaround, gptq
-from quantskew.quantization.widths import FLOAT, uniform
+from quantskew.quantization.widths import uniform
 
 
 def quantize_network(
@@ -34,10 +43,13 @@ def quantize_network(
     activations: Activations | None = None,
     calibration: Tensor | None = None,
     groups: Tensor | None = None,
-    widths: Mapping[str, int] | None = None,
+    widths: Mapping[str, Widths] | None = None,
     seed: int = 0,
 ) -> Quantized:
-    """Quantize the weights of every convolution and linear layer; biases stay as they are.
+    """Quantize the weights of every convolution and linear layer.
+
+    Biases, and the scales and shifts of norms that were not folded, stay as they are unless
+    ``weights`` has their switch on.
 
     Parameters
     ----------
@@ -56,7 +68,8 @@ def quantize_network(
         Group of each calibration image as a code from 0 on, (N,), for the parts that tell groups
         apart.
     widths
-        Width of each layer by name, instead of ``bits`` with the exemptions of ``weights``.
+        Width of each layer, or of each of its output channels, by name, instead of ``bits`` with
+        the exemptions of ``weights``.
     seed
         Of AdaRound's batches.
 
@@ -80,27 +93,73 @@ def quantize_network(
     folded: list[list[str]] = []
     equalized: list[list[str]] = []
     codes: dict[str, QuantizedWeight] = {}
+    vectors: dict[str, QuantizedWeight] = {}
+    left: dict[str, str] = {}
     if weights.format == "integer":
         if weights.fold_bn:
             network, folded = fold_batch_norm(network, example)
         if weights.equalize:
             equalized = equalize(network, example)
         widths = widths or uniform(network, example, bits=bits, weights=weights)
-        codes = _quantize_layers(network, widths, weights, calibration, seed)
+        original = copy.deepcopy(network)
+        if weights.quantize_norms:
+            vectors = _quantize_norms(network, bits, weights)
+        codes = _quantize_layers(network, original, widths, weights, calibration, seed)
+        if weights.quantize_biases:
+            vectors |= _quantize_biases(network, codes, bits, weights)
+        left = left_out(network, {*codes, *(name.rpartition(".")[0] for name in vectors)})
+        left |= _channels_left_out(codes)
     else:
         in_half(network, weights.format)
     notes: dict[str, Any] = {
         "format": weights.format,
         "folded": folded,
         "equalized": equalized,
-        "left_out": left_out(network, codes) if weights.format == "integer" else {},
+        "left_out": left,
         "calibration": _composition(calibration, groups) if used else "none: it cannot matter",
     }
     if activations.mode != "none":
         notes["activations"] = quantize_activations(
             network, activations, images=calibration, groups=groups
         )
-    return Quantized(network, codes, notes)
+    return Quantized(network, codes, notes, vectors)
+
+
+def _channels_left_out(codes: Mapping[str, QuantizedWeight]) -> dict[str, str]:
+    return {
+        name: f"{len(weight.kept)} of {len(weight.codes)} channels, which the policy keeps"
+        for name, weight in codes.items()
+        if weight.kept is not None
+    }
+
+
+def _quantize_norms(network: nn.Module, bits: int, weights: Weights) -> dict[str, QuantizedWeight]:
+    return {
+        f"{name}.{own}": _quantize_vector(parameter, bits, weights)
+        for name, norm in norms(network).items()
+        for own, parameter in norm.named_parameters(recurse=False)
+    }
+
+
+def _quantize_biases(
+    network: nn.Module, codes: Mapping[str, QuantizedWeight], bits: int, weights: Weights
+) -> dict[str, QuantizedWeight]:
+    """Quantize the biases of quantized layers, each at the width of its weight if it has one."""
+    layers = {name: layer for name, layer in quantizable(network).items() if name in codes}
+    widths = {name: w.bits if isinstance(w.bits, int) else bits for name, w in codes.items()}
+    return {
+        f"{name}.bias": _quantize_vector(layer.bias, widths[name], weights)
+        for name, layer in layers.items()
+        if layer.bias is not None
+    }
+
+
+def _quantize_vector(parameter: Tensor, bits: int, weights: Weights) -> QuantizedWeight:
+    """Quantize one number a channel, in place, over a range that all share."""
+    plain = weights.model_copy(update={"granularity": "tensor", "bias_correction": "none"})
+    made = quantize_weight(parameter, bits=bits, weights=plain)
+    parameter.data.copy_(made.dequantize())
+    return made
 
 
 def _composition(calibration: Tensor | None, groups: Tensor | None) -> dict[str, Any]:
@@ -110,13 +169,13 @@ def _composition(calibration: Tensor | None, groups: Tensor | None) -> dict[str,
 
 def _quantize_layers(
     network: nn.Module,
-    widths: Mapping[str, int],
+    original: nn.Module,
+    widths: Mapping[str, Widths],
     weights: Weights,
     images: Tensor | None,
     seed: int,
 ) -> dict[str, QuantizedWeight]:
     """Quantize layer by layer, in place: each sees what the layers before it have become."""
-    original = copy.deepcopy(network) if weights.needs_calibration() else None
     generator = torch.Generator().manual_seed(seed)
     codes = {}
     for name, layer in quantizable(network).items():
@@ -126,7 +185,7 @@ def _quantize_layers(
             continue
         weight = quantize_weight(layer.weight, bits=widths[name], weights=weights)
         inputs = targets = torch.empty(0)
-        if original is not None and images is not None:
+        if weights.needs_calibration() and images is not None:
             _, targets = inputs_and_outputs(original, name, images)
             inputs, _ = inputs_and_outputs(network, name, images)
         if len(inputs) and weights.rounding == "gptq":
@@ -153,27 +212,39 @@ def _correct_bias(layer: Layer, inputs: Tensor, targets: Tensor) -> None:
 
 
 @torch.no_grad()
-def quantize_weight(weight: Tensor, *, bits: int, weights: Weights) -> QuantizedWeight:
+def quantize_weight(weight: Tensor, *, bits: Widths, weights: Weights) -> QuantizedWeight:
     """Quantize one weight tensor, output channels first, to the nearest codes.
 
     With ``bias_correction: weights`` each output channel gets back the mean that rounding took
-    from it (Banner et al. 2019), as an offset beside its codes.
+    from it (Banner et al. 2019), as an offset beside its codes. Channels of one width share a
+    range, unless each has its own.
     """
-    grid = scale_and_zero_point(
-        *clipping_range(
-            weight,
-            method=weights.range,
-            bits=bits,
-            scheme=weights.scheme,
-            per_channel=weights.granularity == "channel",
-            percentile=weights.percentile,
-        ),
-        bits,
-        weights.scheme,
-    )
-    codes = quantize(weight, *grid, *code_range(bits, weights.scheme))
-    quantized = QuantizedWeight(codes, *grid, bits, weights.scheme)
+    kept = None
+    if isinstance(bits, int):
+        grid = _grid(weight, bits, weights)
+    else:
+        shape = (len(weight), *[1] * (weight.ndim - 1))
+        grid = weight.new_ones(shape), torch.zeros(shape, dtype=torch.int32)
+        for width, rows in by_width(bits):
+            for facts, part in zip(grid, _grid(weight[rows], width, weights), strict=True):
+                facts[rows] = part
+        if FLOAT in bits:
+            kept = weight[kept_channels(bits)].clone()
+    codes = quantize(weight, *grid, *limits(bits, weights.scheme, weight.ndim))
+    quantized = QuantizedWeight(codes, *grid, bits, weights.scheme, kept=kept)
     if weights.bias_correction != "weights":
         return quantized
     lost = weight - quantized.dequantize()
     return replace(quantized, offset=lost.mean(tuple(range(1, weight.ndim)), keepdim=True))
+
+
+def _grid(weight: Tensor, bits: int, weights: Weights) -> tuple[Tensor, Tensor]:
+    ends = clipping_range(
+        weight,
+        method=weights.range,
+        bits=bits,
+        scheme=weights.scheme,
+        per_channel=weights.granularity == "channel",
+        percentile=weights.percentile,
+    )
+    return scale_and_zero_point(*ends, bits, weights.scheme)

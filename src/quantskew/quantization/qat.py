@@ -21,14 +21,15 @@ from torch.optim.swa_utils import update_bn
 from quantskew.params import Activations, Weights
 from quantskew.quantization.activations import restore
 from quantskew.quantization.affine import code_range, quantize
+from quantskew.quantization.codes import FLOAT, QuantizedWeight, Widths
 from quantskew.quantization.layers import left_out, quantizable
 from quantskew.quantization.learned_activations import (
     learn_activations,
     learned_grids,
     take_learned_grids,
 )
-from quantskew.quantization.packing import Quantized, QuantizedWeight
-from quantskew.quantization.widths import FLOAT, uniform
+from quantskew.quantization.packing import Quantized
+from quantskew.quantization.widths import uniform
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -110,7 +111,7 @@ def prepare(
     *,
     bits: int,
     weights: Weights,
-    widths: Mapping[str, int] | None = None,
+    widths: Mapping[str, Widths] | None = None,
     activations: Activations | None = None,
     calibration: Tensor | None = None,
 ) -> nn.Module:
@@ -142,11 +143,12 @@ def prepare(
             raise ValueError("QAT learns static activations, from calibration images on")
         learn_activations(network, activations, calibration)
     for name, layer in quantizable(network).items():
-        if widths[name] == FLOAT:
+        width = widths[name]
+        if width == FLOAT:
             continue
-        quantizer = LearnedScale(
-            layer.weight, widths[name], per_channel=weights.granularity == "channel"
-        )
+        if not isinstance(width, int):
+            raise ValueError(f"QAT gives all channels of a layer one width; {name} has {{*width}}")
+        quantizer = LearnedScale(layer.weight, width, per_channel=weights.granularity == "channel")
         parametrize.register_parametrization(layer, "weight", quantizer)
     return network
 

@@ -4,13 +4,15 @@ Rounding each weight to its nearest code is best for the weights and not for the
 layer. Both methods take a sample of the layer's inputs and choose among the codes of a given grid.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
-from quantskew.quantization.affine import code_range, dequantize, quantize
+from quantskew.quantization.affine import dequantize, quantize
+from quantskew.quantization.codes import QuantizedWeight
 from quantskew.quantization.layers import Layer
-from quantskew.quantization.packing import QuantizedWeight
 
 _STRETCH = 1.2  # of the sigmoid, so that it reaches 0 and 1
 _BATCH = 32
@@ -46,7 +48,7 @@ def adaround(
         For the choice of the batches.
     """
     weight, scale = layer.weight.detach(), nearest.scale
-    low, high = (c - nearest.zero_point for c in code_range(nearest.bits, nearest.scheme))
+    low, high = (code - nearest.zero_point for code in nearest.limits())
     floor = torch.floor(weight / scale)
     share = (weight / scale - floor).clamp(1e-3, 1 - 1e-3)
     logits = -torch.log(_STRETCH / (share + (_STRETCH - 1) / 2) - 1)
@@ -67,9 +69,7 @@ def adaround(
         loss.backward()
         optimizer.step()
     hard = torch.clamp(floor + (logits.detach() > 0), low, high) + nearest.zero_point
-    return QuantizedWeight(
-        hard.to(torch.int16), scale, nearest.zero_point, nearest.bits, nearest.scheme
-    )
+    return replace(nearest, codes=hard.to(torch.int16))
 
 
 def _soft(logits: Tensor) -> Tensor:
@@ -97,9 +97,10 @@ def gptq(layer: Layer, nearest: QuantizedWeight, inputs: Tensor) -> QuantizedWei
     upper = torch.linalg.cholesky(inverse, upper=True).float()
     weight = layer.weight.detach().reshape(groups, -1, size).clone()
     rows = weight.shape[:2]
-    shape = (-1, 1) if nearest.scale.numel() == 1 else rows
-    scale, zero = nearest.scale.reshape(shape), nearest.zero_point.reshape(shape)
-    low, high = code_range(nearest.bits, nearest.scheme)
+    scale, zero, low, high = (
+        facts.reshape((1, 1) if facts.numel() == 1 else rows)
+        for facts in (nearest.scale, nearest.zero_point, *nearest.limits())
+    )
     codes = torch.empty_like(weight, dtype=torch.int16)
     for start in range(0, size, 128):
         block = slice(start, min(start + 128, size))
@@ -112,8 +113,7 @@ def gptq(layer: Layer, nearest: QuantizedWeight, inputs: Tensor) -> QuantizedWei
             rest = slice(i + 1, block.stop)
             weight[:, :, rest] -= error[:, :, None] * upper[:, i, None, rest]
         weight[:, :, block.stop :] -= errors @ upper[:, block, block.stop :]
-    codes = codes.reshape(layer.weight.shape)
-    return QuantizedWeight(codes, nearest.scale, nearest.zero_point, nearest.bits, nearest.scheme)
+    return replace(nearest, codes=codes.reshape(layer.weight.shape))
 
 
 def second_moment(layer: Layer, inputs: Tensor) -> Tensor:

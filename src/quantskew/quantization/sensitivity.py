@@ -143,28 +143,32 @@ def importance(
     groups: Tensor,
     *,
     kind: Literal["gradient", "taylor"],
+    unit: Literal["layer", "channel"] = "layer",
 ) -> Tensor:
     """Importance of each layer to each group: Σ|g|, or Σ(g·w)² as in FairGRAPE (Lin et al. 2022).
 
     Returns
     -------
     Tensor
-        (layers, groups), the mean over the weights of a layer.
+        (units, groups), the mean over the weights of a layer; or of each output channel of all
+        layers, one layer after the other.
     """
     with _gradients(layers) as parameters:
         columns = []
         losses = group_losses(network, images, labels, groups)
         for loss in losses:
             gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+            each = [
+                g.abs() if kind == "gradient" else (g * p.detach()).square()
+                for g, p in zip(gradients, parameters, strict=True)
+            ]
+            by_channel = [values.flatten(1).mean(1) for values in each]
             columns.append(
-                [
-                    float(
-                        g.abs().mean() if kind == "gradient" else (g * p.detach()).square().mean()
-                    )
-                    for g, p in zip(gradients, parameters, strict=True)
-                ]
+                torch.cat(by_channel)
+                if unit == "channel"
+                else torch.stack([means.mean() for means in by_channel])
             )
-    return torch.tensor(columns).T
+    return torch.stack(columns, 1).cpu()
 
 
 @contextmanager

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from quantskew.params import Weights
 from quantskew.quantization.layers import ends, quantizable
 
-FLOAT = 32
-
 
 def uniform(network: nn.Module, example: Tensor, *, bits: int, weights: Weights) -> dict[str, int]:
     """Give every layer the same width but for the exempt ones.
@@ -177,21 +175,70 @@ def fit_to_size(
     choices = sorted(choices)
     picked = places.tolist()
     order = importance.argsort(stable=True).tolist()
+    room = capacity - sum(n * choices[p] for n, p in zip(sizes, picked, strict=True))
 
-    def size() -> int:
-        return sum(n * choices[p] for n, p in zip(sizes, picked, strict=True))
+    def step(layer: int) -> int:
+        """Size of the step below the place of a layer."""
+        return sizes[layer] * (choices[picked[layer]] - choices[picked[layer] - 1])
 
     for layer in order:
-        while size() > capacity and picked[layer] > 0:
+        while room < 0 and picked[layer] > 0:
+            room += step(layer)
             picked[layer] -= 1
-    if size() > capacity:
+    if room < 0:
         raise ValueError(
-            f"{choices[0]} bits in every layer take {size()} bits; there are {capacity}"
+            f"{choices[0]} bits in every layer take {capacity - room} bits; there are {capacity}"
         )
     for layer in reversed(order):
         while picked[layer] < len(choices) - 1:
             picked[layer] += 1
-            if size() > capacity:
+            if step(layer) > room:
                 picked[layer] -= 1
                 break
+            room -= step(layer)
     return [choices[p] for p in picked]
+
+
+def keep_most_important(
+    importance: Tensor, sizes: Sequence[int], *, share: float, width: int, bits: int
+) -> list[int]:
+    """Widths with which the most important units stay wide, at the size of a uniform width.
+
+    The others pay for it in equal parts: all are narrowed by as many bits, and where the size asks
+    for a part of a bit more, the least important of them by one more, down to 2. As many units are
+    kept as that allows, none at 2 bits.
+
+    Parameters
+    ----------
+    importance
+        (units,), such as channels.
+    sizes
+        Number of weights of each unit.
+    share
+        Of the units that are to be kept.
+    width
+        Of those that are kept: 2 to 8, or 32.
+    bits
+        The uniform width.
+
+    Returns
+    -------
+    list
+        Width of each unit.
+    """
+    order = importance.argsort(stable=True)
+    n = torch.tensor(sizes)[order]
+    # what the widest few take above the uniform width, and what all others can give
+    taken = (n.flip(0).cumsum(0) * max(0, width - bits)).tolist()
+    given = ((n.sum() - n.flip(0).cumsum(0)) * (bits - 2)).tolist()
+    most = round(share * len(n))
+    kept = sum(t <= g for t, g in zip(taken[:most], given[:most], strict=True))
+    widths = torch.full_like(n, bits)
+    others = len(n) - kept
+    widths[others:] = max(width, bits)
+    excess = taken[kept - 1] if kept else 0
+    whole = int(n[:others].sum())
+    rounds, rest = divmod(excess, whole) if whole else (0, 0)
+    widths[:others] -= rounds
+    widths[: int((n[:others].cumsum(0) < rest).sum()) + (rest > 0)] -= 1
+    return widths[order.argsort()].tolist()
