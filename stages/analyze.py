@@ -14,6 +14,7 @@ from quantskew.analysis.exemplars import exemplar_rows
 from quantskew.analysis.frontier import frontier, recommendations
 from quantskew.analysis.hypotheses import assess
 from quantskew.analysis.published import latex, markdown, published
+from quantskew.analysis.remedies import cheapest, remedies
 from quantskew.analysis.sampled import sample
 from quantskew.cells import file_hash
 from quantskew.command import run
@@ -66,10 +67,11 @@ def main() -> None:
         write_text(PLOTS / "tables" / f"{name}.tex", latex(rows, name))
         write_text(PLOTS / "tables" / f"{name}.md", markdown(rows))
     head = answer.headline(frames["effects"], study)
-    write_json("metrics/summary.json", answer.metrics(head))
+    write_json("metrics/summary.json", answer.metrics(head, frames["remedies"]))
     page = report.render(
         answer=[
             *recommendations(frames["frontier"], study),
+            *cheapest(frames["remedies"], study),
             *answer.sentences(head, study),
         ],
         drawn=drawn,
@@ -129,20 +131,25 @@ def decide(
     numbers = dict(zip(trained.names, np.bincount(trained.codes[trained.codes >= 0]), strict=True))
     train_sizes = np.array([numbers.get(name, 0) for name in first.names])
     sampled = sample(correct, first, train_sizes, study.statistics)
-    sizes = mean_bytes(dataset, study.models)
+    sizes, images = costs(dataset, study.models)
     placed = frontier(sampled, sizes, frames["levels"], frames["certificates"], study)
-    return {"hypotheses": assess(sampled, study, sizes), "frontier": placed}
+    return {
+        "hypotheses": assess(sampled, study, sizes),
+        "frontier": placed,
+        "remedies": remedies(placed, images, frames["levels"], frames["effects"], study),
+    }
 
 
-def mean_bytes(dataset: str, models: tuple[str, ...]) -> dict[Point, float]:
-    """Size of the file of each point, mean over seeds."""
+def costs(dataset: str, models: tuple[str, ...]) -> list[dict[Point, float]]:
+    """Size of the file and images trained on by point, mean over seeds."""
     rows = pd.concat(
         tables.read("variants", folder_of(stage, dataset, m) / "variants.parquet").to_pandas()
         for stage in STAGES
         for m in models
     )
-    sizes = rows.groupby(list(POINT))["bytes"].mean()
-    return {Point(*point): size for point, size in sizes.items()}
+    means = rows.groupby(list(POINT), as_index=False)[["bytes", "images_trained"]].mean()
+    points = [Point(*key) for key in means[list(POINT)].itertuples(index=False)]
+    return [dict(zip(points, means[name], strict=True)) for name in ("bytes", "images_trained")]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def place(method, bits, **columns):
 
 @pytest.fixture
 def frames():
-    levels, effects, sizes = [], [], []
+    levels, effects, sizes, remedies = [], [], [], []
     for i, (method, bits) in enumerate(POINTS):
         sizes.append(place(method, bits, bytes=1000.0 * bits))
         for metric, group, value in [
@@ -30,12 +30,15 @@ def frames():
             level = {"group": group, "metric": metric, "n": 100, "value": value - i / 100}
             limits = {"low": value - 0.02, "high": value + 0.02, "attribute": "digit"}
             levels.append(place(method, bits, **level, **limits))
-        for reference in ["fp32"] if method in ("fp32", "ptq") else ["fp32", "ptq"]:
-            for metric in ("overall", "fvo"):
-                change = {"metric": metric, "group": "all", "change": -i / 100, "low": -0.2}
-                rest = {"high": 0.1, "p_holm": 0.01, "verdict": "worse", "attribute": "digit"}
-                if method != "fp32":
-                    effects.append(place(method, bits, reference=reference, **change, **rest))
+        change = {"change": -i / 100, "low": -0.2, "high": 0.1, "verdict": "worse"}
+        for metric in ("overall", "fvo") if method != "fp32" else ():
+            where = {"metric": metric, "group": "all", "attribute": "digit", "reference": "fp32"}
+            effects.append(place(method, bits, p_holm=0.01, **where, **change))
+        if method in ("qat", "mpqat"):
+            own = {"attribute": "digit", "bytes": 1000.0 * bits, "training": 1 / 7}
+            for name in ("accuracy", "fvo", "worst_group"):
+                own |= {name: 0.5} | {f"{name}_{part}": x for part, x in change.items()}
+            remedies.append(place(method, bits, **own))
     claims = pd.DataFrame(
         {
             "dataset": "mnist5k",
@@ -48,7 +51,7 @@ def frames():
             "verdict": ["supported", "not testable"],
         }
     )
-    rows = {"levels": levels, "effects": effects, "frontier": sizes}
+    rows = {"levels": levels, "effects": effects, "frontier": sizes, "remedies": remedies}
     return {**{name: pd.DataFrame(part) for name, part in rows.items()}, "hypotheses": claims}
 
 
@@ -74,6 +77,10 @@ def test_numbers_are_those_of_the_frames_in_points(frames):
     assert row["accuracy, %"] == pytest.approx(88)
     assert row["change of FVO"] == pytest.approx(-2)
     assert row["kB"] == 4
+    remedy = found["mitigation"].iloc[0]
+    assert remedy["FVO change"] == pytest.approx(-5)
+    assert remedy["worst group low"] == pytest.approx(-20)
+    assert remedy["training"] == 1 / 7
     groups = found["groups"].set_index("group")
     assert groups.loc["8", ["fp32", "int8", "int4"]].tolist() == pytest.approx([85, 84, 83])
     assert groups.loc["8", "change at int4"] == pytest.approx(-2)
@@ -81,7 +88,7 @@ def test_numbers_are_those_of_the_frames_in_points(frames):
 
 def test_a_study_of_plain_quantization_alone_has_no_remedies(frames):
     study = STUDY.model_copy(update={"methods": {"ptq": STUDY.methods["ptq"]}, "mitigations": {}})
-    plain = {**frames, "effects": frames["effects"].query("method == 'ptq'")}
+    plain = {**frames, "remedies": frames["remedies"].iloc[:0]}
     assert {"qat", "mitigation"}.isdisjoint(published(plain, study))
 
 

@@ -46,6 +46,13 @@ _GROUP = [
 ]
 
 
+_MEASURES = {
+    "accuracy": "overall accuracy",
+    "fvo": "largest gap between groups",
+    "worst_group": "accuracy of the worst group",
+}
+
+
 @dataclass(frozen=True)
 class Table:
     """A schema and the columns whose values name a row and order the rows."""
@@ -334,6 +341,32 @@ TABLES: Mapping[str, Table] = {
                 _column("excess", pa.float64(), "above the targets, share of 1", null=True),
                 _column("meets", pa.bool_(), "all targets"),
                 _column("recommended", pa.bool_(), "the smallest of its model that meets them"),
+            ]
+        ),
+        POINT,
+    ),
+    "remedies": Table(
+        pa.schema(
+            [
+                *_POINT,
+                _column("attribute", pa.string(), "grouping"),
+                _column("images_trained", pa.float64(), "beyond fp32's, mean over seeds"),
+                _column("training", pa.float64(), "the same over fp32's own", null=True),
+                _column("bytes", pa.float64(), "of the file, mean over seeds"),
+                *(
+                    column
+                    for name, what in _MEASURES.items()
+                    for column in (
+                        _column(name, pa.float64(), f"{what}, mean over seeds", null=True),
+                        _column(f"{name}_change", pa.float64(), "against plain", null=True),
+                        _column(f"{name}_low", pa.float64(), "limit of the change", null=True),
+                        _column(f"{name}_high", pa.float64(), "upper limit", null=True),
+                        _column(f"{name}_verdict", pa.string(), "as in effects; '' for plain"),
+                    )
+                ),
+                _column("excess", pa.float64(), "above the targets, share of 1", null=True),
+                _column("meets", pa.bool_(), "all targets"),
+                _column("cheapest", pa.bool_(), "least training of those nearest to the targets"),
             ]
         ),
         POINT,

@@ -71,13 +71,22 @@ def headline(effects: pd.DataFrame, study: Params) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def metrics(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """The numbers of :func:`headline` by data set, model and width, for ``dvc metrics``."""
+def metrics(
+    rows: pd.DataFrame, remedies: pd.DataFrame
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """The numbers of :func:`headline` by data set, model and width, for ``dvc metrics``.
+
+    With them the distance from the targets that the cheapest remedy leaves, and its training.
+    """
     kept = ["accuracy_change", "fvo_change", "groups_harmed", "most_harmed_change"]
+    cheapest = remedies[remedies["cheapest"]].set_index(["dataset", "model", "bits"])
+    costs = cheapest[["excess", "training"]].add_prefix("cheapest_").to_dict("index")
     result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for row in rows.to_dict("records"):
+        at = (row["dataset"], row["model"], row["bits"])
         place = result.setdefault(row["dataset"], {}).setdefault(row["model"], {})
-        place[width_name(row["bits"])] = {name: row[name] for name in kept}
+        own = {name: row[name] for name in kept}
+        place[width_name(row["bits"])] = own | costs.get(at, {})
     return result
 
 

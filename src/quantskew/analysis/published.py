@@ -22,7 +22,7 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
     Parameters
     ----------
     frames
-        Tables ``levels``, ``effects``, ``frontier`` and ``hypotheses``.
+        Tables ``levels``, ``effects``, ``frontier``, ``remedies`` and ``hypotheses``.
     study
         All parameters.
 
@@ -32,8 +32,8 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
     ``evidence``; a table without rows is left out.
     """
     plain = plain_method(study)
-    against_fp32 = _compared(frames, study, BASELINE)
-    against_plain = _compared(frames, study, str(plain))
+    against_fp32 = _against_fp32(frames, study)
+    against_plain = _against_plain(first_groupings(frames["remedies"], study))
     qat = [name for name, method in study.methods.items() if method.training == "qat"]
     tables = {"baseline": _standing(frames, study, [BASELINE])}
     for bits in sorted(study.bits, reverse=True):
@@ -73,17 +73,13 @@ def _standing(
     return pd.DataFrame(shown).loc[wide.index].reset_index()
 
 
-def _compared(frames: Mapping[str, pd.DataFrame], study: Params, reference: str) -> pd.DataFrame:
+def _against_fp32(frames: Mapping[str, pd.DataFrame], study: Params) -> pd.DataFrame:
     standing = _standing(frames, study).set_index(PLACE)
     effects = first_groupings(frames["effects"], study)
-    whole = effects[(effects["group"] == WHOLE) & (effects["reference"] == reference)]
-    parts = {
-        metric: rows.set_index(PLACE)
-        for metric, rows in whole[whole["metric"].isin(["overall", "fvo"])].groupby("metric")
-    }
-    if not parts:
-        return standing.iloc[:0].reset_index()
-    overall, fvo = parts["overall"], parts["fvo"]
+    whole = effects[(effects["group"] == WHOLE) & (effects["reference"] == BASELINE)]
+    overall, fvo = (
+        whole[whole["metric"] == metric].set_index(PLACE) for metric in ("overall", "fvo")
+    )
     shown = {
         "accuracy, %": standing["accuracy, %"],
         "change": overall["change"] * 100,
@@ -96,6 +92,17 @@ def _compared(frames: Mapping[str, pd.DataFrame], study: Params, reference: str)
         "kB": standing["kB"],
     }
     return pd.DataFrame(shown).loc[fvo.index].reset_index()
+
+
+def _against_plain(rows: pd.DataFrame) -> pd.DataFrame:
+    shown = {column: rows[column] for column in PLACE}
+    names = {"accuracy": "accuracy, %", "fvo": "FVO", "worst_group": "worst group, %"}
+    for name, title in names.items():
+        shown[title] = rows[name] * 100
+        for part in ("change", "low", "high"):
+            shown[f"{title.removesuffix(', %')} {part}"] = rows[f"{name}_{part}"] * 100
+        shown[f"{title.removesuffix(', %')} verdict"] = rows[f"{name}_verdict"]
+    return pd.DataFrame({**shown, "training": rows["training"], "kB": rows["bytes"] / 1000})
 
 
 def _by_group(levels: pd.DataFrame, study: Params) -> pd.DataFrame:
@@ -130,7 +137,7 @@ def _evidence(hypotheses: pd.DataFrame) -> pd.DataFrame:
 
 
 def _digits(name: str) -> int:
-    return 3 if name == "p" else 2 if name.split()[0] == "d" else 1
+    return 3 if name == "p" else 2 if name.split()[0] in ("d", "training") else 1
 
 
 def latex(rows: pd.DataFrame, caption: str) -> str:

@@ -177,6 +177,13 @@ def listed(
             "among many makes an unlucky one likelier.",
         ),
         ReportTable(
+            "Remedies: what they cost, and what they change against plain quantization",
+            frames["remedies"].drop(columns=["attribute", "images_trained"]),
+            "Training is counted in images, as a ratio to that of fp32. Codes of one width cost "
+            "the same to compute with, so no remedy costs more there. At each width the cheapest "
+            "of those nearest to the targets is marked.",
+        ),
+        ReportTable(
             "Claims of the field, tested on this study",
             frames["hypotheses"][
                 [

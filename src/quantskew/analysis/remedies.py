@@ -1,0 +1,108 @@
+"""Which remedy is the cheapest that meets the targets, width by width.
+
+A remedy is any other method than plain post-training quantization. All of them store integer codes
+of the same width, so what sets them apart is the training they take, then the bytes of the file.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from quantskew.analysis.answer import points
+from quantskew.analysis.effects import WHOLE, Point, plain_method
+from quantskew.analysis.views import width_name
+from quantskew.params import Params
+from quantskew.tables import POINT
+from quantskew.variants import BASELINE, FULL_PRECISION
+
+MEASURES = {"accuracy": "overall", "fvo": "fvo", "worst_group": "worst_group"}
+"""Columns of the table, and the metrics of ``levels`` and ``effects`` that fill them."""
+
+
+def remedies(
+    placed: pd.DataFrame,
+    images: Mapping[Point, float],
+    levels: pd.DataFrame,
+    effects: pd.DataFrame,
+    study: Params,
+) -> pd.DataFrame:
+    """Compute the table ``remedies``: every method at every width of the study.
+
+    Parameters
+    ----------
+    placed
+        Rows of the table ``frontier``.
+    images
+        Images that each point was trained on beyond fp32, mean over seeds; of fp32 its own.
+    levels, effects
+        Tables of those names.
+    study
+        All parameters.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The changes are those against plain quantization of the same width, which has none. At each
+        width one row is ``cheapest``: of those nearest to the targets (those that meet them, if
+        any does) the one that takes the least training, then the fewest bytes.
+    """
+    rows = placed.loc[
+        placed["bits"].isin(study.bits), [*POINT, "attribute", "bytes", "excess", "meets"]
+    ].reset_index(drop=True)
+    places = [Point(*key) for key in rows[list(POINT)].itertuples(index=False)]
+    rows["images_trained"] = [images[place] for place in places]
+    whole = [images[p._replace(method=BASELINE, bits=FULL_PRECISION)] for p in places]
+    # the user's own weights took no training that is known
+    rows["training"] = rows["images_trained"] / np.where(np.equal(whole, 0), np.nan, whole)
+    key = [*POINT, "attribute"]
+    against = effects[(effects["reference"] == plain_method(study)) & (effects["group"] == WHOLE)]
+    for name, metric in MEASURES.items():
+        level = levels[levels["metric"] == metric].set_index(key)["value"].rename(name)
+        change = against[against["metric"] == metric].set_index(key)
+        change = change[["change", "low", "high", "verdict"]].add_prefix(f"{name}_")
+        rows = rows.join(level, on=key).join(change, on=key)
+        rows[f"{name}_verdict"] = rows[f"{name}_verdict"].fillna("")
+    fitting = rows[rows["excess"].notna() & (rows["bytes"] <= (study.targets.bytes or np.inf))]
+    order = fitting.sort_values(
+        ["excess", "images_trained", "bytes", "accuracy"], ascending=[True, True, True, False]
+    )
+    best = order.drop_duplicates(["dataset", "model", "bits"]).index
+    return rows.assign(cheapest=rows.index.isin(best))
+
+
+def cheapest(rows: pd.DataFrame, study: Params) -> list[str]:
+    """Say for each data set and model which remedy meets the targets at the lowest cost."""
+    plain = plain_method(study)
+    return [
+        f"Cheapest remedies for {dataset}, {model}. "
+        + " ".join(
+            f"At {width_name(row['bits'])} {_choice(row, plain)}."
+            for _, row in part.sort_values("bits", ascending=False).iterrows()
+        )
+        for (dataset, model), part in rows[rows["cheapest"]].groupby(["dataset", "model"])
+    ]
+
+
+def _choice(row: pd.Series, plain: str | None) -> str:
+    name, off = row["method"], f"{100 * row['excess']:.1f} points off"
+    if name == plain:
+        met, missed = "none is needed:", "none gets nearer to the targets than"
+        return f"{met} {name} meets the targets" if row["meets"] else f"{missed} {name}, {off}"
+    told = (
+        f"{name} meets the targets" if row["meets"] else f"none does, and {name} is nearest, {off}"
+    )
+    told += f", for {_training(row)} and {row['bytes']:,.0f} bytes"
+    verdict = row["worst_group_verdict"]
+    if not verdict:
+        return told
+    change, low, high = (points(row[f"worst_group_{part}"]) for part in ("change", "low", "high"))
+    return f"{told} (worst group {change} points [{low}, {high}] against {plain}: {verdict})"
+
+
+def _training(row: pd.Series) -> str:
+    if not row["images_trained"]:
+        return "no training"
+    if np.isnan(row["training"]):
+        return f"training on {row['images_trained']:,.0f} images"
+    return f"{row['training']:.2g} times the training of fp32"

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from quantskew.analysis.answer import metrics
+from quantskew.analysis.effects import Point
+from quantskew.analysis.remedies import cheapest, remedies
+from quantskew.params import Targets, load
+
+STUDY = load(Path(__file__).parents[1] / "params.yaml")
+IMAGES = {"fp32": 700.0, "ptq": 0.0, "free": 0.0, "qat": 100.0, "long": 800.0}
+EXCESS = {"ptq": 0.3, "free": 0.2, "qat": 0.0, "long": 0.0}
+
+
+def study(**targets):
+    return STUDY.model_copy(update={"bits": (4,), "targets": Targets(**targets)})
+
+
+def table(excess=EXCESS, *, images=IMAGES, size=None, **targets):
+    """The table of networks of 4 bits, with what fills it."""
+    placed, levels, effects = [], [], []
+    for i, (method, off) in enumerate(excess.items()):
+        place = {"dataset": "d", "model": "m", "method": method, "bits": 4, "attribute": "a"}
+        bytes_ = float((size or {}).get(method, 1000))
+        placed.append({**place, "bytes": bytes_, "excess": off, "meets": off == 0})
+        for j, metric in enumerate(("overall", "fvo", "worst_group")):
+            levels.append({**place, "metric": metric, "value": i + j / 10})
+            for reference in ("fp32", "ptq"):
+                change = i - j / 10 if reference == "ptq" else np.nan
+                rest = {"low": change - 1, "high": change + 1, "verdict": "better"}
+                own = {"metric": metric, "group": "all", "reference": reference, "change": change}
+                if method != reference:
+                    effects.append({**place, **own, **rest})
+    counts = {Point("d", "m", method, 4): count for method, count in images.items()}
+    counts[Point("d", "m", "fp32", 32)] = images["fp32"]
+    frames = (pd.DataFrame(rows) for rows in (levels, effects))
+    return remedies(pd.DataFrame(placed), counts, *frames, study(**targets))
+
+
+def test_of_those_that_meet_the_targets_the_least_trained_is_cheapest():
+    rows = table()
+    assert rows.loc[rows["cheapest"], "method"].tolist() == ["qat"]
+    np.testing.assert_allclose(rows["training"], [0, 0, 1 / 7, 8 / 7])
+    assert cheapest(rows, study()) == [
+        "Cheapest remedies for d, m. At int4 qat meets the targets, for 0.14 times the training of "
+        "fp32 and 1,000 bytes (worst group +180.0 points [+80.0, +280.0] against ptq: better)."
+    ]
+
+
+def test_changes_are_those_against_plain_which_has_none():
+    rows = table().set_index("method")
+    assert rows.loc["long", "accuracy"] == 3
+    assert rows.loc["long", "fvo_change"] == pytest.approx(2.9)
+    assert rows.loc["long", "worst_group_low"] == pytest.approx(1.8)
+    assert rows.loc["ptq", "fvo_verdict"] == ""
+    assert np.isnan(rows.loc["ptq", "fvo_change"])
+
+
+def test_where_none_meets_the_targets_the_nearest_is_named_and_then_the_cheapest_of_equals():
+    rows = table({"ptq": 0.3, "long": 0.1, "qat": 0.1})
+    assert rows.loc[rows["cheapest"], "method"].tolist() == ["qat"]
+    assert "At int4 none does, and qat is nearest, 10.0 points off" in cheapest(rows, study())[0]
+
+
+def test_what_needs_no_remedy_gets_none():
+    met = table(dict.fromkeys(EXCESS, 0.0), size={"free": 1001})
+    assert "none is needed: ptq meets the targets" in cheapest(met, study())[0]
+    best = table({"ptq": 0.1, "qat": 0.2})
+    assert "none gets nearer to the targets than ptq, 10.0 points off" in cheapest(best, study())[0]
+
+
+def test_a_file_too_large_or_a_bound_unknown_is_never_cheapest():
+    rows = table(size={"qat": 2000, "long": 3000}, bytes=1500)
+    assert rows.loc[rows["cheapest"], "method"].tolist() == ["free"]
+    assert "for no training and 1,000 bytes" in cheapest(rows, study())[0]
+    assert not table(dict.fromkeys(EXCESS, np.nan))["cheapest"].any()
+
+
+def test_own_weights_have_no_training_to_compare_with():
+    rows = table(images=IMAGES | {"fp32": 0.0})
+    assert rows["training"].isna().all()
+    assert "for training on 100 images" in cheapest(rows, study())[0]
+
+
+def test_metrics_tell_what_the_cheapest_leaves_and_takes():
+    head = pd.DataFrame({"dataset": "d", "model": "m", "bits": [8, 4]}).assign(
+        accuracy_change=0.0, fvo_change=0.0, groups_harmed=0, most_harmed_change=0.0
+    )
+    found = metrics(head, table())["d"]["m"]
+    assert found["int4"]["cheapest_excess"] == 0
+    assert found["int4"]["cheapest_training"] == pytest.approx(1 / 7)
+    assert "cheapest_excess" not in found["int8"]
