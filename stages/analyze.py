@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from quantskew import params, tables
-from quantskew.analysis import answer, claims, figures, flow, report, views
+from quantskew.analysis import answer, attribution, claims, figures, flow, report, views
 from quantskew.analysis.effects import Frames, Point, Predictions, analyze, read_predictions
 from quantskew.analysis.exemplars import exemplar_rows
 from quantskew.analysis.frontier import frontier, recommendations
@@ -27,7 +27,9 @@ from quantskew.variants import STAGES, folder_of, samples_path
 
 ANALYSIS = Path("data/analysis")
 PLOTS = Path("plots")
-MEASURED = ("groups", "layers", "weight_histograms", "boundaries", "curvature", "history")
+MEASURED = (
+    "groups", "layers", "weight_histograms", "boundaries", "curvature", "layer_damage", "history",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -43,6 +45,7 @@ def main() -> None:
     measured = {name: stored(study, name) for name in MEASURED}
     surfaces = flow.surfaces(measured["curvature"], measured["groups"])
     frames["claims"] = claims.assess(surfaces, measured["groups"], study)
+    frames |= attribution.attribution(attribution.changes(measured, study))
     for name, rows in frames.items():
         tables.write(name, rows, ANALYSIS / f"{name}.parquet")
     shown = {
@@ -51,6 +54,7 @@ def main() -> None:
         "trade_off": views.trade_off(frames["levels"], study),
         "loss_by_group": views.loss_by_group(measured["groups"], study),
         **flow.views(measured, study),
+        "attribution": attribution.view(frames["attribution"]),
     }
     for folder in ("rows", "figures", "tables"):
         shutil.rmtree(PLOTS / folder, ignore_errors=True)
@@ -77,6 +81,7 @@ def main() -> None:
         drawn=drawn,
         why=why,
         claims=report.claimed(frames["claims"]),
+        carried=report.carried(frames["mediation"]),
         tables=report.listed(head, frames, study),
         limits=report.limits(frames, study),
         study=study,

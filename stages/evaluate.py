@@ -39,7 +39,9 @@ def main(dataset: str, model: str) -> None:
         for variant, (file, base) in variants.items()
     ]
     made_from = surveyed(study, variants)
-    work = survey_cells(study, dataset, model, variants, made_from) + work  # the longest first
+    layered = layer_cells(study, variants, made_from)
+    # the longest first
+    work = [*survey_cells(study, dataset, model, variants, made_from), *layered.values(), *work]
     done = cells.run(work, title=f"evaluate {dataset} {model}")
     logits = {
         variant: safetensors.numpy.load_file(done[variant.stem] / "logits.safetensors")["logits"]
@@ -61,6 +63,10 @@ def main(dataset: str, model: str) -> None:
     parts["curvature"] = [
         variant.name(bounded(surfaces[variant], surfaces[base]))
         for variant, base in made_from.items()
+    ]
+    damage = {v: pd.read_parquet(done[c.name] / "layer_damage.parquet") for v, c in layered.items()}
+    parts["layer_damage"] = [variant.name(rows) for variant, rows in damage.items()] or [
+        tables.TABLES["layer_damage"].schema.empty_table().to_pandas()
     ]
     target = Path("data/evaluations", dataset, model)
     shutil.rmtree(target, ignore_errors=True)
@@ -121,6 +127,35 @@ def survey_cells(
         )
         for variant, base in made_from.items()
     ]
+
+
+def layer_cells(
+    study: Params, variants: Variants, made_from: Mapping[Variant, Variant]
+) -> dict[Variant, cells.Cell]:
+    """Cells that quantize each layer alone, as the narrowest surveyed variant of a method does."""
+    methods = study.all_methods()
+    narrowest: dict[tuple[int, str], Variant] = {}
+    for variant, base in made_from.items():
+        rounds = variant != base and methods[variant.method].training == "none"
+        if study.curvature.layers and rounds and variant.bits <= 8:
+            key = variant.seed, variant.method
+            narrowest[key] = min(variant, narrowest.get(key, variant))
+    return {
+        variant: cells.Cell(
+            f"each layer of {variant.stem} alone",
+            "quantskew.layer_damage:survey",
+            samples=samples_path(variant.dataset),
+            file=variants[made_from[variant]][0],
+            model=variant.model,
+            architecture=study.architectures.get(variant.model),
+            bits=variant.bits,
+            weights=methods[variant.method].weights,
+            attribute=study.groups_of(variant.dataset)[0],
+            groups=study.groups,
+            size=study.curvature.samples,
+        )
+        for variant in narrowest.values()
+    }
 
 
 def summary(fairness: pd.DataFrame, first: str) -> dict[str, dict[str, dict[str, float]]]:

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch.nn import functional
 
-from quantskew import methods, models, tables
+from quantskew import layer_damage, methods, models, tables
 from quantskew.analysis import claims, figures, flow
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
@@ -17,9 +17,10 @@ from quantskew.description import bounded
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
 from quantskew.loss_surface import survey
-from quantskew.params import Groups, Method, ParamsError, Qat, Source, Training, parse
+from quantskew.params import Groups, Method, ParamsError, Qat, Source, Training, Weights, parse
 from quantskew.quantization import packing
-from quantskew.quantization.layers import fold_batch_norm
+from quantskew.quantization.layers import fold_batch_norm, quantizable
+from quantskew.quantization.ptq import quantize_network
 
 MODEL = "resnet18_quarter"
 STUDY = parse(
@@ -93,12 +94,12 @@ def test_views_keep_the_numbers_and_can_be_drawn():
     curvature, groups = made(-1)
     heat = flow.eigenvalues(curvature, STUDY)
     assert list(heat["x"].unique()) == ["fp32", "int8", "int4", "int2"]
-    cell = heat[(heat["x"] == "int4") & (heat["y"] == "g2")].set_index("field")["value"]
+    cell = heat[(heat["x"] == "int4") & (heat["y"] == "g2")].set_index("drawing")["value"]
     assert cell["largest eigenvalue"] == 50 - 2 - 4
     assert "44" in figures.svg(figures.heatmap, heat)
     norms = flow.gradient_norms(flow.surfaces(curvature, groups), STUDY)
     assert set(norms["series"]) == {"int4"}
-    first = norms[(norms["group"] == "g1") & (norms["field"] == "norm against accuracy")]
+    first = norms[(norms["group"] == "g1") & (norms["drawing"] == "norm against accuracy")]
     assert first[["x", "y"]].to_numpy().tolist() == [[0.51, 8.0]]
     assert "g7" in figures.svg(figures.points(), norms)
 
@@ -112,8 +113,8 @@ def test_distributions_are_shares():
         {"seed": 0, "group": ["a", "b"], "low": 0.0, "high": 0.5, "count": [2, 2], **common}
     )
     rows = flow.distributions(weights, boundaries, STUDY)
-    assert rows[rows["field"] == "weight"]["y"].tolist() == [0.75, 0.25]
-    assert rows[rows["field"] != "weight"][["x", "y"]].to_numpy().tolist() == [[0.25, 1.0]]
+    assert rows[rows["drawing"] == "weight"]["y"].tolist() == [0.75, 0.25]
+    assert rows[rows["drawing"] != "weight"][["x", "y"]].to_numpy().tolist() == [[0.25, 1.0]]
 
 
 def test_only_methods_of_the_study_can_be_surveyed():
@@ -183,3 +184,29 @@ def test_a_survey_is_of_the_folded_network(surfaces):
     told = predict(part, weight_change(original, quantized), top)
     assert bounded(after, before)["bound"][0] == pytest.approx(told.bound, rel=1e-3)
     assert after["second_order"][0] == pytest.approx(told.second_order, rel=1e-2, abs=1e-4)
+
+
+def test_one_layer_alone_is_quantized(surfaces, tmp_path):
+    data, base, *_ = surfaces
+    layer_damage.survey(
+        tmp_path, samples=base.parent / "samples.parquet", file=base, model=MODEL,
+        architecture=None, bits=3, weights=Weights(), attribute="slant", groups=Groups(), size=999,
+    )  # fmt: skip
+    rows = pd.read_parquet(tmp_path / "layer_damage.parquet")
+    assert set(rows) | set(tables.VARIANT) == set(tables.TABLES["layer_damage"].schema.names)
+    network = models.build_for(data, MODEL, None).eval()
+    models.load_checkpoint(network, base)
+    images = data.test.images / 255
+    names = [*quantizable(network)]
+    assert rows.sort_values("position")["layer"].unique().tolist() == names
+    row = rows[rows["layer"] == names[3]].iloc[1]
+    widths = dict.fromkeys(names, 32) | {names[3]: 3}
+    made = quantize_network(network, images[:2], bits=3, weights=Weights(), widths=widths)
+    mine = torch.as_tensor([slant == row["group"] for slant in data.test.attributes["slant"]])
+    with torch.no_grad():
+        losses = [
+            float(functional.cross_entropy(net(images[mine]), data.test.labels[mine]))
+            for net in (network, made.network)
+        ]
+    assert row["sampled"] == mine.sum()
+    assert row["rise"] == pytest.approx(losses[1] - losses[0], abs=1e-5)

@@ -96,6 +96,9 @@ def test_metrics_and_plots_can_be_read(project):
     for name in ("accuracy_by_group", "fvo_by_width", "trade_off", "loss_by_group"):
         assert name in page
     assert "<DVC_METRIC" not in page
+    for path in (project.folder / "plots/rows").iterdir():
+        # columns that DVC adds, over any of the same name
+        assert not {"rev", "field", "filename"} & set(json.loads(path.read_text())[0]), path
 
 
 def test_the_report_needs_nothing_from_outside(project):

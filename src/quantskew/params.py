@@ -315,6 +315,8 @@ class Curvature(Section):
 
     Per-sample gradients, curvature and the predicted damage are taken over ``samples`` test samples
     of each group; ``probes`` is the number of random vectors behind each trace, 0 for no trace.
+    ``layers`` also quantizes every layer alone, as post-training methods among ``methods`` do, at
+    the narrowest of ``bits``.
     """
 
     methods: Names = ("fp32",)
@@ -323,6 +325,7 @@ class Curvature(Section):
     samples: Annotated[int, Field(ge=2)] = 25
     probes: Annotated[int, Field(ge=0)] = 0
     errors: bool = False
+    layers: bool = False
 
 
 class Statistics(Section):

@@ -39,11 +39,13 @@ _VARIANT = [
     _column("method", pa.string(), "name of the method; 'fp32' is the baseline"),
     _column("bits", pa.int32(), "width of the weights; 32 and 16 are floating point"),
 ]
+_NETWORK = _VARIANT[:2]
 _POINT = [field for field in _VARIANT if field.name != "seed"]
 _GROUP = [
     _column("attribute", pa.string(), "grouping, e.g. 'race' or 'race*gender'"),
     _column("group", pa.string(), "value of the grouping, e.g. 'Asian' or 'Asian*female'"),
 ]
+_SCOPE = [_GROUP[0], _column("width", pa.string(), "at which groups are compared; 'all': at each")]
 
 
 _MEASURES = {
@@ -230,11 +232,23 @@ TABLES: Mapping[str, Table] = {
         ),
         (*VARIANT, "attribute", "group"),
     ),
+    "layer_damage": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                *_GROUP,
+                _column("layer", pa.string(), "the only one that is quantized"),
+                _column("position", pa.int32(), "of the layer in the network, from 0"),
+                _column("sampled", pa.int64(), "test samples of the group that were run"),
+                _column("rise", pa.float64(), "of their mean loss over fp32, nats"),
+            ]
+        ),
+        (*VARIANT, "attribute", "group", "position"),
+    ),
     "claims": Table(
         pa.schema(
             [
-                _column("dataset", pa.string(), "name of the data set"),
-                _column("model", pa.string(), "name of the architecture"),
+                *_NETWORK,
                 _column("claim", pa.string(), "of the impact flow, in words"),
                 _column("width", pa.string(), "at which it is tested; 'all': over widths"),
                 _column("groups", pa.int64(), "how many are compared"),
@@ -245,6 +259,35 @@ TABLES: Mapping[str, Table] = {
             ]
         ),
         ("dataset", "model", "claim", "width"),
+    ),
+    "attribution": Table(
+        pa.schema(
+            [
+                *_NETWORK,
+                *_SCOPE,
+                _column("group", pa.string(), "whose widths are compared; 'all': groups are"),
+                _column("step", pa.string(), "of the impact flow, in words"),
+                _column("rows", pa.int64(), "groups, widths or both that are compared"),
+                _column("spearman", pa.float64(), "with the accuracy lost", null=True),
+                _column("kendall", pa.float64(), "the same as tau-b", null=True),
+            ]
+        ),
+        ("dataset", "model", "attribute", "width", "group", "step"),
+    ),
+    "mediation": Table(
+        pa.schema(
+            [
+                *_NETWORK,
+                *_SCOPE,
+                _column("step", pa.string(), "of the impact flow, in words"),
+                _column("mediator", pa.string(), "the next step"),
+                _column("rows", pa.int64(), "groups, or groups and widths, that are compared"),
+                _column("total", pa.float64(), "slope to the accuracy lost, on ranks", null=True),
+                _column("direct", pa.float64(), "with the mediator held fixed", null=True),
+                _column("association_through", pa.float64(), "total less direct", null=True),
+            ]
+        ),
+        ("dataset", "model", "attribute", "width", "step"),
     ),
     "levels": Table(
         pa.schema(

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 
 STYLE: dict[Any, Any] = {
@@ -134,28 +135,37 @@ def trade_off(figure: Figure, rows: pd.DataFrame) -> None:
     )
 
 
-def _grid(figure: Figure, rows: pd.DataFrame) -> Iterator[tuple[Axes, pd.DataFrame]]:
-    panels, fields = rows["panel"].unique(), rows["field"].unique()
-    figure.set_size_inches(9, 3.2 * len(panels))
+def _grid(
+    figure: Figure, rows: pd.DataFrame, height: float = 3.2
+) -> Iterator[tuple[Axes, pd.DataFrame]]:
+    panels, fields = rows["panel"].unique(), rows["drawing"].unique()
+    figure.set_size_inches(9, height * len(panels))
     axes = figure.subplots(len(panels), len(fields), squeeze=False)
     for line, panel in zip(axes, panels, strict=True):
         for ax, field in zip(line, fields, strict=True):
             ax.set_title(f"{panel}\n{field}" if ax is line[0] else f"\n{field}")
-            yield ax, rows[(rows["panel"] == panel) & (rows["field"] == field)]
+            yield ax, rows[(rows["panel"] == panel) & (rows["drawing"] == field)]
 
 
 def heatmap(figure: Figure, rows: pd.DataFrame) -> None:
-    """Groups (``y``) by widths (``x``), each with its number; a drawing has colours of its own."""
-    for ax, part in _grid(figure, rows):
+    """Groups (``y``) by widths (``x``), each with its number; a drawing has colours of its own.
+
+    They follow the number up to about 1 and its logarithm beyond, on either side of 0.
+    """
+    lines = rows.groupby("panel")["y"].nunique().max()
+    for ax, part in _grid(figure, rows, max(3.2, 1 + 0.16 * lines)):
         table = part.pivot(index="y", columns="x", values="value")
         table = table.loc[part["y"].unique(), part["x"].unique()]
-        ax.imshow(table, cmap="cividis", aspect="auto")
-        middle = np.nanmean([table.min(axis=None), table.max(axis=None)])
+        image = ax.imshow(table, cmap="cividis", aspect="auto", norm=AsinhNorm(linear_width=1))
+        dark = np.asarray(image.norm(table.to_numpy())) < 0.5
         for (i, j), value in np.ndenumerate(table.to_numpy()):
-            ax.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=7,
-                    color="black" if value > middle else "white")  # fmt: skip
+            if np.isfinite(value):
+                text = f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 4):.2g}"
+                ax.text(j, i, text, ha="center", va="center", fontsize=7,
+                        color="white" if dark[i, j] else "black")  # fmt: skip
         ax.set_xticks(range(table.shape[1]), table.columns)
-        ax.set_yticks(range(table.shape[0]), table.index)
+        named = table.index if part["drawing"].iloc[0] == rows["drawing"].iloc[0] else []
+        ax.set_yticks(range(len(named)), named)
         ax.grid(False)
 
 

@@ -1,6 +1,6 @@
 """The rows behind the figures of the impact flow: weights, logits, gradients, curvature, damage.
 
-Each view has the columns ``panel`` and ``field``, one a row and a column of small drawings, and
+Each view has the columns ``panel`` and ``drawing``, one a row and a column of small drawings, and
 ``x``, ``y`` and ``series`` or ``value``; all but the last are of plain quantization.
 """
 
@@ -24,7 +24,7 @@ def weight_change(layers: pd.DataFrame, study: Params) -> pd.DataFrame:
     return pd.concat(
         rows.groupby(["panel", "width", "method"], sort=False, as_index=False)
         .agg(value=(column, "mean"), low=(column, "min"), high=(column, "max"))
-        .assign(field=field)
+        .assign(drawing=field)
         for field, column in (
             ("mean |change| of a weight", "change"),
             ("share of weights that are 0", "sparsity"),
@@ -47,9 +47,9 @@ def distributions(
         rows = rows[rows["seed"] == rows.groupby("panel")["seed"].transform("min")]
         counts = rows.groupby(["panel", "width", "x"], sort=False, as_index=False)["count"].sum()
         whole = counts.groupby(["panel", "width"])["count"].transform("sum")
-        parts.append(counts.assign(y=counts["count"] / whole, field=field))
+        parts.append(counts.assign(y=counts["count"] / whole, drawing=field))
     rows = pd.concat(parts).rename(columns={"width": "series"})
-    return rows[["panel", "field", "series", "x", "y"]]
+    return rows[["panel", "drawing", "series", "x", "y"]]
 
 
 def logits(groups: pd.DataFrame, study: Params) -> pd.DataFrame:
@@ -76,7 +76,7 @@ def _by_group(rows: pd.DataFrame, fields: dict[str, str]) -> pd.DataFrame:
     return pd.concat(
         rows.groupby(["panel", "group", "width"], sort=False, as_index=False)
         .agg(value=(column, "mean"))
-        .assign(field=field)
+        .assign(drawing=field)
         for column, field in fields.items()
     ).rename(columns={"width": "x", "group": "y"})
 
@@ -115,17 +115,29 @@ def steepness(surfaces: pd.DataFrame, study: Params) -> pd.DataFrame:
 def predicted_damage(curvature: pd.DataFrame, study: Params) -> pd.DataFrame:
     """Excess loss as gradient and curvature at fp32 predict it, against the measured (Liu et al.).
 
-    A field a method; every seed is a point.
+    A drawing a method; every seed is a point.
     """
     rows = first_groupings(curvature, study).dropna(subset="second_order")
     return rows.rename(
-        columns={"method": "field", "width": "series", "second_order": "x", "excess_loss": "y"}
-    )[["panel", "field", "series", "group", "x", "y"]]
+        columns={"method": "drawing", "width": "series", "second_order": "x", "excess_loss": "y"}
+    )[["panel", "drawing", "series", "group", "x", "y"]]
 
 
 def _points(rows: pd.DataFrame, fields: tuple[tuple[str, str, str], ...]) -> pd.DataFrame:
     kept = rows[["panel", "width", "group"]].rename(columns={"width": "series"})
-    return pd.concat(kept.assign(field=field, x=rows[x], y=rows[y]) for field, x, y in fields)
+    return pd.concat(kept.assign(drawing=field, x=rows[x], y=rows[y]) for field, x, y in fields)
+
+
+def layer_damage(damage: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Rise of each group's loss where one layer alone is quantized, in the order of the layers.
+
+    A drawing a method and width; the mean over seeds.
+    """
+    rows = first_groupings(damage, study).sort_values("position", kind="stable")
+    rows = rows.assign(drawing="one layer alone: " + rows["method"] + ", " + rows["width"])
+    keys = ["panel", "drawing", "layer", "group"]
+    means = rows.groupby(keys, sort=False, as_index=False).agg(value=("rise", "mean"))
+    return means.rename(columns={"group": "x", "layer": "y"})
 
 
 def example_difficulty(history: pd.DataFrame) -> pd.DataFrame:
@@ -134,8 +146,8 @@ def example_difficulty(history: pd.DataFrame) -> pd.DataFrame:
     return (
         rows.groupby(["panel", "split", "group", "epoch"], as_index=False)["accuracy"]
         .mean()
-        .rename(columns={"split": "field", "group": "series", "epoch": "x", "accuracy": "y"})
-        .sort_values(["panel", "field", "series", "x"], ascending=[True, False, True, True])
+        .rename(columns={"split": "drawing", "group": "series", "epoch": "x", "accuracy": "y"})
+        .sort_values(["panel", "drawing", "series", "x"], ascending=[True, False, True, True])
     )
 
 
@@ -150,5 +162,6 @@ def views(tables: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd.Dat
         "eigenvalues": eigenvalues(tables["curvature"], study),
         "steepness": steepness(merged, study),
         "predicted_damage": predicted_damage(tables["curvature"], study),
+        "layer_damage": layer_damage(tables["layer_damage"], study),
         "example_difficulty": example_difficulty(tables["history"]),
     }

@@ -117,12 +117,26 @@ FLOW = {
         "Predicted by the expansion of Liu et al. to second order, on the same samples. Points off "
         "the diagonal are where the weights have moved too far for it to tell anything.",
     ),
+    "layer_damage": Drawing(
+        figures.heatmap,
+        "Which layers hurt which group",
+        "Heat maps of layer by group: how far the loss rises when only that layer is quantized.",
+        "Nats, over fp32 on the same few samples, from the first layer to the last.",
+    ),
     "example_difficulty": Drawing(
         figures.points("epoch", "accuracy", joined=True),
         "Difficulty of the classes while fp32 is trained",
         "Lines of accuracy by epoch, one a class, on training and on test samples.",
         "As many samples of each class; what differs is their difficulty and how many others of "
         "the class were trained on (§4.6 of Bellam & Kim).",
+    ),
+    "attribution": Drawing(
+        figures.heatmap,
+        "Which steps of the flow go with the accuracy lost",
+        "Heat maps of rank correlations: step by width, over groups, and step by group, over "
+        "widths.",
+        "Spearman's, between the change of each step from fp32 and the accuracy lost. Empty where "
+        "fewer than three can be compared or all are equal. Association, not cause.",
     ),
 }
 
@@ -137,6 +151,19 @@ def claimed(claims: pd.DataFrame) -> ReportTable:
         "Spearman's rank correlation over groups, or over widths within each group; p adjusted by "
         "Holm over all claims of a network. Association, not cause. Where all groups have the same "
         "size there is nothing to tell of it.",
+    )
+
+
+def carried(mediation: pd.DataFrame) -> ReportTable:
+    """How far each step of the flow is related to the accuracy lost through the next one."""
+    names = ["dataset", "model", "width", "step", "mediator", "rows"]
+    slopes = ["total", "direct", "association_through"]
+    return ReportTable(
+        "The accuracy lost, followed from step to step",
+        mediation[[*names, *slopes]].dropna(subset="total"),
+        "Slopes on ranks, −1 to 1, of the accuracy that a group lost on a step of the flow: in "
+        "total, and with the next step held fixed; the difference goes through that step. "
+        "Association, not cause: all steps grow as the width falls.",
     )
 
 
@@ -294,6 +321,7 @@ def render(
     drawn: list[Figure],
     why: list[Figure],
     claims: ReportTable,
+    carried: ReportTable,
     tables: list[ReportTable],
     limits: list[str],
     study: Params,
@@ -307,8 +335,8 @@ def render(
         Paragraphs that say who is hurt, by how much, how sure, what to do.
     drawn
         Figures in the order of reading.
-    why, claims
-        Those of the impact flow, and the verdicts on what was claimed of it.
+    why, claims, carried
+        Those of the impact flow, the verdicts on what was claimed of it, and its mediation.
     tables
         Sortable by a click on a column.
     limits
@@ -331,6 +359,7 @@ def render(
         figures=drawn,
         why=why,
         claims=claims,
+        carried=carried,
         listed=tables,
         limits=limits,
         parameters=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False),

@@ -31,8 +31,8 @@ def rank_correlations(
     -------
     pandas.DataFrame
         One row a step: ``step``, ``rows`` (those where both are known), Spearman's ``spearman``
-        and Kendall's ``kendall`` (τ-b), each in −1 … 1 with its ``_p`` value under independent
-        rows; NaN where there are fewer than three rows or a column is constant.
+        and Kendall's ``kendall`` (τ-b), each in −1 … 1; NaN where there are fewer than three rows
+        or a column is constant. Without p: groups of one network share its weights.
     """
     table = []
     for step in steps:
@@ -40,8 +40,7 @@ def rank_correlations(
         row: dict[str, str | float] = {"step": step, "rows": len(known)}
         varied = len(known) > 2 and bool((known.max() > known.min()).all())
         for name, test in (("spearman", stats.spearmanr), ("kendall", stats.kendalltau)):
-            result = test(known[step], known[accuracy_lost]) if varied else (np.nan, np.nan)
-            row[name], row[f"{name}_p"] = map(float, result)
+            row[name] = float(test(known[step], known[accuracy_lost])[0]) if varied else np.nan
         table.append(row)
     return pd.DataFrame(table)
 

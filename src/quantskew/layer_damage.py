@@ -1,0 +1,70 @@
+"""The cell that quantizes one layer of an fp32 network alone, and sees which groups it hurts."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from quantskew import models
+from quantskew.data.groups import group_codes
+from quantskew.data.loading import load
+from quantskew.params import Architecture, Groups, Weights
+from quantskew.quantization.calibration import choose
+from quantskew.quantization.layers import fold_batch_norm, quantizable
+from quantskew.quantization.sensitivity import measured
+
+
+def survey(
+    folder: Path,
+    *,
+    samples: Path,
+    file: Path,
+    model: str,
+    architecture: Architecture | None,
+    bits: int,
+    weights: Weights,
+    attribute: str,
+    groups: Groups,
+    size: int,
+) -> None:
+    """Quantize each layer alone; write ``layer_damage.parquet``, one row a layer and group.
+
+    Parameters
+    ----------
+    folder
+        Of the cell.
+    samples
+        Table of samples.
+    file
+        The fp32 network.
+    model, architecture
+        Which network.
+    bits, weights
+        Width of the one layer, and how it is rounded.
+    attribute, groups
+        The grouping.
+    size
+        Test samples of a group, on average, on which the rise of its loss is measured.
+    """
+    data = load(samples)
+    test, where = data.test, models.device()
+    every, names = group_codes(test.attributes, attribute, groups)
+    codes = torch.as_tensor(every)
+    some = choose(codes, samples=size * len(names), choice="balanced", seed=0)
+    images = models.as_input(test.images[some], where)
+    network = models.build_for(data, model, architecture)
+    models.load_checkpoint(network, file)
+    network = network.to(where).eval()
+    if weights.fold_bn:
+        network, _ = fold_batch_norm(network, images[:1])
+    layers = quantizable(network)
+    rises = measured(
+        network, layers, images, test.labels[some].to(where), codes[some].to(where),
+        choices=(bits,), weights=weights,
+    )  # fmt: skip
+    rows = pd.DataFrame(rises[:, 0].cpu().double().numpy(), index=[*layers], columns=names)
+    rows = rows.rename_axis("layer").melt(var_name="group", value_name="rise", ignore_index=False)
+    rows = rows.reset_index()
+    rows["position"] = rows["layer"].map({name: place for place, name in enumerate(layers)})
+    rows["sampled"] = codes[some].bincount()[pd.Index(names).get_indexer(rows["group"])].numpy()
+    rows.assign(attribute=attribute).to_parquet(folder / "layer_damage.parquet", index=False)

@@ -1,0 +1,125 @@
+"""Which step of the flow goes with the accuracy lost, and which layer hurts which group."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from quantskew.analysis import attribution, figures, flow
+from quantskew.analysis.attribution import EVERY, LOST, STEPS
+from quantskew.params import parse
+from quantskew.tables import TABLES
+
+STUDY = parse(
+    {
+        "datasets": ["d"],
+        "models": ["m"],
+        "bits": [8, 4, 2],
+        "seeds": [0, 1],
+        "sources": {"d": {"reader": "digits"}},
+        "methods": {"ptq": {}, "qat": {"training": "qat"}},
+    }
+)
+GROUPS = [f"g{g}" for g in range(6)]
+
+
+@pytest.fixture
+def tables():
+    """Networks whose logits move as their accuracy falls, the loss of int8 not being surveyed."""
+    rng = np.random.default_rng(0)
+    rows, layers = [], []
+    for seed in (0, 1):
+        for method, bits in (("fp32", 32), ("ptq", 8), ("ptq", 4), ("ptq", 2), ("qat", 4)):
+            network = {"dataset": "d", "model": "m", "seed": seed, "method": method, "bits": bits}
+            layers.append({**network, "layer": "all", "relative_error": 1 / bits + seed / 100})
+            layers.append({**network, "layer": "one", "relative_error": 9.0})
+            for g, group in enumerate(GROUPS):
+                moved = 0.0 if bits == 32 else (g + 1) / bits
+                rows.append(
+                    {
+                        **network, "attribute": "label", "group": group,
+                        "accuracy": 0.9 - moved / 9, "cosine_distance": moved,
+                        "true_probability": 0.8 - moved / 8, "loss": rng.normal(),
+                        "gradient_plain": rng.normal(), "largest_eigenvalue": 5.0,
+                    }
+                )  # fmt: skip
+    groups = pd.DataFrame(rows)
+    measured = ["gradient_plain", "largest_eigenvalue"]
+    surfaces = groups.drop(columns=["accuracy", "cosine_distance", "true_probability", "loss"])
+    return {
+        "groups": groups.drop(columns=measured),
+        "layers": pd.DataFrame(layers),
+        "curvature": surfaces[surfaces["bits"] != 8],
+    }
+
+
+def test_changes_are_from_the_fp32_network_of_the_seed(tables):
+    moved = attribution.changes(tables, STUDY)
+    assert len(moved) == 2 * 3 * len(GROUPS)  # plain quantization alone
+    row = moved[(moved["seed"] == 1) & (moved["bits"] == 4) & (moved["group"] == "g2")].iloc[0]
+    groups = tables["groups"].query("seed == 1 and group == 'g2'").set_index(["method", "bits"])
+    assert row[LOST] == pytest.approx(0.75 / 9)
+    assert row["change of the weights"] == pytest.approx(0.26)
+    assert row["turn of the logits"] == pytest.approx(0.75)
+    assert row["fall of the true class's probability"] == pytest.approx(0.75 / 8)
+    loss = groups["loss"]
+    assert row["rise of the loss"] == pytest.approx(loss["ptq", 4] - loss["fp32", 32])
+    surfaced = moved["rise of the gradient norm"].notna()
+    assert (surfaced == (moved["bits"] != 8)).all()
+
+
+def test_correlations_are_those_of_the_scope(tables):
+    moved = attribution.changes(tables, STUDY)
+    found = attribution.attribution(moved)
+    for name, frame in found.items():
+        assert set(frame) == set(TABLES[name].schema.names)
+        assert not frame.duplicated([*TABLES[name].key]).any()
+    table = found["attribution"].set_index(["width", "group", "step"])["spearman"]
+    loss = "rise of the loss"
+    means = moved[moved["bits"] == 4].groupby("group").mean(numeric_only=True)
+    assert table["int4", EVERY, loss] == pytest.approx(
+        stats.spearmanr(means[loss], means[LOST]).statistic
+    )
+    own = moved[moved["group"] == "g3"]
+    assert table[EVERY, "g3", loss] == pytest.approx(
+        stats.spearmanr(own[loss], own[LOST]).statistic
+    )
+    assert table["int2", EVERY, "turn of the logits"] == pytest.approx(1)
+    # groups share their weights, and nothing here has a curvature that moves
+    assert np.isnan(table["int4", EVERY, "change of the weights"])
+    assert table.xs("rise of the largest eigenvalue", level="step").isna().all()
+    assert np.isnan(table["int8", EVERY, "rise of the gradient norm"])
+
+
+def test_each_step_is_followed_to_the_next(tables):
+    carried = attribution.attribution(attribution.changes(tables, STUDY))["mediation"]
+    whole = carried[carried["width"] == EVERY]
+    assert whole["step"].tolist() == [*STEPS][:-1]
+    assert whole["mediator"].tolist() == [*STEPS][1:]
+    first = whole.iloc[0]
+    # the accuracy lost is a multiple of the turn of the logits
+    assert first["association_through"] == pytest.approx(first["total"])
+    assert first["direct"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_view_can_be_drawn_where_nothing_is_known(tables):
+    table = attribution.attribution(attribution.changes(tables, STUDY))["attribution"]
+    rows = attribution.view(table)
+    assert list(rows["x"].unique()) == [EVERY, "int8", "int4", "int2", *GROUPS]
+    drawing = figures.svg(figures.heatmap, rows)
+    assert "rise of the loss" in drawing
+    assert "nan" not in drawing
+
+
+def test_layers_keep_the_order_of_the_network():
+    network = {"dataset": "d", "model": "m", "method": "ptq", "bits": 2, "attribute": "label"}
+    rows = pd.DataFrame(
+        {"seed": seed, "layer": layer, "position": place, "group": group, "rise": seed + place}
+        for seed in (0, 1)
+        for place, layer in enumerate(["stem", "block", "head"])
+        for group in GROUPS
+    ).assign(**network)
+    shown = flow.layer_damage(rows, STUDY)
+    assert shown["y"].drop_duplicates().tolist() == ["stem", "block", "head"]
+    assert shown[shown["y"] == "head"]["value"].tolist() == [2.5] * len(GROUPS)
+    assert (shown["drawing"] == "one layer alone: ptq, int2").all()
