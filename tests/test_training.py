@@ -10,8 +10,8 @@ from quantskew.methods import dampening_strength
 from quantskew.models import ModelError
 from quantskew.params import Architecture, Method, Training, Weights
 from quantskew.training.loop import DivergedError, fit, parameter_groups, rate_factor
-from quantskew.training.losses import check_class_weights, difficulty_weights
-from quantskew.training.sampling import balanced_counts, balanced_subset, epoch_order
+from quantskew.training.losses import CrossEntropy, check_class_weights, difficulty_weights
+from quantskew.training.sampling import balanced_subset, epoch_order, target_counts
 from quantskew.variants import widths
 
 
@@ -36,13 +36,20 @@ def order(epoch):
     return torch.randperm(96, generator=torch.Generator().manual_seed(epoch))
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(0, 1000))
-def test_under_and_over_sampling_equalizes_counts(labels, seed):
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=60),
+    st.integers(0, 1000),
+    st.sampled_from(["balanced", "grown"]),
+)
+def test_sampling_equalizes_counts(labels, seed, sampling):
     labels = torch.tensor(labels)
-    chosen = epoch_order(labels, balanced=True, generator=torch.Generator().manual_seed(seed))
+    chosen = epoch_order(labels, sampling=sampling, generator=torch.Generator().manual_seed(seed))
     counts = labels[chosen].bincount(minlength=6)
-    wanted = balanced_counts(labels.bincount(minlength=6).numpy())
-    assert counts.tolist() == wanted.tolist()
+    before = labels.bincount(minlength=6)
+    assert torch.equal(counts > 0, before > 0)
+    assert counts.tolist() == target_counts(before.numpy(), sampling).tolist()
+    mean = round(len(labels) / len(labels.unique()))
+    assert counts.max() == (before.max() if sampling == "grown" else mean)
     # no sample of a group is seen twice more often than another
     times = chosen.bincount(minlength=len(labels))
     for group in labels.unique():
@@ -52,7 +59,7 @@ def test_under_and_over_sampling_equalizes_counts(labels, seed):
 
 def test_sampling_as_is_sees_every_sample_once():
     labels = torch.tensor([0, 0, 0, 1])
-    chosen = epoch_order(labels, balanced=False, generator=torch.Generator().manual_seed(1))
+    chosen = epoch_order(labels, sampling="as_is", generator=torch.Generator().manual_seed(1))
     assert sorted(chosen.tolist()) == [0, 1, 2, 3]
 
 
@@ -81,7 +88,7 @@ def test_class_weights_pull_the_network_to_a_class():
     for weights in ([1.0, 1.0], [0.001, 1.0]):
         network = small_network()
         fit(network, noise.to(torch.uint8), labels, settings=settings, order=order,
-            class_weights=torch.tensor(weights))  # fmt: skip
+            objective=CrossEntropy(torch.tensor(weights)))  # fmt: skip
         shares.append((models.logits(network, noise.to(torch.uint8)).argmax(1) == 1).float().mean())
     assert shares[1] > 0.95
     assert shares[0] < 0.9

@@ -35,8 +35,10 @@ from quantskew.quantization.calibration import choose
 from quantskew.quantization.freezing import Freezer
 from quantskew.quantization.policies import choose_widths
 from quantskew.quantization.ptq import quantize_network
+from quantskew.training.augmentation import augmenter
 from quantskew.training.baseline import class_weights, sample_order
 from quantskew.training.loop import History, fit, parameter_groups
+from quantskew.training.losses import objective
 
 CPU = torch.device("cpu")
 DAMPENING_FROM = 0.25
@@ -153,12 +155,13 @@ def apply(
             seed=seed,
         )  # fmt: skip
     else:
+        goal = objective(method.recipe, train, class_weights=weights, reference=network)
         prepared = qat.prepare(
             network, example, bits=bits, weights=method.weights, widths=widths,
             activations=method.activations, calibration=seen and seen.images,
         ).to(models.device())  # fmt: skip
         rates = {"epochs": qat_settings.epochs, "lr": qat_settings.lr_at(bits), "warmup": 0.0}
-        order = sample_order(train.labels, method.recipe, seed)
+        order = sample_order(train, method.recipe, seed)
         fit(
             prepared,
             train.images,
@@ -166,7 +169,8 @@ def apply(
             settings=training.model_copy(update=rates),
             order=order,
             groups=_groups_of_parameters(prepared, qat_settings),
-            class_weights=weights,
+            objective=goal,
+            augment=augmenter(method.recipe.augmentation, classes=len(train.classes), seed=seed),
             **_against_oscillations(prepared, method, qat_settings),
             **fitting,
         )

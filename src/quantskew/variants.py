@@ -89,7 +89,7 @@ def make_variants(
     # the fp32 network of a recipe bears the name of the first method that asks for it
     owners = {PLAIN: BASELINE}
     for name, method in section.items():
-        owners.setdefault(method.recipe, name)
+        owners.setdefault(method.base_recipe(), name)
     bases = {
         Variant(dataset, model, seed, name, FULL_PRECISION): recipe
         for recipe, name in owners.items()
@@ -101,7 +101,7 @@ def make_variants(
     work = []
     baselines = folder_of("train", dataset, model)
     for name, method in section.items():
-        owner = owners[method.recipe]
+        owner = owners[method.base_recipe()]
         for bits in widths(method, study.bits):
             for seed in study.seeds:
                 variant = Variant(dataset, model, seed, name, bits)

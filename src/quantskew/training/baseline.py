@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from quantskew import models
+from quantskew.data.groups import group_codes
 from quantskew.data.loading import Samples, load
 from quantskew.params import Architecture, Recipe, Training
+from quantskew.training.augmentation import augmenter
 from quantskew.training.loop import History, fit
-from quantskew.training.losses import check_class_weights, difficulty_weights
+from quantskew.training.losses import check_class_weights, difficulty_weights, objective
 from quantskew.training.sampling import balanced_subset, epoch_order
 
 WATCHED = 25
@@ -60,8 +62,11 @@ def train(
             data.train.images,
             data.train.labels,
             settings=training,
-            order=sample_order(data.train.labels, recipe, seed),
-            class_weights=class_weights(recipe, data, baseline_history),
+            order=sample_order(data.train, recipe, seed),
+            objective=objective(
+                recipe, data.train, class_weights=class_weights(recipe, data, baseline_history)
+            ),
+            augment=augmenter(recipe.augmentation, classes=len(data.classes), seed=seed),
             watched=(data.images[watched], data.labels[watched]),
             checkpoint=folder / "checkpoint.safetensors",
             title=f"{model} seed {seed}",
@@ -81,12 +86,13 @@ def watched_samples(data: Samples) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def sample_order(labels: Tensor, recipe: Recipe, seed: int) -> Callable[[int], Tensor]:
+def sample_order(train: Samples, recipe: Recipe, seed: int) -> Callable[[int], Tensor]:
     """Order of the samples by epoch: a function of the seed and the number of the epoch alone."""
+    groups = torch.from_numpy(group_codes(train.attributes, recipe.by)[0])
 
     def order(epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        return epoch_order(labels, balanced=recipe.sampling == "balanced", generator=generator)
+        return epoch_order(groups, sampling=recipe.sampling, generator=generator)
 
     return order
 

@@ -17,6 +17,8 @@ from tqdm import tqdm
 from quantskew.files import replacing, write_json
 from quantskew.models import as_input, logits
 from quantskew.params import Training
+from quantskew.training.augmentation import Augment
+from quantskew.training.losses import CrossEntropy
 
 CHECKPOINT_SECONDS = 60
 BAR_AFTER_SECONDS = 20
@@ -92,7 +94,8 @@ def fit(
     settings: Training,
     order: Callable[[int], Tensor],
     groups: Sequence[dict[str, Any]] | None = None,
-    class_weights: Tensor | None = None,
+    objective: nn.Module | None = None,
+    augment: Augment | None = None,
     penalty: Callable[[float], Tensor] | None = None,
     after_step: Callable[[float], None] | None = None,
     watched: tuple[Tensor, Tensor] | None = None,
@@ -115,8 +118,11 @@ def fit(
         so that an interrupted training goes on as if it had not been.
     groups
         Groups of parameters for the optimizer; :func:`parameter_groups` by default.
-    class_weights
-        Of the cross-entropy, (classes,).
+    objective
+        One of :mod:`quantskew.training.losses`; the cross-entropy by default. What it learns
+        survives an interruption.
+    augment
+        See :func:`quantskew.training.augmentation.augmenter`.
     penalty
         Added to the loss; called with the share of the training that is done, in [0, 1).
     after_step
@@ -138,9 +144,10 @@ def fit(
     where = next(network.parameters()).device
     optimizer = make_optimizer(groups or parameter_groups(network), settings)
     rates = [group["lr"] for group in optimizer.param_groups]
-    weights = None if class_weights is None else class_weights.to(where)
+    objective = (CrossEntropy() if objective is None else objective).to(where)
+    learned = nn.ModuleDict({"network": network, "objective": objective})
     history = History() if history is None else history
-    first = _resume(checkpoint, network, optimizer, history)
+    first = _resume(checkpoint, learned, optimizer, history)
     saved = time.monotonic()
     started = saved - history.seconds
     epochs = tqdm(
@@ -155,8 +162,10 @@ def fit(
             share = (epoch + number / len(batches)) / settings.epochs
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * rate_factor(share, settings)
-            outputs = network(as_input(images[batch], where))
-            loss = functional.cross_entropy(outputs, labels[batch].to(where), weight=weights)
+            inputs, targets = as_input(images[batch], where), labels[batch].to(where)
+            if augment is not None:
+                inputs, targets = augment(inputs, targets, epoch, number)
+            loss = objective(network(inputs), targets, batch.to(where))
             if penalty is not None:
                 loss = loss + penalty(share)
             optimizer.zero_grad(set_to_none=True)
@@ -174,7 +183,7 @@ def fit(
             history.watch(network, *watched)
         history.seconds = time.monotonic() - started
         if checkpoint and time.monotonic() - saved > CHECKPOINT_SECONDS:
-            _save(checkpoint, network, optimizer, history, epoch + 1)
+            _save(checkpoint, learned, optimizer, history, epoch + 1)
             saved = time.monotonic()
     network.eval()
     return history
@@ -191,10 +200,9 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _save(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, history: History, epochs: int
+    path: Path, learned: nn.Module, optimizer: torch.optim.Optimizer, history: History, epochs: int
 ) -> None:
-    tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
-    tensors |= _optimizer_tensors(optimizer)
+    tensors = {**learned.state_dict(), **_optimizer_tensors(optimizer)}
     if history.correct:
         tensors |= {"correct": torch.stack(history.correct), "loss": torch.stack(history.loss)}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
@@ -205,7 +213,7 @@ def _save(
 
 
 def _resume(
-    path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer, history: History
+    path: Path | None, learned: nn.Module, optimizer: torch.optim.Optimizer, history: History
 ) -> int:
     """Restore a checkpoint; return the number of epochs that are done."""
     if path is None or not path.exists():
@@ -216,9 +224,7 @@ def _resume(
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError):
         return 0
-    network.load_state_dict(
-        {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-    )
+    learned.load_state_dict({key: tensors[key] for key in learned.state_dict()})
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):

@@ -1,41 +1,53 @@
 """Which samples an epoch sees, and in which order."""
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
 
+Sampling = Literal["as_is", "balanced", "grown"]
 
-def balanced_counts(counts: np.ndarray) -> np.ndarray:
-    """Target of under- and over-sampling (U-O): the mean size for every group that has members.
 
-    The epoch keeps its length, so that a method with U-O costs what the baseline costs.
+def target_counts(counts: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """How many samples of each group an epoch sees, for groups of these sizes.
+
+    ============  ================================================================================
+    ``as_is``     all
+    ``balanced``  the mean size for every group that has members (under- and over-sampling, U-O;
+                  Bellam & Kim, §5.1): the epoch keeps its length, and costs what it did
+    ``grown``     the size of the largest for every group that has members: none loses a sample,
+                  and the epoch is longer
+    ============  ================================================================================
+
+    Examples
+    --------
+    >>> target_counts(np.array([4, 2, 0]), "balanced"), target_counts(np.array([4, 2, 0]), "grown")
+    (array([3, 3, 0]), array([4, 4, 0]))
     """
     present = counts > 0
-    return np.where(present, round(counts.sum() / present.sum()), 0)
+    sizes = {"balanced": round(counts.sum() / present.sum()), "grown": counts.max()}
+    return counts if sampling == "as_is" else np.where(present, sizes[sampling], 0)
 
 
-def epoch_order(groups: Tensor, *, balanced: bool, generator: torch.Generator) -> Tensor:
+def epoch_order(groups: Tensor, *, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """Indices of the samples of one epoch, shuffled.
+
+    A group that is to be larger sees each of its samples equally often, up to one; one that is to
+    be smaller loses a random part.
 
     Parameters
     ----------
     groups
         Group of every sample, int64, (N,).
-    balanced
-        Draw every group to the same size: large groups lose a random part (under-sampling), small
-        ones see each sample equally often, up to one (over-sampling). Bellam & Kim, §5.1.
-
-    Examples
-    --------
-    >>> order = epoch_order(torch.tensor([0, 0, 0, 1]), balanced=True, generator=torch.Generator())
-    >>> torch.tensor([0, 0, 0, 1])[order].bincount()
-    tensor([2, 2])
+    sampling
+        See :func:`target_counts`.
     """
-    if not balanced:
+    if sampling == "as_is":
         return torch.randperm(len(groups), generator=generator)
     counts = np.bincount(groups.numpy())
     chosen = []
-    for group, wanted in enumerate(balanced_counts(counts)):
+    for group, wanted in enumerate(target_counts(counts, sampling)):
         members = torch.nonzero(groups == group).flatten()
         if len(members) == 0:
             continue

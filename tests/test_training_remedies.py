@@ -1,0 +1,367 @@
+"""Every remedy of the training acts as its name says, and survives an interruption."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from quantskew import models
+from quantskew._torchvision import torchvision
+from quantskew.data.loading import Samples
+from quantskew.params import Augmentation, Recipe, Training
+from quantskew.training.augmentation import augmenter, erase, move
+from quantskew.training.baseline import sample_order
+from quantskew.training.loop import fit
+from quantskew.training.losses import (
+    REMEMBERED,
+    Constrained,
+    CrossEntropy,
+    GroupDro,
+    objective,
+)
+
+FEW = 0  # the code of the group "few", before "most"
+KINDS = ("geometric", "erasing", "mixup", "cutmix")
+SETTINGS = Training(epochs=6, batch_size=32, lr=1e-2, schedule="constant", warmup=0)
+
+
+@pytest.fixture(scope="module")
+def people():
+    """One side of the image tells the class of most loudly, and of a few it tells the opposite.
+
+    The upper and the lower half tell the class of all, in a low voice.
+    """
+    generator = torch.Generator().manual_seed(0)
+    n = 400
+    labels = torch.randint(0, 2, (n,), generator=generator)
+    few = torch.rand(n, generator=generator) < 0.1
+    side = torch.where(few, 1 - labels, labels)
+    images = torch.randint(0, 60, (n, 1, 8, 8), generator=generator)
+    columns, rows = torch.arange(8) // 4, torch.arange(8)[:, None] // 4
+    images += 120 * (columns == side.view(n, 1, 1, 1)) + 30 * (rows == labels.view(n, 1, 1, 1))
+    attributes = pd.DataFrame({"who": np.where(few, "few", "most"), "label": labels.numpy()})
+    return Samples(
+        images.to(torch.uint8), labels, attributes.index.to_numpy(str),
+        np.full(n, "train"), attributes, ("a", "b"), {},
+    )  # fmt: skip
+
+
+def train(data, recipe, network=None, **options):
+    torch.manual_seed(0)
+    network = network or nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    goal = objective(recipe, data)
+    settings = options.pop("settings", SETTINGS)
+    options = {"order": sample_order(data, recipe, 0), **options}
+    augment = augmenter(recipe.augmentation, classes=2, seed=0)
+    fit(network, data.images, data.labels, settings=settings, objective=goal,
+        augment=augment, **options)  # fmt: skip
+    return network, goal
+
+
+def accuracy(network, data, who):
+    right = models.logits(network, data.images).argmax(1) == data.labels
+    return right[torch.tensor((data.attributes["who"] == who).tolist())].float().mean()
+
+
+def images_of(n, height=12, width=12, seed=0):
+    return torch.rand(n, 2, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("by", ["who", "label", "who*label"])
+@pytest.mark.parametrize("sampling", ["balanced", "grown"])
+def test_an_epoch_is_even_over_the_groups_asked_for(people, sampling, by):
+    chosen = sample_order(people, Recipe(sampling=sampling, by=by), 0)(0)
+    counts = people.attributes.groupby(by.split("*")).size()
+    seen = people.attributes.iloc[chosen].groupby(by.split("*")).size()
+    wanted = counts.max() if sampling == "grown" else round(counts.mean())
+    assert set(seen) == {wanted}
+    assert len(seen) == len(counts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_drawn_depends_on_seed_epoch_and_step_alone(kind):
+    images, labels = images_of(8), torch.arange(8) % 3
+    settings = Augmentation(kind=kind)
+    state = torch.get_rng_state()
+    first = augmenter(settings, classes=3, seed=1)(images, labels, 2, 3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    again = augmenter(settings, classes=3, seed=1)(images, labels, 2, 3)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    for other in ((0, 2, 3), (1, 3, 3), (1, 2, 4)):
+        seed, *at = other
+        changed = augmenter(settings, classes=3, seed=seed)(images, labels, *at)[0]
+        assert not torch.equal(changed, first[0])
+
+
+@pytest.mark.parametrize("kind", ["geometric", "erasing"])
+def test_labels_stay_where_images_are_not_mixed(kind):
+    labels = torch.arange(8) % 3
+    images = images_of(8)
+    changed, same = augmenter(Augmentation(kind=kind), classes=3, seed=0)(images, labels, 0, 0)
+    assert torch.equal(same, labels)
+    assert (changed != images).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 24), (16, 28)])
+def test_images_are_moved_as_torchvision_moves_one(height, width):
+    angles = torch.tensor([0.0, 20.0, -15.0, 0.0, 30.0])
+    shifts = torch.tensor([[0.0, 0.0], [0, 0], [0.25, 0], [0, -0.125], [0.125, 0.25]])
+    scales = torch.tensor([1.2, 1.0, 1.0, 0.8, 1.1])
+    smooth = torchvision.transforms.v2.functional.gaussian_blur(images_of(5, height, width), [5, 5])
+    got = move(smooth, angles * torch.pi / 180, shifts, scales, torch.zeros(5, dtype=torch.bool))
+    for i in range(5):
+        expected = torchvision.transforms.v2.functional.affine(
+            smooth[i],
+            angle=angles[i].item(),
+            translate=[shifts[i, 0].item() * width, shifts[i, 1].item() * height],
+            scale=scales[i].item(),
+            shear=[0.0, 0.0],
+            interpolation=torchvision.transforms.InterpolationMode.BILINEAR,
+            fill=-100.0,
+        )
+        inside = expected >= 0
+        assert inside.float().mean() > 0.4
+        torch.testing.assert_close(got[i][inside], expected[inside], atol=1e-4, rtol=0)
+
+
+def test_a_mirrored_image_is_mirrored():
+    images = images_of(3)
+    still = torch.zeros(3)
+    mirrored = torch.tensor([True, False, True])
+    got = move(images, still, torch.zeros(3, 2), torch.ones(3), mirrored)
+    expected = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+    torch.testing.assert_close(got, expected)
+    assert not any(
+        torch.allclose(changed, image.flip(2))
+        for image, changed in zip(
+            images, augmenter(Augmentation(kind="geometric", degrees=0, shift=0, scale=0),
+                              classes=2, seed=0)(images, still, 0, 0)[0], strict=True)
+    )  # fmt: skip
+
+
+@given(st.integers(0, 20), st.floats(0.1, 0.5), st.floats(0, 0.5))
+def test_a_square_of_the_side_asked_for_is_erased(seed, low, more):
+    images = images_of(16, 20, 30)
+    settings = Augmentation(kind="erasing", sides=(low, low + more))
+    changed, _ = augmenter(settings, classes=2, seed=seed)(images, torch.zeros(16), 0, 0)
+    gone = changed != images
+    assert torch.equal(gone[:, 0], gone[:, 1])
+    rows, columns = gone[:, 0].any(2).sum(1), gone[:, 0].any(1).sum(1)
+    assert torch.equal(rows, columns)
+    assert torch.equal(gone[:, 0].sum((1, 2)), rows**2)
+    assert rows.min() >= round(low * 20) - 1
+    assert rows.max() <= round((low + more) * 20) + 1
+
+
+def test_sides_differ_from_image_to_image_and_lie_anywhere():
+    images = images_of(400, 20, 20)
+    changed, _ = augmenter(Augmentation(kind="erasing"), classes=2, seed=0)(
+        images, torch.zeros(400), 0, 0
+    )
+    gone = (changed != images)[:, 0]
+    sides = gone.any(2).sum(1)
+    assert sides.min() == 1
+    assert sides.max() == 8
+    assert gone.any((0, 1)).all()
+    assert gone.any((0, 2)).all()
+    erased = erase(images[:1], torch.tensor([[2, 3]]), torch.tensor([4]))
+    assert torch.equal(erased[0, :, 2:6, 3:7].amax((1, 2)), images[0].mean((1, 2)))
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_a_mixed_image_has_the_loss_of_both_in_their_shares(kind):
+    images, labels = images_of(16), torch.arange(16) % 4
+    mixed, shares = augmenter(Augmentation(kind=kind), classes=4, seed=3)(images, labels, 0, 0)
+    partners, other = images.roll(1, 0), labels.roll(1)
+    share = shares[0, labels[0]]
+    assert 0.05 < share < 0.95
+    if kind == "mixup":
+        torch.testing.assert_close(mixed, share * images + (1 - share) * partners)
+    else:
+        own = mixed == images
+        assert ((mixed == partners) | own).all()
+        assert own.float().mean().item() == pytest.approx(share.item(), abs=1e-6)
+    outputs = images_of(16).flatten(1)[:, :4]
+    by_hand = share * cross_entropy(outputs, labels) + (1 - share) * cross_entropy(outputs, other)
+    torch.testing.assert_close(CrossEntropy()(outputs, shares, labels), by_hand)
+    weights = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    both = torch.cat([share * weights[labels], (1 - share) * weights[other]])
+    losses = torch.cat([cross_entropy(outputs, y, reduction="none") for y in (labels, other)])
+    weighted = (both * losses).sum() / both.sum()
+    torch.testing.assert_close(CrossEntropy(weights)(outputs, shares, labels), weighted)
+
+
+def test_a_class_without_weight_is_not_learned_from():
+    outputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    goal = CrossEntropy(torch.tensor([0.0, 1.0, 1000.0]))
+    goal(outputs, labels, labels).backward()
+    assert (outputs.grad[:2] == 0).all()
+    assert (outputs.grad[2:] != 0).all()
+    assert goal(outputs[:2], labels[:2], labels[:2]) == 0
+
+
+@pytest.mark.parametrize("weights", [(0.0, 1.0), (1.0, 1000.0)])
+def test_the_weights_of_classes_act(people, weights):
+    recipe = Recipe(loss="weighted", class_weights=weights)
+    plain, _ = train(people, Recipe())
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    fit(network, people.images, people.labels, settings=SETTINGS,
+        order=sample_order(people, recipe, 0),
+        objective=CrossEntropy(torch.tensor(weights)))  # fmt: skip
+    shares = [
+        (models.logits(each, people.images).argmax(1) == 1).float().mean()
+        for each in (plain, network)
+    ]
+    assert shares[1] > shares[0] + 0.1
+
+
+def test_group_dro_is_algorithm_1():
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.randint(0, 3, (60,), generator=generator)
+    labels = torch.randint(0, 4, (60,), generator=generator)
+    goal = GroupDro(groups, step_size=0.5, adjustment=2.0)
+    q = np.full(3, 1 / 3)
+    for step in range(4):
+        batch = torch.randperm(60, generator=generator)[: 3 if step == 2 else 20]
+        outputs = torch.randn(len(batch), 4, generator=generator)
+        loss = goal(outputs, labels[batch], batch)
+        means = np.zeros(3)
+        for g in range(3):
+            inside = groups[batch] == g
+            if inside.any():
+                means[g] = cross_entropy(outputs[inside], labels[batch][inside])
+            q[g] *= np.exp(0.5 * (means[g] + 2.0 / np.sqrt((groups == g).sum().item())))
+        q /= q.sum()
+        np.testing.assert_allclose(goal.weights, q, rtol=1e-5)
+        assert loss.item() == pytest.approx((q * means).sum(), rel=1e-5)
+
+
+def test_group_dro_turns_to_the_worst_group(people):
+    few = (people.attributes["who"] == "few").tolist()
+    coins = torch.randint(0, 2, (len(people),), generator=torch.Generator().manual_seed(1))
+    hopeless = replace(people, labels=torch.where(torch.tensor(few), coins, people.labels))
+    _, goal = train(hopeless, Recipe(loss="group_dro", by="who", step_size=0.1))
+    assert goal.weights[FEW] > 0.9
+
+
+def test_group_dro_helps_the_worst_group(people):
+    plain, _ = train(people, Recipe())
+    network, _ = train(people, Recipe(loss="group_dro", by="who", step_size=0.1))
+    assert accuracy(network, people, "few") > accuracy(plain, people, "few") + 0.5
+
+
+def test_the_constraint_is_of_true_accuracies_and_its_surrogate_of_losses():
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.randint(0, 3, (200,), generator=generator)
+    labels = torch.randint(0, 4, (200,), generator=generator)
+    reference = torch.rand(200, generator=generator) < 0.7
+    goal = Constrained(groups, tolerance=0.1, step_size=0.3, reference=reference)
+    share = np.bincount(groups) / 200
+    before = np.array([reference[groups == g].float().mean() for g in range(3)])
+    history = {g: [] for g in range(3)}
+    multipliers = np.zeros(3)
+    for step in range(12):
+        chosen = groups < 2 if step < 2 else groups >= 0  # the last group comes late
+        batch = torch.nonzero(chosen).flatten()
+        batch = batch[torch.randperm(len(batch), generator=generator)[:40]]
+        outputs = torch.randn(len(batch), 4, generator=generator)
+        wrong = (labels[batch] + 1) % 4
+        outputs[torch.arange(len(batch)), wrong] += 3 * (groups[batch] == 0)
+        loss = goal(outputs, labels[batch], batch)
+        known = []
+        for g in range(3):
+            inside = groups[batch] == g
+            history[g] += (outputs[inside].argmax(1) == labels[batch][inside]).tolist()
+            known += [g] if history[g] else []
+        now = np.array([np.mean(history[g][-REMEMBERED:]) for g in known])
+        overall = (now * share[known]).sum() / share[known].sum()
+        gap = (before * share).sum() - overall
+        excess = (before[known] - now) - gap
+        np.testing.assert_allclose(goal.excess()[known], excess, atol=1e-5)
+        multipliers[known] = np.maximum(0, multipliers[known] + 0.3 * (excess - 0.1))
+        np.testing.assert_allclose(goal.multipliers, multipliers, atol=1e-5)
+        lagrangian, total = cross_entropy(outputs, labels[batch]).item(), 1.0
+        for g in known:
+            inside = groups[batch] == g
+            if inside.any():
+                mean = cross_entropy(outputs[inside], labels[batch][inside]).item()
+                lagrangian += multipliers[g] * mean
+                total += multipliers[g]
+        assert loss.item() == pytest.approx(lagrangian / total, rel=1e-4)
+    assert multipliers.max() > 0
+
+
+def test_the_multiplier_moves_and_the_gap_shrinks(people):
+    plain, _ = train(people, Recipe())
+    recipe = Recipe(loss="constrained", by="who", tolerance=0.02, step_size=0.1)
+    network, goal = train(people, recipe)
+    assert goal.multipliers[FEW] > 0.5
+    assert goal.multipliers[1 - FEW] < 0.1
+    gaps = [accuracy(n, people, "most") - accuracy(n, people, "few") for n in (plain, network)]
+    assert gaps[0] > 0.5
+    assert gaps[1] < gaps[0] / 2
+    # a bound that nothing reaches binds nothing
+    free, goal = train(people, recipe.model_copy(update={"tolerance": 1.0}))
+    assert (goal.multipliers == 0).all()
+    assert all(
+        torch.equal(a, b) for a, b in zip(free.parameters(), plain.parameters(), strict=True)
+    )
+
+
+def test_a_gap_of_the_reference_is_excused(people):
+    plain, _ = train(people, Recipe())
+    recipe = Recipe(loss="constrained", by="who", tolerance=0.02)
+    strict = objective(recipe, people)
+    excused = objective(recipe, people, reference=plain)
+    everyone = torch.arange(len(people))
+    outputs = models.logits(plain, people.images)
+    for goal in (strict, excused):
+        goal(outputs, people.labels, everyone)
+    assert strict.multipliers.max() > 0.004
+    assert excused.multipliers.max() < 0.002
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"sampling": "balanced", "by": "who"},
+        {"sampling": "grown"},
+        *({"augmentation": kind} for kind in KINDS),
+        {"augmentation": "erasing", "sampling": "grown", "loss": "group_dro", "by": "who*label"},
+        {"loss": "group_dro", "by": "who"},
+        {"loss": "constrained", "by": "who"},
+    ],
+    ids=str,
+)
+def test_an_interrupted_remedy_goes_on_as_if_it_had_not_been(people, tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr("quantskew.training.loop.CHECKPOINT_SECONDS", -1)
+    recipe = Recipe.model_validate(recipe)
+    settings = Training(epochs=3, batch_size=32, lr=1e-2)
+    whole, expected = train(people, recipe, settings=settings)
+    order = sample_order(people, recipe, 0)
+
+    def interrupted(epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return order(epoch)
+
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(people, recipe, settings=settings, order=interrupted, checkpoint=path)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    resumed, goal = train(people, recipe, other, settings=settings, checkpoint=path)
+    states = [{**n.state_dict(), **g.state_dict()} for n, g in ((whole, expected), (resumed, goal))]
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        assert torch.allclose(value, states[1][key], rtol=0, atol=0, equal_nan=True), key
+    plain, _ = train(people, Recipe(), settings=settings)
+    assert not torch.equal(plain[1].weight, whole[1].weight)
