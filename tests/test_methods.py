@@ -142,9 +142,19 @@ def test_batch_norms_may_be_estimated_anew_after_qat(apply):
     assert not torch.equal(plain, anew)
 
 
-def test_the_recipe_of_a_method_is_that_of_its_qat(apply):
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"sampling": "balanced", "loss": "weighted"},
+        {"sampling": "grown", "by": "slant", "augmentation": "mixup"},
+        {"loss": "group_dro", "by": "slant*stroke"},
+        {"loss": "constrained", "by": "stroke", "tolerance": 0, "during": "qat"},
+    ],
+    ids=str,
+)
+def test_the_recipe_of_a_method_is_that_of_its_qat(apply, recipe):
     plain = apply(training="qat")[2]
-    fair = apply(training="qat", recipe={"sampling": "balanced", "loss": "weighted"})[2]
+    fair = apply(training="qat", recipe=recipe)[2]
     assert not torch.equal(plain, fair)
 
 

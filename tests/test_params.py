@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantskew.params import ParamsError, close_names, load, parse
+from quantskew.params import Method, ParamsError, Recipe, close_names, load, parse
 from quantskew.variants import widths
 
 ROOT = Path(__file__).parents[1]
@@ -20,10 +20,22 @@ def given(**changes):
     return params
 
 
+def recipe(**parts):
+    return {"mitigations__mine": {"recipe": parts}}
+
+
 def test_the_default_is_legal():
     study = load(ROOT / "params.yaml")
     assert study.bits == (8, 4, 2)
     assert study.mitigations["fair_qat"].recipe == study.mitigations["uo_wcr"].recipe
+
+
+def test_the_remedies_of_the_comments_are_legal():
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    example = text.partition("# For instance:\n")[2].partition("mitigations:")[0]
+    mitigations = yaml.safe_load(example.replace("#", ""))
+    assert len(mitigations) == 3
+    assert set(parse(given(mitigations=mitigations)).mitigations) == set(mitigations)
 
 
 def test_bits_may_be_one_number():
@@ -68,6 +80,16 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         ({"methods__ptq__oscillations": "dampen"}, ["methods.ptq", "training: qat"]),
         ({"methods__ptq__calibration": {"choice": "balanced"}}, ["calibration changes nothing"]),
         ({"methods__ptq__recipe": {"class_weights": [1, 2]}}, ["recipe", "weighted"]),
+        (recipe(loss="weighted", class_weights=[0, 0]), ["one at least must be above 0"]),
+        (recipe(loss="weighted", step_size=1), ["step_size acts with loss: group_dro"]),
+        (recipe(loss="group_dro", tolerance=0.1), ["tolerance acts with loss: constrained"]),
+        (recipe(loss="weighted", by="race"), ["by acts with sampling: balanced or grown"]),
+        (recipe(augmentation="mixip"), ["augmentation.kind", "did you mean 'mixup'"]),
+        (recipe(augmentation={"kind": "mixup", "flip": True}), ["flip acts with kind: geometric"]),
+        (recipe(augmentation={"kind": "erasing", "sides": [0.4, 0.1]}), ["the least share"]),
+        (recipe(augmentation={"kind": "erasing", "side": 0.1}), ["unknown key", "'sides'"]),
+        (recipe(augmentation="cutmix", loss="group_dro"), ["mixes images of two groups"]),
+        (recipe(sampling="grown", during="qat"), ["during: qat needs training: qat"]),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_legal(changes, words):
@@ -82,6 +104,15 @@ def test_all_problems_are_told_at_once():
         parse(given(bits=1, training__epochs=-1))
     assert "bits.0" in str(error.value)
     assert "training.epochs" in str(error.value)
+
+
+def test_a_recipe_may_leave_the_fp32_network_plain():
+    parts = {"recipe": {"loss": "constrained", "by": "race"}, "training": "qat"}
+    assert Method.model_validate(parts).base_recipe() == Recipe(loss="constrained", by="race")
+    parts["recipe"]["during"] = "qat"
+    assert Method.model_validate(parts).base_recipe() == Recipe()
+    with pytest.raises(ValueError, match="a recipe that acts in it"):
+        Method.model_validate({"recipe": {"during": "qat"}, "training": "qat"})
 
 
 def test_a_missing_section_is_named():
