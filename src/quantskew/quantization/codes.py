@@ -53,18 +53,19 @@ class QuantizedWeight:
 
     def limits(self) -> tuple[Tensor, Tensor]:
         """Return the lowest and the highest legal code, broadcasting against the codes."""
-        return limits(self.bits, self.scheme, self.codes.ndim)
+        return limits(self.bits, self.scheme, self.codes)
 
     def mean_bits(self) -> float:
         """Return the mean width of its weights."""
         return float(np.mean(self.bits))
 
 
-def limits(bits: Widths, scheme: Scheme, ndim: int) -> tuple[Tensor, Tensor]:
-    """Return the ends of the codes of a weight of ``ndim`` dimensions, as int32 tensors."""
+def limits(bits: Widths, scheme: Scheme, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lowest and the highest code, int32, broadcasting against a weight."""
     widths = (bits,) if isinstance(bits, int) else bits
     ends = [(0, 0) if width == FLOAT else code_range(width, scheme) for width in widths]
-    low, high = torch.tensor(ends, dtype=torch.int32).T.reshape(2, -1, *[1] * (ndim - 1))
+    pairs = torch.tensor(ends, dtype=torch.int32, device=weight.device)
+    low, high = pairs.T.reshape(2, -1, *[1] * (weight.ndim - 1))
     return low, high
 
 

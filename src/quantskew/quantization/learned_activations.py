@@ -73,7 +73,7 @@ def learn_activations(network: nn.Module, activations: Activations, images: Tens
         ends = activation_range(histogram, activations)
         grid = scale_and_zero_point(*ends, activations.bits, "asymmetric")
         layer = network.get_submodule(name)
-        quantizer = LearnedGrid(*grid, activations.bits)
+        quantizer = LearnedGrid(*grid, activations.bits).to(next(layer.parameters()).device)
         layer.add_module(_NAME, quantizer)
         layer.register_forward_pre_hook(quantizer)
 

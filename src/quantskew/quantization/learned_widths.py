@@ -35,7 +35,7 @@ class _LearnedWidth(nn.Module):
 
     def __init__(self, versions: list[Tensor]) -> None:
         super().__init__()
-        self.logit = nn.Parameter(torch.zeros(()))
+        self.logit = nn.Parameter(versions[0].new_zeros(()))
         self.register_buffer("versions", torch.stack(versions))
 
     def position(self) -> Tensor:
@@ -98,16 +98,18 @@ def learn_widths(
         parametrize.register_parametrization(layer, "weight", learned[-1])
     optimizer = torch.optim.Adam([width.logit for width in learned], 0.1)
     generator = torch.Generator().manual_seed(seed)
-    steps_between = torch.tensor(choices).diff().float()
+    places = torch.arange(len(choices) - 1, device=images.device)
+    steps_between = torch.tensor(choices, device=images.device).diff().float()
+    shares = torch.tensor(sizes, device=images.device) / capacity
     for _ in range(steps):
         picked = torch.randint(len(images), (64,), generator=generator)
         positions = torch.stack([width.position() for width in learned])
         # width at a place between two choices
-        filled = (positions[:, None] - torch.arange(len(choices) - 1)).clamp(0, 1)
+        filled = (positions[:, None] - places).clamp(0, 1)
         bits = choices[0] + (filled * steps_between).sum(1)
-        excess = (bits @ torch.tensor(sizes, dtype=torch.float)) / capacity - 1
+        excess = bits @ shares - 1
         loss = cross_entropy(network(images[picked]), labels[picked]) + penalty * excess.relu()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return torch.stack([width.position() for width in learned]).detach()
+    return torch.stack([width.position() for width in learned]).detach().cpu()

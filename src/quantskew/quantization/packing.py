@@ -84,11 +84,11 @@ def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | N
         When a parameter of the network is not what its codes stand for.
     """
     network, weights, notes, vectors = quantized
-    tensors = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     quantities = {f"{name}.weight": weight for name, weight in weights.items()} | dict(vectors)
     parameters = {}
     for name, weight in quantities.items():
-        if not torch.equal(tensors.pop(name), weight.dequantize()):
+        if not torch.equal(tensors.pop(name), weight.dequantize().cpu()):
             raise ValueError(f"{name} was changed after it was quantized")
         tensors |= {f"{name}#{part}": tensor for part, tensor in _parts(weight).items()}
         parameters[name] = {
@@ -127,8 +127,8 @@ def _from_parts(parts: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Quanti
     """Return the quantized parameter; the inverse of :func:`_parts`."""
     shape, scheme = tuple(facts["shape"]), facts["scheme"]
     bits: Widths = facts["bits"] or tuple(parts["bits"].tolist())
-    low, _ = limits(bits, scheme, len(shape))
-    codes = (unpack_channels(parts["codes"], bits, shape) + low).to(torch.int16)
+    shifted = unpack_channels(parts["codes"], bits, shape)
+    codes = (shifted + limits(bits, scheme, shifted)[0]).to(torch.int16)
     scale = parts["scale"]
     zero = parts.get("zero", torch.zeros_like(scale)).int()
     return QuantizedWeight(codes, scale, zero, bits, scheme, parts.get("offset"), parts.get("kept"))
@@ -190,7 +190,7 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
         fold(network, notes["folded"])
         for name, layer in quantizable(network).items():
             if layer.bias is None and f"{name}.bias" in tensors:
-                layer.bias = nn.Parameter(tensors[f"{name}.bias"])
+                layer.bias = nn.Parameter(tensors[f"{name}.bias"].to(layer.weight.device))
         network.load_state_dict(
             {**tensors, **{f"{name}.weight": w.dequantize() for name, w in weights.items()}}
         )

@@ -224,13 +224,13 @@ def quantize_weight(weight: Tensor, *, bits: Widths, weights: Weights) -> Quanti
         grid = _grid(weight, bits, weights)
     else:
         shape = (len(weight), *[1] * (weight.ndim - 1))
-        grid = weight.new_ones(shape), torch.zeros(shape, dtype=torch.int32)
+        grid = weight.new_ones(shape), weight.new_zeros(shape, dtype=torch.int32)
         for width, rows in by_width(bits):
             for facts, part in zip(grid, _grid(weight[rows], width, weights), strict=True):
                 facts[rows] = part
         if FLOAT in bits:
             kept = weight[kept_channels(bits)].clone()
-    codes = quantize(weight, *grid, *limits(bits, weights.scheme, weight.ndim))
+    codes = quantize(weight, *grid, *limits(bits, weights.scheme, weight))
     quantized = QuantizedWeight(codes, *grid, bits, weights.scheme, kept=kept)
     if weights.bias_correction != "weights":
         return quantized

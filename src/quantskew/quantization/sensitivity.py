@@ -131,7 +131,7 @@ def hessian_traces(
                 ]
                 products = torch.autograd.grad(gradients, parameters, signs, retain_graph=True)
                 for row, (sign, product) in enumerate(zip(signs, products, strict=True)):
-                    traces[row, group] += (sign * product).sum() / probes
+                    traces[row, group] += (sign * product).sum().item() / probes
     return traces
 
 
