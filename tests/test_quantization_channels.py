@@ -12,6 +12,8 @@ from quantskew.quantization.layers import fold_batch_norm, quantizable
 from quantskew.quantization.packing import load, read, save
 from quantskew.quantization.policies import choose_widths
 from quantskew.quantization.ptq import quantize_network, quantize_weight
+from quantskew.quantization.qat import LearnedScale
+from quantskew.quantization.rounding import adaround, gptq
 from quantskew.quantization.sensitivity import importance
 from quantskew.quantization.widths import keep_most_important
 
@@ -45,6 +47,23 @@ def test_channels_of_a_width_are_quantized_as_a_tensor_of_that_width(granularity
         alone = quantize_weight(weight[rows], bits=width, weights=setting).dequantize()
         assert torch.equal(made[rows], alone)
     assert torch.equal(made[[2, 6]], weight[[2, 6]])
+
+
+@pytest.mark.parametrize("bits", [4, MIXED])
+def test_no_quantizer_mixes_devices(bits):
+    """Tensors without content refuse to meet those of a CPU, as those of a GPU do."""
+    layer = torch.nn.Conv2d(3, 8, 2, device="meta")
+    inputs, targets = torch.empty(4, 3, 6, 6, device="meta"), torch.empty(4, 8, 5, 5, device="meta")
+    for method in ("minmax", "mse", "percentile", "aciq_gauss"):
+        setting = Weights(range=method, bias_correction="weights")
+        nearest = quantize_weight(layer.weight, bits=bits, weights=setting)
+        assert nearest.dequantize().is_meta
+    assert gptq(layer, nearest, inputs).codes.is_meta
+    generator = torch.Generator()
+    assert adaround(layer, nearest, inputs, targets, steps=3, generator=generator).codes.is_meta
+    learned = LearnedScale(layer.weight, 4, per_channel=True)
+    learned(layer.weight).sum().backward()
+    assert learned.scale.grad.is_meta
 
 
 @pytest.mark.parametrize(
