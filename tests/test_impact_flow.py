@@ -104,6 +104,35 @@ def test_views_keep_the_numbers_and_can_be_drawn():
     assert "g7" in figures.svg(figures.points(), norms)
 
 
+def test_layer_bits_show_methods_that_mix_widths_beside_plain():
+    widths = {
+        ("fp16", 16): [16, 16, 16],
+        ("ptq", 8): [8, 8, 8],
+        ("ptq", 4): [4, 4, 4],
+        ("policy", 8): [8, 8, 8],
+        ("policy", 4): [4, 2, 8],
+        ("qat", 4): [4, 4, 4],
+    }
+    layers = pd.DataFrame(
+        {
+            "dataset": "d", "model": "m", "seed": seed, "method": method, "bits": bits,
+            "layer": layer, "layer_bits": width + (seed == 1 and width == 2),
+        }
+        for seed in (0, 1)
+        for (method, bits), values in widths.items()
+        for layer, width in zip(["b.10", "b.9", "a", "all"], [*values, bits], strict=True)
+    )  # fmt: skip
+    rows = flow.layer_bits(layers, STUDY)
+    assert rows["drawing"].unique().tolist() == ["int4"]
+    table = rows.pivot(index="y", columns="x", values="value").loc[rows["y"].unique()]
+    assert table.index.tolist() == ["a", "b.9", "b.10"]
+    assert table.to_dict("list") == {"policy": [8, 2.5, 4], "ptq": [4, 4, 4]}
+    figures.svg(figures.heatmap, rows)
+    plain = flow.layer_bits(layers[layers["method"] != "policy"], STUDY)
+    assert plain["x"].unique().tolist() == ["ptq"]
+    assert plain["drawing"].unique().tolist() == ["int8", "int4"]
+
+
 def test_distributions_are_shares():
     common = {"dataset": "d", "model": "m", "method": "ptq", "bits": 4}
     weights = pd.DataFrame(

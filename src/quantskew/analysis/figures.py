@@ -164,6 +164,9 @@ def heatmap(figure: Figure, rows: pd.DataFrame) -> None:
                 ax.text(j, i, text, ha="center", va="center", fontsize=7,
                         color="white" if dark[i, j] else "black")  # fmt: skip
         ax.set_xticks(range(table.shape[1]), table.columns)
+        if sum(map(len, table.columns)) > 30:
+            for label in ax.get_xticklabels():
+                label.set(rotation=35, ha="right")
         named = table.index if part["drawing"].iloc[0] == rows["drawing"].iloc[0] else []
         ax.set_yticks(range(len(named)), named)
         ax.grid(False)

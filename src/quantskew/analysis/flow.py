@@ -4,10 +4,12 @@ Each view has the columns ``panel`` and ``drawing``, one a row and a column of s
 ``x``, ``y`` and ``series`` or ``value``; all but the last are of plain quantization.
 """
 
+import re
 from collections.abc import Mapping
 
 import pandas as pd
 
+from quantskew.analysis.effects import plain_method
 from quantskew.analysis.views import first_groupings, panel, plain
 from quantskew.params import Params
 from quantskew.variants import BASELINE
@@ -30,6 +32,29 @@ def weight_change(layers: pd.DataFrame, study: Params) -> pd.DataFrame:
             ("share of weights that are 0", "sparsity"),
         )
     ).rename(columns={"width": "x", "method": "series"})
+
+
+def layer_bits(layers: pd.DataFrame, study: Params) -> pd.DataFrame:
+    """Width of each layer by method: those that give layers different ones, beside plain.
+
+    Layers come in the order of their names, numbers in them by value; means over seeds, and over
+    the channels of a layer where those differ.
+    """
+    rows = panel(layers[(layers["layer"] != "all") & (layers["bits"] < 16)])
+    place = ["panel", "width", "method"]
+    mixed = rows.groupby(place)["layer_bits"].transform("nunique") > 1
+    shown = rows["width"].isin(rows.loc[mixed, "width"]) | (not mixed.any())
+    rows = rows[mixed | (shown & (rows["method"] == plain_method(study)))]
+    rows = rows.sort_values("layer", key=lambda names: names.map(_by_number), kind="stable")
+    rows = rows.sort_values(["panel", "bits"], ascending=[True, False], kind="stable")
+    names = {"width": "drawing", "method": "x", "layer": "y", "layer_bits": "value"}
+    rows = rows.groupby([*place, "layer"], sort=False, as_index=False)["layer_bits"].mean()
+    return rows.rename(columns=names)
+
+
+def _by_number(name: str) -> tuple[tuple[int, str], ...]:
+    parts = re.findall(r"\d+|\D+", name)
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)
 
 
 def distributions(
@@ -156,6 +181,7 @@ def views(tables: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd.Dat
     merged = surfaces(tables["curvature"], tables["groups"])
     return {
         "weight_change": weight_change(tables["layers"], study),
+        "layer_bits": layer_bits(tables["layers"], study),
         "distributions": distributions(tables["weight_histograms"], tables["boundaries"], study),
         "logits": logits(tables["groups"], study),
         "gradient_norms": gradient_norms(merged, study),

@@ -76,6 +76,13 @@ FLOW = {
         "Bars by width and method of the mean change of a weight, and of the share of zeros.",
         "Means over seeds; whiskers from lowest to highest. After Figure 3 of Bellam & Kim.",
     ),
+    "layer_bits": Drawing(
+        figures.heatmap,
+        "Width of each layer by method",
+        "Heat maps of layer by method, a field a width of the study; the number is the layer's.",
+        "Plain quantization beside the methods that give layers different widths; all have the "
+        "size of the uniform width but those that widen the first and the last layer.",
+    ),
     "distributions": Drawing(
         figures.points(ylabel="share", joined=True, scale="symlog"),
         "Weights and distances to the decision boundary",
