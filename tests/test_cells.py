@@ -8,7 +8,7 @@ import pytest
 
 from quantskew import cells
 from quantskew.cells import Cell, CellError
-from quantskew.params import Architecture
+from quantskew.params import Architecture, Method
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +162,19 @@ def test_a_network_of_ones_own_counts_with_its_code_and_its_weights(tmp_path, mo
     weights.unlink()
     with pytest.raises(CellError, match=r"w.safetensors: no such file"):
         name()
+
+
+def test_an_own_function_counts_with_its_code(tmp_path, monkeypatch):
+    code = tmp_path / "own_function.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    names = set()
+    for number in (1, 2):
+        code.write_text(f"def repair(network, **given): return {number}")
+        for function in (cells.code_hash, cells._tree):
+            function.cache_clear()
+        method = Method(function="own_function:repair")
+        names.add(Cell("x", "a:b", method=method).fingerprint)
+    assert len(names) == 2
 
 
 def test_naming_a_cell_imports_nothing_of_what_it_runs():

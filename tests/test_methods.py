@@ -158,6 +158,60 @@ def test_the_recipe_of_a_method_is_that_of_its_qat(apply, recipe):
     assert not torch.equal(plain, fair)
 
 
+OWN = """
+from quantskew.params import Weights
+from quantskew.quantization.ptq import quantize_network
+
+
+def halve(network, **given):
+    for weight in network.parameters():
+        weight.data.div_(2)
+    return network
+
+
+def finish(network, *, example, bits, train, seed):
+    weights = Weights(granularity="channel")
+    return quantize_network(network, example, bits=bits + len(train.classes) - 10, weights=weights)
+
+
+def forget(network, **given):
+    return network.conv1
+"""
+
+
+@pytest.fixture
+def own(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "my_own_method.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+
+
+def test_an_own_function_acts_before_the_other_parts(apply, own):
+    plain, _, _ = apply(weights={"fold_bn": False})
+    halved, _, _ = apply(function="my_own_method:halve", weights={"fold_bn": False})
+    for name, weight in plain.items():
+        torch.testing.assert_close(weight.dequantize() / 2, halved[name].dequantize())
+
+
+def test_an_own_function_may_do_all_of_the_work(apply, own):
+    _, _, finished = apply(function="my_own_method:finish")
+    _, _, channels = apply(weights={"granularity": "channel"})
+    assert torch.equal(finished, channels)
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        ("my_own_method:forget", "gave a Conv2d that is neither"),
+        ("my_own_method:halv", "cannot be found: module 'my_own_method' has no attribute 'halv'"),
+        ("no_such_module:halve", "cannot be found: No module named 'no_such_module'"),
+    ],
+)
+def test_an_own_function_that_does_not_fit_is_named(apply, own, function, problem):
+    with pytest.raises(methods.MethodError, match=f"function: '{function}' {problem}"):
+        apply(function=function)
+
+
 def test_history_is_kept_for_every_epoch(base):
     history = safetensors.numpy.load_file(base / "history.safetensors")
     assert history["correct"].shape == (3, len(history["sample"]))

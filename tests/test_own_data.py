@@ -1,11 +1,13 @@
 """An own Parquet file and an own network go through the whole pipeline."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Project
+import yaml
+from conftest import ROOT, Project
 
 from quantskew import tables
 
@@ -41,7 +43,18 @@ def badges():
     )
 
 
-def test_an_own_parquet_file_and_network_need_no_code_of_ours(tmp_path, badges):
+@pytest.fixture(scope="module")
+def own_method():
+    """The file and the parameters of a method as the README writes them."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code, parameters = re.search(
+        r"`my_method\.py`:\n\n```python\n(.*?)```\n\n```yaml\n(.*?)```", text, re.S
+    ).groups()
+    return code, yaml.safe_load(parameters)["mitigations"]
+
+
+def test_own_data_network_and_method_need_no_code_of_ours(tmp_path, badges, own_method):
+    code, mitigations = own_method
     project = Project(
         tmp_path / "own",
         datasets=["badges"],
@@ -52,10 +65,11 @@ def test_an_own_parquet_file_and_network_need_no_code_of_ours(tmp_path, badges):
                             "size": 16}},
         architectures={"mine": {"factory": "my_networks:make", "options": {"width": 4}}},
         groups={"by": {"badges": ["grade", "site"]}, "minimum": 5},
-        mitigations={},
+        mitigations=mitigations,
     )  # fmt: skip
     badges.to_parquet(project.folder / "badges.parquet")
     (project.folder / "my_networks.py").write_text(NETWORK)
+    (project.folder / "my_method.py").write_text(code)
     project.dvc("repro")
     summary = json.loads((project.folder / "metrics/summary.json").read_text())
     assert set(summary["badges"]["mine"]) == {"int4"}
@@ -63,6 +77,8 @@ def test_an_own_parquet_file_and_network_need_no_code_of_ours(tmp_path, badges):
     names = groups.to_pandas().groupby("attribute")["group"].agg(set)
     assert names["site"] == {"north", "south"}
     assert names["grade"] == {"a", "b", "c"}
+    remedies = tables.read("remedies", project.folder / "data/analysis/remedies.parquet")
+    assert set(remedies["method"].to_pylist()) == {"ptq", "qat", "clipped"}
 
 
 def test_a_wrong_column_is_told_in_one_line(tmp_path, badges):

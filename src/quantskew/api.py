@@ -36,7 +36,7 @@ from quantskew.command import UserError
 from quantskew.data.loading import Samples
 from quantskew.description import describe, groupings
 from quantskew.inputs import Data, samples
-from quantskew.methods import CPU
+from quantskew.methods import CPU, MethodError
 from quantskew.params import (
     Groups,
     Method,
@@ -65,10 +65,6 @@ _VIEWS = {
     "fvo_by_width": views.fvo_by_width,
     "trade_off": views.trade_off,
 }
-
-
-class MethodError(UserError, ValueError):
-    """A method that cannot be applied, and what it lacks."""
 
 
 class Applied(NamedTuple):

@@ -37,7 +37,7 @@ from pydantic import BaseModel
 from tqdm import tqdm
 
 from quantskew.command import UserError
-from quantskew.params import Architecture
+from quantskew.params import Architecture, Method
 
 LIBRARIES = ("numpy", "timm", "torch", "torchvision")
 # what these declare reaches a cell as the values of its arguments and the files it reads; the
@@ -61,7 +61,8 @@ class Cell:
         hands out the cells starts without the seconds that importing torch takes.
     arguments
         Strings, numbers, lists, mappings, parameter sections; a :class:`~pathlib.Path` stands for
-        the content of its file, an architecture also for its checkpoint and the code it names.
+        the content of its file, an architecture also for its checkpoint and the code it names, a
+        method for that of its own function.
     """
 
     def __init__(self, name: str, function: str, /, **arguments: Any) -> None:
@@ -92,6 +93,9 @@ def _identity(value: Any) -> Any:
             "checkpoint": _identity(weights),
             "code": None if module in LIBRARIES else code_hash(module),
         }
+    if isinstance(value, Method) and value.function is not None:
+        code = code_hash(value.function.partition(":")[0])
+        return {**_identity(value.model_dump()), "code": code}
     if isinstance(value, BaseModel):
         return _identity(value.model_dump())
     if isinstance(value, Mapping):

@@ -4,6 +4,7 @@
 part of a method    where it lives
 ==================  ================================================================================
 ``recipe``          how the fp32 network under it is trained: :mod:`quantskew.training`
+``function``        the user's own: :func:`own`
 ``training``        ``none``: :mod:`quantskew.quantization.ptq`, ``qat``:
                     :mod:`quantskew.quantization.qat`
 ``oscillations``    ``dampen``: :func:`quantskew.quantization.qat.damp`, ``freeze``:
@@ -19,6 +20,8 @@ A part of your own goes into the section of :mod:`quantskew.params` that names i
 that does it; a combination of parts needs no code at all.
 """
 
+import copy
+import importlib
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from quantskew import models
+from quantskew.command import UserError
 from quantskew.data.groups import group_codes
 from quantskew.data.loading import Samples, load
 from quantskew.params import Architecture, Calibration, Method, Qat, Training
@@ -42,6 +46,10 @@ from quantskew.training.losses import objective
 
 CPU = torch.device("cpu")
 DAMPENING_FROM = 0.25
+
+
+class MethodError(UserError, ValueError):
+    """A method that cannot be applied, and what it lacks."""
 
 
 def quantize(
@@ -139,6 +147,11 @@ def apply(
         Further options of :func:`quantskew.training.loop.fit`.
 
     """
+    if method.function is not None:
+        made = own(method.function, network, example=example, bits=bits, train=train, seed=seed)
+        if isinstance(made, packing.Quantized):
+            return made
+        network = made
     seen = None
     if calibration is not None and method.needs_calibration():
         seen = _calibration_set(calibration, method.calibration, seed)
@@ -182,6 +195,51 @@ def apply(
     if seen is not None:
         quantized.notes["calibration"] = seen.counts
     return quantized
+
+
+def own(
+    function: str, network: nn.Module, **given: Tensor | Samples | int | None
+) -> nn.Module | packing.Quantized:
+    """Call a function of the user's own on a copy of a trained network.
+
+    Parameters
+    ----------
+    function
+        ``module:name`` of a module that can be imported.
+    network
+        Trained, in float32, on the CPU.
+    **given
+        Keyword arguments: ``example`` (an input batch), ``bits``, ``train`` (the training samples,
+        ``None`` where there are none) and ``seed``.
+
+    Returns
+    -------
+    What the function returned: the network with other values, for the other parts of the method to
+    quantize, or all of the work.
+
+    Raises
+    ------
+    MethodError
+        When there is no such function, or it returns something else.
+    """
+    module, _, name = function.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise MethodError(f"function: {function!r} cannot be found: {error}") from error
+    made = found(copy.deepcopy(network), **given)
+    if isinstance(made, packing.Quantized):
+        return made
+    if not isinstance(made, nn.Module) or _shapes(made) != _shapes(network):
+        raise MethodError(
+            f"function: {function!r} gave a {type(made).__name__} that is neither a Quantized nor "
+            "the network with all its parameters in their shapes"
+        )
+    return made
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 class CalibrationSet(NamedTuple):

@@ -337,11 +337,13 @@ IN_QAT = Recipe(during="qat")
 class Method(Section):
     """A composition of orthogonal parts, named in ``methods:`` or ``mitigations:``.
 
-    ``bits`` keeps a costly method to some of the study's widths.
+    ``bits`` keeps a costly method to some of the study's widths. ``function`` is the user's own,
+    ``module:name``; see :func:`quantskew.methods.own`.
     """
 
     bits: Annotated[tuple[Width, ...], BeforeValidator(_as_list), Field(min_length=1)] | None = None
     recipe: Recipe = Recipe()
+    function: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")] | None = None
     training: Literal["none", "qat"] = "none"
     oscillations: Literal["as_is", "dampen", "freeze"] = "as_is"
     weights: Weights = Weights()

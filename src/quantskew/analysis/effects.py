@@ -80,7 +80,7 @@ def read_predictions(folder: Path) -> tuple[Predictions, np.ndarray]:
 def plain_method(study: Params) -> str | None:
     """Name of the plain post-training quantization that remedies are compared with."""
     for name, method in study.methods.items():
-        if method.training == "none" and method.weights.format == "integer":
+        if method.training == "none" and method.weights.format == "integer" and not method.function:
             return name
     return None
 
