@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from quantskew.analysis.published import latex, markdown, published
-from quantskew.params import load
+from quantskew.params import Method, load
 
 STUDY = load(Path(__file__).parents[1] / "params.yaml")
 STUDY = STUDY.model_copy(update={"datasets": ("mnist5k",), "bits": (8, 4), "models": ("n_1",)})
@@ -28,6 +30,7 @@ def frames():
             ("accuracy", "8", 0.85),
         ]:
             level = {"group": group, "metric": metric, "n": 100, "value": value - i / 100}
+            level["seed_sd"] = np.std([0.9, 0.8], ddof=1)
             limits = {"low": value - 0.02, "high": value + 0.02, "attribute": "digit"}
             levels.append(place(method, bits, **level, **limits))
         change = {"change": -i / 100, "low": -0.2, "high": 0.1, "verdict": "worse"}
@@ -66,6 +69,7 @@ def test_every_kind_of_table_shows_its_methods(frames):
         "ptq_int4": ["ptq"],
         "qat": ["qat"],
         "mitigation": ["mpqat"],
+        "methods": ["fp32", "ptq", "qat", "mpqat"],
         "groups": [],
         "evidence": [],
     }
@@ -84,6 +88,20 @@ def test_numbers_are_those_of_the_frames_in_points(frames):
     groups = found["groups"].set_index("group")
     assert groups.loc["8", ["fp32", "int8", "int4"]].tolist() == pytest.approx([85, 84, 83])
     assert groups.loc["8", "change at int4"] == pytest.approx(-2)
+
+
+def test_intervals_over_seeds_are_students(frames):
+    policy = Method.model_validate({"policy": {"by": "measured"}})
+    study = STUDY.model_copy(update={"mitigations": {"mpqat": policy}})
+    found = published(frames, study)
+    rows = found["methods"].set_index(["method", "width"])
+    assert rows.index.tolist()[0] == ("fp32", "fp32")
+    low, _ = stats.t.interval(0.95, 1, loc=85, scale=stats.sem([90, 80]))
+    for name in ("accuracy", "worst group", "FVO"):
+        assert 85 - rows.loc[("qat", "int4"), f"{name} ±"] == pytest.approx(low)
+    assert rows.loc[("qat", "int4"), "worst group, %"] == pytest.approx(76)
+    order = [("ptq", "int8"), ("ptq", "int4"), ("mpqat", "int4")]
+    assert list(zip(*found["policies"][["method", "width"]].to_numpy().T, strict=True)) == order
 
 
 def test_a_study_of_plain_quantization_alone_has_no_remedies(frames):

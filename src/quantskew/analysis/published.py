@@ -6,7 +6,9 @@ In a LaTeX document: ``\usepackage{booktabs, siunitx}`` and ``\input`` of the fi
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from quantskew.analysis.effects import WHOLE, plain_method
 from quantskew.analysis.views import first_groupings, width_name
@@ -29,7 +31,8 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
     Returns
     -------
     ``baseline``, ``ptq_int8`` and so on for every width, ``qat``, ``mitigation``, ``groups`` and
-    ``evidence``; a table without rows is left out.
+    ``evidence``; ``methods``, all with intervals over seeds, and of those ``policies``, which
+    share the bits of plain quantization unevenly. A table without rows is left out.
     """
     plain = plain_method(study)
     against_fp32 = _against_fp32(frames, study)
@@ -41,6 +44,10 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
         tables[f"{plain}_{width_name(bits)}"] = rows
     tables["qat"] = against_plain[against_plain["method"].isin(qat)]
     tables["mitigation"] = against_plain[against_plain["method"].isin(study.mitigations)]
+    tables["methods"] = _over_seeds(frames, study)
+    policies = [name for name, m in study.all_methods().items() if m.policy.by != "uniform"]
+    same_size = tables["methods"]["method"].isin([plain, *policies] if policies else [])
+    tables["policies"] = tables["methods"][same_size]
     tables["groups"] = _by_group(frames["levels"], study)
     tables["evidence"] = _evidence(frames["hypotheses"])
     return {
@@ -71,6 +78,27 @@ def _standing(
         "kB": sizes / 1000,
     }
     return pd.DataFrame(shown).loc[wide.index].reset_index()
+
+
+def _over_seeds(frames: Mapping[str, pd.DataFrame], study: Params) -> pd.DataFrame:
+    """Accuracy, worst group and FVO, each with half of Student's interval over seeds; size."""
+    levels = first_groupings(frames["levels"], study)
+    whole = levels[levels["group"] == WHOLE]
+    wide = whole.pivot(index=PLACE, columns="metric", values=["value", "seed_sd"]) * 100
+    seeds = len(study.seeds)
+    half = student.ppf(1 - study.statistics.alpha / 2, seeds - 1) / np.sqrt(seeds)
+    shown = {}
+    for metric, name in (("overall", "accuracy"), ("worst_group", "worst group"), ("fvo", "FVO")):
+        shown[name if name == "FVO" else f"{name}, %"] = wide["value", metric]
+        shown[f"{name} ±"] = wide["seed_sd", metric] * half
+    rows = pd.DataFrame(shown).join(frames["frontier"].set_index(PLACE)["bytes"] / 1000)
+    order = {name: place for place, name in enumerate([BASELINE, *study.all_methods()])}
+    return (
+        rows.rename(columns={"bytes": "kB"})
+        .reset_index()
+        .sort_values("method", key=lambda names: names.map(order), kind="stable")
+        .sort_values(["dataset", "model", "bits"], ascending=[True, True, False], kind="stable")
+    )
 
 
 def _against_fp32(frames: Mapping[str, pd.DataFrame], study: Params) -> pd.DataFrame:
