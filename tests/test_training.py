@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +134,27 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_interrupted(
         assert torch.equal(a, b)
     assert torch.equal(torch.stack(history.loss), torch.stack(expected.loss))
     assert history.images == expected.images == 4 * 96
+
+
+def test_seconds_count_what_was_kept_and_no_interruption(tmp_path, monkeypatch):
+    images, labels = blobs()
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr("quantskew.training.loop.time", clock)
+
+    def taking(epoch):
+        clock.now += 70  # so that every epoch is kept
+        if epoch == stop:
+            raise KeyboardInterrupt
+        return order(epoch)
+
+    options = {"settings": Training(epochs=4, batch_size=32), "order": taking}
+    path = tmp_path / "checkpoint.safetensors"
+    stop = 2
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_network(), images, labels, checkpoint=path, **options)
+    clock.now += 10_000
+    stop = None
+    assert fit(small_network(), images, labels, checkpoint=path, **options).seconds == 280
 
 
 def test_a_loss_that_diverges_is_told():

@@ -1,4 +1,4 @@
-"""Training images changed anew every time they are seen, each sample in its own way.
+"""Training images changed anew every time they are seen.
 
 Everything random follows from (seed, epoch, step) and is drawn on the CPU: an interrupted training
 sees the images it would have seen, on any device.
@@ -18,6 +18,7 @@ from quantskew.params import Augmentation
 # isort: split
 from torchvision.transforms import v2
 
+Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Augment = Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
 
 
@@ -42,7 +43,7 @@ def augmenter(settings: Augmentation, *, classes: int, seed: int) -> Augment | N
     """
     if settings.kind == "none":
         return None
-    change = _mixer(settings, classes) if settings.mixes else _changer(settings)
+    change = _change(settings, classes)
 
     def augment(images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         # torchvision's transforms draw from the global generator alone
@@ -54,26 +55,23 @@ def augmenter(settings: Augmentation, *, classes: int, seed: int) -> Augment | N
     return augment
 
 
-def _mixer(
-    settings: Augmentation, classes: int
-) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019): one share a batch, as they have it."""
-    kind = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[settings.kind]
-    return kind(alpha=settings.alpha, num_classes=classes)
+def _change(settings: Augmentation, classes: int) -> Change:
+    match settings.kind:
+        case "mixup":  # Zhang et al. 2018: one share a batch, as in the paper
+            return v2.MixUp(alpha=settings.alpha, num_classes=classes)
+        case "cutmix":  # Yun et al. 2019, likewise
+            return v2.CutMix(alpha=settings.alpha, num_classes=classes)
+        case "erasing":
+            return lambda x, labels: (erase(x, *_squares(x, *settings.sides)), labels)
+        case _:
+            return lambda x, labels: (move(x, *_motions(settings, len(x))), labels)
 
 
-def _changer(settings: Augmentation) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    def change(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if settings.kind == "erasing":
-            return erase(images, *_squares(images, *settings.sides)), labels
-        n = len(images)
-        angles = settings.degrees * math.pi / 180 * _within(n)
-        shifts = settings.shift * _within(n, 2)
-        scales = 1 + settings.scale * _within(n)
-        mirrored = torch.rand(n) < (0.5 if settings.flip else 0.0)
-        return move(images, angles, shifts, scales, mirrored), labels
-
-    return change
+def _motions(settings: Augmentation, n: int) -> tuple[Tensor, ...]:
+    angles = settings.degrees * math.pi / 180 * _within(n)
+    shifts = settings.shift * _within(n, 2)
+    scales = 1 + settings.scale * _within(n)
+    return angles, shifts, scales, torch.rand(n) < (0.5 if settings.flip else 0.0)
 
 
 def _within(*shape: int) -> Tensor:
