@@ -79,7 +79,7 @@ def describe(
             n_classes=outputs.shape[1],
             counted=counted,
         )
-        note = parity.reason or "; ".join(parity.notes)
+        note = parity.reason or parity.note
         fairness += [
             _metric(attribute, metric, value, "" if metric == "recall_gap" else note)
             for metric, value in parity.values.items()

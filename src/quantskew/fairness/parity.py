@@ -48,12 +48,12 @@ class Parity(NamedTuple):
 
     ``values`` maps a name of :data:`PARITY` with the suffix ``_macro`` or ``_worst``, and
     ``recall_gap``, to an array over variants. ``reason`` is empty, or says why the parity metrics
-    have no meaning for this grouping and are NaN. ``notes`` says which rates were left out.
+    have no meaning for this grouping and are NaN. ``note`` says how many rates were left out.
     """
 
     values: dict[str, Floats]
     reason: str
-    notes: tuple[str, ...]
+    note: str
 
 
 def class_counts(
@@ -145,23 +145,24 @@ def parity_values(counts: ClassCounts, counted: ArrayLike) -> dict[str, Floats]:
     return values
 
 
-def parity_meaning(counts: ClassCounts, counted: ArrayLike) -> tuple[str, tuple[str, ...]]:
+def parity_meaning(counts: ClassCounts, counted: ArrayLike) -> tuple[str, str]:
     """Say why parity has no meaning for a grouping (or ''), and which rates are undefined."""
     counted = np.asarray(counted, bool)
     positives = np.asarray(counts.positives)[counted]
     if counted.sum() < 2:
-        return f"parity compares groups, and {counted.sum()} is large enough", ()
+        return f"parity compares groups, and {counted.sum()} is large enough", ""
     present = positives > 0
     if (present.sum(1) == 1).all() and present.sum(0).max() == 1:
-        return "the group is the class: its members share one label, so only recall compares", ()
-    names = np.flatnonzero(counted)
-    lacks = [(names[g], k, "without", "true") for g, k in np.argwhere(~present)]
-    sizes = np.asarray(counts.sizes)[counted][:, None]
-    lacks += [(names[g], k, "all of", "false") for g, k in np.argwhere(positives == sizes)]
-    return "", tuple(
-        f"group {g} is {which} class {k}: its {rate} positive rate is undefined and left out"
-        for g, k, which, rate in lacks
-    )
+        return "the group is the class: its members share one label, so only recall compares", ""
+    everyone = positives == np.asarray(counts.sizes)[counted][:, None]
+    lacks = [
+        f"{what} in {pairs.sum()}"
+        for what, pairs in (("true positives", ~present), ("false positives", everyone))
+        if pairs.any()
+    ]
+    if not lacks:
+        return "", ""
+    return "", f"rates undefined, left out: {', '.join(lacks)} of {present.size} (group, class)"
 
 
 def fairness_differences(
@@ -179,8 +180,8 @@ def fairness_differences(
     large enough) they are NaN, ``reason`` says so, and ``recall_gap`` is what remains.
     """
     counts = class_counts(labels, predictions, groups, n_groups=n_groups, n_classes=n_classes)
-    reason, notes = parity_meaning(counts, counted)
-    return Parity(blanked(parity_values(counts, counted), reason), reason, notes)
+    reason, note = parity_meaning(counts, counted)
+    return Parity(blanked(parity_values(counts, counted), reason), reason, note)
 
 
 def blanked(values: Mapping[str, Floats], reason: str) -> dict[str, Floats]:
