@@ -1,7 +1,9 @@
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -186,3 +188,34 @@ assert "quantskew.models" in _imports("quantskew.methods")
 assert not {"torch", "timm", "quantskew.models"} & set(sys.modules), "imported"
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def wait_for_ever(folder: Path) -> None:
+    (folder / "pid").write_text(str(os.getpid()), encoding="utf-8")
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_stage(store, how):
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from quantskew.cells import Cell, run
+if __name__ == "__main__":
+    run([Cell(name, "test_cells:wait_for_ever") for name in "x"] +
+        [Cell("y", "test_cells:note", text="y", journal="journal")], title="t", jobs=2)
+"""
+    script = store.parent / "stage.py"
+    script.write_text(program, encoding="utf-8")
+    stage = subprocess.Popen([sys.executable, script], cwd=store.parent, stderr=subprocess.DEVNULL)
+    while not (found := list(store.glob("*/*.part/pid"))) or not found[0].read_text():
+        assert stage.poll() is None
+        time.sleep(0.05)
+    stage.send_signal(how)
+    stage.wait(20)
+    worker = Path("/proc", found[0].read_text())
+    for _ in range(200):
+        if not worker.exists():
+            break
+        time.sleep(0.05)
+    assert not worker.exists()

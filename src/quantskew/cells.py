@@ -25,6 +25,7 @@ import json
 import os
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
@@ -32,10 +33,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from joblib import Parallel, delayed
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from quantskew import workers
 from quantskew.command import UserError
 from quantskew.params import Architecture, Method
 
@@ -76,10 +77,15 @@ class Cell:
         identity = {
             "function": self.function,
             "code": code_hash(self.function.partition(":")[0]),
-            "libraries": {name: version(name) for name in LIBRARIES},
+            "libraries": _libraries(),
             "arguments": _identity(self.arguments),
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}
 
 
 def _identity(value: Any) -> Any:
@@ -227,12 +233,18 @@ def run(cells: Sequence[Cell], *, title: str, jobs: int | None = None) -> dict[s
         unit="cell",
         dynamic_ncols=True,
     )
-    with bar:
-        tasks = (
-            delayed(_do)(cell.function, folder, cell.arguments, cell.name, threads)
-            for folder, cell in waiting.items()
-        )
-        for name, failure in Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks):
+    tasks = [
+        (cell.function, folder, cell.arguments, cell.name, threads)
+        for folder, cell in waiting.items()
+    ]
+    modules = {cell.function.partition(":")[0] for cell in waiting.values()}
+    results = (
+        workers.here(_do, tasks)
+        if jobs == 1
+        else workers.processes(_do, tasks, workers=jobs, modules=modules)
+    )
+    with bar, closing(results):
+        for name, failure in results:
             bar.set_postfix_str(name, refresh=False)
             bar.update()
             if failure:
