@@ -1,12 +1,27 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from quantskew import tables
-from quantskew.data.loading import load
+from quantskew.data.groups import group_codes
+from quantskew.data.loading import Samples, load
+
+
+def test_numbers_become_the_groups_of_their_edges(tmp_path):
+    attributes = pd.DataFrame({"age": [3, 71, 20], "sex": ["f", "m", "f"]})
+    zeros = torch.zeros(3, dtype=torch.int64)
+    data = Samples(zeros, zeros, np.arange(3), np.full(3, "train"), attributes, ("a",), {})
+    divided = data.divided({"age": (10.0, 50.0), "height": (1.0,)})
+    assert divided.attributes["age"].tolist() == ["below 10", "50+", "10-49"]
+    codes, names = group_codes(divided.attributes, "age*sex")
+    assert names == ["below 10*f", "10-49*f", "50+*m"]
+    assert codes.tolist() == [0, 2, 1]
+    assert data.attributes["age"].tolist() == [3, 71, 20]
 
 
 def _write(images, path):

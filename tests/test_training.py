@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +11,11 @@ from torch import nn
 from quantskew import models
 from quantskew.methods import dampening_strength
 from quantskew.models import ModelError
-from quantskew.params import Architecture, Method, Training, Weights
+from quantskew.params import Architecture, Method, Training, Weights, parse
 from quantskew.training.loop import DivergedError, fit, parameter_groups, rate_factor
 from quantskew.training.losses import CrossEntropy, check_class_weights, difficulty_weights
 from quantskew.training.sampling import balanced_subset, epoch_order, target_counts
-from quantskew.variants import widths
+from quantskew.variants import make_variants, widths
 
 
 def blobs(n=96):
@@ -195,6 +196,28 @@ def test_dampening_starts_after_a_quarter():
 def test_a_float_format_has_a_width_of_its_own():
     assert widths(Method(), (8, 4)) == (8, 4)
     assert widths(Method(weights=Weights(format="float16")), (8, 4)) == (16,)
+
+
+def test_edges_of_groups_go_where_a_recipe_divides_by_them(monkeypatch):
+    recipe = {"loss": "group_dro", "by": "age*sex"}
+    study = parse(
+        {
+            "datasets": "digits", "sources": {"digits": None}, "models": "own", "bits": 4,
+            "seeds": 0, "groups": {"bins": {"age": [30], "height": [1.7]}},
+            "methods": {"plain": {}, "dro": {"recipe": recipe}},
+        }
+    )  # fmt: skip
+    asked = {}
+
+    def run(cells, title):
+        asked.update({cell.name: cell.arguments["bins"] for cell in cells})
+        return {cell.name: Path() for cell in cells}
+
+    monkeypatch.setattr("quantskew.variants.run", run)
+    monkeypatch.setattr("quantskew.variants._collect", lambda *_: None)
+    make_variants(study, study.methods, "digits", "own", stage="quantize")
+    assert asked["plain-4bit-seed0"] == {}
+    assert asked["dro-32bit-seed0"] == asked["dro-4bit-seed0"] == {"age": (30,)}
 
 
 @pytest.mark.parametrize("name", models.MODELS)

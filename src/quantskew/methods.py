@@ -23,6 +23,7 @@ that does it; a combination of parts needs no code at all.
 import copy
 import importlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,7 @@ def quantize(
     bits: int,
     training: Training,
     qat_settings: Qat,
+    bins: Mapping[str, tuple[float, ...]] | None = None,
 ) -> None:
     """Apply a method to a trained network; write ``network.safetensors`` with packed codes.
 
@@ -88,8 +90,10 @@ def quantize(
         What to do, at which width.
     training, qat_settings
         How QAT trains: the optimizer of the baseline with the rates of QAT.
+    bins
+        Lower edges of the groups of numeric attributes.
     """
-    data = load(samples)
+    data = load(samples).divided(bins or {})
     network = models.build_for(data, model, architecture)
     models.load_checkpoint(network, base)
     history = History()

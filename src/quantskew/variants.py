@@ -125,6 +125,7 @@ def make_variants(
                         bits=bits,
                         training=study.training,
                         qat_settings=study.qat,
+                        bins=_bins(study, method.recipe.by, method.calibration.by),
                     )
                 )
     done |= run(work, title=f"{stage} {dataset} {model}")
@@ -142,10 +143,17 @@ def _training_cells(study: Params, bases: Mapping[Variant, Recipe]) -> list[Cell
             seed=variant.seed,
             training=study.training,
             recipe=recipe,
+            bins=_bins(study, recipe.by),
             baseline_history=None if recipe == PLAIN else _baseline_history(variant),
         )
         for variant, recipe in bases.items()
     ]
+
+
+def _bins(study: Params, *groupings: str) -> dict[str, tuple[float, ...]]:
+    """Edges that these groupings need; others may change, and nothing is trained anew."""
+    named = {name.strip() for grouping in groupings for name in grouping.split("*")}
+    return {name: edges for name, edges in study.groups.bins.items() if name in named}
 
 
 def _baseline_history(variant: Variant) -> Path:

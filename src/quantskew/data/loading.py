@@ -1,6 +1,7 @@
 """The samples of a data set in memory, ready for training: uint8 pixels, labels, groups."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 import torch
 
 from quantskew import tables
+from quantskew.data.groups import group_codes
+from quantskew.params import Groups
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,14 @@ class Samples:
             split=self.split[rows],
             attributes=self.attributes.iloc[rows].reset_index(drop=True),
         )
+
+    def divided(self, bins: Mapping[str, tuple[float, ...]]) -> "Samples":
+        """The same samples, numeric attributes made groups of by these lower edges."""
+        made = {}
+        for name in bins.keys() & set(self.attributes):
+            codes, names = group_codes(self.attributes, name, Groups(bins=dict(bins)))
+            made[name] = pd.Categorical.from_codes(codes, pd.Index(names))
+        return replace(self, attributes=self.attributes.assign(**made))
 
 
 def load(path: str | Path) -> Samples:

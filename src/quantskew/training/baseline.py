@@ -1,6 +1,6 @@
 """The cell that trains one fp32 network, or takes the user's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ def train(
     seed: int,
     training: Training,
     recipe: Recipe,
+    bins: Mapping[str, tuple[float, ...]] | None = None,
     baseline_history: Path | None = None,
 ) -> None:
     """Train a network; write ``network.safetensors``, ``history.safetensors`` and ``cost.json``.
@@ -45,11 +46,13 @@ def train(
         Of the initial weights and the order of the samples.
     training, recipe
         How.
+    bins
+        Lower edges of the groups of numeric attributes.
     baseline_history
         History of the plain baseline of this seed: how hard each class was for it decides the
         weights of a weighted loss, unless the recipe gives them.
     """
-    data = load(samples)
+    data = load(samples).divided(bins or {})
     torch.manual_seed(seed)
     network = models.build_for(data, model, architecture).to(models.device())
     if architecture is not None and architecture.checkpoint is not None:

@@ -4,6 +4,8 @@ An objective is a module: from logits (n, classes), targets and the positions of
 among those trained on to a loss. What it learns on the way is in its ``state_dict``.
 """
 
+import copy
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -47,8 +49,8 @@ def objective(
         return GroupDro(groups, step_size=recipe.step_size, adjustment=recipe.adjustment)
     right = None
     if reference is not None:
-        right = logits(reference.to(device()), train.images).argmax(1) == train.labels
-        reference.cpu()
+        moved = copy.deepcopy(reference).to(device())
+        right = logits(moved, train.images).argmax(1) == train.labels
     return Constrained(
         groups, tolerance=recipe.tolerance, step_size=recipe.step_size, reference=right
     )
