@@ -62,6 +62,8 @@ def main() -> None:
     why: list[report.Figure] = []
     for name, rows in shown.items():
         write_json(PLOTS / "rows" / f"{name}.json", rows.to_dict("records"))
+        if rows.empty:  # of predicted damage, say, where no quantized network was surveyed
+            continue
         drawing = (report.FIGURES | report.FLOW)[name]
         svg = figures.svg(drawing.draw, rows)
         write_text(PLOTS / "figures" / f"{name}.svg", svg)

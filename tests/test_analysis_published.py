@@ -110,6 +110,13 @@ def test_a_study_of_plain_quantization_alone_has_no_remedies(frames):
     assert {"qat", "mitigation"}.isdisjoint(published(plain, study))
 
 
+def test_other_post_training_methods_have_a_table_of_their_own(frames):
+    methods = {**STUDY.methods, "qat": STUDY.methods["ptq"]}
+    found = published(frames, STUDY.model_copy(update={"methods": methods}))
+    assert found["post_training"]["method"].tolist() == ["qat", "qat"]
+    assert "qat" not in found
+
+
 def test_markdown_reads_back(frames):
     text = markdown(published(frames, STUDY)["evidence"])
     header, rule, *lines = ([c.strip() for c in row.split("|")[1:-1]] for row in text.splitlines())

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from quantskew.costs import noted
+
 
 class UserError(Exception):
     """Something the user can put right; its message is all they need to see."""
@@ -20,6 +22,7 @@ def run(main: Callable[..., None]) -> None:
     Modules of the user's own are found in the folder in which the command is run. A
     :class:`UserError` ends the program with its message and status 1, without a trace. While the
     same command is still at work, as a stage is whose ``dvc repro`` was killed, this one waits.
+    What it took is kept by :mod:`quantskew.costs`.
     """
     sys.path.insert(0, str(Path.cwd()))
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
@@ -27,7 +30,8 @@ def run(main: Callable[..., None]) -> None:
         parser.add_argument(name)
     arguments = vars(parser.parse_args())
     try:
-        with _alone("-".join([Path(sys.argv[0]).stem, *arguments.values()])):
+        command = [Path(sys.argv[0]).stem, *arguments.values()]
+        with _alone("-".join(command)), noted(command):
             main(**arguments)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -30,9 +30,10 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
 
     Returns
     -------
-    ``baseline``, ``ptq_int8`` and so on for every width, ``qat``, ``mitigation``, ``groups`` and
-    ``evidence``; ``methods``, all with intervals over seeds, and of those ``policies``, which
-    share the bits of plain quantization unevenly. A table without rows is left out.
+    ``baseline``, ``ptq_int8`` and so on for every width, ``post_training`` (other methods of that
+    kind), ``qat``, ``mitigation``, ``groups`` and ``evidence``; ``methods``, all with intervals
+    over seeds, and of those ``policies``, which share the bits of plain quantization unevenly. A
+    table without rows is left out.
     """
     plain = plain_method(study)
     against_fp32 = _against_fp32(frames, study)
@@ -42,6 +43,8 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
     for bits in sorted(study.bits, reverse=True):
         rows = against_fp32[(against_fp32["method"] == plain) & (against_fp32["bits"] == bits)]
         tables[f"{plain}_{width_name(bits)}"] = rows
+    others = [name for name in study.methods if name not in (plain, *qat)]
+    tables["post_training"] = against_plain[against_plain["method"].isin(others)]
     tables["qat"] = against_plain[against_plain["method"].isin(qat)]
     tables["mitigation"] = against_plain[against_plain["method"].isin(study.mitigations)]
     tables["methods"] = _over_seeds(frames, study)

@@ -1,0 +1,103 @@
+"""Keep what a page of results is made from: ``python docs/results/export.py NAME``.
+
+Run at the root of the project after ``cp studies/NAME.yaml params.yaml && dvc repro``. Writes
+``docs/results/NAME``: the parameters, the small tables, the figures (drawings of numbers alone)
+and ``provenance.json``: revision of the code, hashes of the data, versions, device, what each stage
+took. Training is timed here and now against a plain loop. Neither images nor networks are kept.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from quantskew import params, tables
+from quantskew.analysis.views import first_groupings
+from quantskew.cells import LIBRARIES, default_store, file_hash
+from quantskew.command import run
+from quantskew.costs import LOG
+from quantskew.files import write_json
+from quantskew.params import Params
+from quantskew.variants import samples_path
+
+ANALYSED = ("levels", "effects", "hypotheses", "claims", "frontier", "remedies")
+MEASURED = ("groups", "layers", "curvature")
+METRICS = ("accuracy", "overall", "fvo", "worst_group")
+
+
+def main(name: str) -> None:
+    """Copy the tables and figures of the study that was run last, and say how it was run."""
+    study = params.load()
+    target = Path("docs/results", name)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    shutil.copyfile("params.yaml", target / "params.yaml")
+    for table in ANALYSED:
+        rows = tables.read(table, f"data/analysis/{table}.parquet").to_pandas()
+        if table == "effects":
+            rows = first_groupings(rows[rows["metric"].isin(METRICS)], study)
+        keep(table, rows, target)
+    for table in MEASURED:
+        rows = pd.concat(
+            tables.read(table, f"data/evaluations/{d}/{m}/{table}.parquet").to_pandas()
+            for d in study.datasets
+            for m in study.models
+        )
+        keep(table, rows[rows["layer"] == "all"] if table == "layers" else rows, target)
+    for figure in sorted(Path("plots/figures").glob("*.svg")):
+        shutil.copyfile(figure, target / figure.name)
+    write_json(target / "provenance.json", provenance(study))
+
+
+def keep(table: str, rows: pd.DataFrame, target: Path) -> None:
+    """Write the columns of a table's schema."""
+    tables.write(table, rows[tables.TABLES[table].schema.names], target / f"{table}.parquet")
+
+
+def provenance(study: Params) -> dict[str, object]:
+    """What it takes to judge the numbers, and to make them again."""
+    changed = said("git", "status", "--porcelain", "src", "stages", "dvc.yaml")
+    timing = said(sys.executable, "benchmarks/training.py", study.datasets[0], study.models[0])
+    return {
+        "revision": said("git", "rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else ""),
+        "data": {str(samples_path(d)): file_hash(samples_path(d)) for d in study.datasets},
+        "versions": {"python": platform.python_version()}
+        | {library: version(library) for library in ("quantskew", *LIBRARIES)},
+        "device": device(),
+        "training": json.loads(timing),
+        "stages": costs(study),
+    }
+
+
+def said(*command: str) -> str:
+    """Run a command and return what it printed."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def device() -> str:
+    """Name what the networks ran on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} processor, {len(os.sched_getaffinity(0))} cores"
+
+
+def costs(study: Params) -> list[dict[str, object]]:
+    """Time and memory of the last run of each stage of the study, in the order of the stages."""
+    last = {}
+    for line in (default_store() / LOG).read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        stage, *of = entry["command"]
+        if Path("stages", f"{stage}.py").exists() and (not of or of[0] in study.datasets):
+            last[stage, *of] = entry
+    return list(last.values())
+
+
+if __name__ == "__main__":
+    run(main)

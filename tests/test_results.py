@@ -1,0 +1,73 @@
+"""Pages of results are made from the tables that a finished study left."""
+
+import json
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+
+from quantskew import tables
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs/results"
+PAGES = sorted(path.name.removesuffix(".md.j2") for path in RESULTS.glob("*.md.j2"))
+
+
+@pytest.fixture(scope="module")
+def exported(project):
+    target = project.folder / "docs/results"
+    target.mkdir(parents=True)
+    for path in [*RESULTS.glob("*.py"), *RESULTS.glob("*.j2")]:
+        shutil.copyfile(path, target / path.name)
+    project.run("python", "docs/results/export.py", "digits")
+    yield target
+    shutil.rmtree(project.folder / "docs")
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_small_and_says_where_it_is_from(exported, project):
+    kept = exported / "digits"
+    assert sum(path.stat().st_size for path in kept.iterdir()) < 1_500_000
+    effects = tables.read("effects", kept / "effects.parquet").to_pandas()
+    whole = tables.read("effects", project.folder / "data/analysis/effects.parquet").to_pandas()
+    assert set(effects["attribute"]) == {"digit"}
+    assert 0 < len(effects) < len(whole)
+    found = json.loads((kept / "provenance.json").read_text(encoding="utf-8"))
+    stages = [" ".join(stage["command"]) for stage in found["stages"]]
+    assert stages == [
+        "download digits",
+        *(f"{stage} digits resnet18_quarter" for stage in ("train", "quantize", "mitigate")),
+        "evaluate digits resnet18_quarter",
+        "analyze",
+    ]
+    assert all(stage["peak_bytes"] > 1e7 for stage in found["stages"])
+    assert found["training"]["ratio"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_every_template_finds_what_it_names(exported, project, name):
+    text = (exported / f"{name}.md.j2").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if line.startswith("{% set") and "results(" in line:
+            folder = line.split('results("')[1].split('"')[0]
+            shutil.copytree(exported / "digits", exported / folder)
+    project.run("python", "docs/results/build.py", name)
+    page = (exported / f"{name}.md").read_text(encoding="utf-8")
+    hypotheses = tables.read("hypotheses", exported / "digits/hypotheses.parquet").to_pandas()
+    verdicts = hypotheses.set_index("hypothesis")["verdict"]
+    assert f"**{verdicts['qat_less_fair']}**" in page
+    for link in [part.split(")")[0] for part in page.split("](")[1:]]:
+        assert (exported / link).exists(), link
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_what_its_tables_say(name, tmp_path, monkeypatch):
+    page = RESULTS / f"{name}.md"
+    if not page.exists():
+        pytest.skip("the study of this page has not been run yet")
+    shutil.copytree(RESULTS, tmp_path / "docs/results")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("docs/results/build.py")["main"](name)
+    assert (tmp_path / f"docs/results/{name}.md").read_bytes() == page.read_bytes()
