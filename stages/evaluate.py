@@ -42,7 +42,7 @@ def main(dataset: str, model: str) -> None:
     layered = layer_cells(study, variants, made_from)
     # the longest first
     work = [*survey_cells(study, dataset, model, variants, made_from), *layered.values(), *work]
-    done = cells.run(work, title=f"evaluate {dataset} {model}")
+    done = cells.run(work, title=f"evaluate {dataset} {model}", compute=study.compute)
     logits = {
         variant: safetensors.numpy.load_file(done[variant.stem] / "logits.safetensors")["logits"]
         for variant in variants

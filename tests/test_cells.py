@@ -10,7 +10,10 @@ import pytest
 
 from quantskew import cells
 from quantskew.cells import Cell, CellError
-from quantskew.params import Architecture, Method
+from quantskew.params import Architecture, Compute, Method
+
+HERE = Compute(where="here")
+TWO = Compute(workers=2)
 
 
 @pytest.fixture(autouse=True)
@@ -43,31 +46,31 @@ def go_on(folder: Path, *, journal: str) -> None:
 def test_a_finished_cell_is_not_done_again(tmp_path):
     journal = tmp_path / "journal"
     work = [Cell(t, f"{__name__}:note", text=t, journal=str(journal)) for t in "ab"]
-    first = cells.run(work, title="t", jobs=1)
+    first = cells.run(work, title="t", compute=HERE)
     assert (first["b"] / "out.txt").read_text() == "b"
     more = [*work, Cell("c", f"{__name__}:note", text="c", journal=str(journal))]
-    cells.run(more, title="t", jobs=1)
+    cells.run(more, title="t", compute=HERE)
     assert journal.read_text().split() == ["a", "b", "c"]
 
 
 def test_processes_give_the_same_as_one(tmp_path):
     work = [Cell(str(n), f"{__name__}:fail_on_three", number=n) for n in (1, 2)]
-    done = cells.run(work, title="t", jobs=2)
+    done = cells.run(work, title="t", compute=TWO)
     assert [(done[n] / "out.txt").read_text() for n in "12"] == ["1", "2"]
 
 
 def test_other_cells_finish_when_one_fails(store):
     work = [Cell(str(n), f"{__name__}:fail_on_three", number=n) for n in (1, 3, 2)]
     with pytest.raises(CellError, match=r"1 of 3 cells failed.*\n.*3: ValueError: three is not"):
-        cells.run(work, title="t", jobs=1)
+        cells.run(work, title="t", compute=HERE)
     assert sorted(p.read_text() for p in store.rglob("out.txt")) == ["1", "2"]
 
 
 def test_an_interrupted_cell_goes_on_from_its_checkpoint(store):
     cell = Cell("x", f"{__name__}:go_on", journal="")
     with pytest.raises(CellError, match="interrupted"):
-        cells.run([cell], title="t", jobs=1)
-    done = cells.run([cell], title="t", jobs=1)
+        cells.run([cell], title="t", compute=HERE)
+    done = cells.run([cell], title="t", compute=HERE)
     assert [p.name for p in done["x"].iterdir()] == ["out.txt"]
     assert (done["x"] / "out.txt").read_text() == "after half"
 
@@ -133,7 +136,7 @@ def test_the_code_that_is_imported_counts(package):
 def test_two_cells_of_one_name_are_refused():
     work = [Cell("x", f"{__name__}:note", text=t, journal="") for t in "ab"]
     with pytest.raises(ValueError, match="share a name"):
-        cells.run(work, title="t", jobs=1)
+        cells.run(work, title="t", compute=HERE)
 
 
 def test_analysis_is_no_part_of_training():
@@ -201,9 +204,11 @@ def test_workers_end_with_the_stage(store, how):
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from quantskew.cells import Cell, run
+from quantskew.params import Compute
 if __name__ == "__main__":
     run([Cell(name, "test_cells:wait_for_ever") for name in "x"] +
-        [Cell("y", "test_cells:note", text="y", journal="journal")], title="t", jobs=2)
+        [Cell("y", "test_cells:note", text="y", journal="journal")],
+        title="t", compute=Compute(workers=2))
 """
     script = store.parent / "stage.py"
     script.write_text(program, encoding="utf-8")

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from quantskew import workers
 from quantskew.command import UserError
-from quantskew.params import Architecture, Method
+from quantskew.params import Architecture, Compute, Method
 
 LIBRARIES = ("numpy", "timm", "torch", "torchvision")
 # what these declare reaches a cell as the values of its arguments and the files it reads; the
@@ -198,7 +198,7 @@ def default_store() -> Path:
     return Path(os.environ.get("QUANTSKEW_CELLS", ".cells"))
 
 
-def run(cells: Sequence[Cell], *, title: str, jobs: int | None = None) -> dict[str, Path]:
+def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Path]:
     """Do the cells that are not done yet, and return the folder of each by its name.
 
     Parameters
@@ -207,10 +207,9 @@ def run(cells: Sequence[Cell], *, title: str, jobs: int | None = None) -> dict[s
         With different names. Two cells of one fingerprint are done once.
     title
         Stands before the progress bar.
-    jobs
-        Processes side by side; by default one a core. A cell gets the cores divided by the number
-        of cells as its threads, at least one: a number that does not depend on what is already
-        done, because it can change the last bits of a sum.
+    compute
+        Where the cells run. No result depends on it but by the number of threads of a cell
+        (:mod:`quantskew.workers`).
 
     Raises
     ------
@@ -222,9 +221,13 @@ def run(cells: Sequence[Cell], *, title: str, jobs: int | None = None) -> dict[s
     if len(folders) < len(cells):
         raise ValueError("two cells of a stage share a name")
     waiting = {folders[cell.name]: cell for cell in cells if not folders[cell.name].is_dir()}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, (cores or 1) // max(1, len(cells)))
-    jobs = min(jobs or cores or 1, max(1, len(waiting)))
+    threads = workers.threads(compute, len(cells))
+    tasks = {
+        cell.name: (cell.function, folder, cell.arguments, threads)
+        for folder, cell in waiting.items()
+    }
+    modules = {cell.function.partition(":")[0] for cell in waiting.values()}
+    arguments = {cell.name: cell.arguments for cell in waiting.values()}
     failures = []
     bar = tqdm(
         total=len(set(folders.values())),
@@ -233,22 +236,12 @@ def run(cells: Sequence[Cell], *, title: str, jobs: int | None = None) -> dict[s
         unit="cell",
         dynamic_ncols=True,
     )
-    tasks = [
-        (cell.function, folder, cell.arguments, cell.name, threads)
-        for folder, cell in waiting.items()
-    ]
-    modules = {cell.function.partition(":")[0] for cell in waiting.values()}
-    results = (
-        workers.here(_do, tasks)
-        if jobs == 1
-        else workers.processes(_do, tasks, workers=jobs, modules=modules)
-    )
-    with bar, closing(results):
-        for name, failure in results:
-            bar.set_postfix_str(name, refresh=False)
-            bar.update()
+    with bar, closing(workers.start(_do, tasks, modules, compute)) as outcomes:
+        for name, failure in outcomes:
             if failure:
-                failures.append(f"{name}: {failure}")
+                failures.append(f"{name}: {failure}\n    {_told(arguments[name])}")
+            bar.set_postfix_str(f"{len(failures)} failed, {name}" if failures else name, False)
+            bar.update()
     if failures:
         done = len(waiting) - len(failures)
         raise CellError(
@@ -258,29 +251,32 @@ def run(cells: Sequence[Cell], *, title: str, jobs: int | None = None) -> dict[s
     return folders
 
 
-def _do(
-    function: str,
-    folder: Path,
-    arguments: Mapping[str, Any],
-    name: str,
-    threads: int,
-) -> tuple[str, str | None]:
+def _told(arguments: Mapping[str, Any]) -> str:
+    """Arguments as a person would give them: without what is left at its default."""
+    told = {
+        name: value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
+        for name, value in arguments.items()
+    }
+    return ", ".join(f"{name}={value}" for name, value in told.items() if value is not None)
+
+
+def _do(function: str, folder: Path, arguments: Mapping[str, Any], threads: int) -> str | None:
     import torch
 
     torch.set_num_threads(threads)
     part = folder.with_suffix(".part")
     part.mkdir(parents=True, exist_ok=True)
-    # a stage killed alone may leave a worker behind that is still at this cell
+    # a node that lost touch may still be at this cell when another is given it
     with FileLock(folder.with_suffix(".lock")):
         if folder.is_dir():
-            return name, None
+            return None
         try:
             module, _, name_there = function.partition(":")
             getattr(importlib.import_module(module), name_there)(part, **arguments)
         except Exception as error:
             (part / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            return name, f"{type(error).__name__}: {error}  (trace: {part / 'error.txt'})"
+            return f"{type(error).__name__}: {error}  (trace: {part / 'error.txt'})"
         for leftover in (*part.glob("checkpoint*"), *part.glob("error.txt")):
             leftover.unlink()
         part.rename(folder)
-    return name, None
+    return None

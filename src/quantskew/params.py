@@ -450,6 +450,16 @@ Seeds = Annotated[
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
+class Compute(Section):
+    """Where cells run (``compute:``). No stage depends on it: changing it recomputes nothing."""
+
+    where: Literal["here", "processes", "ray"] = "processes"
+    workers: Count | None = None  # processes at once on this machine; None: as many as fit
+    cpus: Count | None = None  # threads of a cell; None: see quantskew.workers
+    gpus: NonNegative | None = None  # share of a GPU that a cell takes, if there are any
+    address: str | None = None  # of a running Ray cluster
+
+
 class Params(Section):
     """All of ``params.yaml``."""
 
@@ -468,6 +478,7 @@ class Params(Section):
     curvature: Curvature = Curvature()
     statistics: Statistics = Statistics()
     targets: Targets = Targets()
+    compute: Compute = Compute()
 
     @field_validator("datasets", "models", "bits", "seeds")
     @classmethod

@@ -66,7 +66,9 @@ def widths(method: Method, bits: tuple[int, ...]) -> tuple[int, ...]:
 def make_baselines(study: Params, dataset: str, model: str) -> None:
     """Train the fp32 network of every seed."""
     bases = {Variant(dataset, model, s, BASELINE, FULL_PRECISION): PLAIN for s in study.seeds}
-    done = run(_training_cells(study, bases), title=f"train {dataset} {model}")
+    done = run(
+        _training_cells(study, bases), title=f"train {dataset} {model}", compute=study.compute
+    )
     _collect(done, dict.fromkeys(bases, BASELINE), "train", dataset, model)
 
 
@@ -96,7 +98,11 @@ def make_variants(
         if recipe != PLAIN
         for seed in study.seeds
     }
-    done = run(_training_cells(study, bases), title=f"{stage} {dataset} {model}: fp32")
+    done = run(
+        _training_cells(study, bases),
+        title=f"{stage} {dataset} {model}: fp32",
+        compute=study.compute,
+    )
     made_from = {variant: variant.method for variant in bases}
     work = []
     baselines = folder_of("train", dataset, model)
@@ -128,7 +134,7 @@ def make_variants(
                         bins=_bins(study, method.recipe.by, method.calibration.by),
                     )
                 )
-    done |= run(work, title=f"{stage} {dataset} {model}")
+    done |= run(work, title=f"{stage} {dataset} {model}", compute=study.compute)
     _collect(done, made_from, stage, dataset, model)
 
 

@@ -369,7 +369,9 @@ def render(
         carried=carried,
         listed=tables,
         limits=limits,
-        parameters=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False),
+        parameters=yaml.safe_dump(
+            study.model_dump(mode="json", exclude={"compute"}), sort_keys=False
+        ),
         hashes=hashes,
         versions={name: version(name) for name in ("quantskew", *LIBRARIES)},
         seeds=", ".join(map(str, study.seeds)),
