@@ -45,7 +45,8 @@ def remedies(
     pandas.DataFrame
         The changes are those against plain quantization of the same width, which has none. At each
         width one row is ``cheapest``: of those nearest to the targets (those that meet them, if
-        any does) the one that takes the least training, then the fewest bytes.
+        any does) the one that takes the least training, of equals plain quantization itself, then
+        the one of the fewest bytes.
     """
     rows = placed.loc[
         placed["bits"].isin(study.bits), [*POINT, "attribute", "bytes", "excess", "meets"]
@@ -64,9 +65,9 @@ def remedies(
         rows = rows.join(level, on=key).join(change, on=key)
         rows[f"{name}_verdict"] = rows[f"{name}_verdict"].fillna("")
     fitting = rows[rows["excess"].notna() & (rows["bytes"] <= (study.targets.bytes or np.inf))]
-    order = fitting.sort_values(
-        ["excess", "images_trained", "bytes", "accuracy"], ascending=[True, True, True, False]
-    )
+    order = fitting.assign(
+        remedy=fitting["method"] != plain_method(study), errors=1 - fitting["accuracy"]
+    ).sort_values(["excess", "images_trained", "remedy", "bytes", "errors"])
     best = order.drop_duplicates(["dataset", "model", "bits"]).index
     return rows.assign(cheapest=rows.index.isin(best))
 

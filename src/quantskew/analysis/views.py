@@ -31,7 +31,8 @@ def first_groupings(rows: pd.DataFrame, study: Params) -> pd.DataFrame:
 def panel(rows: pd.DataFrame) -> pd.DataFrame:
     """Add the columns ``panel`` and ``width``."""
     return rows.assign(
-        panel=rows["dataset"] + " · " + rows["model"], width=rows["bits"].map(width_name)
+        panel=rows["dataset"] + " · " + rows["model"],
+        width=rows["bits"].map(width_name).astype(str),  # of no rows too
     )
 
 
