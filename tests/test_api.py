@@ -177,7 +177,7 @@ def test_a_policy_is_that_of_the_stages(network, train):
     )
     made = api.quantize(network, method=method, bits=4, calibration=train)
     data = inputs.samples(train, network, split="train")
-    seen = api.composing._calibration_set(data, method.calibration, 0)
+    seen = api.composing.calibration_set(data, method.calibration, 0)
     chosen = choose_widths(
         network, seen.images[:2], seen.images, seen.labels, seen.groups,
         bits=4, weights=method.weights, policy=method.policy,

@@ -76,6 +76,7 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         ({"statistics__alpha": 0.7}, ["statistics.alpha", "0.7"]),
         ({"targets": {"worst_group_loss": 2}}, ["targets.worst_group_loss", "2"]),
         ({"targets": {"size": 2}}, ["targets.size", "unknown key"]),
+        ({"deploy": {"networks": "fair_qat"}}, ["deploy.networks", "there are uo_wcr, fp32"]),
         ({"groups__bins": {"age": [40, 20]}}, ["groups.bins", "rising"]),
         ({"methods__ptq__oscillations": "dampen"}, ["methods.ptq", "training: qat"]),
         ({"methods__ptq__calibration": {"choice": "balanced"}}, ["calibration changes nothing"]),

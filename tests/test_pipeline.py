@@ -86,6 +86,46 @@ def test_logits_explain_the_group_table(project):
     pd.testing.assert_series_equal(merged["accuracy"], merged["by_hand"], check_names=False)
 
 
+def test_what_ships_is_measured_on_the_files(project):
+    folder = project.folder / "data/deployed/digits/resnet18_quarter"
+    files = tables.read("deployed", folder / "deployed.parquet").to_pandas()
+    assert {*files["method"]} == {"fp32", "int8_random", "int8_balanced"}
+    assert (files["agreement_pytorch"] > 0.9).all()
+    answers = tables.read("predictions", folder / "predictions.parquet").to_pandas()
+    groups = tables.read("deployed_groups", folder / "deployed_groups.parquet").to_pandas()
+    for _, file in files.iterrows():
+        path = folder / file["file"]
+        assert path.stat().st_size == file["bytes"]
+        rows = answers[answers["method"] == file["method"]]
+        right = rows["prediction"] == rows["label"]
+        assert right.mean() == file["accuracy"]
+        by_hand = right.groupby(rows["label"]).mean()
+        shown = groups[(groups["method"] == file["method"]) & (groups["attribute"] == "digit")]
+        assert shown["accuracy"].tolist() == by_hand.tolist()
+        text = path.with_suffix(".md").read_text()
+        front = yaml.safe_load(text.split("---")[1])
+        (metric, *_) = front["model-index"][0]["results"][0]["metrics"]
+        assert metric["value"] == round(file["accuracy"], 4)
+        for group in shown.itertuples():
+            line = f"| {group.group}{'' if group.counted else ' †'} | {group.n} | "
+            assert f"{line}{100 * group.fp32:.1f} | {100 * group.accuracy:.1f} |" in text
+
+
+def test_the_gate_reads_the_study(project):
+    (project.folder / "policy.yaml").write_text("accuracy: 0.01\nbytes: 900_000\n")
+    gate = ["python", "-m", "quantskew", "gate", "policy.yaml"]
+    assert "gate: pass" in project.run(*gate, "int8_balanced-8bit-seed0").stdout
+    assert "gate: pass" in project.run(*gate, "ptq-2bit-seed1").stdout
+    result = project.run(*gate, "fp32-32bit-seed0", check=False)
+    assert result.returncode == 1
+    assert "fail            bytes: 2,8" in result.stdout
+    result = project.run(*gate, "ptq-3bit-seed1", check=False)
+    assert result.returncode == 64
+    assert "did you mean" in result.stderr
+    assert "'ptq-2bit-seed1'" in result.stderr
+    (project.folder / "policy.yaml").unlink()
+
+
 def test_metrics_and_plots_can_be_read(project):
     summary = json.loads((project.folder / "metrics/summary.json").read_text())
     assert set(summary["digits"]["resnet18_quarter"]) == {"int4", "int2"}
@@ -144,7 +184,7 @@ def test_one_width_for_an_experiment_trains_nothing(project):
     text = result.stdout + result.stderr
     for stage in ("download@", "train@"):
         assert f"Running stage '{stage}" not in text
-    for stage in ("quantize@", "mitigate@", "evaluate@", "analyze"):
+    for stage in ("quantize@", "mitigate@", "deploy@", "evaluate@", "analyze"):
         assert f"Running stage '{stage}" in text
     after = {p.name for p in (project.folder / ".cells").glob("*/*") if p.is_dir()}
     assert after == before

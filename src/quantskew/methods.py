@@ -158,7 +158,7 @@ def apply(
         network = made
     seen = None
     if calibration is not None and method.needs_calibration():
-        seen = _calibration_set(calibration, method.calibration, seed)
+        seen = calibration_set(calibration, method.calibration, seed)
     widths = None
     if seen is not None and method.policy.by != "uniform":
         widths = choose_widths(
@@ -255,7 +255,8 @@ class CalibrationSet(NamedTuple):
     counts: dict[str, int]
 
 
-def _calibration_set(train: Samples, settings: Calibration, seed: int) -> CalibrationSet:
+def calibration_set(train: Samples, settings: Calibration, seed: int) -> CalibrationSet:
+    """Draw the training images that a method may look at; see :class:`Calibration`."""
     codes, names = group_codes(train.attributes, settings.by)
     everyone = torch.from_numpy(codes)
     some = choose(everyone, samples=settings.samples, choice=settings.choice, seed=seed)

@@ -9,8 +9,9 @@ are accepted where a number is meant.
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -58,6 +59,9 @@ def _refuse_idle(section: Section, acts: Mapping[str, tuple[str, bool]]) -> None
     for name, (choice, chosen) in acts.items():
         if not chosen and getattr(section, name) != type(section).model_fields[name].default:
             raise ValueError(f"{name} acts with {choice} alone; give that, or leave it out")
+
+
+_Kind = TypeVar("_Kind", bound=Section)
 
 
 class Source(Section):
@@ -430,6 +434,27 @@ class Statistics(Section):
     seed: int = 0
 
 
+class Deploy(Section):
+    """Which files ship, and how the int8 ones are calibrated (``deploy:``).
+
+    Each of ``calibrations`` makes an int8 file under its name; transformers are quantized
+    dynamically, which looks at no image. With ``reduce_range`` weights take 7 of the 8 bits: on an
+    x86 CPU without VNNI two products of 8 bits overflow the 16-bit sum that holds them, and the
+    answers of a file of full range then depend on the CPU.
+    """
+
+    networks: Names = ("fp32",)  # methods whose fp32 network ships: fp32, or one with a recipe
+    seeds: Count = 1  # how many of the study's, from the first
+    calibrations: Annotated[dict[str, Calibration], Field(min_length=1)] = {
+        "random": Calibration(),
+        "balanced": Calibration(choice="balanced"),
+    }
+    range: Literal["minmax", "percentile", "entropy"] = "minmax"
+    reduce_range: bool = True
+    intended_use: str = ""  # of the model cards, in a sentence or two
+    licence: str = "other"  # of the files, as the hub names licences
+
+
 class Targets(Section):
     """What a variant must meet to be recommended (``targets:``); null asks nothing.
 
@@ -478,6 +503,7 @@ class Params(Section):
     curvature: Curvature = Curvature()
     statistics: Statistics = Statistics()
     targets: Targets = Targets()
+    deploy: Deploy = Deploy()
     compute: Compute = Compute()
 
     @field_validator("datasets", "models", "bits", "seeds")
@@ -490,8 +516,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _names_fit_together(self) -> "Params":
-        for kind in ("datasets", "models", "methods", "mitigations"):
-            for name in getattr(self, kind):
+        for kind in ("datasets", "models", "methods", "mitigations", "deploy.calibrations"):
+            for name in attrgetter(kind)(self):
                 if not _NAME.fullmatch(name):
                     raise ValueError(
                         f"{kind}: {name!r} becomes a file name; use letters, digits, '_' and '-'"
@@ -500,12 +526,19 @@ class Params(Section):
         if both:
             raise ValueError(f"{', '.join(both)} stands in methods and in mitigations; rename one")
         known = ("fp32", *self.all_methods())
-        for name in self.curvature.methods:
-            if name not in known:
-                raise ValueError(
-                    f"curvature.methods: {name!r} is no method; there are {', '.join(known)}"
-                    f"{close_names(name, known)}"
-                )
+        # methods of one recipe share its fp32 network, which bears the name of the first
+        items = reversed(self.mitigations.items())
+        owners = {method.base_recipe(): name for name, method in items} | {Recipe(): "fp32"}
+        for key, given, legal, what in (
+            ("curvature.methods", self.curvature.methods, known, "method"),
+            ("deploy.networks", self.deploy.networks, (*owners.values(),), "fp32 network"),
+        ):
+            for name in given:
+                if name not in legal:
+                    raise ValueError(
+                        f"{key}: {name!r} is no {what}; there are {', '.join(legal)}"
+                        f"{close_names(name, legal)}"
+                    )
         missing = [name for name in self.datasets if name not in self.sources]
         if missing:
             raise ValueError(
@@ -553,33 +586,45 @@ def load(path: str | Path = "params.yaml") -> Params:
     ParamsError
         With one line a problem: the key, what was given, what is legal.
     """
-    try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; run from the root of the project") from None
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is not YAML: {error}") from None
-    if not isinstance(given, dict):
-        raise ParamsError(f"{path} holds no sections; it must map keys to values")
-    return parse(given, str(path))
+    return read(Params, path, "run from the root of the project")
 
 
 def parse(given: Mapping[str, Any], name: str = "params") -> Params:
     """Check parameters that are already a mapping; see :func:`load`."""
+    return _checked(Params, given, name)
+
+
+def read(kind: type[_Kind], path: str | Path, hint: str) -> _Kind:
+    """Read and check a YAML file of any kind of section; see :func:`load`.
+
+    ``hint`` is what to do where there is no such file.
+    """
     try:
-        return Params.model_validate(given)
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; {hint}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParamsError(f"{path} is not YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise ParamsError(f"{path} holds no sections; it must map keys to values")
+    return _checked(kind, given, str(path))
+
+
+def _checked(kind: type[_Kind], given: Mapping[str, Any], name: str) -> _Kind:
+    try:
+        return kind.model_validate(given)
     except ValidationError as error:
-        lines = "\n".join(f"  {line}" for line in _explain(error))
+        lines = "\n".join(f"  {line}" for line in _explain(error, kind))
         raise ParamsError(f"{name} cannot be run:\n{lines}") from None
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
+def _explain(error: ValidationError, kind: type[Section]) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         key = ".".join(str(part) for part in problem["loc"]) or "the file"
         value, context = problem["input"], problem.get("ctx", {})
         match problem["type"]:
             case "extra_forbidden":
-                legal = _keys_at(problem["loc"][:-1])
+                legal = _keys_at(kind, problem["loc"][:-1])
                 yield (
                     f"{key}: unknown key; legal here: {', '.join(legal)}"
                     f"{close_names(str(problem['loc'][-1]), legal)}"
@@ -595,9 +640,9 @@ def _explain(error: ValidationError) -> Iterator[str]:
                 yield f"{key}: got {value!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+def _keys_at(kind: type[Section], location: tuple[int | str, ...]) -> list[str]:
     """Return the legal keys of the section at a location of the parameter tree."""
-    at: Any = Params
+    at: Any = kind
     for part in location:
         if isinstance(at, type) and issubclass(at, Section):
             at = at.model_fields[str(part)].annotation if str(part) in at.model_fields else None

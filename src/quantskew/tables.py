@@ -121,6 +121,46 @@ TABLES: Mapping[str, Table] = {
         ),
         VARIANT,
     ),
+    "deployed": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                _column("base", pa.string(), "method of the fp32 network it was made from"),
+                _column("file", pa.string(), "ONNX, beside this table"),
+                _column("bytes", pa.int64(), "size of that file"),
+                _column("opset", pa.int32(), "version of the operators it wants"),
+                _column("operators", pa.string(), "their names"),
+                _column("layers", pa.int32(), "convolutions and matrix products by weights"),
+                _column("integer_layers", pa.int32(), "those with integer weights"),
+                _column("calibration", pa.string(), "training images that set its ranges"),
+                _column("accuracy", pa.float64(), "of the file, share of the test samples"),
+                _column("agreement_fp32", pa.float64(), "same answers as the fp32 file, share"),
+                _column("difference_fp32", pa.float64(), "to it, the largest of a logit"),
+                _column("agreement_pytorch", pa.float64(), "as fp32, or simulated int8, there"),
+                _column("difference_pytorch", pa.float64(), "to it, the largest of a logit"),
+            ]
+        ),
+        VARIANT,
+    ),
+    "deployed_groups": Table(
+        pa.schema(
+            [
+                *_VARIANT,
+                *_GROUP,
+                _column("n", pa.int64(), "test samples of the group"),
+                _column("counted", pa.bool_(), "large enough to judge by"),
+                _column("fp32", pa.float64(), "accuracy of the fp32 file"),
+                _column("accuracy", pa.float64(), "of this file"),
+                _column("low", pa.float64(), "lower limit of it (Wilson)"),
+                _column("high", pa.float64(), "upper limit"),
+                _column("pytorch", pa.float64(), "of fp32, or simulated int8, there"),
+                _column("lost", pa.int64(), "right by the fp32 file, wrong by this"),
+                _column("gained", pa.int64(), "wrong by the fp32 file, right by this"),
+                _column("bound", pa.float64(), "no more accuracy is lost than this", null=True),
+            ]
+        ),
+        (*VARIANT, "attribute", "group"),
+    ),
     "predictions": Table(
         pa.schema(
             [

@@ -6,7 +6,7 @@ stage lie in one folder for a data set and a model, with the table ``variants`` 
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,7 +131,7 @@ def make_variants(
                         bits=bits,
                         training=study.training,
                         qat_settings=study.qat,
-                        bins=_bins(study, method.recipe.by, method.calibration.by),
+                        bins=bins_of(study, method.recipe.by, method.calibration.by),
                     )
                 )
     done |= run(work, title=f"{stage} {dataset} {model}", compute=study.compute)
@@ -149,14 +149,14 @@ def _training_cells(study: Params, bases: Mapping[Variant, Recipe]) -> list[Cell
             seed=variant.seed,
             training=study.training,
             recipe=recipe,
-            bins=_bins(study, recipe.by),
+            bins=bins_of(study, recipe.by),
             baseline_history=None if recipe == PLAIN else _baseline_history(variant),
         )
         for variant, recipe in bases.items()
     ]
 
 
-def _bins(study: Params, *groupings: str) -> dict[str, tuple[float, ...]]:
+def bins_of(study: Params, *groupings: str) -> dict[str, tuple[float, ...]]:
     """Edges that these groupings need; others may change, and nothing is trained anew."""
     named = {name.strip() for grouping in groupings for name in grouping.split("*")}
     return {name: edges for name, edges in study.groups.bins.items() if name in named}
@@ -217,10 +217,12 @@ def _seconds(listed: pd.DataFrame, dataset: str, model: str) -> dict[str, dict[s
     return result
 
 
-def stored_variants(dataset: str, model: str) -> dict[Variant, tuple[Path, Path]]:
+def stored_variants(
+    dataset: str, model: str, stages: Iterable[str] = STAGES
+) -> dict[Variant, tuple[Path, Path]]:
     """Every variant of a data set and a model, with its file and that of its fp32 network."""
     files, bases = {}, {}
-    for stage in STAGES:
+    for stage in stages:
         folder = folder_of(stage, dataset, model)
         for row in tables.read("variants", folder / "variants.parquet").to_pylist():
             variant = Variant(*(row[column] for column in Variant._fields))

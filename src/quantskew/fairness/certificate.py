@@ -82,10 +82,7 @@ def loss_bound(lost: int, gained: int, n: int, *, alpha: float) -> float:
     if not 0 <= lost + gained <= n:
         raise ValueError(f"{lost} lost and {gained} gained of {n}: they cannot be more than all")
     changed = lost + gained
-    if changed == n:
-        most = 1.0
-    else:
-        most = float(betaincinv(changed + 1, n - changed, 1 - _NUISANCE * alpha))
+    most = _most_changed(changed, n, alpha)
 
     def excess(x: float) -> float:
         rates = np.linspace(max(x, _MONOTONE), most, 12) if most > _MONOTONE else [most]
@@ -97,6 +94,32 @@ def loss_bound(lost: int, gained: int, n: int, *, alpha: float) -> float:
     if excess(most) >= 0:
         return most
     return float(brentq(excess, 0.0, most, xtol=1e-7))
+
+
+def loss_floor(lost: int, gained: int, n: int, *, alpha: float) -> float:
+    """Bound from below the accuracy that one group lost, P(lost) − P(gained), not below 0.
+
+    The mirror of :func:`loss_bound`: the x at which D is as high as observed with chance 9α/10 at
+    most, at any rate of change within its upper limit. Parameters as there; 0 is always valid.
+    """
+    changed = lost + gained
+    if lost <= gained:
+        return 0.0
+    most = _most_changed(changed, n, alpha)
+
+    def excess(x: float) -> float:
+        rates = np.linspace(max(x, most / 100), most, 12)
+        return max(_at_most(gained - lost, n, -x, rate) for rate in rates) - budget
+
+    budget = (1 - _NUISANCE) * alpha
+    return 0.0 if excess(0.0) >= 0 else float(brentq(excess, 0.0, most, xtol=1e-7))
+
+
+def _most_changed(changed: int, n: int, alpha: float) -> float:
+    """Upper limit of the rate of change, for a tenth of α (Clopper–Pearson)."""
+    return (
+        1.0 if changed == n else float(betaincinv(changed + 1, n - changed, 1 - _NUISANCE * alpha))
+    )
 
 
 def _likely(n: int, rate: float) -> Ints:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from scipy.signal import fftconvolve
 from scipy.stats import binom
 
-from quantskew.fairness.metrics import Floats, Ints, fvo, one_hot, ratio, worst_group
+from quantskew.fairness.metrics import Bools, Floats, Ints, fvo, one_hot, ratio, worst_group
 from quantskew.fairness.null import fvo_null
 from quantskew.fairness.parity import (
     ClassCounts,
@@ -26,7 +26,16 @@ from quantskew.fairness.parity import (
     parity_meaning,
     parity_values,
 )
-from quantskew.fairness.resampling import Effect, changes
+from quantskew.fairness.resampling import (
+    Effect,
+    Features,
+    Statistics,
+    basic_interval,
+    changes,
+    observe,
+    resampled,
+    tabulate,
+)
 
 
 class Flips(NamedTuple):
@@ -240,6 +249,50 @@ def compare_parity(
     """
     counted, labels, groups = np.asarray(counted, bool), np.asarray(labels), np.asarray(groups)
     networks = np.stack([np.atleast_2d(reference), np.atleast_2d(variant)])
+    features, statistics = _parity_of(labels, networks, groups, counted, n_classes)
+    return changes(
+        labels * n_classes + networks,
+        groups,
+        counted.size,
+        features=features,
+        statistics=statistics,
+        draws=draws,
+        confidence=confidence,
+        rng=rng,
+    )
+
+
+def parity_levels(
+    labels: ArrayLike,
+    predictions: ArrayLike,
+    groups: ArrayLike,
+    *,
+    counted: ArrayLike,
+    n_classes: int,
+    draws: int = 10_000,
+    confidence: float = 0.95,
+    rng: np.random.Generator,
+) -> dict[str, tuple[Floats, Floats, Floats]]:
+    """Measure each parity metric of one network: the value and its bootstrap interval.
+
+    Parameters and names as in :func:`compare_parity`; ``predictions`` is (n,).
+    """
+    counted, labels, groups = np.asarray(counted, bool), np.asarray(labels), np.asarray(groups)
+    given = np.asarray(predictions)
+    features, statistics = _parity_of(labels, given, groups, counted, n_classes)
+    cells = tabulate(labels * n_classes + given, groups, counted.size)
+    found = statistics(observe(cells, features))
+    again = statistics(resampled(cells, features, draws, rng))
+    return {
+        name: (value[0], *basic_interval(value[0], again[name], confidence))
+        for name, value in found.items()
+    }
+
+
+def _parity_of(
+    labels: Ints, networks: Ints, groups: Ints, counted: Bools, n_classes: int
+) -> tuple[Features, Statistics]:
+    """What is counted of a code label·K + answer, and the metrics of the totals."""
     observed = class_counts(labels, networks, groups, n_groups=counted.size, n_classes=n_classes)
     reason, _ = parity_meaning(observed, counted)
 
@@ -251,13 +304,4 @@ def compare_parity(
         counts = ClassCounts(observed.sizes, *np.split(totals, 3, axis=-1))
         return blanked(parity_values(counts, counted), reason)
 
-    return changes(
-        labels * n_classes + networks,
-        groups,
-        counted.size,
-        features=features,
-        statistics=statistics,
-        draws=draws,
-        confidence=confidence,
-        rng=rng,
-    )
+    return features, statistics

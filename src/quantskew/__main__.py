@@ -1,0 +1,5 @@
+"""``python -m quantskew`` is the command ``quantskew``."""
+
+from quantskew.cli import main
+
+main()

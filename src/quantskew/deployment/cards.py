@@ -1,0 +1,115 @@
+"""A model card for each file that ships, in the form that the Hugging Face hub reads.
+
+The front matter is that of the hub's metadata (library, task, data set, results), so that a folder
+with the file and its card as ``README.md`` can be uploaded as it is.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from huggingface_hub import EvalResult, ModelCardData
+
+from quantskew.cells import file_hash
+from quantskew.data.loading import Samples, load
+from quantskew.deployment.shipped import Deployed
+from quantskew.files import write_text
+from quantskew.params import Params
+from quantskew.variants import Variant, samples_path
+
+TEMPLATE = Path(__file__).with_name("card.md.j2")
+
+
+def write_cards(study: Params, made: Deployed, target: Path) -> None:
+    """Write ``<file>.md`` beside every file.
+
+    Parameters
+    ----------
+    study
+        All parameters.
+    made
+        Tables of the files.
+    target
+        Folder of the files.
+    """
+    data = load(samples_path(made.deployed["dataset"].iloc[0]))
+    for _, file in made.deployed.iterrows():
+        variant = Variant(*(file[column] for column in Variant._fields))
+        same = (made.deployed_groups[[*Variant._fields]] == list(variant)).all(axis=1)
+        text = card(study, file, made.deployed_groups[same], data)
+        write_text(target / f"{variant.stem}.md", text)
+
+
+def card(study: Params, file: "pd.Series[Any]", groups: pd.DataFrame, data: Samples) -> str:
+    """Write the card of one file.
+
+    Parameters
+    ----------
+    study
+        All parameters.
+    file
+        Its row of the table ``deployed``.
+    groups
+        Its rows of ``deployed_groups``.
+    data
+        All samples of its data set.
+    """
+    name = f"{file['model']} on {file['dataset']}, {'fp32' if file['bits'] == 32 else 'int8'}"
+    notes = data.metadata
+    results = [
+        _result(file, "accuracy", "Accuracy", file["accuracy"], notes["dataset"]),
+        *(
+            _result(file, "fvo", f"FVO by {attribute}", _fvo(part), notes["dataset"])
+            for attribute, part in groups[groups["counted"]].groupby("attribute", sort=False)
+            if len(part) > 1
+        ),
+    ]
+    front = ModelCardData(
+        license=study.deploy.licence,
+        library_name="onnxruntime",
+        pipeline_tag="image-classification",
+        tags=["onnx", "quantskew", *(["int8", "quantized"] if file["bits"] == 8 else [])],
+        datasets=[file["dataset"]],
+        metrics=["accuracy"],
+        model_name=name,
+        eval_results=results,
+    )
+    return _template().render(
+        front=front.to_yaml(),
+        name=name,
+        file=file,
+        notes=notes,
+        data_hash=file_hash(samples_path(file["dataset"])),
+        data=data,
+        study=study,
+        divisions=dict([*groups.groupby("attribute", sort=False)]),
+        left_out=groups.loc[~groups["counted"], "group"].tolist(),
+        worst=groups.loc[groups["bound"].idxmax()] if groups["bound"].notna().any() else None,
+    )
+
+
+def _result(file: "pd.Series[Any]", kind: str, name: str, value: float, dataset: str) -> EvalResult:
+    return EvalResult(
+        task_type="image-classification",
+        dataset_type=file["dataset"],
+        dataset_name=dataset,
+        dataset_split="test",
+        metric_type=kind,
+        metric_name=name,
+        metric_value=round(float(value), 4),
+    )
+
+
+def _fvo(groups: pd.DataFrame) -> float:
+    return groups["accuracy"].max() - groups["accuracy"].min()
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False
+    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))

@@ -1,0 +1,86 @@
+"""The cell that makes one file that ships, and runs it on the test set."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+
+from quantskew import models
+from quantskew.data.loading import load
+from quantskew.deployment import onnx_files
+from quantskew.methods import CPU, calibration_set
+from quantskew.params import Activations, Architecture, Calibration, Weights
+from quantskew.quantization.ptq import quantize_network
+
+
+def ship(
+    folder: Path,
+    *,
+    samples: Path,
+    base: Path,
+    model: str,
+    architecture: Architecture | None,
+    seed: int,
+    calibration: Calibration | None,
+    bins: Mapping[str, tuple[float, ...]],
+    ranges: Literal["minmax", "percentile", "entropy"],
+    reduce_range: bool,
+    notes: Mapping[str, str],
+) -> None:
+    """Make one file and run it: ``network.onnx``, ``logits.safetensors`` and ``facts.json``.
+
+    The logits are those of the file and, from PyTorch, those of the fp32 network (``pytorch``) or
+    for an int8 file those of the same quantization, simulated. The simulation leaves out that the
+    runtime quantizes the inputs of additions and poolings as well, and biases to 32 bits.
+
+    Parameters
+    ----------
+    folder
+        Of the cell.
+    samples
+        Table of samples.
+    base
+        Weights of the fp32 network.
+    model, architecture, seed
+        Which network; the seed draws the calibration images.
+    calibration
+        Of an int8 file; ``None`` makes the fp32 file.
+    bins
+        Lower edges of the groups of numbers that ``calibration`` balances.
+    ranges, reduce_range
+        See :func:`quantskew.deployment.onnx_files.quantize`.
+    notes
+        For the metadata of the file.
+    """
+    data = load(samples).divided(bins)
+    network = models.build_for(data, model, architecture)
+    models.load_checkpoint(network, base)
+    example = models.as_input(data.train.images[:2], CPU)
+    path = folder / "network.onnx"
+    onnx_files.export(network, example, path, {**notes, "classes": "\n".join(data.classes)})
+    looked_at: dict[str, int] = {}
+    if calibration is not None:
+        dynamic = onnx_files.is_transformer(path)
+        seen = None if dynamic else calibration_set(data.train, calibration, seed)
+        images = seen and seen.images
+        onnx_files.quantize(path, path, images, ranges=ranges, reduce_range=reduce_range)
+        network = quantize_network(
+            network,
+            example,
+            bits=7 if reduce_range else 8,
+            weights=Weights(granularity="channel", scheme="symmetric_narrow", rgb_first=None),
+            activations=Activations(mode="dynamic")
+            if dynamic
+            else Activations(mode="static", range=ranges),
+            calibration=images,
+        ).network
+        looked_at = seen.counts if seen else {}
+    outputs = {
+        "logits": models.logits(onnx_files.OnnxNetwork(path), data.test.images),
+        "pytorch": models.logits(network.to(models.device()), data.test.images),
+    }
+    safetensors.torch.save_file(outputs, folder / "logits.safetensors")
+    facts = onnx_files.check(path)._asdict() | {"calibration": looked_at}
+    (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")

@@ -1,0 +1,100 @@
+"""Is the installation sound, on what will it run, which data are at hand, what is missing."""
+
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+
+from quantskew import params
+from quantskew.command import UserError
+
+MARKS = {True: "ok", False: "missing", None: "note"}
+BUNDLED = ("digits", "mnist5k")
+_HOW = "`python stages/download.py {}` fetches them, or says from where and under which terms"
+
+
+class Check(NamedTuple):
+    """One thing looked at; ``sound`` is ``None`` for what is neither right nor wrong."""
+
+    sound: bool | None
+    what: str
+
+    def line(self) -> str:
+        """Return the check as a line of text."""
+        return f"{MARKS[self.sound]:8s} {self.what}"
+
+
+def examine() -> Iterator[Check]:
+    """Look at libraries, at the device, and at the study in this folder if there is one."""
+    yield Check(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)")
+    wrong = [*_libraries()]
+    yield from wrong
+    if not wrong:
+        yield Check(True, "all libraries are there in versions that fit")
+        yield from _device()
+    yield from _data()
+
+
+def _libraries() -> Iterator[Check]:
+    for text in requires("quantskew") or ():
+        need = Requirement(text)
+        if need.marker and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(need.name)
+        except PackageNotFoundError:
+            found = "none"
+        if found == "none" or not need.specifier.contains(found, prereleases=True):
+            fix = f"pip install '{need.name}{need.specifier}'"
+            yield Check(False, f"{need.name} {need.specifier}: found {found}; {fix}")
+
+
+def _device() -> Iterator[Check]:
+    try:
+        import torch
+
+        from quantskew import models  # as it loads torchvision and timm beside torch
+        from quantskew.deployment.latency import machine
+
+        where = models.device()
+    except Exception as error:  # a broken binary raises nearly anything
+        yield Check(False, f"torch, torchvision, timm, onnxruntime: {error}; install them anew")
+        return
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "no GPU is seen"
+    yield Check(None, f"networks run on {where.type} ({name})")
+    cpu = machine()
+    known = ", ".join(cpu["instructions"]) or "none known"
+    yield Check(None, f"{cpu['processor']}, {cpu['threads']} threads, instructions: {known}")
+    if not {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"} & {*cpu["instructions"]}:
+        yield Check(None, "no integer dot product (VNNI, AMX): int8 gains little speed here")
+
+
+def _data() -> Iterator[Check]:
+    if not Path("params.yaml").is_file():
+        yield Check(None, "no params.yaml here: run in the root of a study to look at its data")
+        return
+    try:
+        study = params.load()
+    except UserError as error:
+        yield Check(False, str(error))
+        return
+    elsewhere = []
+    for name in study.sources:
+        source = study.source(name)
+        own = (source.reader or name).removeprefix("imbalanced-")
+        folder = Path(source.path or Path(study.downloads, own))
+        if Path(f"data/samples/{name}.parquet").is_file():
+            yield Check(True, f"data {name}: prepared")
+        elif own in BUNDLED:
+            yield Check(True, f"data {name}: comes with the libraries")
+        elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+            yield Check(True, f"data {name}: files in {folder}")
+        elif name in study.datasets:
+            yield Check(False, f"data {name}: no files in {folder}; {_HOW.format(name)}")
+        else:
+            elsewhere.append(name)
+    if elsewhere:
+        yield Check(None, f"data not at hand: {', '.join(elsewhere)}; {_HOW.format('NAME')}")

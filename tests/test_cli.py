@@ -1,0 +1,209 @@
+"""The command as its users run it: what it says, and the status it ends with."""
+
+import io
+import json
+
+import numpy as np
+import onnx
+import pandas as pd
+import PIL.Image
+import pytest
+import torch
+from torch import nn
+
+from quantskew import cli
+from quantskew.deployment import onnx_files
+
+CLASSES = ("cat", "dog")
+
+
+class Brightness(nn.Module):
+    """Says dog of bright images; ``shift`` moves the line."""
+
+    def __init__(self, shift=0.0):
+        super().__init__()
+        self.line = nn.Conv2d(1, 2, 8)
+        self.line.weight.data[:] = torch.tensor([-1.0, 1.0])[:, None, None, None] / 64
+        self.line.bias.data[:] = torch.tensor([0.5 + shift, -0.5 - shift])
+
+    def forward(self, images):
+        return self.line(images).flatten(1)
+
+
+def picture(value):
+    buffer = io.BytesIO()
+    pixels = np.full((8, 8), value, np.uint8)
+    pixels[0, 0] += 1  # a constant image is no image
+    PIL.Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A pair of files, of which the second errs on dogs that are rather dark; and images."""
+
+    def make(shift, n):
+        for name, moved in (("fp32", 0.0), ("int8", shift)):
+            notes = {"classes": "\n".join(CLASSES)}
+            example = torch.rand(2, 1, 8, 8)
+            onnx_files.export(Brightness(moved), example, tmp_path / f"{name}.onnx", notes)
+        values = np.arange(n) % 4
+        frame = pd.DataFrame(
+            {
+                "image": [picture(v) for v in np.array([20, 60, 150, 230])[values]],
+                "label": np.array(CLASSES)[values // 2],
+                "fur": np.array(["dark", "light"])[values % 2],
+            }
+        )
+        frame.to_parquet(tmp_path / "test.parquet")
+        (tmp_path / "policy.yaml").write_text("groups: [fur, label]\nlargest_group_loss: 0.1\n")
+        return [
+            "gate", f"{tmp_path}/policy.yaml", "--fp32", f"{tmp_path}/fp32.onnx",
+            "--int8", f"{tmp_path}/int8.onnx", "--data", f"{tmp_path}/test.parquet",
+        ]  # fmt: skip
+
+    return make
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(a) for a in arguments])
+    shown = capsys.readouterr()
+    return ended.value.code, shown.out, shown.err
+
+
+def test_the_gate_passes_a_file_that_answers_the_same(pair, capsys):
+    status, shown, _ = run(capsys, *pair(0.0, 400))
+    assert (status, shown.splitlines()[-1]) == (0, "gate: pass")
+
+
+def test_the_gate_fails_a_file_that_harms_a_group_and_names_it(pair, capsys, tmp_path):
+    command = [*pair(0.2, 400), "--json", tmp_path / "g.json", "--markdown", tmp_path / "g.md"]
+    status, shown, _ = run(capsys, *command)
+    assert status == 1
+    assert "fur dark (200 images)" in shown
+    assert "label dog (200 images)" in shown
+    assert "fur light" not in shown
+    content = json.loads((tmp_path / "g.json").read_text())
+    assert content["verdict"] == "fail"
+    assert content["rules"][0]["value"] == pytest.approx(0.5)
+    assert "### Gate: **fail**" in (tmp_path / "g.md").read_text()
+
+
+def test_the_gate_cannot_tell_from_too_few_images(pair, capsys):
+    status, shown, _ = run(capsys, *pair(0.0, 60))
+    assert (status, shown.splitlines()[-1]) == (2, "gate: could not tell")
+
+
+def test_a_broken_file_is_named(pair, capsys, tmp_path):
+    command = pair(0.0, 60)
+    (tmp_path / "int8.onnx").write_bytes(b"not onnx")
+    status, _, said = run(capsys, *command)
+    assert status == 64
+    assert "int8.onnx is not a file that ONNX Runtime can run" in said
+    (tmp_path / "test.parquet").write_bytes(b"nothing")
+    assert "int8.onnx" in run(capsys, *command)[2]
+
+
+def test_images_and_labels_that_do_not_fit_are_named(pair, capsys, tmp_path):
+    command = pair(0.0, 60)
+    path = tmp_path / "test.parquet"
+    good = pd.read_parquet(path)
+    good.assign(label="cow").to_parquet(path)
+    status, _, said = run(capsys, *command)
+    assert status == 64
+    assert "label 'cow' is no class of" in said
+    assert "cat, dog" in said
+    good.to_parquet(path)
+    assert "has no column 'kind'" in run(capsys, *command, "--label", "kind")[2]
+    path.write_bytes(b"nothing")
+    assert "test.parquet is not a whole Parquet file" in run(capsys, *command)[2]
+    path.unlink()
+    assert "test.parquet: no such file" in run(capsys, *command)[2]
+
+
+def test_files_that_are_no_pair_are_refused(pair, capsys, tmp_path):
+    command = pair(0.0, 60)
+    model = onnx.load(tmp_path / "int8.onnx")
+    onnx.helper.set_model_props(model, {"classes": "cow\ndog"})
+    onnx.save(model, tmp_path / "int8.onnx")
+    status, _, said = run(capsys, *command)
+    assert status == 64
+    assert "has classes ('cat', 'dog')" in said
+
+
+def test_labels_of_a_file_without_names_are_numbers(pair, capsys, tmp_path):
+    command = pair(0.0, 400)
+    for name in ("fp32", "int8"):
+        onnx_files.export(Brightness(), torch.rand(2, 1, 8, 8), tmp_path / f"{name}.onnx", {})
+    path = tmp_path / "test.parquet"
+    frame = pd.read_parquet(path)
+    frame.assign(label=(frame["label"] == "dog").astype(int)).to_parquet(path)
+    assert run(capsys, *command)[0] == 0
+    frame.assign(label=3).to_parquet(path)
+    assert "label 3 of sample 0 (and 399 more) is no class" in run(capsys, *command)[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["gate"], "policy"),
+        (["gat", "x"], "invalid choice: 'gat'"),
+        (["gate", "none.yaml", "x"], "none.yaml: no such file; see quantskew gate --help"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_no_verdict(capsys, arguments, message):
+    status, _, said = run(capsys, *arguments)
+    assert status == 64
+    assert message in said
+
+
+def test_help_teaches(capsys):
+    status, shown, _ = run(capsys, "gate", "--help")
+    assert status == 0
+    for part in ("largest_group_loss: 0.05", "examples:", "exit status: 0 pass, 1 fail, 2 could"):
+        assert part in shown
+    assert all(name in run(capsys, "--help")[1] for name in ("gate", "latency", "doctor"))
+
+
+def test_the_policy_in_the_help_is_a_policy(tmp_path):
+    from quantskew.deployment.gate import Policy
+    from quantskew.params import read
+
+    block = cli._GATE.split("asks nothing:\n")[1].split("A rule passes")[0]
+    path = tmp_path / "policy.yaml"
+    path.write_text(block)
+    policy = read(Policy, path, "")
+    assert policy.bytes == 1_000_000
+    assert policy.groups == ("race", "race*gender")
+
+
+def test_the_doctor_looks_at_libraries_and_data(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, shown, _ = run(capsys, "doctor")
+    assert status == 0
+    assert "all libraries are there" in shown
+    assert "no params.yaml here" in shown
+    (tmp_path / "params.yaml").write_text(
+        "datasets: [utkface]\nmodels: [resnet18]\nbits: 8\nseeds: 0\nmethods: {}\n"
+        "sources: {utkface: {}, mnist5k: {}, celeba: {}}\n"
+    )
+    status, shown, _ = run(capsys, "doctor")
+    assert status == 1
+    assert "missing  data utkface: no files in data/downloads/utkface" in shown
+    assert "ok       data mnist5k" in shown
+    assert "note     data not at hand: celeba" in shown
+    (tmp_path / "params.yaml").write_text("datasets: 3")
+    assert "cannot be run" in run(capsys, "doctor")[1]
+
+
+def test_the_doctor_names_a_library_that_is_too_old(capsys, monkeypatch):
+    from quantskew import doctor
+
+    versions = {"onnxruntime": "1.2"}
+    monkeypatch.setattr(doctor, "version", lambda name: versions.get(name, "999"))
+    monkeypatch.setattr(doctor, "requires", lambda _: ["onnxruntime>=1.20", "torch>=2; extra=='x'"])
+    status, shown, _ = run(capsys, "doctor")
+    assert status == 1
+    assert "onnxruntime >=1.20: found 1.2; pip install 'onnxruntime>=1.20'" in shown

@@ -1,0 +1,142 @@
+"""ONNX files are what they were made from, run anywhere, and are refused when they are broken."""
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+import torch
+from torch import nn
+
+from quantskew import models
+from quantskew.data.loading import load
+from quantskew.data.prepare import prepare
+from quantskew.deployment import onnx_files, shipping
+from quantskew.deployment.onnx_files import FileError, OnnxNetwork
+from quantskew.params import Calibration, Recipe, Source, Training
+from quantskew.training.baseline import train
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits")
+    prepare("digits", Source(), folder).write(folder / "samples.parquet")
+    train(
+        folder, samples=folder / "samples.parquet", model="resnet18_quarter", architecture=None,
+        seed=0, training=Training(epochs=3), recipe=Recipe(),
+    )  # fmt: skip
+    return folder
+
+
+def shipped(digits, folder, calibration):
+    folder.mkdir()
+    shipping.ship(
+        folder, samples=digits / "samples.parquet", base=digits / "network.safetensors",
+        model="resnet18_quarter", architecture=None, seed=0, calibration=calibration,
+        bins={}, ranges="minmax", reduce_range=True, notes={"dataset": "digits"},
+    )  # fmt: skip
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_fp32_file_answers_as_the_network(digits, tmp_path):
+    shipped(digits, tmp_path / "fp32", None)
+    test = load(digits / "samples.parquet").test
+    network = models.build("resnet18_quarter", classes=10, channels=1, size=8)
+    models.load_checkpoint(network, digits / "network.safetensors")
+    expected = models.logits(network, test.images)
+    file = OnnxNetwork(tmp_path / "fp32/network.onnx")
+    torch.testing.assert_close(models.logits(file, test.images), expected, atol=1e-4, rtol=1e-4)
+    assert file.classes == tuple("0123456789")
+    assert file.shape == (1, 8, 8)
+
+
+def test_the_int8_file_is_what_the_simulation_says_and_is_the_same_twice(digits, tmp_path):
+    first, again = (shipped(digits, tmp_path / name, Calibration()) for name in "ab")
+    assert first == again
+    found = onnx_files.check(tmp_path / "a/network.onnx")
+    assert found.layers == found.integer_layers == 22
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {*found.operators}
+    outputs = safetensors.numpy.load_file(tmp_path / "a/logits.safetensors")
+    same = outputs["logits"].argmax(1) == outputs["pytorch"].argmax(1)
+    assert same.mean() > 0.95
+    assert 0 < np.abs(outputs["logits"] - outputs["pytorch"]).max() < 1.5
+
+
+def test_a_balanced_calibration_set_gives_another_file(digits, tmp_path):
+    some = shipped(digits, tmp_path / "a", Calibration(samples=40))
+    balanced = shipped(digits, tmp_path / "b", Calibration(samples=40, choice="balanced"))
+    assert some["network.onnx"] != balanced["network.onnx"]
+    assert b'"9": 4' in balanced["facts.json"]
+
+
+def test_stored_weights_are_seven_bits_on_a_grid_a_channel(digits, tmp_path):
+    shipped(digits, tmp_path / "int8", Calibration())
+    model = onnx.load(tmp_path / "int8/network.onnx")
+    stored = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
+    network = models.build("resnet18_quarter", classes=10, channels=1, size=8)
+    models.load_checkpoint(network, digits / "network.safetensors")
+    (name,) = [n for n in stored if n.startswith("fc.weight") and n.endswith("_quantized")]
+    codes = stored[name]
+    scale = stored[name.replace("_quantized", "_scale")]
+    assert codes.dtype == np.int8
+    assert np.abs(codes.astype(int)).max() <= 64
+    weight = network.fc.weight.detach().numpy()
+    codes = codes if codes.shape == weight.shape else codes.T
+    by_hand = codes * scale[:, None]
+    assert len(scale) == len(weight)
+    assert np.abs(by_hand - weight).max() <= scale.max() / 2 + 1e-6
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(1, 8, 4, 4)
+        self.norm = nn.LayerNorm(8)
+        self.mix = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images):
+        tokens = self.norm(self.embed(images).flatten(2).transpose(1, 2))
+        return self.head((tokens + self.mix(tokens)).mean(1))
+
+
+def test_a_transformer_is_quantized_dynamically(tmp_path):
+    torch.manual_seed(0)
+    network, images = Attention().eval(), torch.rand(5, 1, 8, 8)
+    path = tmp_path / "network.onnx"
+    onnx_files.export(network, images, path, {})
+    assert onnx_files.is_transformer(path)
+    onnx_files.quantize(path, path, None)
+    found = onnx_files.check(path)
+    assert (found.layers, found.integer_layers) == (3, 2)  # the convolution stays
+    assert "DynamicQuantizeLinear" in found.operators
+    torch.testing.assert_close(OnnxNetwork(path)(images), network(images), atol=0.1, rtol=0.1)
+
+
+def test_broken_files_are_refused(tmp_path):
+    path = tmp_path / "network.onnx"
+    with pytest.raises(FileError, match=r"network.onnx: no such file"):
+        OnnxNetwork(path)
+    onnx_files.export(Attention(), torch.rand(2, 1, 8, 8), path, {})
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(FileError, match=r"is not a file that ONNX Runtime can run"):
+        OnnxNetwork(path)
+    with pytest.raises(FileError, match="is not a valid ONNX file"):
+        onnx_files.check(path)
+
+
+def test_a_network_that_is_no_classifier_of_images_is_refused(tmp_path):
+    path = tmp_path / "network.onnx"
+    onnx_files.export(nn.Conv2d(1, 2, 3), torch.rand(2, 1, 8, 8), path, {})
+    with pytest.raises(FileError, match=r"a classifier takes one float tensor \(N, C, H, W\)"):
+        OnnxNetwork(path)
+
+
+def test_operators_outside_the_standard_are_refused(tmp_path):
+    path = tmp_path / "network.onnx"
+    onnx_files.export(Attention(), torch.rand(2, 1, 8, 8), path, {})
+    model = onnx.load(path)
+    model.opset_import.append(onnx.helper.make_opsetid("maker.own", 1))
+    model.graph.node[-1].domain = "maker.own"
+    onnx.save(model, path)
+    with pytest.raises(FileError, match=r"wants maker\.own\.Gemm.*standard operators of opset 17"):
+        onnx_files.check(path)
