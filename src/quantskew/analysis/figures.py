@@ -131,7 +131,9 @@ def trade_off(figure: Figure, rows: pd.DataFrame) -> None:
             ax.set_xlabel("accuracy, %")
         line[0].set_ylabel("FVO, points")
     figure.legend(
-        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods)
+        *axes[0][0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(7, len(methods)),
     )
 
 
@@ -222,7 +224,8 @@ def bars(figure: Figure, rows: pd.DataFrame) -> None:
             at = part[part["series"] == one].set_index("x").reindex(names)
             ax.bar(
                 np.arange(len(names)) - 0.4 + step * (number + 0.5), at["value"], step, label=one,
-                yerr=_whiskers(at), color=METHOD_COLOURS[1 + number % 6], error_kw={"lw": 0.7},
+                yerr=_whiskers(at), color=METHOD_COLOURS[1 + number % 6],
+                hatch="///" if number >= 6 else None, error_kw={"lw": 0.7},
             )  # fmt: skip
         ax.set_xticks(range(len(names)), names)
         ax.grid(False, axis="x")
