@@ -1,0 +1,52 @@
+"""The architectures of the papers at their full depth and width, as the study builds them."""
+
+import pytest
+import torch
+
+from quantskew import models
+from quantskew.params import Weights
+from quantskew.quantization.layers import quantizable
+from quantskew.quantization.packing import load, save
+from quantskew.quantization.ptq import quantize_network
+
+pytestmark = pytest.mark.slow
+
+LAYERS_AND_LEFT_OUT = {
+    "resnet18": (21, set()),
+    "resnet50": (54, set()),
+    "vgg19": (17, set()),
+    "mobilenetv2": (53, set()),
+    "efficientnet_b0": (82, set()),
+    "vit_small": (50, {"cls_token", "pos_embed", "norm"}),
+    "squeezenet1_1": (26, set()),
+}
+
+
+def build(name):
+    torch.manual_seed(0)
+    return models.build(name, classes=3, channels=1, size=16)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("name", LAYERS_AND_LEFT_OUT)
+@torch.no_grad()
+def test_quantized_packed_loaded_with_every_parameter_accounted_for(name, granularity, tmp_path):
+    original = build(name).eval()
+    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    # 3 bits, that no code lies on the border of a byte; grouped layers and attention alike
+    made = quantize_network(original, images, bits=3, weights=Weights(granularity=granularity))
+    save(tmp_path / "a", made)
+    logits = made.network(images)
+    assert torch.equal(load(tmp_path / "a", build(name))(images), logits)
+    assert not torch.equal(logits, original(images))
+    count, outside = LAYERS_AND_LEFT_OUT[name]
+    assert list(made.weights) == list(quantizable(made.network))
+    assert len(made.weights) == count
+    left = made.notes["left_out"]
+    assert {part for part in left if "blocks" not in part} == outside
+    assert all(reason for reason in left.values())
+    for parameter in dict(made.network.named_parameters()):
+        layer = parameter.rpartition(".")[0]
+        assert layer in made.weights or layer in left or parameter in left
+    bits = sum(weight.codes.numel() * 3 for weight in made.weights.values())
+    assert (tmp_path / "a").stat().st_size < bits / 8 + 5e5
