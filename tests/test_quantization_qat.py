@@ -9,6 +9,7 @@ from torch import nn
 
 from quantskew.params import Weights
 from quantskew.quantization.packing import load, save
+from quantskew.quantization.ptq import quantize_weight
 from quantskew.quantization.qat import (
     LearnedScale,
     convert,
@@ -65,6 +66,22 @@ def test_scale_starts_at_twice_the_mean_over_the_root():
     )
     assert LearnedScale(weight, 4, per_channel=True).scale.shape == (4, 1)
     assert LearnedScale(torch.zeros(3), 4).scale > 0
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_scale_may_start_at_the_least_squared_error(per_channel):
+    weight = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    errors = {
+        start: (q(weight) - weight).square().sum().item()
+        for start in ("lsq", "mse")
+        for q in [LearnedScale(weight, 3, per_channel=per_channel, start=start)]
+    }
+    assert errors["mse"] < errors["lsq"]
+    setting = Weights(
+        range="mse", scheme="symmetric", granularity="channel" if per_channel else "tensor"
+    )
+    best = quantize_weight(weight, bits=3, weights=setting).dequantize()
+    assert errors["mse"] == pytest.approx((best - weight).square().sum().item(), rel=1e-5)
 
 
 def test_scale_is_kept_above_zero():

@@ -1,5 +1,6 @@
 """Precision policies: allocation against brute force, sensitivities against dense truth."""
 
+import copy
 import itertools
 
 import pytest
@@ -21,6 +22,7 @@ from quantskew.quantization.sensitivity import (
     hessian_traces,
     importance,
     measured,
+    rounded,
 )
 from quantskew.quantization.widths import allocate, by_quantile, fit_to_size, reduce_groups
 
@@ -165,6 +167,36 @@ def test_measured_is_one_layer_at_a_time(study):
         )
         torch.testing.assert_close(table[row, 0], rise.detach())
     assert (table[:, 1].abs() < table[:, 0].abs()).any()
+
+
+@pytest.mark.parametrize("name", ["vgg_bn", "vit_tiny_patch16_224", "squeezenet1_1"])
+@torch.no_grad()
+def test_what_runs_before_a_layer_is_remembered_rightly(name):
+    """In place activations, attention, branches."""
+    made, images = network(name)
+    images = torch.cat([images] * 9 + [-images])  # two batches
+    labels, groups = torch.arange(40) % 5, torch.arange(40) % 3 - 1
+    layers = dict(list(quantizable(made).items())[::4])
+    table = measured(made, layers, images, labels, groups, choices=(2,), weights=Weights())
+    plain = group_losses(made, images, labels, groups)
+    for row, (key, layer) in enumerate(layers.items()):
+        changed = copy.deepcopy(made)
+        changed.get_submodule(key).weight.copy_(rounded(layer, 2, Weights()))
+        rise = group_losses(changed, images, labels, groups) - plain
+        torch.testing.assert_close(table[row, 0], rise, rtol=1e-3, atol=1e-6)
+        assert "forward" not in vars(layer)
+
+
+def test_a_group_without_images_counts_for_nothing(study):
+    net, images, labels, groups = study
+    layers, gap = quantizable(net), torch.where(groups == 1, 2, groups)
+    for table in (
+        importance(net, layers, images, labels, gap, kind="taylor"),
+        hessian_traces(net, layers, images, labels, gap, probes=1),
+    ):
+        assert table.shape == (2, 3)
+        assert (table[:, 1] == 0).all()
+        assert table.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["gradient", "taylor"])

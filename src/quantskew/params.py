@@ -118,13 +118,15 @@ class Qat(Section):
     """How networks are trained with their quantizers in place (``qat:``).
 
     ``freezing`` is the threshold of the frequency of oscillation at the start and the end of the
-    training; ``bn_batches`` counts the batches from which the statistics of the batch norms are
-    taken anew afterwards, 0 keeping them.
+    training; ``start`` is where learned scales start, at the least squared error or as in LSQ's
+    paper; ``bn_batches`` counts the batches from which the statistics of the batch norms are taken
+    anew afterwards, 0 keeping them.
     """
 
     epochs: Count = 3
     lr: PositiveFloat | dict[Width, PositiveFloat] = 1e-3
     scale_lr: PositiveFloat = 1e-4
+    start: Literal["mse", "lsq"] = "mse"
     dampening: NonNegative = 0.1
     freezing: tuple[Fraction, Fraction] = (0.1, 0.01)
     bn_batches: Annotated[int, Field(ge=0)] = 0

@@ -11,7 +11,7 @@ norms stay as they are, so that training still has their statistics.
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.optim.swa_utils import update_bn
 
 from quantskew.params import Activations, Weights
 from quantskew.quantization.activations import restore
-from quantskew.quantization.affine import code_range, quantize
+from quantskew.quantization.affine import code_range, quantize, scale_and_zero_point
 from quantskew.quantization.codes import FLOAT, QuantizedWeight, Widths
 from quantskew.quantization.layers import left_out, quantizable
 from quantskew.quantization.learned_activations import (
@@ -29,7 +29,10 @@ from quantskew.quantization.learned_activations import (
     take_learned_grids,
 )
 from quantskew.quantization.packing import Quantized
+from quantskew.quantization.ranges import clipping_range
 from quantskew.quantization.widths import uniform
+
+Start = Literal["mse", "lsq"]
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -37,18 +40,27 @@ _SMALLEST = torch.finfo(torch.float32).tiny
 class LearnedScale(nn.Module):
     """The LSQ quantizer of one weight tensor: signed codes, a learned scale, zero point 0.
 
-    The scale starts at ``2 · mean|w| / √Qp``, one a tensor or one an output channel, and its
-    gradient is scaled by ``1 / √(N · Qp)`` with N weights to a scale.
+    There is one scale a tensor or one an output channel. It starts where the squared error is the
+    least (``mse``), or at ``2 · mean|w| / √Qp`` as in the paper (``lsq``), and its gradient is
+    scaled by ``1 / √(N · Qp)`` with N weights to a scale.
     """
 
-    def __init__(self, weight: Tensor, bits: int, *, per_channel: bool = False) -> None:
+    def __init__(
+        self, weight: Tensor, bits: int, *, per_channel: bool = False, start: Start = "lsq"
+    ) -> None:
         super().__init__()
         self.bits = bits
         self.low, self.high = code_range(bits, "symmetric")
         dims = tuple(range(1 if per_channel else 0, weight.ndim))
-        mean = weight.detach().abs().mean(dims, keepdim=True)
-        self.scale = nn.Parameter((2 * mean / self.high**0.5).clamp_min(_SMALLEST))
-        self.gradient_scale = (self.high * weight.numel() / mean.numel()) ** -0.5
+        if start == "mse":
+            ends = clipping_range(
+                weight, method="mse", bits=bits, scheme="symmetric", per_channel=per_channel
+            )
+            scale, _ = scale_and_zero_point(*ends, bits, "symmetric")
+        else:
+            scale = 2 * weight.detach().abs().mean(dims, keepdim=True) / self.high**0.5
+        self.scale = nn.Parameter(scale.clamp_min(_SMALLEST))
+        self.gradient_scale = (self.high * weight.numel() / scale.numel()) ** -0.5
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight."""
@@ -114,6 +126,7 @@ def prepare(
     widths: Mapping[str, Widths] | None = None,
     activations: Activations | None = None,
     calibration: Tensor | None = None,
+    start: Start = "mse",
 ) -> nn.Module:
     """Return a copy of a network whose layers train with quantized weights.
 
@@ -135,6 +148,8 @@ def prepare(
         start at the range that ``calibration`` images give.
     calibration
         Input images (N, …).
+    start
+        Of the scales of weights: see :class:`LearnedScale`.
     """
     network = copy.deepcopy(network)
     widths = widths or uniform(network, example, bits=bits, weights=weights)
@@ -148,7 +163,9 @@ def prepare(
             continue
         if not isinstance(width, int):
             raise ValueError(f"QAT gives all channels of a layer one width; {name} has {{*width}}")
-        quantizer = LearnedScale(layer.weight, width, per_channel=weights.granularity == "channel")
+        quantizer = LearnedScale(
+            layer.weight, width, per_channel=weights.granularity == "channel", start=start
+        )
         parametrize.register_parametrization(layer, "weight", quantizer)
     return network
 

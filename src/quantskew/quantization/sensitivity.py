@@ -4,9 +4,10 @@ All measures are tables over layers and groups, by the mean cross-entropy of a g
 and groups are those of a calibration set; a group code below 0 takes no part.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +15,32 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from quantskew.params import Weights
-from quantskew.quantization.layers import Layer
+from quantskew.quantization.layers import Layer, quantizable, watching
 from quantskew.quantization.ptq import quantize_weight
+
+_BATCH = 32
 
 
 def group_losses(network: nn.Module, images: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
     """Return the mean cross-entropy of each group, (groups,); 0 for a group without images."""
     losses = cross_entropy(network(images), labels, reduction="none")
+    sizes = [len(some) for some in _members(groups)]
+    return _sums(losses, groups, len(sizes)) / losses.new_tensor(sizes).clamp_min(1)
+
+
+def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy, 0 of no image at all."""
+    return cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))
+
+
+def _sums(losses: Tensor, groups: Tensor, count: int) -> Tensor:
     known = groups >= 0
-    groups = groups[known]
-    count = int(groups.max()) + 1
-    sums = losses.new_zeros(count).index_add(0, groups, losses[known])
-    return sums / groups.bincount(minlength=count).clamp_min(1)
+    return losses.new_zeros(count).index_add(0, groups[known], losses[known])
+
+
+def _members(groups: Tensor) -> list[Tensor]:
+    """Return the indices of the images of each group; some may have none."""
+    return [(groups == group).nonzero().flatten() for group in range(int(groups.max()) + 1)]
 
 
 @torch.no_grad()
@@ -51,16 +66,62 @@ def measured(
     -------
     Tensor
         (layers, choices, groups), in the order of ``layers``; below 0 where the loss falls.
+
+    Notes
+    -----
+    What runs before a layer does not change with it, so the layers before give again what they
+    gave: that spares half of the work. Batches keep small what is remembered for it.
     """
-    plain = group_losses(network, images, labels, groups)
-    table = torch.empty(len(layers), len(choices), len(plain))
-    for row, layer in enumerate(layers.values()):
-        original = layer.weight.detach().clone()
-        for column, bits in enumerate(choices):
-            layer.weight.data.copy_(rounded(layer, bits, weights))
-            table[row, column] = group_losses(network, images, labels, groups) - plain
+    versions = {name: [rounded(la, b, weights) for b in choices] for name, la in layers.items()}
+    sizes = torch.tensor([len(some) for some in _members(groups)])
+    total = torch.zeros(len(layers), len(choices), len(sizes))
+    for some in torch.arange(len(images)).split(_BATCH):
+
+        def losses(some: Tensor = some) -> Tensor:
+            each = cross_entropy(network(images[some]), labels[some], reduction="none")
+            return _sums(each, groups[some], len(sizes))
+
+        total += _rises(network, layers, versions, losses).cpu()
+    return total / sizes.clamp_min(1)
+
+
+def _rises(
+    network: nn.Module,
+    layers: Mapping[str, Layer],
+    versions: Mapping[str, list[Tensor]],
+    losses: Callable[[], Tensor],
+) -> Tensor:
+    """Rise of some losses with each version of each layer's weight, in the order they run."""
+    outputs: dict[str, list[Tensor]] = {}
+
+    def note(name: str, _layer: nn.Module, _given: Any, output: Tensor) -> None:
+        outputs.setdefault(name, []).append(output.clone())  # what runs later may work in place
+
+    with watching(dict(layers), note):
+        plain = losses()
+    # a weight that two layers share may act before the layer that is listed
+    shared = len(quantizable(network)) < sum(isinstance(m, Layer) for m in network.modules())
+    known = [name for name, given in outputs.items() if len(given) == 1 and not shared]
+    rises = {}
+    try:
+        for name in [*(layers.keys() - {*known}), *known]:
+            layer = layers[name]
+            original, rows = layer.weight.detach().clone(), []
+            for version in versions[name]:
+                layer.weight.data.copy_(version)
+                rows.append(losses() - plain)
             layer.weight.data.copy_(original)
-    return table
+            rises[name] = torch.stack(rows)
+            if name in known:
+                vars(layer)["forward"] = partial(_again, *outputs[name])
+    finally:
+        for name in known:
+            vars(layers[name]).pop("forward", None)
+    return torch.stack([rises[name] for name in layers])
+
+
+def _again(given: Tensor, _input: Tensor) -> Tensor:
+    return given.clone()
 
 
 def hawq(
@@ -120,9 +181,10 @@ def hessian_traces(
     generator = torch.Generator().manual_seed(seed)
     # the fused attention kernels have no second derivative
     with _gradients(layers) as parameters, sdpa_kernel(SDPBackend.MATH):
-        losses = group_losses(network, images, labels, groups)
-        traces = torch.zeros(len(parameters), len(losses))
-        for group, loss in enumerate(losses):
+        members = _members(groups)
+        traces = torch.zeros(len(parameters), len(members))
+        for group, some in enumerate(members):
+            loss = _mean_loss(network(images[some]), labels[some])
             gradients = torch.autograd.grad(loss, parameters, create_graph=True)
             for _ in range(probes):
                 signs = [
@@ -155,9 +217,9 @@ def importance(
     """
     with _gradients(layers) as parameters:
         columns = []
-        losses = group_losses(network, images, labels, groups)
-        for loss in losses:
-            gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+        for some in _members(groups):
+            loss = _mean_loss(network(images[some]), labels[some])
+            gradients = torch.autograd.grad(loss, parameters)
             each = [
                 g.abs() if kind == "gradient" else (g * p.detach()).square()
                 for g, p in zip(gradients, parameters, strict=True)
