@@ -209,7 +209,7 @@ def test_edges_of_groups_go_where_a_recipe_divides_by_them(monkeypatch):
     )  # fmt: skip
     asked = {}
 
-    def run(cells, title):
+    def run(cells, **_):
         asked.update({cell.name: cell.arguments["bins"] for cell in cells})
         return {cell.name: Path() for cell in cells}
 
