@@ -34,13 +34,10 @@ def test_what_is_kept_is_small_and_says_where_it_is_from(exported, project):
     assert set(effects["attribute"]) == {"digit"}
     assert 0 < len(effects) < len(whole)
     found = json.loads((kept / "provenance.json").read_text(encoding="utf-8"))
-    stages = [" ".join(stage["command"]) for stage in found["stages"]]
-    assert stages == [
-        "download digits",
-        *(f"{stage} digits resnet18_quarter" for stage in ("train", "quantize", "mitigate")),
-        "evaluate digits resnet18_quarter",
-        "analyze",
-    ]
+    noted = {" ".join(stage["command"]) for stage in found["stages"]}
+    stages = ("train", "quantize", "mitigate", "evaluate")
+    assert noted >= {f"{stage} digits resnet18_quarter" for stage in stages}
+    assert noted >= {"download digits", "analyze"}
     assert all(stage["peak_bytes"] > 1e7 for stage in found["stages"])
     assert found["training"]["ratio"] > 0
 
