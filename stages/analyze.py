@@ -35,13 +35,9 @@ MEASURED = (
 def main() -> None:
     """Compare all variants of the study; write what was found."""
     study = params.load()
-    loaded = {(d, m): answers(study, d, m) for d in study.datasets for m in study.models}
-    found = pd.DataFrame([analyze(given, ways, study) for given, ways, _ in loaded.values()])
+    found = [compared(study, dataset) for dataset in study.datasets]
     shutil.rmtree(ANALYSIS, ignore_errors=True)
-    frames = {name: pd.concat(list(found[name]), ignore_index=True) for name in Frames._fields}
-    decided = pd.DataFrame([decide(study, d, loaded, frames) for d in study.datasets])
-    frames |= {name: pd.concat(list(decided[name]), ignore_index=True) for name in decided}
-    frames["exemplars"] = pd.concat(exemplar_rows(given, ids) for given, _, ids in loaded.values())
+    frames = {name: pd.concat([one[name] for one in found], ignore_index=True) for name in found[0]}
     measured = {name: stored(study, name) for name in MEASURED}
     surfaces = flow.surfaces(measured["curvature"], measured["groups"])
     frames["claims"] = claims.assess(surfaces, measured["groups"], study)
@@ -120,20 +116,29 @@ def answers(
     return predictions, divisions, ids
 
 
+def compared(study: Params, dataset: str) -> dict[str, pd.DataFrame]:
+    """Compare the variants of a data set, whose predictions are let go of before the next one's."""
+    loaded = {model: answers(study, dataset, model) for model in study.models}
+    found = pd.DataFrame([analyze(given, ways, study) for given, ways, _ in loaded.values()])
+    frames = {name: pd.concat(list(found[name]), ignore_index=True) for name in Frames._fields}
+    frames |= decide(study, dataset, loaded, frames)
+    frames["exemplars"] = pd.concat(exemplar_rows(given, ids) for given, _, ids in loaded.values())
+    return frames
+
+
 def decide(
     study: Params,
     dataset: str,
-    loaded: Mapping[tuple[str, str], tuple[Predictions, list[Grouping], np.ndarray]],
+    loaded: Mapping[str, tuple[Predictions, list[Grouping], np.ndarray]],
     frames: Mapping[str, pd.DataFrame],
 ) -> dict[str, pd.DataFrame]:
     """Test the claims and place the variants of a data set, all its models on the same draws."""
     correct = {
         point: predicted == given.labels
-        for model in study.models
-        for given in [loaded[dataset, model][0]]
+        for given, _, _ in loaded.values()
         for point, predicted in given.predicted.items()
     }
-    first = loaded[dataset, study.models[0]][1][0]
+    first = loaded[study.models[0]][1][0]
     (trained,) = groupings(load(samples_path(dataset)).train, [first.attribute], study.groups)
     numbers = dict(zip(trained.names, np.bincount(trained.codes[trained.codes >= 0]), strict=True))
     train_sizes = np.array([numbers.get(name, 0) for name in first.names])

@@ -2,9 +2,10 @@
 
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import safetensors.numpy
 
@@ -15,6 +16,9 @@ from quantskew.description import bounded, describe, groupings, history_by_group
 from quantskew.files import write_json
 from quantskew.params import Params
 from quantskew.variants import Variant, samples_path, stored_variants
+
+ROWS = 1 << 16
+"""Of predictions held at once, and in a row group."""
 
 Variants = Mapping[Variant, tuple[Path, Path]]
 
@@ -43,15 +47,15 @@ def main(dataset: str, model: str) -> None:
     # the longest first
     work = [*survey_cells(study, dataset, model, variants, made_from), *layered.values(), *work]
     done = cells.run(work, title=f"evaluate {dataset} {model}", compute=study.compute)
-    logits = {
-        variant: safetensors.numpy.load_file(done[variant.stem] / "logits.safetensors")["logits"]
-        for variant in variants
-    }
+
+    def logits(variant: Variant) -> np.ndarray:
+        path = done[variant.stem] / "logits.safetensors"
+        return safetensors.numpy.load_file(path)["logits"]
+
     by_file = {file: variant for variant, (file, _) in variants.items()}
     parts = defaultdict(list)
     for variant, (file, base) in variants.items():
-        rows = describe(logits[variant], logits[by_file[base]], data.test, divisions)
-        rows["predictions"] = predictions(logits[variant], data.test)
+        rows = describe(logits(variant), logits(by_file[base]), data.test, divisions)
         for name in ("layers", "weight_histograms"):
             rows[name] = pd.read_parquet(done[variant.stem] / f"{name}.parquet")
         history = file.with_suffix(".history.safetensors")
@@ -73,9 +77,24 @@ def main(dataset: str, model: str) -> None:
     written = {name: pd.concat(frames) for name, frames in parts.items()}
     for name, frame in written.items():
         tables.write(name, frame, target / f"{name}.parquet")
+    answered = (
+        variant.name(predictions(logits(variant), data.test)) for variant in sorted(variants)
+    )
+    tables.write("predictions", joined(answered, ROWS), target / "predictions.parquet")
     write_json(
         f"metrics/{dataset}/{model}.json", summary(written["fairness"], divisions[0].attribute)
     )
+
+
+def joined(frames: Iterable[pd.DataFrame], rows: int) -> Iterator[pd.DataFrame]:
+    """Put small frames together to some of ``rows`` rows or a little less."""
+    held: list[pd.DataFrame] = []
+    for frame in frames:
+        if held and sum(map(len, held)) + len(frame) > rows:
+            yield pd.concat(held)
+            held = []
+        held.append(frame)
+    yield pd.concat(held)
 
 
 def surveyed(study: Params, variants: Variants) -> dict[Variant, Variant]:

@@ -83,3 +83,8 @@ def test_json_is_rounded_and_sorted(tmp_path):
     write_json(tmp_path / "m.json", {"b": 0.123456, "a": [float("nan"), -0.00001, 3]})
     text = (tmp_path / "m.json").read_text()
     assert "".join(text.split()) == '{"a":[null,0.0,3],"b":0.1235}'
+
+
+def test_a_table_may_be_empty(tmp_path):
+    tables.write("variants", variants().iloc[:0], tmp_path / "t.parquet")
+    assert len(tables.read("variants", tmp_path / "t.parquet")) == 0

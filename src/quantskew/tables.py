@@ -8,7 +8,7 @@ The *variant* of a network is named by five columns that most tables share, :dat
 *point* in the study, :data:`POINT`, is all but the seed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -471,7 +471,7 @@ TABLES: Mapping[str, Table] = {
 }
 
 
-def write(name: str, rows: pd.DataFrame, path: str | Path) -> None:
+def write(name: str, rows: pd.DataFrame | Iterable[pd.DataFrame], path: str | Path) -> None:
     """Write a table in canonical form.
 
     Parameters
@@ -479,7 +479,8 @@ def write(name: str, rows: pd.DataFrame, path: str | Path) -> None:
     name
         Key of :data:`TABLES`.
     rows
-        With just the columns of the schema, in any order; NaN is written as null.
+        With just the columns of the schema, in any order; NaN is written as null. A table larger
+        than memory comes in parts, in the order of its key; each is let go of once written.
     path
         A Parquet file; replaced whole or not at all.
 
@@ -487,8 +488,26 @@ def write(name: str, rows: pd.DataFrame, path: str | Path) -> None:
     ------
     TableError
         When a column lacks or is unknown, a value has another type or is null where none may be,
-        or a key stands twice.
+        a key stands twice, or parts are out of order.
     """
+    schema = TABLES[name].schema.with_metadata({"table": name})
+    key = list(TABLES[name].key)
+    last: tuple[Any, ...] | None = None
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as file,
+    ):
+        for part in [rows] if isinstance(rows, pd.DataFrame) else rows:
+            table = _canonical(name, part, path)
+            if len(table):
+                first, end = table.select(key).take([0, len(table) - 1]).to_pylist()
+                if last is not None and tuple(first.values()) <= last:
+                    raise TableError(f"table {name!r} for {path}: {first} comes after {last}")
+                last = tuple(end.values())
+            file.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=1 << 16)
+
+
+def _canonical(name: str, rows: pd.DataFrame, path: str | Path) -> pa.Table:
     spec = TABLES[name]
     missing = [column for column in spec.schema.names if column not in rows]
     unknown = [column for column in rows if column not in spec.schema.names]
@@ -510,10 +529,7 @@ def write(name: str, rows: pd.DataFrame, path: str | Path) -> None:
     if twice.any():
         keys = rows.loc[twice.to_numpy(), list(spec.key)].iloc[0].to_dict()
         raise TableError(f"table {name!r} for {path}: {keys} stands more than once")
-    table = table.sort_by([(column, "ascending") for column in spec.key])
-    table = table.replace_schema_metadata({"table": name})
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", version="2.6", row_group_size=1 << 16)
+    return table.sort_by([(column, "ascending") for column in spec.key])
 
 
 def read(
@@ -538,6 +554,19 @@ def read(
     TableError
         When there is no such file, it is not whole, or has another schema.
     """
+    _check(name, path)
+    return pq.read_table(path, columns=columns, filters=filters)
+
+
+def batches(name: str, path: str | Path, columns: list[str]) -> Iterator[pd.DataFrame]:
+    """Read a table of any size as :func:`read` does, some ten thousand rows at a time, in order."""
+    _check(name, path)
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(1 << 16, columns=columns):
+            yield batch.to_pandas()
+
+
+def _check(name: str, path: str | Path) -> None:
     spec = TABLES[name]
     try:
         schema = pq.read_schema(path)
@@ -553,4 +582,3 @@ def read(
             raise TableError(
                 f"{path}: column {field.name!r} is {schema.field(index).type}, not {field.type}"
             )
-    return pq.read_table(path, columns=columns, filters=filters)

@@ -26,7 +26,7 @@ from quantskew.fairness.paired import compare_accuracy, compare_parity, holm
 from quantskew.fairness.resampling import Effect, basic_interval, observe, resampled, tabulate
 from quantskew.params import Params, Statistics
 from quantskew.tables import POINT, VARIANT
-from quantskew.variants import BASELINE, FULL_PRECISION
+from quantskew.variants import BASELINE, FULL_PRECISION, Variant
 
 WHOLE = "all"
 FAMILY = ["dataset", "model", "method", "reference", "attribute", "metric"]
@@ -61,19 +61,37 @@ class Frames(NamedTuple):
 
 
 def read_predictions(folder: Path) -> tuple[Predictions, np.ndarray]:
-    """Read the predicted classes of all variants of a folder, and the ids of the samples."""
-    columns = [*VARIANT, "id", "label", "prediction"]
-    rows = tables.read("predictions", folder / "predictions.parquet", columns).to_pandas()
-    points = {
-        Point(*key): part.pivot(index="seed", columns="id", values="prediction")
-        for key, part in rows.groupby(list(POINT))
+    """Read the predicted classes of all variants of a folder, and the ids of the samples.
+
+    What is held is four bytes a prediction; the rest of the table is read past, part by part.
+    """
+    path = folder / "predictions.parquet"
+    answers: dict[Variant, list[np.ndarray]] = {}
+    labels: list[np.ndarray] = []  # of the first variant: all answer the same samples in one order
+    for rows in tables.batches("predictions", path, [*VARIANT, "label", "prediction"]):
+        for key, part in rows.groupby(list(VARIANT), sort=False):
+            answers.setdefault(Variant(*key), []).append(part["prediction"].to_numpy())
+            if len(answers) == 1:
+                labels.append(part["label"].to_numpy())
+    whole = {variant: np.concatenate(parts) for variant, parts in answers.items()}
+    first = next(iter(whole))
+    ids = tables.read(
+        "predictions", path, ["id"], [(name, "=", value) for name, value in first._asdict().items()]
+    )
+    for variant, answered in whole.items():
+        if len(answered) != len(ids):
+            raise tables.TableError(
+                f"{path}: {variant.stem} answers {len(answered)} samples, not {len(ids)}"
+            )
+    seeds = sorted({variant.seed for variant in whole})
+    points = sorted({Point(*(getattr(variant, name) for name in POINT)) for variant in whole})
+    predicted = {
+        point: np.stack([whole[Variant(seed=seed, **point._asdict())] for seed in seeds])
+        for point in points
     }
-    some = next(iter(points.values()))
-    labels = rows.drop_duplicates("id").set_index("id")["label"].loc[some.columns]
-    predicted = {point: frame.to_numpy() for point, frame in points.items()}
     return (
-        Predictions(labels.to_numpy(), some.index.tolist(), predicted),
-        some.columns.to_numpy(object),
+        Predictions(np.concatenate(labels), seeds, predicted),
+        ids["id"].to_numpy(),
     )
 
 
@@ -114,7 +132,7 @@ def analyze(predictions: Predictions, divisions: list[Grouping], study: Params) 
                 name: predictions.predicted[point._replace(method=name, bits=bits)]
                 for name, bits in references(study, point, predictions.predicted)
             },
-            predictions,
+            predictions._replace(predicted={point: predictions.predicted[point]}),
             division,
             study.statistics,
         )
