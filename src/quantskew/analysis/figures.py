@@ -94,7 +94,7 @@ def lines_by_width(figure: Figure, rows: pd.DataFrame) -> None:
         for number, method in enumerate(methods):
             at = part[part["method"] == method]
             x = [widths.index(w) for w in at["width"]] + np.array(
-                (number - len(methods) / 2) * 0.05
+                (number - len(methods) / 2) * min(0.05, 0.4 / len(methods))
             )
             ax.errorbar(
                 x, at["value"] * 100, yerr=_whiskers(at) * 100, label=method, capsize=2, lw=1.2,
