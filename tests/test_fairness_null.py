@@ -1,10 +1,13 @@
 import itertools
+from math import comb
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quantskew.fairness.metrics import fvo
-from quantskew.fairness.null import debiased_fvo, fvo_by_chance, fvo_null
+from quantskew.fairness.null import debiased_fvo, equal_rates_p_value, fvo_by_chance, fvo_null
 
 UTKFACE = np.array([2016, 905, 687, 795, 338])  # test samples of a race
 
@@ -99,3 +102,26 @@ def test_debiased_fvo_lies_between_zero_and_fvo():
     assert found[1] == pytest.approx(0.4 * np.sqrt(1 - 1 / q))
     assert found[0] == found[3] == found[4] == 0
     assert np.isnan(debiased_fvo(accuracy, sizes, [True, False, False])).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=4))
+def test_equal_rates_are_tested_by_counting_the_ways_to_deal(counts):
+    part, other = np.array(counts).T
+    whole = part + other
+    found = equal_rates_p_value(part[:, None], whole[:, None], [True] * len(part))
+    tails = []
+    for hits, size in zip(part, whole, strict=True):
+        ways = [
+            comb(size, k) * comb(whole.sum() - size, part.sum() - k) for k in range(part.sum() + 1)
+        ]
+        tail = min(sum(ways[: hits + 1]), sum(ways[hits:])) / sum(ways)
+        tails += [min(1, 2 * tail)] if size else []
+    expected = min(1, min(tails) * len(tails)) if len(tails) > 1 else np.nan
+    np.testing.assert_allclose(found, [expected])
+
+
+def test_groups_that_are_not_counted_do_not_enter_the_test_of_equal_rates():
+    part, whole = np.array([[9], [1], [5]]), np.array([[10], [10], [10]])
+    some = equal_rates_p_value(part, whole, [True, True, False])
+    np.testing.assert_array_equal(some, equal_rates_p_value(part[:2], whole[:2], [True, True]))
+    assert np.isnan(equal_rates_p_value(part, whole, [True, False, False]))

@@ -153,6 +153,42 @@ def test_parity_changes_are_the_plain_differences_and_exchangeable():
     assert all(effect.p_value == 1 for effect in same.values())
 
 
+def answers(rng, labels, wrong):
+    """Answers of a network before and after: ``wrong`` are the shares of other classes."""
+    u, other = rng.random(labels.size), (labels + rng.integers(1, 3, labels.size)) % 3
+    return (np.where(u < share, other, labels) for share in wrong)
+
+
+def test_a_network_that_gets_worse_for_all_alike_is_not_called_disparate():
+    rng = np.random.default_rng(9)
+    groups = np.repeat(np.arange(4), [150, 90, 60, 60])
+    rejected = dict.fromkeys(("equalized_odds_macro", "predictive_equality_worst"), 0)
+    for _ in range(100):
+        labels = rng.integers(3, size=groups.size)
+        before, after = answers(rng, labels, (0.05, 0.35))
+        found = compare_parity(
+            labels, before, after, groups, counted=[True] * 4, n_classes=3, draws=99, rng=rng
+        )
+        for name in rejected:
+            rejected[name] += found[name].p_value <= 0.05
+    # 100 tests at 5 %: more than 11 happens with chance 0.4 %; exchanging alone finds 40 and more
+    assert max(rejected.values()) <= 11
+
+
+def test_a_planted_disparity_is_found():
+    rng = np.random.default_rng(10)
+    groups = np.repeat(np.arange(3), [200, 200, 100])
+    labels = rng.integers(3, size=groups.size)
+    before, after = answers(rng, labels, (0.05, np.where(groups == 2, 0.4, 0.05)))
+    found = compare_parity(
+        labels, before, after, groups, counted=[True] * 3, n_classes=3, draws=199, rng=rng
+    )
+    for name in ("equalized_odds", "equal_opportunity", "predictive_equality"):
+        assert found[f"{name}_worst"].p_value <= 0.01
+        assert found[f"{name}_macro"].estimate > 0.05
+    assert found["disparate_impact_worst"].p_value > 0.05  # all classes are as often given
+
+
 def test_parity_where_the_group_is_the_class_compares_recall_only():
     rng = np.random.default_rng(7)
     labels = np.repeat([0, 1, 2], 50)

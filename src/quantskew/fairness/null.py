@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import hypergeom
 
 from quantskew.fairness.metrics import Floats, Ints, fvo
 from quantskew.fairness.resampling import tabulate
@@ -109,6 +110,39 @@ def _deal(
             hits += np.outer(taken, pattern)
         accuracy[:, :, group] = hits / size
     return fvo(accuracy, np.ones(len(sizes), bool)).mean(1)
+
+
+def equal_rates_p_value(part: ArrayLike, whole: ArrayLike, counted: ArrayLike) -> Floats:
+    """Test exactly whether the counted groups share one rate.
+
+    Were the samples that count dealt into the groups at random, the number in each would be
+    hypergeometric. The group that is furthest off decides, adjusted by Bonferroni for the groups.
+
+    Parameters
+    ----------
+    part, whole
+        (..., G, K) samples of each group that count, of so many.
+    counted
+        (G,) whether a group enters; one without samples does not.
+
+    Returns
+    -------
+    (..., K); NaN where fewer than two groups have the rate.
+    """
+    part, whole = np.broadcast_arrays(np.asarray(part), np.asarray(whole))
+    inside = np.asarray(counted, bool)[:, None] & (whole > 0)
+    part, whole = np.where(inside, part, 0), np.where(inside, whole, 0)
+    margins = whole.sum(-2, keepdims=True), part.sum(-2, keepdims=True), whole
+    tail = np.minimum(hypergeom.cdf(part, *margins), hypergeom.sf(part - 1, *margins))
+    p_value = smallest(np.moveaxis(np.where(inside, np.minimum(1.0, 2 * tail), np.nan), -2, -1))
+    return np.where(inside.sum(-2) >= 2, p_value, np.nan)
+
+
+def smallest(p_values: Floats) -> Floats:
+    """Smallest p-value along the last axis, adjusted by Bonferroni; NaN where none was made."""
+    made = ~np.isnan(p_values)
+    least = np.where(made, p_values, 1.0).min(-1, initial=1.0) * made.sum(-1)
+    return np.where(made.any(-1), np.minimum(1.0, least), np.nan)
 
 
 def debiased_fvo(accuracy: ArrayLike, sizes: ArrayLike, counted: ArrayLike) -> Floats:

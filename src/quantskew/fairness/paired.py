@@ -18,11 +18,12 @@ from scipy.signal import fftconvolve
 from scipy.stats import binom
 
 from quantskew.fairness.metrics import Bools, Floats, Ints, fvo, one_hot, ratio, worst_group
-from quantskew.fairness.null import fvo_null
+from quantskew.fairness.null import fvo_null, smallest
 from quantskew.fairness.parity import (
     ClassCounts,
     blanked,
     class_counts,
+    gap_p_values,
     parity_meaning,
     parity_values,
 )
@@ -226,8 +227,10 @@ def compare_parity(
 ) -> dict[str, Effect]:
     """Measure the change of each parity metric, variant − reference.
 
-    The p-value is that of exchanging the networks: it asks whether they treat the groups
-    differently at all. Like FVO, a parity difference grows with the noise of rarer answers.
+    Like FVO, a parity difference grows with the noise of rarer answers, so the p-value is the
+    larger of two here as well: that of exchanging the networks, and that of the less fair one
+    treating all groups alike (:func:`quantskew.fairness.parity.gap_p_values`; the seed with the
+    smallest decides, adjusted by Bonferroni).
 
     Parameters
     ----------
@@ -250,7 +253,7 @@ def compare_parity(
     counted, labels, groups = np.asarray(counted, bool), np.asarray(labels), np.asarray(groups)
     networks = np.stack([np.atleast_2d(reference), np.atleast_2d(variant)])
     features, statistics = _parity_of(labels, networks, groups, counted, n_classes)
-    return changes(
+    found = changes(
         labels * n_classes + networks,
         groups,
         counted.size,
@@ -260,6 +263,14 @@ def compare_parity(
         confidence=confidence,
         rng=rng,
     )
+    counts = class_counts(labels, networks, groups, n_groups=counted.size, n_classes=n_classes)
+    gaps = gap_p_values(counts, counted)
+    for name, effect in found.items():
+        less_fair = int((effect.estimate > 0) != name.startswith("disparate_impact"))
+        metric = name.removesuffix("_macro").removesuffix("_worst")
+        chance = smallest(gaps[metric][less_fair])
+        found[name] = effect._replace(p_value=np.maximum(effect.p_value, chance))
+    return found
 
 
 def parity_levels(

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from quantskew.fairness.metrics import Bools, Floats, Ints, extremes, fvo, ratio
+from quantskew.fairness.null import equal_rates_p_value, smallest
 
 PARITY = (
     "demographic_parity",
@@ -143,6 +144,37 @@ def parity_values(counts: ClassCounts, counted: ArrayLike) -> dict[str, Floats]:
     recall = ratio(counts.hits.sum(-2), counts.positives.sum(-2))
     values["recall_gap"] = fvo(recall, np.ones(recall.shape[-1], bool))
     return values
+
+
+def gap_p_values(counts: ClassCounts, counted: ArrayLike) -> dict[str, Floats]:
+    """Test whether a network treats groups differently at all, by the rate of each metric.
+
+    An exact test that all counted groups share the rate of a class; the smallest p-value over
+    classes (and over both rates of equalized odds) is adjusted by Bonferroni. For ``recall_gap`` it
+    is the classes that share their recall.
+
+    Returns
+    -------
+    Name, without ``_macro`` and ``_worst``, to p-values (...); NaN where there is nothing to test.
+    """
+    sizes = np.broadcast_to(np.asarray(counts.sizes)[:, None], np.shape(counts.selected))
+    selection = equal_rates_p_value(counts.selected, sizes, counted)
+    true = equal_rates_p_value(counts.hits, counts.positives, counted)
+    false = equal_rates_p_value(
+        counts.selected - counts.hits, sizes - np.asarray(counts.positives), counted
+    )
+    if selection.shape[-1] == 2:
+        selection, true, false = (p[..., 1:] for p in (selection, true, false))
+    hits, positives = (np.sum(n, axis=-2)[..., None] for n in (counts.hits, counts.positives))
+    recall = equal_rates_p_value(hits, positives, np.ones(hits.shape[-2], bool))
+    return {
+        "demographic_parity": smallest(selection),
+        "equalized_odds": smallest(np.concatenate([true, false], axis=-1)),
+        "equal_opportunity": smallest(true),
+        "predictive_equality": smallest(false),
+        "disparate_impact": smallest(selection),
+        "recall_gap": smallest(recall),
+    }
 
 
 def parity_meaning(counts: ClassCounts, counted: ArrayLike) -> tuple[str, str]:
