@@ -44,7 +44,7 @@ def test_of_those_that_meet_the_targets_the_least_trained_is_cheapest():
     assert rows.loc[rows["cheapest"], "method"].tolist() == ["qat"]
     np.testing.assert_allclose(rows["training"], [0, 0, 1 / 7, 8 / 7])
     assert cheapest(rows, study()) == [
-        "Cheapest remedies for d, m. At int4 qat meets the targets, for 0.14 times the training of "
+        "Cheapest remedies for d, m: at int4 qat meets the targets, for 0.14 times the training of "
         "fp32 and 1,000 bytes (worst group +180.0 points [+80.0, +280.0] against ptq: better)."
     ]
 
@@ -61,7 +61,7 @@ def test_changes_are_those_against_plain_which_has_none():
 def test_where_none_meets_the_targets_the_nearest_is_named_and_then_the_cheapest_of_equals():
     rows = table({"ptq": 0.3, "long": 0.1, "qat": 0.1})
     assert rows.loc[rows["cheapest"], "method"].tolist() == ["qat"]
-    assert "At int4 none does, and qat is nearest, 10.0 points off" in cheapest(rows, study())[0]
+    assert "at int4 none does, and qat is nearest, 10.0 points off" in cheapest(rows, study())[0]
 
 
 def test_what_needs_no_remedy_gets_none():

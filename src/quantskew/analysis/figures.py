@@ -127,7 +127,7 @@ def trade_off(figure: Figure, rows: pd.DataFrame) -> None:
                     fmt=MARKERS[number % len(MARKERS)], ms=5, lw=0.8, label=method,
                     color=METHOD_COLOURS[number % len(METHOD_COLOURS)],
                 )  # fmt: skip
-            ax.set_title(f"{panel}: {width}" if ax is line[0] else width)
+            ax.set_title(f"{panel}\n{width}" if ax is line[0] else f"\n{width}")
             ax.set_xlabel("accuracy, %")
         line[0].set_ylabel("FVO, points")
     figure.legend(

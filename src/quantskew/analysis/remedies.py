@@ -76,11 +76,12 @@ def cheapest(rows: pd.DataFrame, study: Params) -> list[str]:
     """Say for each data set and model which remedy meets the targets at the lowest cost."""
     plain = plain_method(study)
     return [
-        f"Cheapest remedies for {dataset}, {model}. "
-        + " ".join(
-            f"At {width_name(row['bits'])} {_choice(row, plain)}."
+        f"Cheapest remedies for {dataset}, {model}: "
+        + "; ".join(
+            f"at {width_name(row['bits'])} {_choice(row, plain)}"
             for _, row in part.sort_values("bits", ascending=False).iterrows()
         )
+        + "."
         for (dataset, model), part in rows[rows["cheapest"]].groupby(["dataset", "model"])
     ]
 
