@@ -1,0 +1,76 @@
+"""Time and peak memory of comparing all variants, at 0.1, 1 and 10 million predictions.
+
+Made-up answers of 20 methods at 6 widths, 5 seeds: 605 networks with fp32. What grows is the test
+set. Measured are the reading of the predictions and the tests of every variant against its
+references, with as many draws as the default study takes.
+
+    python benchmarks/analysis.py [millions ...]
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from quantskew import tables
+from quantskew.analysis import effects
+from quantskew.description import Grouping
+from quantskew.params import Params
+from quantskew.variants import Variant
+
+SEEDS, METHODS, WIDTHS, CLASSES, GROUPS = 5, 20, (8, 7, 6, 4, 3, 2), 10, 8
+
+
+def variants() -> list[Variant]:
+    names = [("fp32", 32)] + [(f"m{i:02}", bits) for i in range(METHODS) for bits in WIDTHS]
+    return sorted(Variant("d", "m", s, name, bits) for s in range(SEEDS) for name, bits in names)
+
+
+def answers(samples: int) -> Iterator[pd.DataFrame]:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(CLASSES, size=samples).astype(np.int32)
+    ids = [f"{i:07}" for i in range(samples)]
+    for variant in variants():
+        wrong = rng.random(samples) < 0.1 + 0.4 / variant.bits
+        predicted = np.where(wrong, rng.integers(CLASSES, size=samples), labels).astype(np.int32)
+        rows = pd.DataFrame({"id": ids, "label": labels, "prediction": predicted})
+        yield variant.name(rows.assign(logits=[np.zeros(0, np.float32)] * samples))
+
+
+def measure(millions: float) -> None:
+    samples = int(millions * 1e6 / len(variants()))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tables.write("predictions", answers(samples), folder / "predictions.parquet")
+        start = time.perf_counter()
+        given, _ = effects.read_predictions(folder)
+        read = time.perf_counter() - start
+        codes = np.random.default_rng(1).integers(GROUPS, size=samples)
+        names = [f"g{i}" for i in range(GROUPS)]
+        division = Grouping("label", codes, names, np.ones(GROUPS, bool))
+        methods = {f"m{i:02}": {} for i in range(METHODS)}
+        study = Params(
+            datasets=["d"], models=["m"], bits=WIDTHS, seeds=list(range(SEEDS)),
+            sources={"d": {}}, methods=methods, curvature={"methods": ["m00"]},
+        )  # fmt: skip
+        start = time.perf_counter()
+        effects.analyze(given, [division], study)
+        compared = time.perf_counter() - start
+    peaks = [resource.getrusage(who).ru_maxrss / 1e6 for who in
+             (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]  # fmt: skip
+    print(f"{samples * len(variants()):>10,} predictions: read {read:.1f} s, compare "
+          f"{compared:.1f} s; peak {peaks[0]:.2f} GB, of a worker {peaks[1]:.2f} GB")  # fmt: skip
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["one"]:
+        measure(float(sys.argv[2]))
+    else:  # each in a process of its own, whose peak is its own
+        for size in sys.argv[1:] or ("0.1", "1", "10"):
+            subprocess.run([sys.executable, __file__, "one", size], check=True)

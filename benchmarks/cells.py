@@ -1,0 +1,128 @@
+"""What cells cost beside their work, how they share the cores, and what the full grid would take.
+
+    python benchmarks/cells.py overhead     # milliseconds of a cell without work
+    python benchmarks/cells.py cores        # cells a minute by processes and threads
+    python benchmarks/cells.py projection [TFLOP/s of a GPU]
+
+``cores`` trains the default network for an epoch, a cell a seed; run it where nothing else runs.
+``projection`` counts the arithmetic of each architecture and measures the rest on this machine.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from quantskew import cells, models, workers
+from quantskew.cells import Cell
+from quantskew.data.prepare import prepare
+from quantskew.params import Compute, Recipe, Source, Training
+
+PLACES = {
+    "in this process": Compute(where="here"),
+    "2 processes": Compute(workers=2),
+}
+ARCHITECTURES = (
+    "resnet18", "resnet50", "vgg19", "mobilenetv2", "efficientnet_b0", "vit_small", "squeezenet1_1",
+)  # fmt: skip
+# the full grid: what is assumed of it
+DATASETS, SEEDS, METHODS, WIDTHS = 11, 5, 20, 6
+IMAGES, TEST_IMAGES, SIDE, EPOCHS, QAT_EPOCHS, QAT_SHARE = 30_000, 10_000, 64, 30, 3, 0.5
+GPU_TFLOPS = 50.0  # an H100 does 495 dense in TF32; small images leave most of that idle
+
+
+def nothing(folder: Path, *, number: int) -> None:
+    (folder / "number.txt").write_text(str(number), encoding="utf-8")
+
+
+def timed(work: list[Cell], compute: Compute) -> float:
+    """Seconds that cells take in a store of their own."""
+    with tempfile.TemporaryDirectory() as store:
+        os.environ["QUANTSKEW_CELLS"] = store
+        start = time.perf_counter()
+        cells.run(work, title=compute.where, compute=compute)
+        return time.perf_counter() - start
+
+
+def overhead(compute: Compute) -> float:
+    """Seconds a cell without work, the start of the workers left out."""
+    few, many = (
+        [Cell(str(n), "cells:nothing", number=n) for n in range(size)] for size in (20, 420)
+    )
+    return (timed(many, compute) - timed(few, compute)) / 400
+
+
+def trained(samples: Path, compute: Compute) -> float:
+    """Cells a minute, without the seconds that workers take to start."""
+    common = {"samples": samples, "model": "resnet18_quarter", "architecture": None}
+    work = [
+        Cell(
+            f"seed {seed}", "quantskew.training.baseline:train", **common,
+            seed=seed, training=Training(epochs=1, batch_size=32), recipe=Recipe(),
+        )
+        for seed in range(12)
+    ]  # fmt: skip
+    return 60 * 8 / (timed(work, compute) - timed(work[:4], compute))
+
+
+def cores() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        samples = Path(folder, "mnist5k.parquet")
+        prepare("mnist5k", Source(imbalance="paper"), folder).write(samples)
+        base = trained(samples, Compute(where="here", cpus=1))
+        print(f"1 process, 1 thread: {base:.1f} cells a minute")
+        here = workers.cores()
+        splits = {(n, 1) for n in (2, 4)} | {(1, here), (max(1, here // 2), 2)}
+        for processes, threads in sorted(s for s in splits if s[0] * s[1] <= here and s != (1, 1)):
+            rate = trained(samples, Compute(workers=processes, cpus=threads))
+            share = rate / base / (processes * threads)
+            print(f"{processes} processes, {threads} threads: {rate:.1f}, {share:.2f} a core")
+
+
+def projection(tflops: float) -> None:
+    idle = overhead(PLACES["in this process"])
+    forward = {}
+    for name in ARCHITECTURES:
+        network = models.build(name, classes=10, channels=3, size=SIDE).eval()
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            network(torch.zeros(1, 3, SIDE, SIDE))
+        forward[name] = counter.get_total_flops()
+    mean = sum(forward.values()) / len(forward)
+    networks = DATASETS * len(ARCHITECTURES) * SEEDS
+    variants = networks * METHODS * WIDTHS
+    images = {  # a training step is a forward and a backward pass, which is two
+        "train": 3 * networks * EPOCHS * IMAGES,
+        "quantize": 3 * variants * QAT_SHARE * QAT_EPOCHS * IMAGES,
+        "evaluate": (networks + variants) * TEST_IMAGES,
+    }
+    print(f"{variants:,} variants of {networks:,} networks; {IMAGES:,} training and {TEST_IMAGES:,}"
+          f" test images of {SIDE}×{SIDE}; {EPOCHS} epochs, {QAT_EPOCHS} of QAT for "
+          f"{QAT_SHARE:.0%} of the variants; no curvature, no retrained remedies")  # fmt: skip
+    print(f"measured here: {mean / 1e9:.2f} GFLOP an image forward, mean of "
+          f"{', '.join(f'{n} {f / 1e9:.2f}' for n, f in forward.items())}; "
+          f"{1000 * idle:.1f} ms a cell beside its work")  # fmt: skip
+    print(
+        f"assumed, not measured: {tflops:g} TFLOP/s for all cells on a GPU together; data at hand"
+    )
+    hours = {stage: n * mean / (tflops * 1e12) / 3600 for stage, n in images.items()}
+    for stage, spent in hours.items():
+        print(f"{stage:>10}: {spent:8.1f} GPU hours")
+    waiting = (2 * variants + networks) * idle / 3600
+    for gpus in (1, 8):
+        print(f"{gpus} H100: {sum(hours.values()) / gpus + waiting:.1f} hours, of which"
+              f" {waiting:.2f} are the cells' own cost, one after another")  # fmt: skip
+
+
+if __name__ == "__main__":
+    what = sys.argv[1] if len(sys.argv) > 1 else "overhead"
+    if what == "overhead":
+        for place, compute in PLACES.items():
+            print(f"{place}: {1000 * overhead(compute):.1f} ms a cell without work")
+    elif what == "cores":
+        cores()
+    else:
+        projection(float(sys.argv[2]) if len(sys.argv) > 2 else GPU_TFLOPS)
