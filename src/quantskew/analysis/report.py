@@ -31,6 +31,30 @@ class ReportTable(NamedTuple):
     note: str = ""
 
 
+LONGEST = 300
+"""Rows of a table on the page; of a longer one those that matter most stand there."""
+MATTERS = {"probability": "largest", "p_holm": "smallest", "p_chance": "smallest",
+           "bound": "largest", "value": "smallest"}  # fmt: skip
+"""By which column: the first of these that a table has."""
+
+
+def shortened(table: ReportTable) -> ReportTable:
+    """Keep the rows of a long table that matter most, in their order, and say where the rest is."""
+    rows = table.rows.reset_index(drop=True)
+    if len(rows) <= LONGEST:
+        return table
+    column = next((name for name in MATTERS if name in rows), None)
+    ranked, which = rows.index, "first"
+    if column is not None:
+        which = f"with the {MATTERS[column]} {column.replace('_', ' ')}"
+        ranked = (
+            rows[column].sort_values(ascending=MATTERS[column] == "smallest", kind="stable").index
+        )
+    said = f"{LONGEST} of {len(rows):,} rows, {which}; all are in data/analysis."
+    kept = rows.loc[ranked[:LONGEST].sort_values()]
+    return table._replace(rows=kept, note=f"{table.note} {said}".strip())
+
+
 class Drawing(NamedTuple):
     """How a figure is drawn and explained."""
 
@@ -365,9 +389,9 @@ def render(
         answer=answer,
         figures=drawn,
         why=why,
-        claims=claims,
-        carried=carried,
-        listed=tables,
+        claims=shortened(claims),
+        carried=shortened(carried),
+        listed=[shortened(table) for table in tables],
         limits=limits,
         parameters=yaml.safe_dump(
             study.model_dump(mode="json", exclude={"compute"}), sort_keys=False
