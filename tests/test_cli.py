@@ -81,8 +81,8 @@ def test_the_gate_fails_a_file_that_harms_a_group_and_names_it(pair, capsys, tmp
     command = [*pair(0.2, 400), "--json", tmp_path / "g.json", "--markdown", tmp_path / "g.md"]
     status, shown, _ = run(capsys, *command)
     assert status == 1
-    assert "fur dark (200 images)" in shown
-    assert "label dog (200 images)" in shown
+    assert "fur dark" in shown
+    assert "label dog" in shown
     assert "fur light" not in shown
     content = json.loads((tmp_path / "g.json").read_text())
     assert content["verdict"] == "fail"

@@ -42,7 +42,7 @@ def test_it_fails_and_names_the_group_that_pays():
     assert "tool pencil (2000 images)" in found.note
     assert "ink" not in found.note
     (both,) = judge(evidence([2000, 2000], [400, 300]), LOSS)
-    assert "tool ink (2000 images); fails too: tool pencil (2000 images)" in both.note
+    assert both.note == "tool ink (2000 images); fails too: tool pencil"
 
 
 def test_it_passes_what_loses_nothing():
@@ -111,11 +111,10 @@ def test_the_floor_is_below_the_loss_and_the_bound_above(n, data):
     lost = data.draw(st.integers(0, n))
     gained = data.draw(st.integers(0, n - lost))
     low = loss_floor(lost, gained, n, alpha=0.05)
-    assert 0 <= low <= max(0.0, (lost - gained) / n) + 1e-6
-    assert low <= loss_bound(lost, gained, n, alpha=0.05)
+    assert -1 <= low <= (lost - gained) / n + 1e-6 <= loss_bound(lost, gained, n, alpha=0.05) + 1e-5
 
 
-@pytest.mark.parametrize(("loss", "gain"), [(0.1, 0.0), (0.1, 0.05), (0.3, 0.2), (0.02, 0.01)])
+@pytest.mark.parametrize(("loss", "gain"), [(0.1, 0.0), (0.1, 0.05), (0.3, 0.2), (0.02, 0.04)])
 def test_the_floor_errs_no_more_often_than_it_says(loss, gain):
     n, alpha = 60, 0.05
     rng = np.random.default_rng(2)

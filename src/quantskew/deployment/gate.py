@@ -135,7 +135,7 @@ def _worst(findings: Iterator[Finding], rule: str, bound: float) -> Finding:
     order = ("fail", "could not tell", "pass")
     known.sort(key=lambda finding: (order.index(finding.verdict), -finding.high))
     first = known[0]
-    also = [finding.note for finding in known[1:] if finding.verdict == "fail"]
+    also = [f.note.partition(" (")[0] for f in known[1:] if f.verdict == "fail"]
     return first._replace(note=f"{first.note}; fails too: {', '.join(also)}") if also else first
 
 

@@ -97,22 +97,23 @@ def loss_bound(lost: int, gained: int, n: int, *, alpha: float) -> float:
 
 
 def loss_floor(lost: int, gained: int, n: int, *, alpha: float) -> float:
-    """Bound from below the accuracy that one group lost, P(lost) − P(gained), not below 0.
+    """Bound from below the accuracy that one group lost, P(lost) − P(gained).
 
     The mirror of :func:`loss_bound`: the x at which D is as high as observed with chance 9α/10 at
-    most, at any rate of change within its upper limit. Parameters as there; 0 is always valid.
+    most, at any rate of change within its upper limit. Where no x above 0 is that unlikely, what
+    may have been gained bounds the loss from below. Parameters as there.
     """
     changed = lost + gained
-    if lost <= gained:
-        return 0.0
     most = _most_changed(changed, n, alpha)
+    budget = (1 - _NUISANCE) * alpha
 
     def excess(x: float) -> float:
         rates = np.linspace(max(x, most / 100), most, 12)
         return max(_at_most(gained - lost, n, -x, rate) for rate in rates) - budget
 
-    budget = (1 - _NUISANCE) * alpha
-    return 0.0 if excess(0.0) >= 0 else float(brentq(excess, 0.0, most, xtol=1e-7))
+    if excess(0.0) >= 0:
+        return -loss_bound(gained, lost, n, alpha=alpha)
+    return float(brentq(excess, 0.0, most, xtol=1e-7))
 
 
 def _most_changed(changed: int, n: int, alpha: float) -> float:
