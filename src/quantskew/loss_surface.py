@@ -70,18 +70,15 @@ def survey(
         for g, name in enumerate(names)
         if len(rows := np.flatnonzero(codes[in_test] == g))
     }
-    # torch cannot take the gradients of single samples at once through pooling of channels last
-    images, labels = models.as_input(test.images, where).contiguous(), test.labels.to(where)
+    images, labels = models.as_input(test.images, where), test.labels.to(where)
 
     def folded(path: Path, width: int) -> nn.Module:
         network = restore(path, models.build_for(data, model, architecture), width)
-        network = network.to(where)
-        network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         # the biases that folding makes are parameters like all others
-        return fold_batch_norm(network, images[:1])[0].requires_grad_()
+        return fold_batch_norm(network.to(where), images[:1])[0].requires_grad_()
 
     network = folded(file, bits)
-    rows, _ = measure(
+    rows = measure(
         network,
         images,
         labels,

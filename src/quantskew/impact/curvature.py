@@ -40,12 +40,11 @@ def measure(
     size: int = 25,
     probes: int = 0,
     errors: bool = True,
-    starts: Mapping[str, Tensor] | None = None,
     parameters: Iterable[str] | None = None,
     tolerance: float = 1e-3,
     max_products: int = 100,
     seed: int = 0,
-) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+) -> pd.DataFrame:
     """Measure the gradient and the curvature of each group's mean cross-entropy.
 
     Parameters
@@ -63,8 +62,6 @@ def measure(
         Random vectors a trace; 0 for no trace.
     errors
         Whether to give λmax its standard error, at the price of two or three products.
-    starts
-        Vectors to start from by group, in place of its gradient.
     parameters
         Names of those to differentiate by; all that require a gradient unless given.
     tolerance, max_products
@@ -74,14 +71,20 @@ def measure(
 
     Returns
     -------
-    table : pandas.DataFrame
-        One row a group: ``group``, ``n``, ``sampled``; ``gradient_norm``, ``gradient_equal_n``
-        (at the size of the smallest group), ``gradient_square_unbiased`` and its ``_error`` (see
-        :func:`quantskew.impact.gradients.norms`); ``largest_eigenvalue``, its standard
-        ``_error`` over the draw of samples, the solver's relative ``residual`` and ``products``;
-        ``trace`` and the ``_error`` of its estimate, NaN without probes.
-    vectors : dict
-        For each group the eigenvector, shape (P,).
+    pandas.DataFrame
+        One row a group:
+
+        ================================== ======================================================
+        ``group``, ``n``, ``sampled``      its name, its samples, and how many were drawn
+        ``gradient_plain``                 norm of its mean gradient over all
+        ``gradient_equal_n``               the same at the size of the smallest group
+        ``gradient_unbiased_square``       its square without the bias of n, and the standard
+        and ``…_error``                    error; see :func:`quantskew.impact.gradients.norms`
+        ``largest_eigenvalue``             of its Hessian, and the standard error over the draw of
+        and ``…_error``                    samples, NaN unless asked for
+        ``residual``, ``products``         of the solver: relative, and how many it took
+        ``trace`` and ``…_error``          estimated, NaN without probes
+        ================================== ======================================================
 
     Raises
     ------
@@ -96,7 +99,7 @@ def measure(
         raise ValueError(f"group {empty[0]!r} has no sample; leave it out")
     names = list(gradients.chosen(network, parameters))
     equal_n = min(map(len, members.values()))
-    rows, vectors = [], {}
+    rows = []
     for group, every in members.items():
         some = torch.as_tensor(subsample(every, size, seed=seed), device=images.device)
         loss = hessian.GroupLoss(network, images[some], labels[some], group=group, parameters=names)
@@ -111,18 +114,26 @@ def measure(
         )
         norms = gradients.norms(gradient, squares, along, len(every), equal_n=equal_n)
         top = hessian.largest_eigenvalue(
-            loss.product,
-            loss.gradient if starts is None else starts[group],
+            loss.curve,
+            loss.factors,
+            image=loss.image,
             tolerance=tolerance,
             max_products=max_products,
             seed=seed,
         )
-        vectors[group] = top.vector
         error = trace = trace_error = math.nan
         if errors:
-            error = hessian.eigenvalue_error(loss.curvatures_along(top.vector))
+            along = loss.curvatures_along(loss.vector(top.vector))
+            error = hessian.eigenvalue_error(along)
         if probes:
-            trace, trace_error = hessian.trace(loss.product, top, probes=probes, seed=seed)
+            trace, trace_error = hessian.trace(
+                loss.curve,
+                top,
+                image_of=loss.image_of,
+                size=len(gradient),
+                probes=probes,
+                seed=seed,
+            )
         rows.append(
             {
                 "group": group,
@@ -137,4 +148,4 @@ def measure(
                 "trace_error": trace_error,
             }
         )
-    return pd.DataFrame(rows), vectors
+    return pd.DataFrame(rows)

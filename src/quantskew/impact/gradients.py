@@ -142,8 +142,10 @@ def per_sample(
         Each of shape (n,), in double precision: ‖g_i‖² and g_i · direction.
     """
     weights = chosen(network, parameters)
-    fixed = {name: p.detach() for name, p in network.named_parameters()}
+    # torch cannot map over samples through the pooling of channels that lie last
+    fixed = {name: p.detach().contiguous() for name, p in network.named_parameters()}
     fixed |= dict(network.named_buffers())
+    images = images.contiguous()
     along_of = dict(
         zip(weights, direction.split([p.numel() for p in weights.values()]), strict=True)
     )

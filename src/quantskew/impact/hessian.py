@@ -1,22 +1,8 @@
-"""Curvature of a group's loss: Hessian–vector products, largest eigenvalue, trace.
-
-A Hessian–vector product is a second backward pass through the graph of the gradient, which
-:class:`GroupLoss` builds once and keeps for all products of the group.
-
-What was measured for speed, in CPU time of one thread, on a ResNet-18 of a quarter width trained
-on 5,000 digits, ten groups of 25 samples of 28×28:
-
-- A product takes 42 ms; building its graph anew each time would add some 30.
-- Mean products until the residual is 1e-3, from a random start, from the gradient, and from the
-  eigenvector at the next wider width: 5.1, 4.0, 4.0 at 8 bits; 5.8, 4.5, 5.3 at 4; 15.6, 12.4, 14.3
-  at 3; 9.7, 6.9, 8.7 at 2. So the gradient is the start; a neighbour's vector never beat it.
-- All groups in one batched product (``vmap`` over a copy of the weights a group) took 40 ms a
-  group, and with batch normalization written as an affine map 33–37; with 50 samples 71–76 and 58
-  against 66. Not used: a fifth at best, for a copy of the graph and the weights a group.
-"""
+"""Curvature of a group's loss: Hessian–vector products, largest eigenvalue, trace."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +10,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from quantskew.impact.bilinear import Factors, watched
 from quantskew.impact.gradients import NotFiniteError, chosen, explain, flatten, inner
 
-Product = Callable[[Tensor], Tensor]
+Map = Callable[[Tensor], Tensor]
 
 
 class GroupLoss:
     """The mean cross-entropy of one group's samples around the weights of a network.
+
+    A product with the Hessian is a second backward pass through the graph of the gradient, which is
+    kept. What belongs to the weights of convolutions and linear layers is done apart from it (see
+    :mod:`quantskew.impact.bilinear`). With the inputs X of such a layer and the gradients G by its
+    outputs, one row a position, its part of every product is AᵀX + GᵀB: A is how the product
+    changes G, B how it changes X. Where these *factors* are fewer numbers than the weight, they
+    stand for it, and the arithmetic of the layer becomes that of the small X Xᵀ and G Gᵀ.
+
+    =======  =======================================================================================
+    vector   shape (P,): the parameters one after the other
+    factors  shape (Q,): A and B of each weight that has factors, of other parameters the numbers
+    image    shape (Q,): XVᵀ and GV of each weight V that has factors, of others the numbers; the
+             inner product of two vectors is that of one's factors and the other's image
+    =======  =======================================================================================
 
     Parameters
     ----------
@@ -50,6 +51,8 @@ class GroupLoss:
         In nats.
     gradient : torch.Tensor
         Shape (P,).
+    factors : torch.Tensor
+        Those of the gradient.
 
     Raises
     ------
@@ -68,55 +71,144 @@ class GroupLoss:
     ) -> None:
         self._network, self._images, self._labels, self._group = network, images, labels, group
         self._weights = chosen(network, parameters)
-        # a weight of one for each sample, by which the curvature can be told apart again
-        self._shares = torch.ones(len(labels), device=images.device, requires_grad=True)
-        losses = F.cross_entropy(network(images), labels, reduction="none")
-        loss = (losses * self._shares).mean()
-        self._gradients = torch.autograd.grad(
-            loss, list(self._weights.values()), create_graph=True, materialize_grads=True
-        )
+        with watched(network, self._weights) as calls:
+            loss = F.cross_entropy(network(images), labels)
+        nodes = [*self._weights.values(), *(call.y for call in calls)]
+        nodes += [call.x for call in calls if call.x.requires_grad]
+        slopes = torch.autograd.grad(loss, nodes, create_graph=True, allow_unused=True)
+        known = {id(node): g for node, g in zip(nodes, slopes, strict=True) if g is not None}
+        self._calls = [call for call in calls if id(call.y) in known]
+        for call in self._calls:
+            call.by_y, call.by_x = known[id(call.y)], known.get(id(call.x))
+        # of parameters of no such layer, and of those that are used in other ways as well
+        self._others = {name: known[id(p)] for name, p in self._weights.items() if id(p) in known}
+        uses = Counter([*self._others, *(call.weight for call in self._calls)])
+        self._factors = {
+            call.weight: Factors(call)
+            for call in self._calls
+            if uses[call.weight] == 1 and Factors.pay(call)
+        }
         self.loss = float(loss.detach())
-        self.gradient = self._checked(self._gradients)
+        self.factors = self._join(
+            {name: slope.detach() for name, slope in self._others.items()},
+            [(call.by_y.detach(), None) for call in self._calls],
+        )
+        self.gradient = self.vector(self.factors)
 
     def product(self, vector: Tensor) -> Tensor:
-        """Multiply the Hessian by a vector of shape (P,)."""
-        return self._checked(self._product(vector))
+        """Multiply the Hessian by a vector."""
+        return self.vector(self.curve(self.image_of(vector)))
+
+    def curve(self, image: Tensor) -> Tensor:
+        """Multiply the Hessian by the vector of an image; give the factors of the product."""
+        given = self._split(image)
+        outputs = [*self._others.values()]
+        moves = [given[name] for name in self._others]
+        for call in self._calls:
+            part, x = given[call.weight], call.x.detach()
+            if call.weight in self._factors:
+                by_weight, by_slope = self._factors[call.weight].unfold(part)
+            else:
+                by_weight = call.layer.output(x, part)
+                by_slope = call.layer.transposed(call.by_y.detach(), x, part)
+            if call.bias is not None:
+                by_weight = call.layer.with_bias(by_weight, given[call.bias])
+            outputs += [call.by_y, call.x]
+            moves += [by_weight, by_slope]
+        used = [place for place, node in enumerate(outputs) if node.requires_grad]
+        changed: list[Tensor] = [self._weights[name] for name in self._others]
+        changed += [call.y for call in self._calls]
+        changed += [call.by_x for call in self._calls if call.by_x is not None]
+        found = iter(
+            torch.autograd.grad(
+                [outputs[place] for place in used],
+                changed,
+                [moves[place] for place in used],
+                retain_graph=True,
+                materialize_grads=True,
+            )
+        )
+        others = {name: next(found) for name in self._others}
+        by_y = [next(found) for _ in self._calls]
+        by_x = [None if call.by_x is None else next(found) for call in self._calls]
+        return self._join(others, zip(by_y, by_x, strict=True))
+
+    def image(self, factors: Tensor) -> Tensor:
+        """Turn factors into an image."""
+        parts = self._split(factors).items()
+        return flatten(
+            self._factors[name].image(part) if name in self._factors else part
+            for name, part in parts
+        )
+
+    def image_of(self, vector: Tensor) -> Tensor:
+        """Turn a vector into an image."""
+        parts = zip(self._weights, self._unflatten(vector), strict=True)
+        return flatten(
+            self._factors[name].image_of(part) if name in self._factors else part
+            for name, part in parts
+        )
+
+    def vector(self, factors: Tensor) -> Tensor:
+        """Turn factors into a vector."""
+        parts = self._split(factors).items()
+        return flatten(
+            self._factors[name].weight(part) if name in self._factors else part
+            for name, part in parts
+        )
 
     def curvatures_along(self, vector: Tensor) -> Tensor:
-        """Second derivative of each sample's loss along a vector; their mean is vᵀHv.
+        """Second derivative of each sample's loss along a vector, (n,); their mean is vᵀHv."""
+        weights = [*self._weights.values()]
+        # a weight of one for each sample, by which the curvature can be told apart again
+        shares = torch.ones(len(self._labels), device=vector.device, requires_grad=True)
+        losses = F.cross_entropy(self._network(self._images), self._labels, reduction="none")
+        along = losses @ shares.to(losses)
+        for _ in range(2):
+            slopes = torch.autograd.grad(along, weights, create_graph=True, materialize_grads=True)
+            parts = zip(slopes, self._unflatten(vector), strict=True)
+            along = torch.stack([(a * b).sum() for a, b in parts]).sum()
+        (curvatures,) = torch.autograd.grad(along, shares)
+        return curvatures
 
-        One backward pass through a product gives those of all samples. Shape (n,).
-        """
-        product = self._product(vector, create_graph=True)
-        pairs = zip(product, self._unflatten(vector), strict=True)
-        along = torch.stack([(a * b).sum() for a, b in pairs]).sum()
-        (curvatures,) = torch.autograd.grad(along, self._shares, retain_graph=True)
-        return curvatures * len(curvatures)
-
-    def _product(self, vector: Tensor, *, create_graph: bool = False) -> Sequence[Tensor]:
-        parts = zip(self._gradients, self._unflatten(vector), strict=True)
-        # the gradient by a parameter that the network does not use is a constant
-        gradients, directions = zip(*((g, v) for g, v in parts if g.requires_grad), strict=True)
-        return torch.autograd.grad(
-            gradients,
-            list(self._weights.values()),
-            directions,
-            retain_graph=True,
-            create_graph=create_graph,
-            materialize_grads=True,
+    def _join(
+        self, others: Mapping[str, Tensor], changes: Iterable[tuple[Tensor, Tensor | None]]
+    ) -> Tensor:
+        """Factors, from changes of the gradients by parameters and of outputs and inputs."""
+        parts = {name: [part] for name, part in others.items()}
+        for call, (by_y, x) in zip(self._calls, changes, strict=True):
+            layer = call.layer
+            if call.weight in self._factors:
+                found = [self._factors[call.weight].of(by_y, x)]
+            else:
+                found = [layer.weight_gradient(by_y, call.x.detach())]
+                if x is not None:
+                    found.append(layer.weight_gradient(call.by_y.detach(), x))
+            parts.setdefault(call.weight, []).extend(found)
+            if call.bias is not None:
+                parts.setdefault(call.bias, []).append(layer.bias_gradient(by_y))
+        factors = flatten(
+            torch.stack(parts[name]).sum(0) if name in parts else p.new_zeros(p.shape)
+            for name, p in self._weights.items()
         )
+        if not factors.sum().isfinite():
+            named = self._split(factors).items()
+            raise NotFiniteError(explain(self._network, self._images, self._group, named))
+        return factors
+
+    def _split(self, flat: Tensor) -> dict[str, Tensor]:
+        sizes = [
+            self._factors[name].size if name in self._factors else p.numel()
+            for name, p in self._weights.items()
+        ]
+        parts = zip(self._weights.items(), flat.split(sizes), strict=True)
+        return {
+            name: part if name in self._factors else part.view_as(p) for (name, p), part in parts
+        }
 
     def _unflatten(self, vector: Tensor) -> list[Tensor]:
         parts = vector.split([p.numel() for p in self._weights.values()])
         return [part.view_as(p) for part, p in zip(parts, self._weights.values(), strict=True)]
-
-    def _checked(self, parts: Iterable[Tensor]) -> Tensor:
-        parts = list(parts)
-        vector = flatten(parts)
-        if not vector.sum().isfinite():
-            named = zip(self._weights, parts, strict=True)
-            raise NotFiniteError(explain(self._network, self._images, self._group, named))
-        return vector
 
 
 @dataclass(frozen=True)
@@ -128,13 +220,20 @@ class Spectrum:
     residual: float
     products: int
     basis: Tensor
+    images: Tensor
     basis_trace: float
 
 
+def itself(vector: Tensor) -> Tensor:
+    """Image of a vector that is given by its numbers."""
+    return vector
+
+
 def largest_eigenvalue(
-    product: Product,
+    product: Map,
     start: Tensor,
     *,
+    image: Map = itself,
     tolerance: float = 1e-3,
     max_products: int = 100,
     seed: int = 0,
@@ -148,11 +247,14 @@ def largest_eigenvalue(
     Parameters
     ----------
     product
-        Maps v to Hv in new memory, both of shape (P,).
+        Maps the image of v to Hv in new memory; as :meth:`GroupLoss.curve`, or, vectors being their
+        own images, as :meth:`GroupLoss.product`.
     start
-        Shape (P,). The gradient is the best start and is free; a neighbouring width's eigenvector
-        may be given. A tenth of its length is added at random, so that no start is blind to a
-        direction. A zero start is replaced at random.
+        Shape (Q,): factors, or (P,): a vector. The gradient is the best start and is free. A tenth
+        of its length is added at random, so that no start is blind to a direction. A zero start is
+        replaced at random.
+    image
+        As :meth:`GroupLoss.image`.
     tolerance
         Stop at ‖Hv − λv‖ ≤ tolerance · |λ|.
     max_products
@@ -163,27 +265,35 @@ def largest_eigenvalue(
     Returns
     -------
     Spectrum
-        ``value`` λ; ``vector`` of unit length, shape (P,); ``residual`` ‖Hv − λv‖/|λ|; ``products``
-        used; the orthonormal ``basis``, shape (products, P), and the trace of H within it, for
-        :func:`trace`.
+        ``value`` λ; ``vector`` of unit length, as the start; ``residual`` ‖Hv − λv‖/|λ|;
+        ``products`` used; the orthonormal ``basis``, shape (products, Q), its ``images``, and the
+        trace of H within it, for :func:`trace`.
     """
     size = start.numel()
-    vector = _unit(start).add_(_unit(_gaussian(start, seed)), alpha=0.1)
+    vector = start.clone()
+    noise = _gaussian(start, seed)
+    length, spread = (_length(v, image(v)) for v in (start, noise))
+    vector = (start / length if length > 0 else start).add(noise, alpha=0.1 / spread)
+    mirror = image(vector)
     basis = start.new_empty(min(max_products, size), size)
+    images = basis if image is itself else torch.empty_like(basis)
     diagonal: list[float] = []
-    off = [math.sqrt(inner(vector, vector))]
+    off = [_length(vector, mirror)]
     while True:
         step = len(diagonal)
         torch.div(vector, off[-1], out=basis[step])
-        vector = product(basis[step])
-        diagonal.append(inner(vector, basis[step]))
+        if images is not basis:
+            torch.div(mirror, off[-1], out=images[step])
+        vector = product(images[step])
+        diagonal.append(inner(vector, images[step]))
         known = basis[: step + 1]
         # the recurrence takes out what is large, a pass over the basis its rounding errors
         vector.sub_(known[-1], alpha=diagonal[-1])
         if step:
             vector.sub_(known[-2], alpha=off[-1])
-        vector.addmv_(known.T, known @ vector, alpha=-1)
-        off.append(math.sqrt(inner(vector, vector)))
+        vector.addmv_(known.T, images[: step + 1] @ vector, alpha=-1)
+        mirror = image(vector)
+        off.append(_length(vector, mirror))
         # eigh reads the lower triangle alone
         values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off[1:-1], -1))
         residual = off[-1] * abs(vectors[-1, -1])
@@ -193,10 +303,11 @@ def largest_eigenvalue(
             break
     return Spectrum(
         value=float(values[-1]),
-        vector=_unit(torch.as_tensor(vectors[:, -1]).to(start) @ known),
+        vector=torch.as_tensor(vectors[:, -1]).to(start) @ known,
         residual=residual / scale if scale > 0 else 0.0,
         products=step + 1,
         basis=known,
+        images=images[: step + 1],
         basis_trace=math.fsum(diagonal),
     )
 
@@ -217,7 +328,13 @@ def eigenvalue_error(curvatures: Tensor) -> float:
 
 
 def trace(
-    product: Product, spectrum: Spectrum, *, probes: int = 8, seed: int = 0
+    product: Map,
+    spectrum: Spectrum,
+    *,
+    size: int | None = None,
+    image_of: Map = itself,
+    probes: int = 8,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Trace of the Hessian: exact within the Lanczos basis, Hutchinson's estimate outside it.
 
@@ -227,9 +344,13 @@ def trace(
     Parameters
     ----------
     product
-        Maps v to Hv.
+        As in :func:`largest_eigenvalue`.
     spectrum
         Of the same operator.
+    size
+        P, the length of a vector, where it is not that of the basis.
+    image_of
+        As :meth:`GroupLoss.image_of`.
     probes
         Random sign vectors, at least 1; a product each.
     seed
@@ -240,18 +361,17 @@ def trace(
     trace, standard error
         The error is NaN for one probe.
     """
-    generator = _generator(spectrum.basis, seed + 1)  # not the draw that is part of the basis
-    basis = spectrum.basis
-    if len(basis) == basis.shape[1]:
+    basis, images = spectrum.basis, spectrum.images
+    generator = _generator(basis, seed + 1)  # not the draw that is part of the basis
+    size = size or basis.shape[1]
+    if len(basis) == size:
         return spectrum.basis_trace, 0.0
     estimates = np.empty(probes)
     for i in range(probes):
-        signs = torch.randint(0, 2, basis.shape[1:], generator=generator, device=basis.device).to(
-            basis
-        )
-        probe = 2 * signs - 1
-        probe -= (basis @ probe) @ basis
-        estimates[i] = inner(probe, product(probe))
+        signs = torch.randint(0, 2, (size,), generator=generator, device=basis.device).to(basis)
+        probe = image_of(2 * signs - 1)
+        probe = probe - (basis @ probe) @ images
+        estimates[i] = inner(product(probe), probe)
     error = estimates.std(ddof=1) / math.sqrt(probes) if probes > 1 else math.nan
     return spectrum.basis_trace + float(estimates.mean()), float(error)
 
@@ -265,6 +385,5 @@ def _gaussian(like: Tensor, seed: int) -> Tensor:
     return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
-def _unit(vector: Tensor) -> Tensor:
-    length = math.sqrt(inner(vector, vector))
-    return vector / length if length > 0 else vector
+def _length(vector: Tensor, image: Tensor) -> float:
+    return math.sqrt(max(inner(vector, image), 0.0))
