@@ -36,6 +36,7 @@ class Counting:
         self.function, self.calls = function, 0
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        """Count, and pass on."""
         self.calls += 1
         return self.function(*args, **options)
 
