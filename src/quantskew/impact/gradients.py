@@ -142,10 +142,12 @@ def per_sample(
         Each of shape (n,), in double precision: ‖g_i‖² and g_i · direction.
     """
     weights = chosen(network, parameters)
-    # torch cannot map over samples through the pooling of channels that lie last
-    fixed = {name: p.detach().contiguous() for name, p in network.named_parameters()}
+    # torch cannot map over samples through the pooling of channels that lie last; a copy has the
+    # plain strides that contiguous() leaves as they are where a side is 1
+    first = torch.contiguous_format
+    fixed = {name: p.detach().clone(memory_format=first) for name, p in network.named_parameters()}
     fixed |= dict(network.named_buffers())
-    images = images.contiguous()
+    images = images.clone(memory_format=first)
     along_of = dict(
         zip(weights, direction.split([p.numel() for p in weights.values()]), strict=True)
     )
