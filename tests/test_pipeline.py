@@ -222,3 +222,9 @@ def test_a_study_killed_in_two_stages_goes_on_and_gives_the_same_bytes(project, 
     other.dvc("repro")
     assert kept.items() <= finished().items()
     assert hashes(other) == hashes(project)
+
+
+def test_where_cells_run_is_no_dependency_of_any_stage(project):
+    result = project.dvc("exp", "run", "-S", "compute.where=here", "-S", "compute.cpus=2")
+    assert "Running stage" not in result.stdout + result.stderr
+    project.git("checkout", "-q", ".")
