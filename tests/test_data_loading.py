@@ -54,6 +54,14 @@ def test_a_table_of_samples_written_elsewhere_loads(tmp_path):
     assert samples.test.ids.tolist() == ["s0", "s1", "s2", "s3", "s4"]
 
 
+def test_the_last_table_is_kept_until_its_file_changes(tmp_path):
+    _write([bytes(6)] * 10, tmp_path / "s")
+    kept = load(tmp_path / "s")
+    assert load(str(tmp_path / "s")) is kept
+    _write([bytes([7] * 6)] * 10, tmp_path / "s")
+    assert (load(tmp_path / "s").images == 7).all()
+
+
 def test_an_image_of_another_size_is_named(tmp_path):
     images = [bytes(6)] * 10
     images[3] = bytes(5)

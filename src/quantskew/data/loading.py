@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def load(path: str | Path) -> Samples:
     """Read a table of samples.
 
     The pixels are decompressed a row group at a time into one tensor, so the peak is the tensor and
-    little more.
+    little more. The table read last is kept, for the next cell of the same process.
 
     Parameters
     ----------
@@ -99,6 +100,12 @@ def load(path: str | Path) -> Samples:
     TableError
         When there is no such table, or an image in it has not the shape its metadata says.
     """
+    status = Path(path).stat() if Path(path).exists() else None
+    return _load(Path(path), status and (status.st_ino, status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path, version: tuple[int, ...] | None) -> Samples:
     tables.read("samples", path, columns=["id"])  # refuses what is not this table
     file = pq.ParquetFile(path, pre_buffer=False)  # which would hold all of the file at once
     schema = file.schema_arrow
