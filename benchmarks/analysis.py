@@ -7,7 +7,8 @@ references, with as many draws as the default study takes.
     python benchmarks/analysis.py [millions ...]
 """
 
-import resource
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import pandas as pd
 
 from quantskew import tables
 from quantskew.analysis import effects
+from quantskew.costs import LOG, noted
 from quantskew.description import Grouping
 from quantskew.params import Params
 from quantskew.variants import Variant
@@ -48,6 +50,7 @@ def measure(millions: float) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tables.write("predictions", answers(samples), folder / "predictions.parquet")
+        os.environ["QUANTSKEW_CELLS"] = name  # the log of costs is written there
         start = time.perf_counter()
         given, _ = effects.read_predictions(folder)
         read = time.perf_counter() - start
@@ -61,12 +64,12 @@ def measure(millions: float) -> None:
             statistics={"draws": 1000},
         )  # fmt: skip
         start = time.perf_counter()
-        effects.analyze(given, [division], study)
+        with noted(["compare"]):
+            effects.analyze(given, [division], study)
         compared = time.perf_counter() - start
-    peaks = [resource.getrusage(who).ru_maxrss / 1e6 for who in
-             (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]  # fmt: skip
+        peak = json.loads((folder / LOG).read_text(encoding="utf-8"))["peak_bytes"]
     print(f"{samples * len(variants()):>10,} predictions: read {read:.1f} s, compare "
-          f"{compared:.1f} s; peak {peaks[0]:.2f} GB, of a worker {peaks[1]:.2f} GB")  # fmt: skip
+          f"{compared:.1f} s, peak of all processes {peak / 1e9:.2f} GB")  # fmt: skip
 
 
 if __name__ == "__main__":
