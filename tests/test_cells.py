@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quantskew import cells
+from quantskew import cells, workers
 from quantskew.cells import Cell, CellError
 from quantskew.params import Architecture, Compute, Method
 
@@ -224,3 +224,44 @@ if __name__ == "__main__":
             break
         time.sleep(0.05)
     assert not worker.exists()
+
+
+def device(folder: Path, *, number: int) -> None:
+    time.sleep(0.5)  # so that the other worker has its turn
+    (folder / "out.txt").write_text(os.environ["CUDA_VISIBLE_DEVICES"], encoding="utf-8")
+
+
+def test_processes_are_dealt_out_to_the_gpus(store, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-x")
+    assert workers.at_once(Compute(gpus=0.5)) == min(4, workers.cores())
+    assert workers.at_once(Compute(gpus=1, cpus=1)) == min(2, workers.cores())
+    work = [Cell(str(n), f"{__name__}:device", number=n) for n in range(6)]
+    cells.run(work, title="t", compute=TWO)
+    assert {path.read_text() for path in store.rglob("out.txt")} == {"3", "GPU-x"}
+
+
+def killed(folder: Path, *, times: int) -> None:
+    with (folder / "checkpoint.txt").open("a", encoding="utf-8") as file:
+        file.write("x")
+    if (folder / "checkpoint.txt").stat().st_size <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / "out.txt").write_text(str(times), encoding="utf-8")
+
+
+def test_a_cell_whose_worker_is_killed_is_tried_again(store):
+    work = [Cell(str(n), f"{__name__}:killed", times=n) for n in (0, 1)]
+    cells.run(work, title="t", compute=TWO)
+    work.append(Cell("9", f"{__name__}:killed", times=9))
+    work.append(Cell("a", f"{__name__}:fail_on_three", number=1))
+    with pytest.raises(CellError, match=r"\n  9: processes were killed 3 times.*\n    times=9"):
+        cells.run(work, title="t", compute=TWO)
+
+
+def test_threads_and_processes_share_out_the_cores(monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    monkeypatch.setattr(workers, "gpus", list)
+    assert [workers.threads(Compute(), cells) for cells in (1, 3, 8, 100)] == [8, 2, 1, 1]
+    assert workers.threads(Compute(where="ray"), 1) == 1
+    assert workers.at_once(Compute()) == 8
+    assert workers.at_once(Compute(cpus=4)) == 2
+    assert workers.at_once(Compute(cpus=4, workers=3)) == 3
