@@ -179,6 +179,31 @@ def test_the_policy_in_the_help_is_a_policy(tmp_path):
     assert policy.groups == ("race", "race*gender")
 
 
+def test_latency_is_that_of_pairs_run_in_turn(pair, tmp_path, monkeypatch):
+    from quantskew.deployment import latency
+
+    pair(0.0, 60)
+    ran = []
+    forward = onnx_files.OnnxNetwork.forward
+
+    def watched(self, images):
+        ran.append((self.path.stem, len(images)))
+        return forward(self, images)
+
+    monkeypatch.setattr(onnx_files.OnnxNetwork, "forward", watched)
+    files = (tmp_path / "fp32.onnx", tmp_path / "int8.onnx")
+    found = latency.compare(*files, torch.rand(3, 1, 8, 8), seconds=0.01)
+    assert ran[::2] == [("fp32", size) for _, size in ran[::2]]
+    assert ran[1::2] == [("int8", size) for _, size in ran[1::2]]
+    assert {size for _, size in ran} == {1, 32}
+    for size in (1, 32):
+        times = found[f"batch {size}"]
+        assert times["rounds"] == ran.count(("int8", size)) - latency.WARM_UP
+        for numbers in (times["fp32_ms"], times["int8_ms"], times["speedup"]):
+            assert 0 < numbers["low"] <= numbers["median"] <= numbers["high"]
+    assert latency.machine()["threads"] == torch.get_num_threads()
+
+
 def test_the_doctor_looks_at_libraries_and_data(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, shown, _ = run(capsys, "doctor")

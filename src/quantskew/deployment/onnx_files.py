@@ -151,7 +151,7 @@ class _Images(quantization.CalibrationDataReader):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep advice on the older exporter's graph from the log of the user's own program."""
+    """Keep the quantizer's advice, which its caller has followed, out of the user's log."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -33,7 +33,8 @@ def ship(
 
     The logits are those of the file and, from PyTorch, those of the fp32 network (``pytorch``) or
     for an int8 file those of the same quantization, simulated. The simulation leaves out that the
-    runtime quantizes the inputs of additions and poolings as well, and biases to 32 bits.
+    runtime quantizes the inputs of additions and poolings as well, and biases to 32 bits; of a
+    transformer it takes ranges image by image, where the runtime takes those of the batch.
 
     Parameters
     ----------
