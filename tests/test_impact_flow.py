@@ -72,6 +72,15 @@ def test_claims_hold_fail_or_stay_open():
     assert (other == "does not hold").all()
 
 
+def test_five_groups_cannot_decide_a_claim_at_one_width():
+    curvature, groups = made(-1, groups=5)
+    found = claims.assess(flow.surfaces(curvature, groups), groups, STUDY)
+    at_one = found[found["width"] != "all"].set_index("claim")
+    rho = at_one.loc["less accuracy goes with a larger eigenvalue", "spearman"]
+    assert rho.to_numpy() == pytest.approx(-1)
+    assert (at_one["verdict"] == "undecided").all()
+
+
 def test_spearman_counts_all_orders():
     x, y = pd.Series([1.0, 5, 2, 8, 3]), pd.Series([2.0, 4, 9, 7, 1])
     rho, p = claims.spearman(x, y)

@@ -1,9 +1,25 @@
-"""Curvature of a group's loss: Hessian–vector products, largest eigenvalue, trace."""
+"""Curvature of a group's loss: Hessian–vector products, largest eigenvalue, trace.
+
+What was measured for speed, in CPU time of one thread:
+
+- On the default's MobileNetV2, 12 samples of 28×28: 117 ms a product by double backward, 50 here,
+  mostly because double backward takes depthwise convolutions channel by channel; a survey of all
+  groups at 2 bits 22.9 s and 10.9. On its ResNet-18: 54 ms and 45; a survey 6.2 s and 6.0.
+- On a full ResNet-18, 8 samples of 48×48: 311 ms by double backward, 225 with the layers' own
+  arithmetic, 150 with factors, which leave 2.0 million numbers of 11.2 million to orthogonalise.
+  Forward over reverse, which builds no graph: 328 ms at best, and 101 and 67 on the small two.
+- Building the graph anew for every product would add 20 to 180 ms to each.
+- Mean products until the residual is 1e-3 on ten groups of the small ResNet-18, from a random
+  start, from the gradient, and from the eigenvector at the next wider width: 5.1, 4.0, 4.0 at 8
+  bits; 5.8, 4.5, 5.3 at 4; 15.6, 12.4, 14.3 at 3; 9.7, 6.9, 8.7 at 2. So the gradient is the start.
+- All groups in one product (``vmap`` over a copy of the weights a group) gained a fifth at best.
+"""
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, reduce
 
 import numpy as np
 import torch
@@ -49,10 +65,8 @@ class GroupLoss:
     ----------
     loss : float
         In nats.
-    gradient : torch.Tensor
-        Shape (P,).
     factors : torch.Tensor
-        Those of the gradient.
+        Those of the gradient, shape (Q,).
 
     Raises
     ------
@@ -93,7 +107,11 @@ class GroupLoss:
             {name: slope.detach() for name, slope in self._others.items()},
             [(call.by_y.detach(), None) for call in self._calls],
         )
-        self.gradient = self.vector(self.factors)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """Gradient of the loss, shape (P,)."""
+        return self.vector(self.factors)
 
     def product(self, vector: Tensor) -> Tensor:
         """Multiply the Hessian by a vector."""
@@ -188,7 +206,7 @@ class GroupLoss:
             if call.bias is not None:
                 parts.setdefault(call.bias, []).append(layer.bias_gradient(by_y))
         factors = flatten(
-            torch.stack(parts[name]).sum(0) if name in parts else p.new_zeros(p.shape)
+            reduce(torch.add, parts[name]) if name in parts else p.new_zeros(p.shape)
             for name, p in self._weights.items()
         )
         if not factors.sum().isfinite():
