@@ -25,7 +25,6 @@ from quantskew.params import Compute, Recipe, Source, Training
 PLACES = {
     "in this process": Compute(where="here"),
     "2 processes": Compute(workers=2),
-    "Ray, on this machine": Compute(where="ray"),
 }
 ARCHITECTURES = (
     "resnet18", "resnet50", "vgg19", "mobilenetv2", "efficientnet_b0", "vit_small", "squeezenet1_1",
