@@ -54,7 +54,8 @@ def test_every_template_finds_what_it_names(exported, project, name):
     page = (exported / f"{name}.md").read_text(encoding="utf-8")
     hypotheses = tables.read("hypotheses", exported / "digits/hypotheses.parquet").to_pandas()
     verdicts = hypotheses.set_index("hypothesis")["verdict"]
-    assert f"| {verdicts['disparity_grows']} |" in page
+    if 'hypothesis("disparity_grows")' in text:
+        assert f"| {verdicts['disparity_grows']} |" in page
     for link in [part.split(")")[0] for part in page.split("](")[1:]]:
         assert (exported / link).exists(), link
 

@@ -419,9 +419,9 @@ def packed_bytes(network: nn.Module) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network.safetensors")
         try:
-            packing.save(path, Quantized(network, *vars(network).get("quantized", ({}, {}))))
+            packing.save(path, Quantized(network, *vars(network).get("quantized", ({}, {}, {}))))
         except ValueError:  # its weights were changed after they were quantized
-            packing.save(path, Quantized(network, {}, {}))
+            packing.save(path, Quantized(network, {}, {}, {}))
         return path.stat().st_size
 
 

@@ -22,7 +22,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -62,7 +61,7 @@ class Quantized(NamedTuple):
     network: nn.Module
     weights: dict[str, QuantizedWeight]
     notes: dict[str, Any]
-    vectors: Mapping[str, QuantizedWeight] = MappingProxyType({})
+    vectors: Mapping[str, QuantizedWeight]
 
 
 def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | None = None) -> None:

@@ -234,7 +234,7 @@ def convert(network: nn.Module) -> Quantized:
     if grids is not None:
         restore(network, grids)
         notes["activations"] = grids
-    return Quantized(network, codes, notes)
+    return Quantized(network, codes, notes, {})
 
 
 def reestimate_batch_norm(
