@@ -10,7 +10,7 @@ import psutil
 
 LOG = "commands.jsonl"
 """Beside the finished cells: a line for every command that ended well."""
-SECONDS = 1.0
+SECONDS = 2.0
 """Between two looks at the memory."""
 
 
