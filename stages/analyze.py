@@ -72,9 +72,9 @@ def main() -> None:
     write_json("metrics/summary.json", answer.metrics(head, frames["remedies"]))
     page = report.render(
         answer=[
+            *answer.sentences(head, study),
             *recommendations(frames["frontier"], study),
             *cheapest(frames["remedies"], study),
-            *answer.sentences(head, study),
         ],
         drawn=drawn,
         why=why,
