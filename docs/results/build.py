@@ -197,8 +197,16 @@ def _order(width: str) -> int:
     return -int(width[3:] if width.startswith("int") else width[2:]) if width != "all" else 0
 
 
+def _results(name: str) -> Results | None:
+    return Results(HERE / name) if (HERE / name).is_dir() else None
+
+
 def main(name: str) -> None:
-    """Fill a template; ``results("utkface")`` in it are the tables in that folder."""
+    """Fill a template.
+
+    ``results("utkface")`` in it are the tables in that folder, or ``None`` where no study has been
+    exported to it: the page then says nothing of that study.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         undefined=jinja2.StrictUndefined,
@@ -207,7 +215,7 @@ def main(name: str) -> None:
         keep_trailing_newline=True,
     )
     template = environment.get_template(f"{name}.md.j2")
-    write_text(HERE / f"{name}.md", template.render(results=lambda of: Results(HERE / of)))
+    write_text(HERE / f"{name}.md", template.render(results=_results))
 
 
 if __name__ == "__main__":
