@@ -162,7 +162,7 @@ class Results:
         data = "\n".join(f"`{path}`: SHA-256 `{digest}`." for path, digest in how["data"].items())
         return f"""{markdown(rows)}
 Wall time without the start of Python; memory of all processes of the stage together, looked at
-every second. What lies in the store of finished cells is not done again and not counted.
+every second or two. What lies in the store of finished cells is not done again and not counted.
 
 Training ({trained}): {speed["ours_images_per_second"]} images a second, a plain loop of PyTorch
 {speed["plain_images_per_second"]} on the same device in the same run, ratio {speed["ratio"]}
