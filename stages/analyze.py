@@ -30,6 +30,7 @@ PLOTS = Path("plots")
 MEASURED = (
     "groups", "layers", "weight_histograms", "boundaries", "curvature", "layer_damage", "history",
 )  # fmt: skip
+SHIPPED = ("deployed", "deployed_groups")
 
 
 def main() -> None:
@@ -38,7 +39,8 @@ def main() -> None:
     found = [compared(study, dataset) for dataset in study.datasets]
     shutil.rmtree(ANALYSIS, ignore_errors=True)
     frames = {name: pd.concat([one[name] for one in found], ignore_index=True) for name in found[0]}
-    measured = {name: stored(study, name) for name in MEASURED}
+    measured = {name: stored(study, "evaluations", name) for name in MEASURED}
+    shipped = {name: stored(study, "deployed", name) for name in SHIPPED}
     surfaces = flow.surfaces(measured["curvature"], measured["groups"])
     frames["claims"] = claims.assess(surfaces, measured["groups"], study)
     frames |= attribution.attribution(attribution.changes(measured, study))
@@ -65,7 +67,7 @@ def main() -> None:
         write_text(PLOTS / "figures" / f"{name}.svg", svg)
         section = why if name in report.FLOW else drawn
         section.append(report.Figure(drawing.title, svg, drawing.alternative, drawing.note))
-    for name, rows in published(frames, study).items():
+    for name, rows in published(frames | shipped, study).items():
         write_text(PLOTS / "tables" / f"{name}.tex", latex(rows, name))
         write_text(PLOTS / "tables" / f"{name}.md", markdown(rows))
     head = answer.headline(frames["effects"], study)
@@ -80,7 +82,7 @@ def main() -> None:
         why=why,
         claims=report.claimed(frames["claims"]),
         carried=report.carried(frames["mediation"]),
-        tables=report.listed(head, frames, study),
+        tables=report.listed(head, frames | shipped, study),
         limits=report.limits(frames, study),
         study=study,
         hashes={str(samples_path(d)): file_hash(samples_path(d)) for d in study.datasets},
@@ -88,15 +90,10 @@ def main() -> None:
     write_text(PLOTS / "report.html", page)
 
 
-def evaluations(dataset: str, model: str) -> Path:
-    """Folder of the tables of a data set and a model."""
-    return Path("data/evaluations", dataset, model)
-
-
-def stored(study: Params, name: str) -> pd.DataFrame:
-    """A table of the stage ``evaluate``, of all data sets and models."""
+def stored(study: Params, folder: str, name: str) -> pd.DataFrame:
+    """A table of an earlier stage, of all data sets and models."""
     return pd.concat(
-        tables.read(name, evaluations(d, m) / f"{name}.parquet").to_pandas()
+        tables.read(name, Path("data", folder, d, m, f"{name}.parquet")).to_pandas()
         for d in study.datasets
         for m in study.models
     )
@@ -106,7 +103,7 @@ def answers(
     study: Params, dataset: str, model: str
 ) -> tuple[Predictions, list[Grouping], np.ndarray]:
     """What all variants of a data set and a model answered, on which samples of which groups."""
-    predictions, ids = read_predictions(evaluations(dataset, model))
+    predictions, ids = read_predictions(Path("data/evaluations", dataset, model))
     test = load(samples_path(dataset)).test
     order = pd.Series(np.arange(len(test)), test.ids).loc[ids].to_numpy()
     divisions = [

@@ -54,7 +54,19 @@ def frames():
             "verdict": ["supported", "not testable"],
         }
     )
-    rows = {"levels": levels, "effects": effects, "frontier": sizes, "remedies": remedies}
+    files = [place("int8_random", 8, seed=0, bytes=2000, accuracy=0.9)]
+    files[0] |= {"agreement_fp32": 0.98, "agreement_pytorch": 1.0}
+    group = {"seed": 0, "attribute": "digit", "group": "7", "n": 100, "fp32": 0.95}
+    group |= {"accuracy": 0.94, "pytorch": 0.93, "low": 0.9, "high": 0.97, "bound": 0.04}
+    shipped = [place(*key, lost=2, gained=1, **group) for key in (("fp32", 32), ("int8_random", 8))]
+    rows = {
+        "deployed": files,
+        "deployed_groups": shipped,
+        "levels": levels,
+        "effects": effects,
+        "frontier": sizes,
+        "remedies": remedies,
+    }
     return {**{name: pd.DataFrame(part) for name, part in rows.items()}, "hypotheses": claims}
 
 
@@ -72,6 +84,8 @@ def test_every_kind_of_table_shows_its_methods(frames):
         "methods": ["fp32", "ptq", "qat", "mpqat"],
         "groups": [],
         "evidence": [],
+        "files": ["int8_random"],
+        "shipped": ["int8_random"],
     }
 
 
@@ -88,6 +102,10 @@ def test_numbers_are_those_of_the_frames_in_points(frames):
     groups = found["groups"].set_index("group")
     assert groups.loc["8", ["fp32", "int8", "int4"]].tolist() == pytest.approx([85, 84, 83])
     assert groups.loc["8", "change at int4"] == pytest.approx(-2)
+    assert found["files"].loc[0, ["as fp32, %", "kB"]].tolist() == [98, 2]
+    shipped = found["shipped"].iloc[0]
+    assert shipped[["fp32, %", "simulated, %", "file, %"]].tolist() == pytest.approx([95, 93, 94])
+    assert shipped["certified loss"] == pytest.approx(4)
 
 
 def test_intervals_over_seeds_are_students(frames):

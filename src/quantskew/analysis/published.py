@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from quantskew.analysis.effects import WHOLE, plain_method
 from quantskew.analysis.views import first_groupings, width_name
 from quantskew.params import Params
-from quantskew.variants import BASELINE
+from quantskew.variants import BASELINE, FULL_PRECISION
 
 PLACE = ["dataset", "model", "method", "bits"]
 
@@ -24,7 +24,8 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
     Parameters
     ----------
     frames
-        Tables ``levels``, ``effects``, ``frontier``, ``remedies`` and ``hypotheses``.
+        Tables ``levels``, ``effects``, ``frontier``, ``remedies`` and ``hypotheses``, and of the
+        files that ship ``deployed`` and ``deployed_groups``.
     study
         All parameters.
 
@@ -32,8 +33,9 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
     -------
     ``baseline``, ``ptq_int8`` and so on for every width, ``post_training`` (other methods of that
     kind), ``qat``, ``mitigation``, ``groups`` and ``evidence``; ``methods``, all with intervals
-    over seeds, and of those ``policies``, which share the bits of plain quantization unevenly. A
-    table without rows is left out.
+    over seeds, and of those ``policies``, which share the bits of plain quantization unevenly;
+    ``files`` that ship and ``shipped``, what they answer for each group. A table without rows is
+    left out.
     """
     plain = plain_method(study)
     against_fp32 = _against_fp32(frames, study)
@@ -53,6 +55,8 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
     tables["policies"] = tables["methods"][same_size]
     tables["groups"] = _by_group(frames["levels"], study)
     tables["evidence"] = _evidence(frames["hypotheses"])
+    tables["files"] = _files(frames["deployed"])
+    tables["shipped"] = _shipped(first_groupings(frames["deployed_groups"], study))
     return {
         name: rows.rename(columns={"bits": "width"}).replace({"width": _WIDTHS})
         for name, rows in tables.items()
@@ -165,6 +169,34 @@ def _evidence(hypotheses: pd.DataFrame) -> pd.DataFrame:
     shares = ["estimate", "low", "high"]
     points = hypotheses.assign(**{name: hypotheses[name] * 100 for name in shares})
     return points[list(names)].rename(columns=names)
+
+
+def _files(deployed: pd.DataFrame) -> pd.DataFrame:
+    """Size and accuracy of the ONNX files, and how often they answer as fp32 and as simulated."""
+    shares = {
+        "accuracy": "accuracy, %",
+        "agreement_fp32": "as fp32, %",
+        "agreement_pytorch": "as simulated, %",
+    }
+    points = deployed[[*PLACE, "seed", *shares]].rename(columns=shares)
+    points[[*shares.values()]] *= 100
+    return points.assign(kB=deployed["bytes"] / 1000)
+
+
+def _shipped(groups: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each group by the file that ships, in fp32 and as simulated."""
+    shares = {
+        "fp32": "fp32, %",
+        "pytorch": "simulated, %",
+        "accuracy": "file, %",
+        "low": "low",
+        "high": "high",
+        "bound": "certified loss",
+    }
+    quantized = groups[groups["bits"] < FULL_PRECISION].rename(columns=shares)
+    key = ["dataset", "model", "method", "seed", "group", "n"]
+    points = quantized[[*shares.values()]] * 100
+    return pd.concat([quantized[key], points, quantized[["lost", "gained"]]], axis=1)
 
 
 def _digits(name: str) -> int:

@@ -205,6 +205,7 @@ def listed(
     """Tables of the page; the long ones show the first grouping, the rest stays in Parquet."""
     levels, effects = frames["levels"], frames["effects"]
     shown = ["dataset", "model", "method", "bits", "attribute"]
+    measured = ["accuracy", "low", "high", "lost", "gained"]
     spread = levels[levels["metric"] == "fvo"]
     against = views.first_groupings(effects, study)
     against = against[against["metric"].isin(["overall", "fvo", "worst_group"])]
@@ -304,6 +305,14 @@ def listed(
             ],
             "Against fp32. A drop of at least this share of a single network would have been seen "
             "with 80 % chance; smaller ones may be there.",
+        ),
+        ReportTable(
+            "The files that ship: accuracy of each group as ONNX Runtime answers",
+            views.first_groupings(frames["deployed_groups"], study)[
+                [*shown, "seed", "group", "n", "fp32", "pytorch", *measured, "bound"]
+            ],
+            "Beside it that of the fp32 file, and of the same codes simulated in PyTorch. Lost and "
+            "gained are samples, against the fp32 file; no more accuracy is lost than the bound.",
         ),
         ReportTable(
             "Certificates: no group loses more accuracy than this",
