@@ -379,7 +379,7 @@ def render(
     why, claims, carried
         Those of the impact flow, the verdicts on what was claimed of it, and its mediation.
     tables
-        Sortable by a click on a column.
+        In pages, which can be filtered, and sorted by a click on a column.
     limits
         What the data cannot tell.
     study
