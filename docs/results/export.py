@@ -28,7 +28,10 @@ from quantskew.params import Params
 from quantskew.variants import samples_path
 
 ANALYSED = ("levels", "effects", "hypotheses", "claims", "frontier", "remedies")
-MEASURED = ("groups", "layers", "curvature")
+MEASURED = {
+    **dict.fromkeys(("groups", "layers", "curvature"), "evaluations"),
+    **dict.fromkeys(("deployed", "deployed_groups"), "deployed"),
+}
 METRICS = ("accuracy", "overall", "fvo", "worst_group")
 
 
@@ -44,9 +47,9 @@ def main(name: str) -> None:
         if table == "effects":
             rows = first_groupings(rows[rows["metric"].isin(METRICS)], study)
         keep(table, rows, target)
-    for table in MEASURED:
+    for table, folder in MEASURED.items():
         rows = pd.concat(
-            tables.read(table, f"data/evaluations/{d}/{m}/{table}.parquet").to_pandas()
+            tables.read(table, f"data/{folder}/{d}/{m}/{table}.parquet").to_pandas()
             for d in study.datasets
             for m in study.models
         )
