@@ -44,7 +44,7 @@ def studied():
         Point("faces", "net", method, BITS[method]): answers
         for method, answers in (("fp32", base), ("good", base), ("bad", bad))
     }
-    predictions = Predictions(labels, [0, 1], predicted)
+    predictions = Predictions(labels, 3, [0, 1], predicted)
     correct = {point: answers == labels for point, answers in predicted.items()}
     sampled = sample(correct, DIVISION, np.array([300, 200]), STUDY.statistics)
     frames = analyze(predictions, [DIVISION], STUDY)

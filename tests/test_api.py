@@ -107,7 +107,7 @@ def by_the_stages(network, test, spec, bits):
         Point("data", "Sequential", "ptq", bits): after.argmax(1)[None],
     }
     with joblib.parallel_config("threading"):
-        frames = analyze(Predictions(test[1], [0], predicted), divisions, study)
+        frames = analyze(Predictions(test[1], before.shape[1], [0], predicted), divisions, study)
     return frames, describe(after, before, data, divisions)
 
 

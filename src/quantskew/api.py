@@ -345,7 +345,8 @@ def evaluate(
         predicted[Point(DATA, label, name, width)] = values.argmax(1)[None]
     # counts of a single network take less time than starting processes for them
     with joblib.parallel_config("threading"):
-        found = analyze(Predictions(test.labels.numpy(), [SEED], predicted), divisions, study)
+        given_answers = Predictions(test.labels.numpy(), reference.shape[1], [SEED], predicted)
+        found = analyze(given_answers, divisions, study)
     frames = found._asdict()
     frames |= {table: pd.concat([d[table] for d in described]) for table in ("groups", "fairness")}
     return Result({n: _canonical(n, rows) for n, rows in frames.items()}, networks, study)

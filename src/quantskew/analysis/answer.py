@@ -26,8 +26,9 @@ def headline(effects: pd.DataFrame, study: Params) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row a data set, model and width: the changes of overall accuracy and FVO with their
-        intervals, how many groups detectably lose, which loses most, and the remedy with the
-        highest accuracy of the worst group among those detectably better than plain.
+        intervals, how many groups detectably lose, which of them loses most (of all, where none
+        does), and the remedy with the highest accuracy of the worst group among those detectably
+        better than plain.
     """
     plain = plain_method(study)
     rows = []
@@ -46,7 +47,8 @@ def headline(effects: pd.DataFrame, study: Params) -> pd.DataFrame:
                 & (here["verdict"] == "better")
             ].set_index("method")
             fvo, overall = by_metric.loc["fvo"], by_metric.loc["overall"]
-            most = groups.loc[groups["change"].idxmin()]
+            harmed = groups[groups["verdict"] == "worse"]
+            most = groups.loc[(harmed if len(harmed) else groups)["change"].idxmin()]
             rows.append(
                 {
                     "dataset": dataset,
@@ -58,8 +60,8 @@ def headline(effects: pd.DataFrame, study: Params) -> pd.DataFrame:
                     "fvo_high": fvo["high"],
                     "fvo_verdict": fvo["verdict"],
                     "groups": len(groups),
-                    "groups_harmed": int((groups["verdict"] == "worse").sum()),
-                    "most_harmed": groups["change"].idxmin(),
+                    "groups_harmed": len(harmed),
+                    "most_harmed": most.name,
                     "most_harmed_change": most["change"],
                     "most_harmed_low": most["low"],
                     "most_harmed_high": most["high"],
@@ -106,11 +108,14 @@ def sentences(rows: pd.DataFrame, study: Params) -> list[str]:
             text += (
                 f"At {width_name(row.bits)} it harms {row.groups_harmed} of {row.groups} groups; "
                 f"{attribute} {row.most_harmed} loses most, {points(row.most_harmed_change)} "
-                f"points [{points(row.most_harmed_low)}, {points(row.most_harmed_high)}], and FVO "
-                f"changes by {points(row.fvo_change)} [{points(row.fvo_low)}, "
-                f"{points(row.fvo_high)}] ({row.fvo_verdict}). "
+                f"points [{points(row.most_harmed_low)}, {points(row.most_harmed_high)}]"
             )
-            text += (
+            if row.fvo_verdict != "undefined":
+                text += (
+                    f", and FVO changes by {points(row.fvo_change)} [{points(row.fvo_low)}, "
+                    f"{points(row.fvo_high)}] ({row.fvo_verdict})"
+                )
+            text += ". " + (
                 f"Best for the worst group there: {row.best_remedy}, "
                 f"{points(row.best_remedy_change)} points over {plain}. "
                 if row.best_remedy

@@ -48,6 +48,7 @@ class Predictions(NamedTuple):
     """
 
     labels: np.ndarray
+    n_classes: int  # of the network: test samples may lack some
     seeds: list[int]
     predicted: dict[Point, np.ndarray]
 
@@ -75,9 +76,8 @@ def read_predictions(folder: Path) -> tuple[Predictions, np.ndarray]:
                 labels.append(part["label"].to_numpy())
     whole = {variant: np.concatenate(parts) for variant, parts in answers.items()}
     first = next(iter(whole))
-    ids = tables.read(
-        "predictions", path, ["id"], [(name, "=", value) for name, value in first._asdict().items()]
-    )
+    filters = [(name, "=", value) for name, value in first._asdict().items()]
+    ids = tables.read("predictions", path, ["id", "logits"], filters)
     for variant, answered in whole.items():
         if len(answered) != len(ids):
             raise tables.TableError(
@@ -89,10 +89,8 @@ def read_predictions(folder: Path) -> tuple[Predictions, np.ndarray]:
         point: np.stack([whole[Variant(seed=seed, **point._asdict())] for seed in seeds])
         for point in points
     }
-    return (
-        Predictions(np.concatenate(labels), seeds, predicted),
-        ids["id"].to_numpy(),
-    )
+    n_classes = len(ids["logits"][0])
+    return Predictions(np.concatenate(labels), n_classes, seeds, predicted), ids["id"].to_numpy()
 
 
 def plain_method(study: Params) -> str | None:
@@ -180,8 +178,8 @@ def detectable(effects: pd.DataFrame, certificates: pd.DataFrame, study: Params)
     """Find the smallest drop that a test would probably have seen where none was detected.
 
     Of a single network, by the exact McNemar test with a chance of 80 %, at alpha divided among
-    the groups, if answers change as often as they do in the mean over seeds. For the first
-    grouping against fp32; NaN elsewhere.
+    the tests of the family (Holm asks no more of any), if answers change as often as they do in
+    the mean over seeds. For the first grouping against fp32; NaN elsewhere.
     """
     asked = effects[
         (effects["attribute"] == effects["dataset"].map(lambda d: study.groups_of(d)[0]))
@@ -192,12 +190,11 @@ def detectable(effects: pd.DataFrame, certificates: pd.DataFrame, study: Params)
     key = [*POINT, "attribute", "group"]
     seen = certificates.assign(changed=certificates["lost"] + certificates["gained"])
     seen = seen.groupby(key)[["n", "changed"]].mean()
-    groups = certificates.groupby([*POINT, "attribute"])["group"].nunique()
+    levels = study.statistics.alpha / effects.groupby(FAMILY)["p_value"].transform("count")
     drops = []
-    for place in asked[key].itertuples(index=False, name=None):
+    for row, place in zip(asked.index, asked[key].itertuples(index=False, name=None), strict=True):
         n, changed = seen.loc[place]
-        alpha = study.statistics.alpha / groups.loc[place[:-1]]
-        drops.append(smallest_detectable_drop(int(n), changed / n, alpha=alpha))
+        drops.append(smallest_detectable_drop(int(n), changed / n, alpha=levels[row]))
     return pd.Series(drops, asked.index, dtype=float).reindex(effects.index)
 
 
@@ -233,7 +230,7 @@ def _one(
             if not is_label(division.codes, labels):
                 found |= compare_parity(
                     labels, others, predicted, division.codes,
-                    n_classes=int(labels.max()) + 1, **options,
+                    n_classes=predictions.n_classes, **options,
                 )  # fmt: skip
         effects += (rows.assign(reference=reference) for rows in _rows(found, division.names))
     return Frames(
@@ -249,17 +246,19 @@ def _levels(
     correct: np.ndarray, division: Grouping, settings: Statistics, rng: np.random.Generator
 ) -> pd.DataFrame:
     _, codes, names, counted = division
-    cells = tabulate(correct.astype(np.int64), codes, len(names))
+    # who has no group forms a last one of their own, as the overall accuracy counts them
+    places = np.where(codes < 0, len(names), codes)
+    cells = tabulate(correct.astype(np.int64), places, len(names) + 1)
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
 
     def features(patterns: np.ndarray) -> np.ndarray:
         return patterns[..., None].astype(float)
 
     def statistics(totals: np.ndarray) -> dict[str, np.ndarray]:  # (B, S, G, 1) to (B, S, ...)
-        accuracy = totals[..., 0] / sizes
+        accuracy = totals[..., :-1, 0] / sizes
         return {
             "accuracy": accuracy,
-            "overall": totals[..., 0].sum(-1) / sizes.sum(),
+            "overall": totals[..., 0].sum(-1) / len(codes),
             "fvo": fvo(accuracy, counted),
             "worst_group": worst_group(accuracy, counted).accuracy,
         }
@@ -282,7 +281,7 @@ def _levels(
         frame = pd.DataFrame(
             {
                 "group": names if by_group else WHOLE,
-                "n": sizes if by_group else [sizes.sum()],
+                "n": sizes if by_group else [len(codes) if metric == "overall" else sizes.sum()],
                 "counted": counted if by_group else True,
                 "value": np.atleast_1d(value),
                 "low": np.clip(np.atleast_1d(low), 0, 1),

@@ -18,14 +18,12 @@ def exemplar_rows(predictions: Predictions, ids: np.ndarray) -> pd.DataFrame:
     ids
         (n,) names of the samples.
     """
-    n_classes = 1 + int(max(max(p.max() for p in predictions.predicted.values()),
-                            predictions.labels.max()))  # fmt: skip
     parts = []
     for point, after in predictions.predicted.items():
         if point.method == BASELINE:
             continue
         before = predictions.predicted[point._replace(method=BASELINE, bits=FULL_PRECISION)]
-        found = exemplars(before, after, n_classes)
+        found = exemplars(before, after, predictions.n_classes)
         parts.append(
             pd.DataFrame(
                 {

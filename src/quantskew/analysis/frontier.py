@@ -129,8 +129,8 @@ def _advice(rows: pd.DataFrame, study: Params) -> str:
         return (
             f"ship {_named(row)}, the smallest of {int(made['meets'].sum())} variants for which "
             f"{wanted}: {row['bytes']:,.0f} bytes ({100 * share:.0f} % of fp32), accuracy "
-            f"{100 * row['accuracy']:.1f} %, FVO {100 * row['fvo']:.1f} points, loss of a group at "
-            f"most {100 * row['loss_bound']:.1f} points."
+            f"{100 * row['accuracy']:.1f} %, {_fvo(row)}loss of a group at most "
+            f"{100 * row['loss_bound']:.1f} points."
         )
     told = f"for no variant but fp32 itself can it be promised that {wanted}."
     fitting = made[made["bytes"] <= (targets.bytes or np.inf)]
@@ -138,9 +138,10 @@ def _advice(rows: pd.DataFrame, study: Params) -> str:
         row = fitting.loc[fitting["excess"].idxmin()]
         told += (
             f" {_named(row)} comes closest, {100 * row['excess']:.1f} points off: a group may "
-            f"lose up to {100 * row['loss_bound']:.1f} points, and FVO may be "
-            f"{100 * row['fvo_high']:.1f}."
+            f"lose up to {100 * row['loss_bound']:.1f} points"
         )
+        known = not np.isnan(row["fvo_high"])
+        told += f", and FVO may be {100 * row['fvo_high']:.1f}." if known else "."
     if floor > targets.worst_group_loss:
         told += (
             " The test set is too small for the promise: were no answer changed at all, "
@@ -153,11 +154,14 @@ def _advice(rows: pd.DataFrame, study: Params) -> str:
         row = likely.loc[likely["bytes"].idxmin()]
         told += (
             f" Smallest on target by what was observed, without that certainty: {_named(row)}, "
-            f"{row['bytes']:,.0f} bytes, accuracy {100 * row['accuracy']:.1f} %, FVO "
-            f"{100 * row['fvo']:.1f} points, largest loss of a group "
-            f"{100 * row['loss']:.1f} points."
+            f"{row['bytes']:,.0f} bytes, accuracy {100 * row['accuracy']:.1f} %, {_fvo(row)}"
+            f"largest loss of a group {100 * row['loss']:.1f} points."
         )
     return told
+
+
+def _fvo(row: pd.Series) -> str:
+    return "" if np.isnan(row["fvo"]) else f"FVO {100 * row['fvo']:.1f} points, "
 
 
 def _named(row: pd.Series) -> str:

@@ -403,9 +403,7 @@ def assess(sampled: Sampled, study: Params, sizes: Mapping[Point, float]) -> pd.
             row |= {"compared": "", "missing": str(reason), "units": 0}
         else:
             observed = found.values[0]
-            size = cohens_d(
-                np.full_like(observed, found.boundary), observed, paired=True, confidence=1 - alpha
-            )
+            size = cohens_d(observed - found.boundary, confidence=1 - alpha)
             row |= {
                 **tested._asdict(),
                 "p_value": min(1.0, tested.p_value * found.looks),

@@ -24,6 +24,7 @@ class Sampled(NamedTuple):
 
     points: list[Point]  # P
     accuracy: Floats  # (1 + B, P, S, G); the first row is the test set itself
+    overall: Floats  # (1 + B, P, S) over all samples, those of no group included
     division: Grouping
     train_sizes: Ints  # (G,) training samples of each group
 
@@ -32,11 +33,6 @@ class Sampled(NamedTuple):
         """Test samples of each group, (G,)."""
         codes = self.division.codes
         return np.bincount(codes[codes >= 0], minlength=len(self.division.names))
-
-    @property
-    def overall(self) -> Floats:
-        """Accuracy over all groups, (1 + B, P, S)."""
-        return np.asarray(self.accuracy @ self.sizes / self.sizes.sum())
 
     @property
     def debiased(self) -> Floats:
@@ -69,12 +65,15 @@ def sample(
     """
     points = list(correct)
     outcomes = np.stack([correct[point] for point in points]).astype(np.int64)
-    cells = tabulate(outcomes, division.codes, len(division.names))
+    n_groups = len(division.names)
+    places = np.where(division.codes < 0, n_groups, division.codes)
+    cells = tabulate(outcomes, places, n_groups + 1)
 
     def features(patterns: np.ndarray) -> np.ndarray:
         return patterns[..., None].astype(float)
 
     rng = np.random.default_rng([settings.seed, zlib.crc32(points[0].dataset.encode())])
-    hits = [observe(cells, features), resampled(cells, features, settings.draws, rng)]
-    found = Sampled(points, np.concatenate(hits)[..., 0], division, train_sizes)
-    return found._replace(accuracy=found.accuracy / found.sizes)
+    drawn = [observe(cells, features), resampled(cells, features, settings.draws, rng)]
+    hits = np.concatenate(drawn)[..., 0]
+    accuracy = hits[..., :-1] / np.bincount(places, minlength=n_groups)[:n_groups]
+    return Sampled(points, accuracy, hits.sum(-1) / len(places), division, train_sizes)

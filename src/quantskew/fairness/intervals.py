@@ -58,40 +58,30 @@ class EffectSize(NamedTuple):
     high: float
 
 
-def cohens_d(
-    first: ArrayLike, second: ArrayLike, *, paired: bool, confidence: float = 0.95
-) -> EffectSize:
-    """Express the difference of two means, second − first, in standard deviations.
+def cohens_d(changes: ArrayLike, *, confidence: float = 0.95) -> EffectSize:
+    """Express a mean change in standard deviations of the changes.
 
-    By custom 0.2 is small, 0.5 medium, 0.8 large (Cohen 1988). Paired values (the same seed before
-    and after) are divided by the standard deviation of their differences, others by the pooled
-    one. The limits are the d whose noncentral t distribution leaves (1 − confidence)/2 beyond the
-    observed t; they assume normal values.
+    By custom 0.2 is small, 0.5 medium, 0.8 large (Cohen 1988). The limits are the d whose
+    noncentral t distribution leaves (1 − confidence)/2 beyond the observed t; they assume normal
+    values.
 
     Parameters
     ----------
-    first, second
-        (n,) and (m,) values; n = m where paired.
+    changes
+        (n,) one a pair, such as the same seed before and after.
 
     Returns
     -------
-    NaN limits and d where there are too few values or none differ.
+    NaN limits and d where there is one value or none differ.
     """
-    first, second = np.asarray(first, float), np.asarray(second, float)
-    n, m = len(first), len(second)
-    if paired:
-        change = second - first
-        degrees, root = n - 1, np.sqrt(n)
-        squares = ((change - change.mean()) ** 2).sum()
-    else:
-        degrees, root = n + m - 2, np.sqrt(n * m / (n + m))
-        squares = ((first - first.mean()) ** 2).sum() + ((second - second.mean()) ** 2).sum()
-    if degrees < 1 or squares == 0:
+    changes = np.asarray(changes, float)
+    n = changes.size
+    # equal numbers may differ from their mean by rounding
+    if n < 2 or (sd := changes.std(ddof=1)) <= 1e-12 * np.abs(changes).max():
         return EffectSize(np.nan, np.nan, np.nan)
-    d = (second.mean() - first.mean()) / np.sqrt(squares / degrees)
-    tail = (1 - confidence) / 2
-    low, high = (_noncentrality(d * root, degrees, level) for level in (1 - tail, tail))
-    return EffectSize(float(d), low / root, high / root)
+    t, tail = changes.mean() / sd * np.sqrt(n), (1 - confidence) / 2
+    low, high = (_noncentrality(t, n - 1, level) for level in (1 - tail, tail))
+    return EffectSize(float(t / np.sqrt(n)), low / np.sqrt(n), high / np.sqrt(n))
 
 
 def _noncentrality(t: float, degrees: int, level: float) -> float:
