@@ -30,6 +30,16 @@ def test_an_attribute_and_its_unknown_values():
     assert _names("site") == ["1", "unknown", "2", "1", "1"]
 
 
+def test_large_numbers_keep_the_digits_that_tell_them_apart():
+    table = pd.DataFrame({"code": [1234567.0, 1234568.0, np.nan, 0.1]})
+    assert group_codes(table, "code")[1] == ["0.1", "1234567", "1234568", "unknown"]
+
+
+def test_a_group_cannot_have_the_name_of_everyone():
+    with pytest.raises(GroupError, match=r"'site' has the value 'all', which is everyone"):
+        group_codes(pd.DataFrame({"site": ["all", "one"]}), "site")
+
+
 def test_the_order_of_categories_is_kept():
     assert group_codes(PEOPLE, "gender")[1] == ["m", "f"]
 

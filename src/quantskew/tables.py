@@ -215,7 +215,7 @@ TABLES: Mapping[str, Table] = {
                 _column("weights", pa.int64(), "how many"),
                 _column("layer_bits", pa.float64(), "mean width of its weights"),
                 _column("absolute_change", pa.float64(), "sum of |change| to fp32 (eq. 5)"),
-                _column("relative_error", pa.float64(), "norm of the change over that of fp32"),
+                _column("relative_error", pa.float64(), "change over fp32, norms", null=True),
                 _column("original_sparsity", pa.float64(), "share of zeros in fp32"),
                 _column("sparsity", pa.float64(), "share of zeros (eq. 6)"),
             ]
@@ -294,7 +294,7 @@ TABLES: Mapping[str, Table] = {
                 _column("groups", pa.int64(), "how many are compared"),
                 _column("spearman", pa.float64(), "rank correlation", null=True),
                 _column("p_value", pa.float64(), "of none, two-sided", null=True),
-                _column("p_holm", pa.float64(), "adjusted for widths", null=True),
+                _column("p_holm", pa.float64(), "adjusted for claims and widths", null=True),
                 _column("verdict", pa.string(), "holds, does not hold, undecided"),
             ]
         ),

@@ -11,6 +11,8 @@ from quantskew.command import UserError
 from quantskew.params import Groups, close_names
 
 UNKNOWN = "unknown"
+EVERYONE = "all"
+"""Name that the tables give to all groups together."""
 _MANY = 20
 
 
@@ -46,7 +48,8 @@ def group_codes(
     Raises
     ------
     GroupError
-        When there is no such attribute, or it is a number of many values without bins.
+        When there is no such attribute, it is a number of many values without bins, or a group
+        bears the name that the tables give to everyone.
 
     Examples
     --------
@@ -60,7 +63,10 @@ def group_codes(
     present, codes_present = np.unique(codes[codes >= 0], return_inverse=True)
     result = np.full(len(table), -1)
     result[codes >= 0] = codes_present
-    return result, [names[code] for code in present]
+    names = [names[code] for code in present]
+    if EVERYONE in names:
+        raise GroupError(f"{spec!r} has the value {EVERYONE!r}, which is everyone here; rename it")
+    return result, names
 
 
 def small(codes: np.ndarray, names: list[str], minimum: int) -> np.ndarray:
@@ -97,7 +103,10 @@ def _attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarr
                 f"attribute {name!r} is a number of {len(uniques)} different values; give the "
                 f"lower edges of its groups, e.g. groups.bins.{name}: [0, 19, 40, 60]"
             )
-        names = [f"{value:g}" if isinstance(value, float) else str(value) for value in uniques]
+        names = [
+            np.format_float_positional(value, trim="-") if isinstance(value, float) else str(value)
+            for value in uniques
+        ]
     codes = codes.astype(np.int64)
     if groups.unknown == "group" and (codes < 0).any():
         if UNKNOWN not in names:
