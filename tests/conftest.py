@@ -9,12 +9,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
 # tests run side by side, one process a core: more threads would only stand in each other's way
 torch.set_num_threads(1)
+# nor does a test fail because the machine is busy
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,3 +99,12 @@ def project(tmp_path_factory) -> Project:
     made.git("add", "-A")
     made.git("commit", "-qm", "run")
     return made
+
+
+@pytest.fixture
+def four_classes():
+    """Labels (600,), two networks' predictions (2, 600), and the codes of three groups (600,)."""
+    rng = np.random.default_rng(3)
+    labels, groups = rng.integers(4, size=600), rng.integers(3, size=600)
+    predictions = np.where(rng.random((2, 600)) < 0.7, labels, rng.integers(4, size=(2, 600)))
+    return labels, predictions, groups

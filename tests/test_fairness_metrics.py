@@ -1,31 +1,14 @@
 import numpy as np
 import pytest
 from fairlearn.metrics import MetricFrame
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from sklearn.metrics import accuracy_score
 
-from quantskew.fairness.metrics import (
-    calibration_error,
-    fvo,
-    group_accuracy,
-    group_mean,
-    negative_log_likelihood,
-    overall_accuracy,
-    worst_group,
-)
+from quantskew.fairness.metrics import calibration_error, fvo, group_accuracy, worst_group
 
 
-@pytest.fixture
-def sample():
-    rng = np.random.default_rng(3)
-    labels = rng.integers(4, size=600)
-    groups = rng.integers(3, size=600)
-    predictions = np.where(rng.random((2, 600)) < 0.7, labels, rng.integers(4, size=(2, 600)))
-    return labels, predictions, groups
-
-
-def test_accuracy_of_groups_is_fairlearns(sample):
-    labels, predictions, groups = sample
+def test_accuracy_of_groups_is_fairlearns(four_classes):
+    labels, predictions, groups = four_classes
     found = group_accuracy(predictions == labels, groups, 3)
     for v in range(2):
         frame = MetricFrame(
@@ -37,7 +20,6 @@ def test_accuracy_of_groups_is_fairlearns(sample):
         np.testing.assert_allclose(found.accuracy[v], frame.by_group.to_numpy())
         assert fvo(found.accuracy[v], [True] * 3) == pytest.approx(frame.difference())
         assert worst_group(found.accuracy[v], [True] * 3).accuracy == frame.group_min()
-        assert overall_accuracy(predictions == labels)[v] == pytest.approx(frame.overall)
 
 
 def test_who_has_no_group_counts_in_none_and_an_empty_group_has_no_accuracy():
@@ -46,8 +28,6 @@ def test_who_has_no_group_counts_in_none_and_an_empty_group_has_no_accuracy():
     np.testing.assert_array_equal(found.sizes, [2, 0, 1])
     np.testing.assert_array_equal(found.hits, [1, 0, 1])
     np.testing.assert_array_equal(found.accuracy, [0.5, np.nan, 1])
-    assert overall_accuracy(correct) == 0.75
-    np.testing.assert_array_equal(group_mean([[1, 3, 9, 4]], [0, 0, -1, 2], 3), [[2, np.nan, 4]])
 
 
 def test_small_groups_stay_out_of_the_extremes():
@@ -62,14 +42,10 @@ def test_small_groups_stay_out_of_the_extremes():
     assert (nobody.group == -1).all()
 
 
-def test_loss_and_calibration_by_hand():
+def test_calibration_by_hand():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, 90, 4)) * 3
     labels, groups = rng.integers(4, size=90), rng.integers(-1, 3, size=90)
-    loss = negative_log_likelihood(logits, labels)
-    np.testing.assert_allclose(loss, -log_softmax(logits, -1)[:, np.arange(90), labels])
-    assert np.isfinite(negative_log_likelihood([[1e4, -1e4]], [1])).all()
-
     probabilities = softmax(logits, -1)
     found = calibration_error(probabilities, labels, groups, 3, bins=15)
     for v in range(2):

@@ -13,17 +13,8 @@ from hypothesis import strategies as st
 from quantskew.fairness.parity import PARITY, class_counts, fairness_differences, parity_by_class
 
 
-@pytest.fixture
-def sample():
-    rng = np.random.default_rng(3)
-    labels = rng.integers(4, size=600)
-    groups = rng.integers(3, size=600)
-    predictions = np.where(rng.random((2, 600)) < 0.7, labels, rng.integers(4, size=(2, 600)))
-    return labels, predictions, groups
-
-
-def test_parity_is_fairlearns_on_every_class_against_the_rest(sample):
-    labels, predictions, groups = sample
+def test_parity_is_fairlearns_on_every_class_against_the_rest(four_classes):
+    labels, predictions, groups = four_classes
     counts = class_counts(labels, predictions, groups, n_groups=3, n_classes=4)
     ours = parity_by_class(counts, [True] * 3)
     theirs = {
@@ -41,8 +32,8 @@ def test_parity_is_fairlearns_on_every_class_against_the_rest(sample):
                 assert ours[name][v, k] == pytest.approx(expected), (name, v, k)
 
 
-def test_macro_is_the_mean_and_worst_the_least_fair_class(sample):
-    labels, predictions, groups = sample
+def test_macro_is_the_mean_and_worst_the_least_fair_class(four_classes):
+    labels, predictions, groups = four_classes
     sizes = {"n_groups": 3, "n_classes": 4}
     found = fairness_differences(labels, predictions, groups, counted=[True] * 3, **sizes)
     each = parity_by_class(class_counts(labels, predictions, groups, **sizes), [True] * 3)

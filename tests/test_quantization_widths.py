@@ -17,7 +17,6 @@ from quantskew.quantization.policies import choose_widths
 from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.qat import prepare, quantizers
 from quantskew.quantization.sensitivity import (
-    group_losses,
     hawq,
     hessian_traces,
     importance,
@@ -34,7 +33,7 @@ def cost_of(picked, costs, objective):
     return groups.sum().item() if objective == "mean" else groups.max().item()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from(["mean", "worst_group"]))
 def test_allocation_equals_brute_force(seed, objective):
     generator = torch.Generator().manual_seed(seed)
@@ -118,13 +117,9 @@ def dense(net, name, images, labels):
     return loss, weight.detach().flatten()
 
 
-def test_group_losses_leave_out_who_has_no_group(study):
-    net, images, labels, groups = study
-    losses = group_losses(net, images, labels, groups)
-    for group in (0, 1):
-        mask = groups == group
-        expected = nn.functional.cross_entropy(net(images[mask]), labels[mask])
-        torch.testing.assert_close(losses[group], expected)
+def group_losses(net, images, labels, groups):
+    losses = nn.functional.cross_entropy(net(images), labels, reduction="none")
+    return torch.stack([losses[groups == group].mean() for group in range(groups.max() + 1)])
 
 
 def test_traces_agree_with_the_dense_hessian(study):

@@ -62,8 +62,7 @@ def evaluate(
     network = restore(file, models.build_for(data, model, architecture), bits)
     outputs = models.logits(network.to(models.device()), data.test.images)
     safetensors.torch.save_file({"logits": outputs}, folder / "logits.safetensors")
-    original = models.build_for(data, model, architecture)
-    models.load_checkpoint(original, base)
+    original = models.build_for(data, model, architecture, base)
     weights: dict[str, QuantizedWeight] = {}
     if bits != FLOAT:
         weights, _, content = packing.read(file)

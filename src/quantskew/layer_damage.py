@@ -52,9 +52,7 @@ def survey(
     codes = torch.as_tensor(every)
     some = choose(codes, samples=size * len(names), choice="balanced", seed=0)
     images = models.as_input(test.images[some], where)
-    network = models.build_for(data, model, architecture)
-    models.load_checkpoint(network, file)
-    network = network.to(where).eval()
+    network = models.build_for(data, model, architecture, file).to(where).eval()
     if weights.fold_bn:
         network, _ = fold_batch_norm(network, images[:1])
     layers = quantizable(network)

@@ -94,8 +94,7 @@ def quantize(
         Lower edges of the groups of numeric attributes.
     """
     data = load(samples).divided(bins or {})
-    network = models.build_for(data, model, architecture)
-    models.load_checkpoint(network, base)
+    network = models.build_for(data, model, architecture, base)
     history = History()
     quantized = apply(
         network,

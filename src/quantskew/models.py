@@ -168,16 +168,21 @@ def build(
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def build_for(data: Samples, name: str, architecture: Architecture | None) -> nn.Module:
-    """Build a network that fits the images and the classes of a data set."""
+def build_for(
+    data: Samples, name: str, architecture: Architecture | None, weights: str | Path | None = None
+) -> nn.Module:
+    """Build a network that fits the images and the classes of a data set; load its weights."""
     _, channels, size, _ = data.images.shape
-    return build(
+    network = build(
         name,
         classes=len(data.classes),
         channels=channels,
         size=size,
         architecture=architecture,
     )
+    if weights is not None:
+        load_checkpoint(network, weights)
+    return network
 
 
 def _plane(values: tuple[float, ...]) -> Tensor:

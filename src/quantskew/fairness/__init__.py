@@ -5,7 +5,7 @@ that belongs to no group, and ``counted`` marks the groups large enough to enter
 Leading axes (``...``) are variants of a network, seeds, or draws of a bootstrap.
 
 =========== ======================================================================
-metrics     accuracy of groups, FVO, worst group, loss, calibration
+metrics     accuracy of groups, FVO, worst group, calibration
 parity      demographic parity, equalized odds and their kin, class by class
 paired      a network against its reference on the same samples
 resampling  bootstrap and exchange test on counts, beneath ``paired``

@@ -1,4 +1,4 @@
-"""Accuracy, loss and calibration of groups, and the spread between groups."""
+"""Accuracy and calibration of groups, and the spread between groups."""
 
 from typing import NamedTuple
 
@@ -32,24 +32,6 @@ def ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)
 
 
-def group_mean(values: ArrayLike, groups: ArrayLike, n_groups: int) -> Floats:
-    """Mean over each group of a value a sample, such as the loss.
-
-    Parameters
-    ----------
-    values
-        (..., n).
-    groups
-        (n,) codes from −1 (no group) to ``n_groups`` − 1.
-
-    Returns
-    -------
-    (..., G); NaN for an empty group.
-    """
-    member = one_hot(groups, n_groups)
-    return ratio(np.asarray(values, float) @ member, member.sum(0))
-
-
 def group_accuracy(correct: ArrayLike, groups: ArrayLike, n_groups: int) -> GroupAccuracy:
     """Accuracy of each group, with the counts behind it.
 
@@ -66,11 +48,6 @@ def group_accuracy(correct: ArrayLike, groups: ArrayLike, n_groups: int) -> Grou
     sizes = member.sum(0)
     hits = np.asarray(correct, float) @ member
     return GroupAccuracy(sizes.astype(np.int64), hits.astype(np.int64), ratio(hits, sizes))
-
-
-def overall_accuracy(correct: ArrayLike) -> Floats:
-    """Accuracy over all samples (OA), those of no group included: (..., n) to (...)."""
-    return np.mean(np.asarray(correct, float), axis=-1)
 
 
 def extremes(values: ArrayLike, counted: ArrayLike, axis: int = -1) -> tuple[Floats, Floats]:
@@ -121,16 +98,6 @@ def worst_group(accuracy: ArrayLike, counted: ArrayLike) -> WorstGroup:
     filled = np.where(known, accuracy, np.inf)
     some = known.any(-1)
     return WorstGroup(np.where(some, filled.min(-1), np.nan), np.where(some, filled.argmin(-1), -1))
-
-
-def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> Floats:
-    """Cross-entropy of each sample, in nats: logits (..., n, K) and labels (n,) to (..., n)."""
-    logits = np.asarray(logits, float)
-    shifted = logits - logits.max(-1, keepdims=True)
-    wanted = np.take_along_axis(
-        shifted, np.broadcast_to(np.asarray(labels)[:, None], (*logits.shape[:-1], 1)), -1
-    )
-    return np.log(np.exp(shifted).sum(-1)) - wanted[..., 0]
 
 
 def calibration_error(

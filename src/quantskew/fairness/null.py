@@ -68,30 +68,6 @@ def fvo_null(
     )
 
 
-def fvo_by_chance(
-    sizes: ArrayLike, accuracy: float, *, draws: int = 10_000, rng: np.random.Generator
-) -> Floats:
-    """Draw FVOs of a classifier that is right for the same share of every group.
-
-    What a test set can tell before any network is trained.
-
-    Parameters
-    ----------
-    sizes
-        (G,) samples of each group.
-    accuracy
-        Share of all samples that is right, 0..1.
-
-    Returns
-    -------
-    (draws,) FVOs.
-    """
-    sizes = np.asarray(sizes)
-    right = round(accuracy * int(sizes.sum()))
-    counts = np.array([right, sizes.sum() - right])
-    return _deal(np.array([[1], [0]]), counts, sizes, draws, rng)
-
-
 def _deal(
     patterns: Ints, counts: Ints, sizes: Ints, draws: int, rng: np.random.Generator
 ) -> Floats:

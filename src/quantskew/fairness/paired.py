@@ -3,8 +3,7 @@
 A quantized network and its fp32 parent answer the same test samples, so what they share cancels
 and only the samples on which they differ speak. Three views of that:
 
-* :func:`mcnemar`, exact, for one group's change of accuracy by one network, and
-  :func:`exchange_p_value`, the same for the networks of several seeds;
+* :func:`exchange_p_value`, the exact McNemar test for the networks of several seeds;
 * :func:`flips`, which way the answers went;
 * :func:`compare_accuracy` and :func:`compare_parity`: any change of a group metric, with a
   bootstrap interval and an exchange test (:mod:`quantskew.fairness.resampling`).
@@ -75,28 +74,13 @@ def flips(
     return Flips(*((kind @ member).astype(np.int64) for kind in kinds))
 
 
-def mcnemar(lost: ArrayLike, gained: ArrayLike) -> Floats:
-    """Exact two-sided McNemar test of equal accuracy on paired samples.
-
-    Given that a sample changed, under no difference it was lost or gained with probability ½
-    each: p = min(1, 2·P(Bin(lost + gained, ½) ≤ min(lost, gained))).
-
-    Parameters
-    ----------
-    lost, gained
-        Samples that went from right to wrong, and from wrong to right; any one shape.
-    """
-    lost, gained = np.asarray(lost), np.asarray(gained)
-    return np.minimum(1.0, 2 * binom.cdf(np.minimum(lost, gained), lost + gained, 0.5))
-
-
 def exchange_p_value(change: ArrayLike) -> float:
     """Exact two-sided test that two networks are exchangeable on every sample.
 
     A sample changes by d, the number of seeds that got it right less those that got it wrong.
     Were the networks exchangeable, each |d| would keep its sign with probability ½; the
     distribution of the sum follows by convolution, so that the smallest p-value depends on the
-    data and not on a number of draws. For one seed it is :func:`mcnemar`.
+    data and not on a number of draws. For one seed it is the exact McNemar test.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from quantskew.fairness.metrics import Floats, Ints, ratio
+from quantskew.fairness.metrics import Floats, Ints
 from quantskew.fairness.seeds import seed_and_sampling_variance
 
 Features = Callable[[Ints], Floats]
@@ -116,30 +116,6 @@ def exchanged(
         swapped = rng.binomial(counts, 0.5, size=(draws, len(counts)))
         totals.append(_total(counts[None], shown) + _total(swapped, shown[:, ::-1] - shown))
     return np.stack(totals, axis=-2)
-
-
-def accuracy_draws(
-    correct: ArrayLike, groups: ArrayLike, n_groups: int, *, draws: int, rng: np.random.Generator
-) -> Floats:
-    """Resample the accuracy of every group, for any number of networks at once.
-
-    A draw serves all networks, so whatever compares them (the frontier, a ranking) is paired.
-    :func:`basic_interval` of a statistic of the draws is its interval.
-
-    Parameters
-    ----------
-    correct
-        (..., n) whether the prediction is right.
-    groups
-        (n,) codes from −1 (no group) to ``n_groups`` − 1.
-
-    Returns
-    -------
-    (draws, ..., G); NaN for an empty group.
-    """
-    cells = tabulate(correct, groups, n_groups)
-    hits = resampled(cells, lambda patterns: patterns[..., None].astype(float), draws, rng)
-    return ratio(hits[..., 0], [counts.sum() for _, counts in cells])
 
 
 def changes(
@@ -232,9 +208,9 @@ def exceedance(observed: ArrayLike, null: Floats) -> Floats:
     observed
         (...).
     null
-        (B, ...).
+        (B, ...). A draw that is NaN could be anything, and counts as reached.
     """
     observed = np.asarray(observed, float)
     # sums in another order differ in the last bit, and a tie counts as reached
-    reached = (np.abs(null) >= np.abs(observed) - 1e-12).sum(0)
+    reached = (~(np.abs(null) < np.abs(observed) - 1e-12)).sum(0)
     return np.where(np.isnan(observed), np.nan, (1 + reached) / (1 + len(null)))

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
 
 from quantskew.fairness.metrics import Floats
 
@@ -61,24 +60,3 @@ def _variance(draws: Floats) -> Floats:
     mean = filled.sum(0) / np.maximum(n, 1)
     squares = np.where(known, (draws - mean) ** 2, 0.0).sum(0)
     return np.where(n > 1, squares / np.maximum(n - 1, 1), np.nan)
-
-
-def seed_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[Floats, Floats]:
-    """Student's interval of the mean over training seeds, on this test set.
-
-    Parameters
-    ----------
-    values
-        (S, ...) the metric of each seed.
-
-    Returns
-    -------
-    Lower and upper limit (...); NaN for one seed.
-    """
-    values = np.asarray(values, float)
-    seeds = len(values)
-    mean = values.mean(0)
-    if seeds == 1:
-        return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    half = student.ppf((1 + confidence) / 2, seeds - 1) * values.std(0, ddof=1) / np.sqrt(seeds)
-    return mean - half, mean + half

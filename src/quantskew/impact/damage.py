@@ -9,8 +9,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from quantskew.impact.gradients import chosen, flatten, inner
@@ -24,26 +22,6 @@ class Prediction:
     first_order: float
     second_order: float
     bound: float
-
-
-def excess_loss(loss: ArrayLike, reference: ArrayLike) -> tuple[NDArray[np.float64], float]:
-    """Excess loss R(g) of each group, and its spread over groups.
-
-    Parameters
-    ----------
-    loss, reference
-        Shape (G,): mean loss of each group after and before quantization; NaN for an empty group.
-
-    Returns
-    -------
-    excess
-        Shape (G,): R(g), in the units of the losses.
-    spread
-        φ = max R(g) − min R(g) over the groups that have samples; NaN where none has.
-    """
-    excess = np.asarray(loss, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
-    some = excess[~np.isnan(excess)]
-    return excess, float(np.ptp(some)) if some.size else float("nan")
 
 
 def weight_change(

@@ -21,13 +21,6 @@ from quantskew.quantization.ptq import quantize_weight
 _BATCH = 32
 
 
-def group_losses(network: nn.Module, images: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
-    """Return the mean cross-entropy of each group, (groups,); 0 for a group without images."""
-    losses = cross_entropy(network(images), labels, reduction="none")
-    sizes = [len(some) for some in _members(groups)]
-    return _sums(losses, groups, len(sizes)) / losses.new_tensor(sizes).clamp_min(1)
-
-
 def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy, 0 of no image at all."""
     return cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))

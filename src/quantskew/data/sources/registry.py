@@ -1,7 +1,7 @@
 """A reader by name: one decorator puts it in reach, an unknown name is answered with close ones."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,14 +116,15 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
             f"sources.{name}: no reader is named {given!r}{close_names(given, names())}; "
             f"there are {', '.join(names())}. Your own images are read by reader: parquet or folder"
         )
-    own = Path(root) / given.removeprefix("imbalanced-")  # thinned or not, the files are the same
-    where = Path(source.path).expanduser() if source.path else own
+    whole = given.removeprefix("imbalanced-")  # thinned or not, the files are the same
+    where = Path(source.path).expanduser() if source.path else Path(root) / whole
     if source.path and not where.exists():
         raise SourceError(f"sources.{name}.path: {source.path} does not exist")
     try:
-        return _READERS[given](source, where)
+        raw = _READERS[given](source, where)
     except SourceError as error:
         raise SourceError(f"sources.{name}: {error}") from error.__cause__
+    return raw if given == whole else replace(raw, imbalance="paper")
 
 
 def missing(terms: Terms, files: str, where: Path, because: object = "") -> SourceError:

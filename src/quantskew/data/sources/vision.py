@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from quantskew.data.attributes import digit_attributes
-from quantskew.data.sources.bundled import DIGITS, MNIST_TERMS, digit_rows
+from quantskew.data.sources.bundled import MNIST_TERMS, digit_rows, mnist_like
 from quantskew.data.sources.registry import Raw, SourceError, Terms, as_pixels, missing, source
 from quantskew.data.sources.store import Store
 from quantskew.params import Source
@@ -107,46 +106,24 @@ def _build(kind: Any, where: Path, archives: dict[str, str], terms: Terms, **opt
     raise missing(terms, ", ".join(archives), where, why)
 
 
-def _digits(
-    parts: dict[str, tuple[Any, Any]], terms: Terms, imbalance: bool, **columns: Any
-) -> Raw:
+def _digits(parts: dict[str, tuple[Any, Any]], terms: Terms, **columns: Any) -> Raw:
     rows = [
         digit_rows(labels, f"{split}-").assign(split=split) for split, (_, labels) in parts.items()
     ]
-    return Raw(
-        rows=pd.concat(rows, ignore_index=True).assign(**columns),
-        images=(image for images, _ in parts.values() for image in images.numpy()),
-        terms=terms,
-        label="digit",
-        classes=DIGITS,
-        size=28,
-        channels=1,
-        native=(28, 28),
-        measure=digit_attributes,
-        imbalance="paper" if imbalance else None,
-    )
+    images = (image for images, _ in parts.values() for image in images.numpy())
+    return mnist_like(pd.concat(rows, ignore_index=True).assign(**columns), images, terms)
 
 
-def _mnist(source: Source, where: Path, *, imbalance: bool) -> Raw:
+@source("mnist", "imbalanced-mnist")
+def mnist(source: Source, where: Path) -> Raw:
+    """60,000 and 10,000 digits; imbalanced: 23,782 for training, by the paper's profile."""
     kind = _datasets().MNIST
     archives = {f"MNIST/raw/{name}": md5 for name, md5 in kind.resources}
     parts = {}
     for split in ("train", "test"):
         part = _build(kind, where, archives, MNIST_TERMS, train=split == "train")
         parts[split] = (part.data, part.targets.numpy())
-    return _digits(parts, MNIST_TERMS, imbalance)
-
-
-@source("mnist")
-def mnist(source: Source, where: Path) -> Raw:
-    """60,000 and 10,000 digits."""
-    return _mnist(source, where, imbalance=False)
-
-
-@source("imbalanced-mnist")
-def imbalanced_mnist(source: Source, where: Path) -> Raw:
-    """MNIST with the training part thinned by the paper's profile: 23,782 digits."""
-    return _mnist(source, where, imbalance=True)
+    return _digits(parts, MNIST_TERMS)
 
 
 @source("qmnist")
@@ -167,10 +144,12 @@ def qmnist(source: Source, where: Path) -> Raw:
         series.append(labels[:, 1])
         writers.append(labels[:, 2])
     population = pd.Series(np.concatenate(series)).map(WRITERS)
-    return _digits(parts, QMNIST_TERMS, False, writers=population, writer=np.concatenate(writers))
+    return _digits(parts, QMNIST_TERMS, writers=population, writer=np.concatenate(writers))
 
 
-def _cifar(source: Source, where: Path, *, imbalance: bool) -> Raw:
+@source("cifar10", "imbalanced-cifar10")
+def cifar10(source: Source, where: Path) -> Raw:
+    """50,000 and 10,000 images of ten classes; imbalanced: thinned by the paper's profile."""
     kind = _datasets().CIFAR10
     archives = {kind.filename: kind.tgz_md5}
     rows, images = [], []
@@ -194,20 +173,7 @@ def _cifar(source: Source, where: Path, *, imbalance: bool) -> Raw:
         classes=classes,
         size=32,
         native=(32, 32),
-        imbalance="paper" if imbalance else None,
     )
-
-
-@source("cifar10")
-def cifar10(source: Source, where: Path) -> Raw:
-    """50,000 and 10,000 images of ten classes."""
-    return _cifar(source, where, imbalance=False)
-
-
-@source("imbalanced-cifar10")
-def imbalanced_cifar10(source: Source, where: Path) -> Raw:
-    """CIFAR-10 with the training part thinned by the paper's profile."""
-    return _cifar(source, where, imbalance=True)
 
 
 @source("fer2013")
