@@ -100,12 +100,13 @@ def package(tmp_path, monkeypatch):
     (root / "apart.py").write_text("X = 1\n")
     (root / "base.py").write_text("def double(x):\n    return 2 * x\n")
     (root / "top.py").write_text(f"from {name} import base\n\nY = base.double(2)\n")
+    (root / "near.py").write_text("from . import base\nfrom .base import double\n")
     monkeypatch.syspath_prepend(tmp_path)
 
-    def code() -> str:
+    def code(module: str = "top") -> str:
         for function in (cells.code_hash, cells._tree):
             function.cache_clear()
-        return cells.code_hash(f"{name}.top")
+        return cells.code_hash(f"{name}.{module}")
 
     return root, code
 
@@ -126,11 +127,12 @@ def test_comments_and_docstrings_do_not_count(package):
     assert code() == before
 
 
-def test_the_code_that_is_imported_counts(package):
+@pytest.mark.parametrize("module", ["top", "near"])
+def test_the_code_that_is_imported_counts(package, module):
     root, code = package
-    before = code()
+    before = code(module)
     (root / "base.py").write_text("def double(x):\n    return 3 * x\n")
-    assert code() != before
+    assert code(module) != before
 
 
 def test_two_cells_of_one_name_are_refused():
@@ -248,13 +250,14 @@ def killed(folder: Path, *, times: int) -> None:
     (folder / "out.txt").write_text(str(times), encoding="utf-8")
 
 
-def test_a_cell_whose_worker_is_killed_is_tried_again(store):
-    work = [Cell(str(n), f"{__name__}:killed", times=n) for n in (0, 1)]
-    cells.run(work, title="t", compute=TWO)
-    work.append(Cell("9", f"{__name__}:killed", times=9))
-    work.append(Cell("a", f"{__name__}:fail_on_three", number=1))
-    with pytest.raises(CellError, match=r"\n  9: processes were killed 3 times.*\n    times=9"):
+def test_a_cell_whose_worker_is_killed_is_tried_again_and_costs_no_other(store):
+    work = [Cell(str(n), f"{__name__}:killed", times=n) for n in (0, 1, 9)]
+    work += [Cell(f"a{n}", f"{__name__}:fail_on_three", number=10 + n) for n in range(6)]
+    told = r"1 of 9 cells failed.*\n  9: processes were killed 3 times.*\n    times=9"
+    with pytest.raises(CellError, match=told):
         cells.run(work, title="t", compute=TWO)
+    assert len([*store.rglob("out.txt")]) == 8
+    assert [path.stat().st_size for path in store.rglob("checkpoint.txt")] == [3]
 
 
 def test_threads_and_processes_share_out_the_cores(monkeypatch):

@@ -26,7 +26,7 @@ import os
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import cache
+from functools import cache, cached_property
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +71,7 @@ class Cell:
         self.function = function
         self.arguments = arguments
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hexadecimal name of everything the result depends on."""
         identity = {
@@ -149,14 +149,13 @@ def _imports(module: str) -> set[str]:
         for node in ast.walk(_tree(name)):
             if isinstance(node, ast.Import):
                 waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting.append(node.module)
-                if node.module.startswith(package):  # its names may be modules too
-                    waiting += [
-                        f"{node.module}.{alias.name}"
-                        for alias in node.names
-                        if _specification(f"{node.module}.{alias.name}")
-                    ]
+            elif isinstance(node, ast.ImportFrom):
+                relative = "." * node.level + (node.module or "")
+                source = importlib.util.resolve_name(relative, specification.parent)
+                waiting.append(source)
+                if source.startswith(package):  # its names may be modules too
+                    names = [f"{source}.{alias.name}" for alias in node.names]
+                    waiting += filter(_specification, names)
     return found
 
 
@@ -226,8 +225,7 @@ def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Pat
         cell.name: (cell.function, folder, cell.arguments, threads)
         for folder, cell in waiting.items()
     }
-    modules = {cell.function.partition(":")[0] for cell in waiting.values()}
-    arguments = {cell.name: cell.arguments for cell in waiting.values()}
+    modules = {"torch", *(cell.function.partition(":")[0] for cell in waiting.values())}
     failures = []
     bar = tqdm(
         total=len(set(folders.values())),
@@ -239,7 +237,7 @@ def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Pat
     with bar, closing(workers.start(_do, tasks, modules, compute)) as outcomes:
         for name, failure in outcomes:
             if failure:
-                failures.append(f"{name}: {failure}\n    {_told(arguments[name])}")
+                failures.append(f"{name}: {failure}\n    {_told(tasks[name][2])}")
             bar.set_postfix_str(f"{len(failures)} failed, {name}" if failures else name, False)
             bar.update()
     if failures:

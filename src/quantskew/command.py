@@ -35,6 +35,8 @@ def run(main: Callable[..., None]) -> None:
             main(**arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: finished cells are kept, the next run goes on from them")
 
 
 @contextmanager
@@ -47,6 +49,5 @@ def _alone(name: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         print(f"{name}: waiting for the end of a run that is still at work", file=sys.stderr)
-        lock.acquire()
     with lock:
         yield

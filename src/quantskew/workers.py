@@ -12,10 +12,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Generator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,7 @@ def gpus() -> list[str]:
 def _processes(
     do: Callable[..., str | None], tasks: Tasks, modules: Collection[str], workers: int
 ) -> Outcomes:
-    """Run the tasks in processes, again those whose process was killed.
+    """Run the tasks in processes; those that were at work when one was killed again, alone.
 
     One server imports ``modules`` and then forks the workers, so that the seconds this takes are
     spent once and not in each of them. The server itself is a fresh process without threads.
@@ -100,31 +102,50 @@ def _processes(
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     context.set_forkserver_preload([*modules])
-    for _ in range(TRIES):
-        lost = {}
-        # only this process holds the other end: whatever ends it closes the pipe
-        alive, holding = context.Pipe(duplex=False)
-        pool = ProcessPoolExecutor(workers, context, _enter, (alive, context.Value("i", 0), gpus()))
-        try:
-            names = {pool.submit(do, *task): name for name, task in tasks.items()}
-            for future in as_completed(names):
-                try:
-                    outcome = future.result()
-                except BrokenProcessPool:
-                    lost[names[future]] = tasks[names[future]]
-                else:
-                    yield names[future], outcome
-        except BaseException:
-            holding.close()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-            holding.close()
-        tasks = lost
-        if not tasks:
-            return
-    for name in tasks:
-        yield name, f"processes were killed {TRIES} times, perhaps for want of memory"
+    waiting = iter(tasks.items())
+    lost: dict[str, tuple[Any, ...]] = {}
+    while killed := (yield from _pool(do, waiting, context, workers)):
+        lost |= killed
+    for task in lost.items():  # alone, each has all the memory, and the blame
+        for _ in range(TRIES - 1):
+            if not (yield from _pool(do, iter([task]), context, 1)):
+                break
+        else:
+            yield task[0], f"processes were killed {TRIES} times, perhaps for want of memory"
+
+
+def _pool(
+    do: Callable[..., str | None],
+    waiting: Iterator[tuple[str, tuple[Any, ...]]],
+    context: BaseContext,
+    workers: int,
+) -> Generator[tuple[str, str | None], None, Tasks]:
+    """Run tasks until none waits, or a process is killed: then return those that were at work."""
+    # only this process holds the other end: whatever ends it closes the pipe
+    alive, holding = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, _enter, (alive, context.Value("i", 0), gpus()))
+    names: dict[Future[str | None], str] = {}
+    running: dict[str, tuple[Any, ...]] = {}
+    try:
+        while True:
+            for name, task in islice(waiting, workers - len(running)):
+                running[name] = task
+                names[pool.submit(do, *task)] = name
+            if not running:
+                return {}
+            for future in wait(names, return_when=FIRST_COMPLETED).done:
+                outcome = future.result()
+                name = names.pop(future)
+                del running[name]
+                yield name, outcome
+    except BrokenProcessPool:
+        return running
+    except BaseException:
+        holding.close()
+        raise
+    finally:
+        pool.shutdown()
+        holding.close()
 
 
 def _enter(alive: Connection, entered: "Synchronized[int]", devices: list[str]) -> None:
