@@ -14,6 +14,7 @@ from quantskew.analysis import claims, figures, flow
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.description import bounded
+from quantskew.evaluation import evaluate
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
 from quantskew.loss_surface import survey
@@ -189,6 +190,20 @@ def surfaces(tmp_path_factory):
     return data, base, file, rows
 
 
+def test_logits_that_are_no_numbers_are_told_with_their_file(surfaces, tmp_path):
+    data, base, *_ = surfaces
+    network = models.build_for(data, MODEL, None, base)
+    list(network.parameters())[-1].data[0] = torch.inf
+    models.save_weights(network, tmp_path / "broken.safetensors")
+    with pytest.raises(
+        models.ModelError, match=r"broken.safetensors: .* NaN or infinite for \d+ of"
+    ):
+        evaluate(
+            tmp_path, samples=base.parent / "samples.parquet", file=tmp_path / "broken.safetensors",
+            base=base, model=MODEL, architecture=None, bits=32,
+        )  # fmt: skip
+
+
 def test_a_survey_fills_its_table(surfaces):
     *_, (before, after) = surfaces
     known = tables.TABLES["curvature"].schema
@@ -232,8 +247,7 @@ def test_one_layer_alone_is_quantized(surfaces, tmp_path):
     )  # fmt: skip
     rows = pd.read_parquet(tmp_path / "layer_damage.parquet")
     assert set(rows) | set(tables.VARIANT) == set(tables.TABLES["layer_damage"].schema.names)
-    network = models.build_for(data, MODEL, None).eval()
-    models.load_checkpoint(network, base)
+    network = models.build_for(data, MODEL, None, base).eval()
     images = data.test.images / 255
     names = [*quantizable(network)]
     assert rows.sort_values("position")["layer"].unique().tolist() == names

@@ -57,10 +57,19 @@ def evaluate(
         The fp32 network that its weights are compared with.
     model, architecture
         Which network.
+
+    Raises
+    ------
+    ModelError
+        When a logit is NaN or infinite.
     """
     data = load(samples)
     network = restore(file, models.build_for(data, model, architecture), bits)
     outputs = models.logits(network.to(models.device()), data.test.images)
+    if lost := int((~outputs.isfinite()).any(1).sum()):
+        raise models.ModelError(
+            f"{file}: its logits are NaN or infinite for {lost} of {len(outputs)} test samples"
+        )
     safetensors.torch.save_file({"logits": outputs}, folder / "logits.safetensors")
     original = models.build_for(data, model, architecture, base)
     weights: dict[str, QuantizedWeight] = {}
