@@ -8,6 +8,7 @@ every verdict is taken from a table.
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -145,6 +146,36 @@ class Results:
             "debiased": rows["debiased"].map(_share),
         }
         return markdown(pd.DataFrame(shown))
+
+    @cached_property
+    def _timed(self) -> dict[str, dict[str, dict[str, Any]]]:
+        found = json.loads((self.folder / "latency.json").read_text(encoding="utf-8"))
+        return dict(found)
+
+    def machine(self) -> dict[str, Any]:
+        """Describe what the files were timed on."""
+        (first, *_) = (timed for models in self._timed.values() for timed in models.values())
+        return dict(first["machine"])
+
+    def latency(self) -> str:
+        """Set size and time of the int8 files beside those of fp32."""
+        rows = []
+        for dataset, models in self._timed.items():
+            for model, timed in models.items():
+                for file, batches in timed["latency"].items():
+                    row = {"dataset": dataset, "model": model, "file": file}
+                    seed = file.rsplit("-", 1)[1]
+                    names = {"fp32 MB": f"fp32-32bit-{seed}.onnx", "int8 MB": f"{file}.onnx"}
+                    row |= {name: timed["bytes"][of] / 1e6 for name, of in names.items()}
+                    for batch, measured in batches.items():
+                        ratio = measured["speedup"]
+                        row[f"{batch}: fp32, ms"] = measured["fp32_ms"]["median"]
+                        row[f"{batch}: int8, ms"] = measured["int8_ms"]["median"]
+                        row[f"{batch}: ratio"] = (
+                            f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+                        )
+                    rows.append(row)
+        return markdown(pd.DataFrame(rows))
 
     def footer(self) -> str:
         """Say what each stage took, how fast training is, and of which code and data this is."""

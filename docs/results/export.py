@@ -56,7 +56,16 @@ def main(name: str) -> None:
         keep(table, rows[rows["layer"] == "all"] if table == "layers" else rows, target)
     for figure in sorted(Path("plots/figures").glob("*.svg")):
         shutil.copyfile(figure, target / figure.name)
+    latency = {dataset: timed(dataset) for dataset in study.datasets}
+    if any(latency.values()):
+        write_json(target / "latency.json", latency)
     write_json(target / "provenance.json", provenance(study))
+
+
+def timed(dataset: str) -> dict[str, object]:
+    """What ``quantskew latency`` measured of the files of each model, if it was run."""
+    found = sorted(Path("metrics/latency", dataset).glob("*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in found}
 
 
 def keep(table: str, rows: pd.DataFrame, target: Path) -> None:
