@@ -22,7 +22,7 @@ from quantskew.description import Grouping
 from quantskew.fairness.certificate import certificate, smallest_detectable_drop
 from quantskew.fairness.metrics import fvo, worst_group
 from quantskew.fairness.null import debiased_fvo, fvo_null
-from quantskew.fairness.paired import compare_accuracy, compare_parity, holm
+from quantskew.fairness.paired import compare_accuracy, compare_parity, flips, holm
 from quantskew.fairness.resampling import Effect, basic_interval, observe, resampled, tabulate
 from quantskew.params import Params, Statistics
 from quantskew.tables import POINT, VARIANT
@@ -225,7 +225,7 @@ def _one(
         before = others == labels
         found = compare_accuracy(before, correct, division.codes, **options)
         if reference == BASELINE:
-            certificates += _certificates(before, correct, predictions.seeds, division, settings)
+            certificates += _certificates(predictions, point, others, division, settings)
             # a second comparison would cost more than all others and answer the same question
             if not is_label(division.codes, labels):
                 found |= compare_parity(
@@ -307,17 +307,17 @@ def _rows(effects: Mapping[str, Effect], names: list[str]) -> Iterator[pd.DataFr
 
 
 def _certificates(
+    predictions: Predictions,
+    point: Point,
     before: np.ndarray,
-    after: np.ndarray,
-    seeds: list[int],
     division: Grouping,
     settings: Statistics,
 ) -> Iterator[pd.DataFrame]:
     _, codes, names, counted = division
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
-    for seed, reference, correct in zip(seeds, before, after, strict=True):
-        lost = np.bincount(codes[codes >= 0], (reference & ~correct)[codes >= 0], len(names))
-        gained = np.bincount(codes[codes >= 0], (~reference & correct)[codes >= 0], len(names))
+    labels, after = predictions.labels, predictions.predicted[point]
+    for seed, one, other in zip(predictions.seeds, before, after, strict=True):
+        lost, gained, *_ = flips(labels, one, other, codes, len(names))
         bounds = certificate(lost, gained, sizes, counted=counted, alpha=settings.alpha).groups
         rows = pd.DataFrame({"group": names, "n": sizes, "lost": lost, "gained": gained})
         yield rows.assign(seed=seed, bound=bounds)
