@@ -4,6 +4,7 @@ import json
 
 from quantskew import params, tables
 from quantskew.command import run
+from quantskew.data.groups import GroupError, group_codes
 from quantskew.data.prepare import prepare
 from quantskew.variants import samples_path
 
@@ -12,6 +13,11 @@ def main(dataset: str) -> None:
     """Read, judge, split and thin a data set; show its terms and its counts."""
     study = params.load()
     prepared = prepare(dataset, study.source(dataset), study.downloads)
+    for spec in study.groups_of(dataset):
+        try:
+            group_codes(prepared.rows, spec, study.groups)
+        except GroupError as error:  # here, and not after hours of training
+            raise GroupError(f"groups.by.{dataset}: {error}") from None
     path = samples_path(dataset)
     prepared.write(path)
     tables.write("rejects", prepared.rejects, path.with_suffix(".rejects.parquet"))

@@ -81,15 +81,27 @@ def test_own_data_network_and_method_need_no_code_of_ours(tmp_path, badges, own_
     assert set(remedies["method"].to_pylist()) == {"ptq", "qat", "clipped"}
 
 
-def test_a_wrong_column_is_told_in_one_line(tmp_path, badges):
+@pytest.mark.parametrize(
+    ("label", "by", "told"),
+    [
+        ("grad", "site", "did you mean 'grade'"),
+        (
+            "grade",
+            "grade*sit",
+            "groups.by.badges: no attribute is named 'sit'; did you mean 'site'",
+        ),
+    ],
+)
+def test_a_wrong_column_is_told_in_one_line_before_any_training(tmp_path, badges, label, by, told):
     project = Project(
         tmp_path / "wrong",
         datasets=["badges"],
-        sources={"badges": {"reader": "parquet", "path": "badges.parquet", "label": "grad"}},
+        sources={"badges": {"reader": "parquet", "path": "badges.parquet", "label": label}},
+        groups={"by": {"badges": [by]}},
     )
     badges.to_parquet(project.folder / "badges.parquet")
     result = project.run("python", "stages/download.py", "badges", check=False)
     assert result.returncode == 1
-    assert "did you mean 'grade'" in result.stderr
+    assert told in result.stderr
     assert "Traceback" not in result.stderr
     assert not (project.folder / "data/samples").exists()
