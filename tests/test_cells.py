@@ -6,6 +6,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from quantskew import cells, workers
@@ -195,37 +196,62 @@ assert not {"torch", "timm", "quantskew.models"} & set(sys.modules), "imported"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def wait_for_ever(folder: Path) -> None:
-    (folder / "pid").write_text(str(os.getpid()), encoding="utf-8")
-    time.sleep(60)
+def wait_the_first_time(folder: Path) -> None:
+    checkpoint = folder / "checkpoint.txt"
+    if not checkpoint.exists():
+        checkpoint.write_text("half", encoding="utf-8")
+        time.sleep(300)
+    (folder / "out.txt").write_text("went on", encoding="utf-8")
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_the_stage(store, how):
+@pytest.mark.parametrize(
+    ("where", "how"),
+    [
+        ("processes", signal.SIGINT),
+        ("processes", signal.SIGKILL),
+        pytest.param("ray", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
+def test_workers_end_with_the_stage_and_the_next_run_goes_on(store, where, how, monkeypatch):
+    if where == "ray":
+        pytest.importorskip("ray")
+    journal = store.parent / "journal"
     program = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from quantskew.cells import Cell, run
+from quantskew import cells, command
 from quantskew.params import Compute
+
+def main():
+    work = [cells.Cell("x", "test_cells:wait_the_first_time"),
+            cells.Cell("y", "test_cells:note", text="y", journal={str(journal)!r})]
+    cells.run(work, title="t", compute=Compute(where={where!r}, workers=2))
+
 if __name__ == "__main__":
-    run([Cell(name, "test_cells:wait_for_ever") for name in "x"] +
-        [Cell("y", "test_cells:note", text="y", journal="journal")],
-        title="t", compute=Compute(workers=2))
+    command.run(main)
 """
-    script = store.parent / "stage.py"
+    script, told = store.parent / "stage.py", store.parent / "told"
     script.write_text(program, encoding="utf-8")
-    stage = subprocess.Popen([sys.executable, script], cwd=store.parent, stderr=subprocess.DEVNULL)
-    while not (found := list(store.glob("*/*.part/pid"))) or not found[0].read_text():
-        assert stage.poll() is None
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    with told.open("w") as stderr:
+        stage = subprocess.Popen([sys.executable, script], cwd=store.parent, stderr=stderr)
+    # one cell is done, one under way
+    while not ([*store.glob("??/*/out.txt")] and [*store.glob("??/*.part/checkpoint.txt")]):
+        assert stage.poll() is None, told.read_text()
         time.sleep(0.05)
+    started = psutil.Process(stage.pid).children(recursive=True)
+    assert started
     stage.send_signal(how)
-    stage.wait(20)
-    worker = Path("/proc", found[0].read_text())
-    for _ in range(200):
-        if not worker.exists():
-            break
-        time.sleep(0.05)
-    assert not worker.exists()
+    stage.wait(60)
+    _, left = psutil.wait_procs(started, 20)
+    assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
+    if how == signal.SIGINT:
+        assert told.read_text().endswith("the next run goes on from them\n")
+    work = [
+        Cell("x", "test_cells:wait_the_first_time"),
+        Cell("y", "test_cells:note", text="y", journal=str(journal)),
+    ]
+    done = cells.run(work, title="t", compute=HERE)
+    assert (done["x"] / "out.txt").read_text() == "went on"
+    assert journal.read_text().split() == ["y"]
 
 
 def device(folder: Path, *, number: int) -> None:
