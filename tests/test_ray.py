@@ -1,40 +1,66 @@
 """A cluster of two nodes on this machine; the second can be taken away."""
 
+import runpy
 import threading
 import time
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import ROOT
 
 from quantskew import cells, params
 from quantskew.cells import Cell, CellError
 from quantskew.data.prepare import prepare
 from quantskew.params import Compute
-from quantskew.variants import make_baselines, make_variants, samples_path
+from quantskew.variants import samples_path
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::FutureWarning:ray.*", "ignore::ResourceWarning"),
 ]
-ONE_THREAD = {"where": "here", "cpus": 1}
+ON_RAY = {"where": "ray", "cpus": 1}
+# every kind of cell, each as small as it can be
+STUDY = {
+    "datasets": ["digits"],
+    "models": ["resnet18_quarter"],
+    "bits": [4],
+    "seeds": [0, 1],
+    "sources": {"digits": {"imbalance": "paper"}},
+    "training": {"epochs": 1},
+    "qat": {"epochs": 1},
+    "methods": {"ptq": {}, "qat": {"training": "qat"}},
+    "mitigations": {"balanced": {"recipe": {"sampling": "balanced"}}},
+    "groups": {"by": {"digits": ["digit"]}},
+    "curvature": {"methods": ["ptq"], "seeds": 1, "samples": 2, "probes": 0, "errors": False},
+    "statistics": {"draws": 100},
+    "deploy": {"seeds": 1, "calibrations": {"random": {"choice": "random"}}},
+}
 
 
-@pytest.fixture
-def cluster(monkeypatch):
+@pytest.fixture(scope="module")
+def cluster():
     from ray.cluster_utils import Cluster
 
-    # nodes are processes of this machine with an environment of their own
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.second = made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        # nodes are processes of this machine with an environment of their own
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
+        head = {"num_cpus": 1, "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=head)
+        ray.init(made.address, log_to_driver=False)
+        yield made
+        ray.shutdown()
+        made.shutdown()
 
 
 @pytest.fixture
-def ray_on(cluster):
-    return {"where": "ray", "address": cluster.address, "cpus": 1}
+def second(cluster):
+    node = cluster.add_node(num_cpus=1)
+    yield node
+    if node in cluster.worker_nodes:
+        cluster.remove_node(node)
 
 
 def nap(folder: Path, *, number: int) -> None:
@@ -44,11 +70,17 @@ def nap(folder: Path, *, number: int) -> None:
     (folder / "out.txt").write_text(str(number), encoding="utf-8")
 
 
-def take_away_once_something_is_done(cluster, store: Path) -> threading.Thread:
+def finished(store: Path) -> int:
+    return sum(not path.suffix for path in store.glob("??/*"))
+
+
+def take_away(cluster, node, store: Path, done: int) -> threading.Thread:
+    """Remove a node once so many cells are done."""
+
     def work() -> None:
-        while not any(not path.suffix for path in store.glob("*/*")):
+        while finished(store) < done:
             time.sleep(0.02)
-        cluster.remove_node(cluster.second)
+        cluster.remove_node(node)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -56,41 +88,46 @@ def take_away_once_something_is_done(cluster, store: Path) -> threading.Thread:
 
 
 def test_a_failing_cell_is_named_and_a_lost_node_costs_nothing_else(
-    cluster, ray_on, tmp_path, monkeypatch
+    cluster, second, tmp_path, monkeypatch
 ):
-    store = tmp_path / "cells"
-    monkeypatch.setenv("QUANTSKEW_CELLS", str(store))
+    monkeypatch.setenv("QUANTSKEW_CELLS", str(tmp_path))
     work = [Cell(str(n), f"{__name__}:nap", number=n) for n in range(12)]
-    taking = take_away_once_something_is_done(cluster, store)
+    taking = take_away(cluster, second, tmp_path, 2)
     with pytest.raises(CellError, match=r"1 of 12 cells failed.*\n  3: ValueError.*\n.*number=3"):
-        cells.run(work, title="t", compute=Compute(**ray_on))
+        cells.run(work, title="t", compute=Compute(**ON_RAY))
     taking.join()
-    made = {path.read_text() for path in store.rglob("out.txt")}
+    made = {path.read_text() for path in tmp_path.rglob("out.txt")}
     assert made == {str(n) for n in range(12)} - {"3"}
 
 
-def test_a_study_with_a_node_lost_has_the_bytes_of_one_in_process(
-    cluster, ray_on, tmp_path, monkeypatch
-):
-    found = []
-    for compute in (ONE_THREAD, ray_on):
-        study = params.Params(
-            datasets=["digits"], models=["resnet18_quarter"], bits=[4], seeds=[0, 1],
-            sources={"digits": {}}, training={"epochs": 1},
-            methods={"ptq": {}, "fp16": {"weights": {"format": "float16"}}}, compute=compute,
-        )  # fmt: skip
-        folder = tmp_path / compute["where"]
-        folder.mkdir()
-        monkeypatch.chdir(folder)
+def run_study(folder: Path, compute: dict) -> dict[Path, bytes]:
+    """Run every stage that has cells; give what it promises."""
+    with chdir(folder):
+        Path("params.yaml").write_text(yaml.safe_dump(STUDY | {"compute": compute}))
+        study = params.load()
         prepare("digits", study.source("digits"), study.downloads).write(samples_path("digits"))
-        taking = None
-        if compute is ray_on:
-            taking = take_away_once_something_is_done(cluster, folder / ".cells")
-        make_baselines(study, "digits", "resnet18_quarter")
-        make_variants(study, study.methods, "digits", "resnet18_quarter", stage="quantize")
-        if taking is not None:
-            taking.join()
-        files = [path for path in (folder / "data").rglob("*") if path.is_file()]
-        found.append({path.relative_to(folder): path.read_bytes() for path in files})
-    assert len(found[0]) > 10
-    assert found[0] == found[1]
+        for stage in ("train", "quantize", "mitigate", "deploy", "evaluate"):
+            runpy.run_path(str(ROOT / f"stages/{stage}.py"))["main"]("digits", "resnet18_quarter")
+        files = [*Path("data").rglob("*.*"), *Path("metrics/digits").iterdir()]
+        return {path: path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The study in one process, and how many cells it has."""
+    folder = tmp_path_factory.mktemp("here")
+    return run_study(folder, {"where": "here", "cpus": 1}), finished(folder / ".cells")
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["two nodes", "one lost half-way"])
+def test_a_study_on_a_cluster_has_the_bytes_of_one_in_process(
+    lost, cluster, second, here, tmp_path
+):
+    expected, number = here
+    taking = take_away(cluster, second, tmp_path / ".cells", number // 2) if lost else None
+    found = run_study(tmp_path, ON_RAY)
+    if taking is not None:
+        taking.join()
+    assert number > 20
+    assert {path.parts[1] for path in expected} >= {"deployed", "evaluations", "mitigated"}
+    assert found == expected
