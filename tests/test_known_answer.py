@@ -85,7 +85,7 @@ def study(tmp_path_factory, photographs):
     )  # fmt: skip
     photographs.to_parquet(project.folder / "photographs.parquet")
     (project.folder / "my_networks.py").write_text(NETWORK)
-    for stage in ("download", "train", "quantize", "mitigate", "evaluate", "analyze"):
+    for stage in ("download", "train", "quantize", "mitigate", "deploy", "evaluate", "analyze"):
         names = {"download": ["photographs"], "analyze": []}.get(stage, ["photographs", "mine"])
         project.run("python", f"stages/{stage}.py", *names)
     folder = project.folder / "data/analysis"
