@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from quantskew.analysis.effects import Point, Predictions, analyze
+from quantskew.analysis.effects import Point, Predictions, analyze, references
 from quantskew.analysis.exemplars import exemplar_rows
 from quantskew.analysis.frontier import frontier, judged, recommendations
 from quantskew.analysis.sampled import sample
 from quantskew.description import Grouping
-from quantskew.params import Targets, load
+from quantskew.params import Method, Targets, load
 
 STUDY = load(Path(__file__).parents[1] / "params.yaml")
 CODES = np.repeat([0, 1], [300, 200])
@@ -65,6 +65,18 @@ def test_numbers_of_the_frontier_are_those_of_the_levels(studied):
         assert rows.loc[method, "accuracy"] == pytest.approx(levels[method, "overall"])
     assert rows.loc["bad", "loss"] == pytest.approx(-studied[2].effects.query(
         "method == 'bad' and metric == 'accuracy'")["change"].min())  # fmt: skip
+
+
+def test_a_choice_of_channels_is_compared_with_its_shuffled_control():
+    policy = {"by": "importance", "unit": "channel", "keep": 0.1}
+    parts = {"ptq": {}, "kept": {"policy": policy}, "dealt": {"policy": policy | {"shuffle": True}}}
+    methods = {name: Method.model_validate(given) for name, given in parts.items()}
+    study = STUDY.model_copy(update={"methods": methods})
+    points = [Point("d", "m", name, 4) for name in parts]
+    found = {point.method: references(study, point, points) for point in points}
+    usual = [("fp32", 32), ("ptq", 4)]
+    assert found == {"ptq": usual[:1], "kept": [*usual, ("dealt", 4)], "dealt": usual}
+    assert references(study, points[1], points[:2]) == usual
 
 
 def test_equal_but_larger_is_dominated_and_smallest_never_is(studied):

@@ -2,8 +2,8 @@
 
 Two tables come out. ``levels`` says where a variant stands: accuracy of every group, FVO, worst
 group, with an interval. ``effects`` says what changed against a reference on the same samples: the
-fp32 baseline for every variant, and plain post-training quantization of the same width for every
-remedy.
+fp32 baseline for every variant, plain post-training quantization of the same width for every
+remedy, and the control of a remedy for channels, whose widths are dealt at random.
 """
 
 import zlib
@@ -108,7 +108,19 @@ def references(study: Params, point: Point, points: Container[Point]) -> list[tu
     plain = plain_method(study)
     if plain is None or point.method == plain or point._replace(method=plain) not in points:
         return [(BASELINE, FULL_PRECISION)]
-    return [(BASELINE, FULL_PRECISION), (plain, point.bits)]
+    beside = [plain, *_shuffled(study, point.method)]
+    same_width = [(m, point.bits) for m in beside if point._replace(method=m) in points]
+    return [(BASELINE, FULL_PRECISION), *same_width]
+
+
+def _shuffled(study: Params, name: str) -> list[str]:
+    """Names of the controls of a method: alike, but for widths dealt to channels at random."""
+    methods = study.all_methods()
+    if name not in methods or methods[name].policy.shuffle:
+        return []
+    policy = methods[name].policy.model_copy(update={"shuffle": True})
+    control = methods[name].model_copy(update={"policy": policy})
+    return [other for other, method in methods.items() if method == control]
 
 
 def analyze(predictions: Predictions, divisions: list[Grouping], study: Params) -> Frames:
