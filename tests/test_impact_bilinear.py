@@ -10,7 +10,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from quantskew.impact.bilinear import Factors
 from quantskew.impact.gradients import flatten
-from quantskew.impact.hessian import GroupLoss, largest_eigenvalue, trace
+from quantskew.impact.hessian import GroupLoss
+from quantskew.impact.spectrum import largest_eigenvalue, trace
 
 
 class Mixed(nn.Module):

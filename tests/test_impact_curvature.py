@@ -9,12 +9,8 @@ from torch.func import functional_call, hessian
 from torch.nn import functional as F  # noqa: N812
 
 from quantskew.impact import curvature, damage, gradients
-from quantskew.impact.hessian import (
-    GroupLoss,
-    eigenvalue_error,
-    largest_eigenvalue,
-    trace,
-)
+from quantskew.impact.hessian import GroupLoss
+from quantskew.impact.spectrum import eigenvalue_error, largest_eigenvalue, trace
 
 
 @pytest.fixture(autouse=True)

@@ -132,10 +132,10 @@ class Factors:
         b = torch.zeros_like(self._x) if x is None else self._call.layer.input_rows(x)
         return torch.cat([a.reshape(-1) * self._x_length, b.reshape(-1) * self._g_length])
 
-    def weight(self, factors: Tensor) -> Tensor:
-        """Multiply out, (O, M)."""
+    def weight(self, factors: Tensor, *, out: Tensor) -> None:
+        """Multiply out into (O, M)."""
         a, b = self._split(factors)
-        return a.T @ self._x + self._g.T @ b
+        torch.mm(a.T, self._x, out=out).add_(self._g.T @ b)
 
     def image(self, factors: Tensor) -> Tensor:
         """Image of the weight that some factors make, without making it."""

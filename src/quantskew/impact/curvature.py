@@ -14,7 +14,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from quantskew.impact import gradients, hessian
+from quantskew.impact import gradients, spectrum
+from quantskew.impact.hessian import GroupLoss
 
 
 def subsample(members: ArrayLike, size: int, *, seed: int = 0) -> NDArray[np.int64]:
@@ -65,7 +66,7 @@ def measure(
     parameters
         Names of those to differentiate by; all that require a gradient unless given.
     tolerance, max_products
-        As in :func:`quantskew.impact.hessian.largest_eigenvalue`.
+        As in :func:`quantskew.impact.spectrum.largest_eigenvalue`.
     seed
         Of every random choice.
 
@@ -102,7 +103,7 @@ def measure(
     rows = []
     for group, every in members.items():
         some = torch.as_tensor(subsample(every, size, seed=seed), device=images.device)
-        loss = hessian.GroupLoss(network, images[some], labels[some], group=group, parameters=names)
+        loss = GroupLoss(network, images[some], labels[some], group=group, parameters=names)
         gradient = loss.gradient
         if len(some) < len(every):
             everyone = torch.as_tensor(every, device=images.device)
@@ -113,7 +114,7 @@ def measure(
             network, images[some], labels[some], gradient, parameters=names
         )
         norms = gradients.norms(gradient, squares, along, len(every), equal_n=equal_n)
-        top = hessian.largest_eigenvalue(
+        top = spectrum.largest_eigenvalue(
             loss.curve,
             loss.factors,
             image=loss.image,
@@ -124,9 +125,9 @@ def measure(
         error = trace = trace_error = math.nan
         if errors:
             along = loss.curvatures_along(loss.vector(top.vector))
-            error = hessian.eigenvalue_error(along)
+            error = spectrum.eigenvalue_error(along)
         if probes:
-            trace, trace_error = hessian.trace(
+            trace, trace_error = spectrum.trace(
                 loss.curve,
                 top,
                 image_of=loss.image_of,

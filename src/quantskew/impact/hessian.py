@@ -1,35 +1,25 @@
-"""Curvature of a group's loss: Hessian–vector products, largest eigenvalue, trace.
+"""Products with the Hessian of a group's loss.
 
-What was measured for speed, in CPU time of one thread:
+``benchmarks/curvature.py`` measures them, and what the factors bring. What did not pay:
 
-- On the default's MobileNetV2, 12 samples of 28×28: 117 ms a product by double backward, 50 here,
-  mostly because double backward takes depthwise convolutions channel by channel; a survey of all
-  groups at 2 bits 22.9 s and 10.9. On its ResNet-18: 54 ms and 45; a survey 6.2 s and 6.0.
-- On a full ResNet-18, 8 samples of 48×48: 311 ms by double backward, 225 with the layers' own
-  arithmetic, 150 with factors, which leave 2.0 million numbers of 11.2 million to orthogonalise.
-  Forward over reverse, which builds no graph: 328 ms at best, and 101 and 67 on the small two.
-- Building the graph anew for every product would add 20 to 180 ms to each.
-- Mean products until the residual is 1e-3 on ten groups of the small ResNet-18, from a random
-  start, from the gradient, and from the eigenvector at the next wider width: 5.1, 4.0, 4.0 at 8
-  bits; 5.8, 4.5, 5.3 at 4; 15.6, 12.4, 14.3 at 3; 9.7, 6.9, 8.7 at 2. So the gradient is the start.
-- All groups in one product (``vmap`` over a copy of the weights a group) gained a fifth at best.
+- Forward over reverse, which keeps no graph: slower than a second backward pass at its best.
+- All groups in one product (``vmap`` over a copy of the weights a group): a fifth at best.
+- Batch normalizations as layers of :mod:`quantskew.impact.bilinear`: nothing to be seen on a full
+  ResNet-18, where the convolutions are three quarters of a product.
+- Matrix products instead of convolutions where a picture is smaller than the kernel: faster only
+  while the weights lie in the cache, where they do not stay from one product to the next.
 """
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import cached_property, reduce
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from quantskew.impact.bilinear import Factors, watched
-from quantskew.impact.gradients import NotFiniteError, chosen, explain, flatten, inner
-
-Map = Callable[[Tensor], Tensor]
+from quantskew.impact.gradients import NotFiniteError, chosen, explain, flatten
 
 
 class GroupLoss:
@@ -120,31 +110,25 @@ class GroupLoss:
     def curve(self, image: Tensor) -> Tensor:
         """Multiply the Hessian by the vector of an image; give the factors of the product."""
         given = self._split(image)
-        outputs = [*self._others.values()]
-        moves = [given[name] for name in self._others]
+        moves = [(slope, given[name]) for name, slope in self._others.items()]
         for call in self._calls:
             part, x = given[call.weight], call.x.detach()
             if call.weight in self._factors:
                 by_weight, by_slope = self._factors[call.weight].unfold(part)
             else:
-                by_weight = call.layer.output(x, part)
-                by_slope = call.layer.transposed(call.by_y.detach(), x, part)
+                by_weight, by_slope = call.layer.output(x, part), x
+                if call.x.requires_grad:
+                    by_slope = call.layer.transposed(call.by_y.detach(), x, part)
             if call.bias is not None:
                 by_weight = call.layer.with_bias(by_weight, given[call.bias])
-            outputs += [call.by_y, call.x]
-            moves += [by_weight, by_slope]
-        used = [place for place, node in enumerate(outputs) if node.requires_grad]
+            moves += [(call.by_y, by_weight), (call.x, by_slope)]
+        moves = [(node, move) for node, move in moves if node.requires_grad]
+        outputs, moved = zip(*moves, strict=True)
         changed: list[Tensor] = [self._weights[name] for name in self._others]
         changed += [call.y for call in self._calls]
         changed += [call.by_x for call in self._calls if call.by_x is not None]
         found = iter(
-            torch.autograd.grad(
-                [outputs[place] for place in used],
-                changed,
-                [moves[place] for place in used],
-                retain_graph=True,
-                materialize_grads=True,
-            )
+            torch.autograd.grad(outputs, changed, moved, retain_graph=True, materialize_grads=True)
         )
         others = {name: next(found) for name in self._others}
         by_y = [next(found) for _ in self._calls]
@@ -169,11 +153,14 @@ class GroupLoss:
 
     def vector(self, factors: Tensor) -> Tensor:
         """Turn factors into a vector."""
-        parts = self._split(factors).items()
-        return flatten(
-            self._factors[name].weight(part) if name in self._factors else part
-            for name, part in parts
-        )
+        vector = factors.new_empty(sum(p.numel() for p in self._weights.values()))
+        given = self._split(factors)
+        for name, part in zip(self._weights, self._unflatten(vector), strict=True):
+            if name in self._factors:
+                self._factors[name].weight(given[name], out=part.flatten(1))
+            else:
+                part.copy_(given[name])
+        return vector
 
     def curvatures_along(self, vector: Tensor) -> Tensor:
         """Second derivative of each sample's loss along a vector, (n,); their mean is vᵀHv."""
@@ -227,181 +214,3 @@ class GroupLoss:
     def _unflatten(self, vector: Tensor) -> list[Tensor]:
         parts = vector.split([p.numel() for p in self._weights.values()])
         return [part.view_as(p) for part, p in zip(parts, self._weights.values(), strict=True)]
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """The top of a Hessian's spectrum; see :func:`largest_eigenvalue`."""
-
-    value: float
-    vector: Tensor
-    residual: float
-    products: int
-    basis: Tensor
-    images: Tensor
-    basis_trace: float
-
-
-def itself(vector: Tensor) -> Tensor:
-    """Image of a vector that is given by its numbers."""
-    return vector
-
-
-def largest_eigenvalue(
-    product: Map,
-    start: Tensor,
-    *,
-    image: Map = itself,
-    tolerance: float = 1e-3,
-    max_products: int = 100,
-    seed: int = 0,
-) -> Spectrum:
-    """Largest algebraic eigenvalue of a symmetric operator, by Lanczos.
-
-    The basis is orthogonalised in full at each step. It is the largest, not the largest in
-    magnitude: where the loss curves down more than up, power iteration would answer with the
-    wrong end of the spectrum.
-
-    Parameters
-    ----------
-    product
-        Maps the image of v to Hv in new memory; as :meth:`GroupLoss.curve`, or, vectors being their
-        own images, as :meth:`GroupLoss.product`.
-    start
-        Shape (Q,): factors, or (P,): a vector. The gradient is the best start and is free. A tenth
-        of its length is added at random, so that no start is blind to a direction. A zero start is
-        replaced at random.
-    image
-        As :meth:`GroupLoss.image`.
-    tolerance
-        Stop at ‖Hv − λv‖ ≤ tolerance · |λ|.
-    max_products
-        Stop after so many products in any case; ``residual`` then tells how far it got.
-    seed
-        Of the random part.
-
-    Returns
-    -------
-    Spectrum
-        ``value`` λ; ``vector`` of unit length, as the start; ``residual`` ‖Hv − λv‖/|λ|;
-        ``products`` used; the orthonormal ``basis``, shape (products, Q), its ``images``, and the
-        trace of H within it, for :func:`trace`.
-    """
-    size = start.numel()
-    vector = start.clone()
-    noise = _gaussian(start, seed)
-    length, spread = (_length(v, image(v)) for v in (start, noise))
-    vector = (start / length if length > 0 else start).add(noise, alpha=0.1 / spread)
-    mirror = image(vector)
-    basis = start.new_empty(min(max_products, size), size)
-    images = basis if image is itself else torch.empty_like(basis)
-    diagonal: list[float] = []
-    off = [_length(vector, mirror)]
-    while True:
-        step = len(diagonal)
-        torch.div(vector, off[-1], out=basis[step])
-        if images is not basis:
-            torch.div(mirror, off[-1], out=images[step])
-        vector = product(images[step])
-        diagonal.append(inner(vector, images[step]))
-        known = basis[: step + 1]
-        # the recurrence takes out what is large, a pass over the basis its rounding errors
-        vector.sub_(known[-1], alpha=diagonal[-1])
-        if step:
-            vector.sub_(known[-2], alpha=off[-1])
-        vector.addmv_(known.T, images[: step + 1] @ vector, alpha=-1)
-        mirror = image(vector)
-        off.append(_length(vector, mirror))
-        # eigh reads the lower triangle alone
-        values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off[1:-1], -1))
-        residual = off[-1] * abs(vectors[-1, -1])
-        scale = abs(values[-1])
-        exhausted = off[-1] <= torch.finfo(start.dtype).eps * np.abs(values).max()
-        if residual <= tolerance * scale or exhausted or step + 1 == len(basis):
-            break
-    return Spectrum(
-        value=float(values[-1]),
-        vector=torch.as_tensor(vectors[:, -1]).to(start) @ known,
-        residual=residual / scale if scale > 0 else 0.0,
-        products=step + 1,
-        basis=known,
-        images=images[: step + 1],
-        basis_trace=math.fsum(diagonal),
-    )
-
-
-def eigenvalue_error(curvatures: Tensor) -> float:
-    """Standard error of λmax over the draw of the group's n samples.
-
-    To first order λ moves with the samples as the mean of their curvatures along its eigenvector
-    does (the infinitesimal jackknife), so no resample need be solved.
-
-    Parameters
-    ----------
-    curvatures
-        Shape (n,): :meth:`GroupLoss.curvatures_along` the eigenvector. NaN for one sample.
-    """
-    n = len(curvatures)
-    return float(curvatures.double().std()) / math.sqrt(n) if n > 1 else math.nan
-
-
-def trace(
-    product: Map,
-    spectrum: Spectrum,
-    *,
-    size: int | None = None,
-    image_of: Map = itself,
-    probes: int = 8,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Trace of the Hessian: exact within the Lanczos basis, Hutchinson's estimate outside it.
-
-    A few eigenvalues carry most of such a trace and nearly all of the variance of the plain
-    estimate; the basis of :func:`largest_eigenvalue` holds them and costs nothing more.
-
-    Parameters
-    ----------
-    product
-        As in :func:`largest_eigenvalue`.
-    spectrum
-        Of the same operator.
-    size
-        P, the length of a vector, where it is not that of the basis.
-    image_of
-        As :meth:`GroupLoss.image_of`.
-    probes
-        Random sign vectors, at least 1; a product each.
-    seed
-        Of the probes.
-
-    Returns
-    -------
-    trace, standard error
-        The error is NaN for one probe.
-    """
-    basis, images = spectrum.basis, spectrum.images
-    generator = _generator(basis, seed + 1)  # not the draw that is part of the basis
-    size = size or basis.shape[1]
-    if len(basis) == size:
-        return spectrum.basis_trace, 0.0
-    estimates = np.empty(probes)
-    for i in range(probes):
-        signs = torch.randint(0, 2, (size,), generator=generator, device=basis.device).to(basis)
-        probe = image_of(2 * signs - 1)
-        probe = probe - (basis @ probe) @ images
-        estimates[i] = inner(product(probe), probe)
-    error = estimates.std(ddof=1) / math.sqrt(probes) if probes > 1 else math.nan
-    return spectrum.basis_trace + float(estimates.mean()), float(error)
-
-
-def _generator(like: Tensor, seed: int) -> torch.Generator:
-    return torch.Generator(device=like.device).manual_seed(seed)
-
-
-def _gaussian(like: Tensor, seed: int) -> Tensor:
-    generator = _generator(like, seed)
-    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-
-
-def _length(vector: Tensor, image: Tensor) -> float:
-    return math.sqrt(max(inner(vector, image), 0.0))
