@@ -2,7 +2,8 @@
 
 Made-up answers of 4 methods at 6 widths, 5 seeds: 125 networks with fp32. What grows is the test
 set. Measured are the reading of the predictions and the tests of every variant against its
-references, with as many draws as the default study takes.
+references, with as many draws as the default study takes; and how many times as long both took as
+if time were linear in rows from the size before.
 
     python benchmarks/analysis.py [millions ...]
 """
@@ -19,9 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from quantskew import tables
+from quantskew import costs, tables
 from quantskew.analysis import effects
-from quantskew.costs import LOG, noted
 from quantskew.description import Grouping
 from quantskew.params import Params
 from quantskew.variants import Variant
@@ -42,18 +42,16 @@ def answers(samples: int) -> Iterator[pd.DataFrame]:
         wrong = rng.random(samples) < 0.1 + 0.4 / variant.bits
         predicted = np.where(wrong, rng.integers(CLASSES, size=samples), labels).astype(np.int32)
         rows = pd.DataFrame({"id": ids, "label": labels, "prediction": predicted})
-        yield variant.name(rows.assign(logits=[np.zeros(0, np.float32)] * samples))
+        yield variant.name(rows.assign(logits=[np.zeros(CLASSES, np.float32)] * samples))
 
 
-def measure(millions: float) -> None:
+def measure(millions: float) -> dict[str, float]:
     samples = int(millions * 1e6 / len(variants()))
+    costs.SECONDS = 0.1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tables.write("predictions", answers(samples), folder / "predictions.parquet")
         os.environ["QUANTSKEW_CELLS"] = name  # the log of costs is written there
-        start = time.perf_counter()
-        given, _ = effects.read_predictions(folder)
-        read = time.perf_counter() - start
         codes = np.random.default_rng(1).integers(GROUPS, size=samples)
         names = [f"g{i}" for i in range(GROUPS)]
         division = Grouping("label", codes, names, np.ones(GROUPS, bool))
@@ -64,17 +62,27 @@ def measure(millions: float) -> None:
             statistics={"draws": 1000},
         )  # fmt: skip
         start = time.perf_counter()
-        with noted(["compare"]):
+        with costs.noted(["analysis"]):
+            given, _ = effects.read_predictions(folder)
+            read = time.perf_counter() - start
             effects.analyze(given, [division], study)
-        compared = time.perf_counter() - start
-        peak = json.loads((folder / LOG).read_text(encoding="utf-8"))["peak_bytes"]
-    print(f"{samples * len(variants()):>10,} predictions: read {read:.1f} s, compare "
-          f"{compared:.1f} s, peak of all processes {peak / 1e9:.2f} GB")  # fmt: skip
+        whole = time.perf_counter() - start
+        noted = json.loads((folder / costs.LOG).read_text(encoding="utf-8"))
+    rows = samples * len(variants())
+    return {"rows": rows, "read": read, "seconds": whole, "peak": noted["peak_bytes"] / 1e6}
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["one"]:
-        measure(float(sys.argv[2]))
-    else:  # each in a process of its own, whose peak is its own
-        for size in sys.argv[1:] or ("0.1", "1", "10"):
-            subprocess.run([sys.executable, __file__, "one", size], check=True)
+        print(json.dumps(measure(float(sys.argv[2]))))
+        sys.exit()
+    print(f"{'predictions':>12} {'seconds':>8} {'reading':>8} {'peak MB':>8} {'to linear':>9}")
+    before = None
+    for size in sys.argv[1:] or ("0.1", "1", "10"):  # each in a process, whose peak is its own
+        command = [sys.executable, __file__, "one", size]
+        done = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        rate = done["seconds"] / done["rows"]
+        before = before or rate
+        print(f"{done['rows']:12,} {done['seconds']:8.1f} {done['read']:8.1f} "
+              f"{done['peak']:8,.0f} {rate / before:9.2f}", flush=True)  # fmt: skip
+        before = rate

@@ -21,6 +21,7 @@ inverting a bootstrap interval is no valid test, while exchanging is exact at an
 from that, too, is in :func:`quantskew.fairness.paired.compare_accuracy`.)
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -69,11 +70,17 @@ def tabulate(outcomes: ArrayLike, groups: ArrayLike, n_groups: int) -> list[Cell
         (n,) codes from −1 (left out) to ``n_groups`` − 1.
     """
     outcomes, groups = np.asarray(outcomes), np.asarray(groups)
-    rows = np.moveaxis(outcomes, -1, 0)
-    return [
-        Cells(*np.unique(rows[groups == group], axis=0, return_counts=True))
-        for group in range(n_groups)
-    ]
+    shape = outcomes.shape[:-1]
+    flat = outcomes.reshape(math.prod(shape), -1)
+
+    def distinct(part: Ints) -> Cells:  # several times as fast as np.unique over an axis
+        part = part[:, np.lexsort(part[::-1])]
+        same = (part[:, 1:] == part[:, :-1]).all(0)
+        starts = np.flatnonzero(np.append(True, ~same)[: part.shape[1]])
+        counts = np.diff(starts, append=part.shape[1])
+        return Cells(part[:, starts].T.reshape(-1, *shape), counts)
+
+    return [distinct(flat[:, groups == group]) for group in range(n_groups)]
 
 
 def observe(cells: list[Cells], features: Features) -> Floats:
