@@ -67,7 +67,7 @@ def main() -> None:
         write_text(PLOTS / "figures" / f"{name}.svg", svg)
         section = why if name in report.FLOW else drawn
         section.append(report.Figure(drawing.title, svg, drawing.alternative, drawing.note))
-    for name, rows in published(frames | shipped, study).items():
+    for name, rows in published(frames | measured | shipped, study).items():
         write_text(PLOTS / "tables" / f"{name}.tex", latex(rows, name))
         write_text(PLOTS / "tables" / f"{name}.md", markdown(rows))
     head = answer.headline(frames["effects"], study)

@@ -59,7 +59,10 @@ def frames():
     group = {"seed": 0, "attribute": "digit", "group": "7", "n": 100, "fp32": 0.95}
     group |= {"accuracy": 0.94, "pytorch": 0.93, "low": 0.9, "high": 0.97, "bound": 0.04}
     shipped = [place(*key, lost=2, gained=1, **group) for key in (("fp32", 32), ("int8_random", 8))]
+    surface = {"seed": [0, 0, 1, 1], "attribute": "digit", "group": ["7", "8"] * 2}
+    surface |= {"excess_loss": [0.1, 0.4, 0.2, 0.3], "second_order": [0.1, 0.2, 0.2, 0.6]}
     rows = {
+        "curvature": place("ptq", 4, **surface),
         "deployed": files,
         "deployed_groups": shipped,
         "levels": levels,
@@ -84,6 +87,7 @@ def test_every_kind_of_table_shows_its_methods(frames):
         "methods": ["fp32", "ptq", "qat", "mpqat"],
         "groups": [],
         "evidence": [],
+        "damage": ["ptq"],
         "files": ["int8_random"],
         "shipped": ["int8_random"],
     }
@@ -102,6 +106,8 @@ def test_numbers_are_those_of_the_frames_in_points(frames):
     groups = found["groups"].set_index("group")
     assert groups.loc["8", ["fp32", "int8", "int4"]].tolist() == pytest.approx([85, 84, 83])
     assert groups.loc["8", "change at int4"] == pytest.approx(-2)
+    damage = found["damage"].loc[0, ["φ, nats", "predicted, nats", "error, nats", "error share"]]
+    assert damage.tolist() == pytest.approx([(0.3 + 0.1) / 2, (0.1 + 0.4) / 2, 0.125, 0.5])
     assert found["files"].loc[0, ["as fp32, %", "kB"]].tolist() == [98, 2]
     shipped = found["shipped"].iloc[0]
     assert shipped[["fp32, %", "simulated, %", "file, %"]].tolist() == pytest.approx([95, 93, 94])

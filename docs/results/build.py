@@ -41,7 +41,7 @@ class Results:
     @cached_property
     def _published(self) -> dict[str, pd.DataFrame]:
         names = ("levels", "effects", "frontier", "remedies", "hypotheses")
-        names += ("deployed", "deployed_groups")
+        names += ("curvature", "deployed", "deployed_groups")
         return published({name: self.frame(name) for name in names}, self.study)
 
     def table(self, name: str) -> str:

@@ -24,8 +24,8 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
     Parameters
     ----------
     frames
-        Tables ``levels``, ``effects``, ``frontier``, ``remedies`` and ``hypotheses``, and of the
-        files that ship ``deployed`` and ``deployed_groups``.
+        Tables ``levels``, ``effects``, ``frontier``, ``remedies`` and ``hypotheses``, of the loss
+        surfaces ``curvature``, and of the files that ship ``deployed`` and ``deployed_groups``.
     study
         All parameters.
 
@@ -34,8 +34,8 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
     ``baseline``, ``ptq_int8`` and so on for every width, ``post_training`` (other methods of that
     kind), ``qat``, ``mitigation``, ``groups`` and ``evidence``; ``methods``, all with intervals
     over seeds, and of those ``policies``, which share the bits of plain quantization unevenly;
-    ``files`` that ship and ``shipped``, what they answer for each group. A table without rows is
-    left out.
+    ``damage``, how unequal it is and how well its expansion tells; ``files`` that ship and
+    ``shipped``, what they answer for each group. A table without rows is left out.
     """
     plain = plain_method(study)
     against_fp32 = _against_fp32(frames, study)
@@ -55,6 +55,7 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
     tables["policies"] = tables["methods"][same_size]
     tables["groups"] = _by_group(frames["levels"], study)
     tables["evidence"] = _evidence(frames["hypotheses"])
+    tables["damage"] = _damage(first_groupings(frames["curvature"], study))
     tables["files"] = _files(frames["deployed"])
     tables["shipped"] = _shipped(first_groupings(frames["deployed_groups"], study))
     return {
@@ -171,6 +172,28 @@ def _evidence(hypotheses: pd.DataFrame) -> pd.DataFrame:
     return points[list(names)].rename(columns=names)
 
 
+def _damage(curvature: pd.DataFrame) -> pd.DataFrame:
+    """Spread φ over groups of the loss that quantization adds (Liu et al.), and of its expansion.
+
+    The error of the expansion to second order is its mean over groups, and as a share of the mean
+    loss added: from 1 on, it tells no more than that nothing changes. Means over seeds.
+    """
+    rows = curvature.dropna(subset="second_order")
+    error = (rows["second_order"] - rows["excess_loss"]).abs()
+    rows = rows.assign(error=error, size=rows["excess_loss"].abs())
+    network = rows.groupby([*PLACE, "seed"])
+    spread = network[["excess_loss", "second_order"]].agg(np.ptp)
+    sizes = network[["error", "size"]].mean()
+    shown = {
+        "φ, nats": spread["excess_loss"],
+        "predicted, nats": spread["second_order"],
+        "error, nats": sizes["error"],
+        "error share": sizes["error"] / sizes["size"],
+    }
+    means = pd.DataFrame(shown).groupby(PLACE).mean().reset_index()
+    return means.sort_values([*PLACE[:3], "bits"], ascending=[True, True, True, False])
+
+
 def _files(deployed: pd.DataFrame) -> pd.DataFrame:
     """Size and accuracy of the ONNX files, and how often they answer as fp32 and as simulated."""
     shares = {
@@ -200,7 +223,9 @@ def _shipped(groups: pd.DataFrame) -> pd.DataFrame:
 
 
 def _digits(name: str) -> int:
-    return 3 if name == "p" else 2 if name.split()[0] in ("d", "training") else 1
+    if name == "p" or name.endswith(", nats"):
+        return 3
+    return 2 if name.split()[0] in ("d", "training", "error") else 1
 
 
 def latex(rows: pd.DataFrame, caption: str) -> str:
