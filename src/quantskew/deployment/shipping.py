@@ -56,8 +56,7 @@ def ship(
         For the metadata of the file.
     """
     data = load(samples).divided(bins)
-    network = models.build_for(data, model, architecture)
-    models.load_checkpoint(network, base)
+    network = models.build_for(data, model, architecture, base)
     example = models.as_input(data.train.images[:2], CPU)
     path = folder / "network.onnx"
     onnx_files.export(network, example, path, {**notes, "classes": "\n".join(data.classes)})

@@ -162,7 +162,9 @@ def prepare(
         if width == FLOAT:
             continue
         if not isinstance(width, int):
-            raise ValueError(f"QAT gives all channels of a layer one width; {name} has {{*width}}")
+            raise ValueError(
+                f"QAT gives all channels of a layer one width; {name} has {sorted({*width})}"
+            )
         quantizer = LearnedScale(
             layer.weight, width, per_channel=weights.granularity == "channel", start=start
         )
