@@ -283,7 +283,8 @@ def test_a_cell_whose_worker_is_killed_is_tried_again_and_costs_no_other(store):
     with pytest.raises(CellError, match=told):
         cells.run(work, title="t", compute=TWO)
     assert len([*store.rglob("out.txt")]) == 8
-    assert [path.stat().st_size for path in store.rglob("checkpoint.txt")] == [3]
+    (begun,) = (path.stat().st_size for path in store.rglob("checkpoint.txt"))
+    assert begun in (2, 3)  # the death of 1 may take 9 with it before it has begun
 
 
 def test_threads_and_processes_share_out_the_cores(monkeypatch):
