@@ -81,7 +81,7 @@ def test_scales_and_offsets_are_trained():
     assert len(parameters) == 15
     assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
     apart = copy.deepcopy(trained)
-    apart[0].input_quantizer.scale.data.mul_(50)
+    apart.network[0].input_quantizer.scale.data.mul_(50)
     assert not torch.equal(apart(images), trained(images))
 
 

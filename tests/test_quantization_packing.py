@@ -14,7 +14,7 @@ from quantskew.quantization.codes import pack, unpack
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.packing import PackingError, load, read, save
 from quantskew.quantization.ptq import quantize_network
-from quantskew.quantization.qat import convert, prepare
+from quantskew.quantization.qat import convert, prepare, quantizers
 
 
 def test_golden_bytes():
@@ -87,8 +87,10 @@ def test_memory_format_of_every_weight_is_kept(name, tmp_path):
         loaded = load(tmp_path / "a", fresh()[0])
         assert torch.equal(loaded(images), made.network(images))
         for key, layer in quantizable(original).items():
-            for other in (made.network, loaded, trained):
-                assert other.get_submodule(key).weight.stride() == layer.weight.stride()
+            weight, quantizer = quantizers(trained)[key]
+            others = (n.get_submodule(key).weight for n in (made.network, loaded))
+            for other in (*others, weight, quantizer(weight)):
+                assert other.stride() == layer.weight.stride()
 
 
 @pytest.fixture

@@ -142,6 +142,24 @@ def test_preparing_does_not_change_the_network_and_copies_are_apart():
     assert all(torch.equal(w, before[f"{n}.weight"]) for n, (w, _) in quantizers(trained).items())
 
 
+def test_a_shared_weight_is_quantized_wherever_it_is_used():
+    net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 3, bias=False))
+    net[2].weight = net[0].weight
+    images = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    trained = prepare(net, images, bits=2, weights=Weights())
+    ((weight, quantizer),) = quantizers(trained).values()
+    by_hand = quantizer(weight)
+    expected = (images @ by_hand.T).relu() @ by_hand.T
+    torch.testing.assert_close(trained(images), expected)
+    expected.square().sum().backward()
+    gradient, weight.grad = weight.grad, None
+    trained(images).square().sum().backward()
+    torch.testing.assert_close(weight.grad, gradient)
+    made = convert(trained).network
+    assert made[2].weight is made[0].weight
+    torch.testing.assert_close(made(images), expected)
+
+
 def test_two_bits_can_be_trained():
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)

@@ -268,7 +268,7 @@ def calibration_set(train: Samples, settings: Calibration, seed: int) -> Calibra
     )
 
 
-def _groups_of_parameters(prepared: nn.Module, settings: Qat) -> list[dict[str, Any]]:
+def _groups_of_parameters(prepared: qat.Prepared, settings: Qat) -> list[dict[str, Any]]:
     """The usual groups, with the learned scales in one of their own."""
     scales = qat.scale_parameters(prepared)
     known = {id(scale) for scale in scales}
@@ -279,7 +279,7 @@ def _groups_of_parameters(prepared: nn.Module, settings: Qat) -> list[dict[str, 
     return [*groups, {"params": scales, "lr": settings.scale_lr, "weight_decay": 0.0}]
 
 
-def _against_oscillations(prepared: nn.Module, method: Method, settings: Qat) -> dict[str, Any]:
+def _against_oscillations(prepared: qat.Prepared, method: Method, settings: Qat) -> dict[str, Any]:
     """What :func:`fit` is to do during QAT against weights that flip between two codes."""
     if method.oscillations == "dampen":
         return {

@@ -1,9 +1,9 @@
 """Iterative freezing of oscillating weights during QAT (Nagel et al. 2022, section 4.3)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from quantskew.quantization.qat import quantizers
+from quantskew.quantization.qat import Prepared, quantizers
 
 
 class Freezer:
@@ -21,7 +21,7 @@ class Freezer:
         Share of the newest step in both averages; the paper uses 0.001 to 0.01.
     """
 
-    def __init__(self, network: nn.Module, *, momentum: float = 0.001) -> None:
+    def __init__(self, network: Prepared, *, momentum: float = 0.001) -> None:
         self.network = network
         self.momentum = momentum
         self._states = {name: _State(codes) for name, codes in self._codes().items()}

@@ -1,8 +1,8 @@
 """Quantization-aware training with learned step sizes (LSQ, Esser et al. 2020).
 
-The weight of each quantizable layer becomes a parametrization: the layer computes with
-``ŵ = s · round(clip(w / s, −Qn, Qp))``, while ``w`` and the scale ``s`` are what is trained. Batch
-norms stay as they are, so that training still has their statistics.
+Each quantizable layer computes with ``ŵ = s · round(clip(w / s, −Qn, Qp))``, while ``w`` and the
+scale ``s`` are what is trained. Batch norms stay as they are, so that training still has their
+statistics.
 
     network = prepare(network, example, bits=4, weights=weights)
     … train network, with scale_parameters(network) as a group without weight decay …
@@ -10,12 +10,12 @@ norms stay as they are, so that training still has their statistics.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
 
 from quantskew.params import Activations, Weights
@@ -64,7 +64,7 @@ class LearnedScale(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight."""
-        return _FakeQuantize.apply(weight, self.scale, self)
+        return _FakeQuantize.apply([self], weight, self.scale)[0]
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
         """Return ŵ without a graph; in place, a tenth of the time of torch's fused kernel."""
@@ -75,46 +75,88 @@ class LearnedScale(nn.Module):
         steps = torch.mul(weight.detach(), scale.reciprocal(), out=out)
         return steps.round_().clamp_(self.low, self.high).mul_(scale)
 
+    def gradients(
+        self, gradient: Tensor, weight: Tensor, quantized: Tensor, inverse: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return those of the weight and of the scale from that of ŵ; ``inverse`` is ``1 / s``."""
+        # the derivative is the straight-through one: the gradient where w / s is inside, else 0
+        straight = torch.ops.aten.hardtanh_backward(gradient, weight * inverse, self.low, self.high)
+        # s · ∂ŵ/∂s is ŵ everywhere, and −w inside only
+        step = (gradient * quantized).addcmul_(straight, weight, value=-1)
+        return straight, step.sum_to_size(inverse.shape) * inverse * self.gradient_scale
+
     def grid(self) -> Tensor:
         """Return the scale in use: that learned, kept above zero."""
         return self.scale.detach().clamp_min(_SMALLEST)
 
 
+class Prepared(nn.Module):
+    """A network whose layers compute with fake-quantized weights; it owns their quantizers.
+
+    The weights of the layers in ``network`` stay what they are: those that are trained.
+    """
+
+    def __init__(self, network: nn.Module, quantizers: Mapping[str, LearnedScale]) -> None:
+        super().__init__()
+        self.network = network
+        self.quantizers = nn.ModuleList(quantizers.values())
+        self.layers: dict[str, Any] = {name: network.get_submodule(name) for name in quantizers}
+        numbers = {layer.weight: number for number, layer in enumerate(self.layers.values())}
+        # with the other names of a weight that layers share
+        self.places = {
+            name: numbers[parameter]
+            for name, parameter in network.named_parameters(remove_duplicate=False)
+            if parameter in numbers
+        }
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        weights = [layer.weight for layer in self.layers.values()]
+        scales = [quantizer.scale for quantizer in self.quantizers]
+        made = _FakeQuantize.apply(self.quantizers, *weights, *scales)
+        given = {name: made[number] for name, number in self.places.items()}
+        return functional_call(self.network, given, images, tie_weights=False)
+
+
 class _FakeQuantize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, scale: Tensor, quantizer: LearnedScale) -> Tensor:
-        quantized = quantizer.fake_quantize(weight)
-        ctx.save_for_backward(weight, quantized, quantizer.grid().reciprocal_())
-        ctx.quantizer = quantizer
-        return quantized
+    """Of all layers at once: a node of autograd a layer takes as long as its arithmetic."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        weight, quantized, inverse = ctx.saved_tensors
-        quantizer = ctx.quantizer
-        # this derivative is the straight-through one: the gradient where w / s is inside, else 0
-        straight = torch.ops.aten.hardtanh_backward(
-            gradient, weight * inverse, quantizer.low, quantizer.high
-        )
-        # s · ∂ŵ/∂s is ŵ everywhere, and −w inside only
-        step = (gradient * quantized).addcmul_(straight, weight, value=-1)
-        return straight, step.sum_to_size(inverse.shape) * inverse * quantizer.gradient_scale, None
+    def forward(
+        ctx: Any, quantizers: Sequence[LearnedScale], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        weights = tensors[: len(quantizers)]
+        quantized = [*map(LearnedScale.fake_quantize, quantizers, weights)]
+        inverse = [quantizer.grid().reciprocal_() for quantizer in quantizers]
+        ctx.save_for_backward(*weights, *quantized, *inverse)
+        ctx.quantizers = quantizers
+        return tuple(quantized)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        count = len(gradients)
+        saved = (ctx.saved_tensors[start : start + count] for start in (0, count, 2 * count))
+        each = map(LearnedScale.gradients, ctx.quantizers, gradients, *saved)
+        of_weights, of_scales = zip(*each, strict=True)
+        return None, *of_weights, *of_scales
 
 
 class _Dampening(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, quantizer: LearnedScale) -> Tensor:
-        scale = quantizer.grid()
-        steps = (weight * scale.reciprocal()).clamp_(quantizer.low, quantizer.high)
-        # zero where w is clipped, so it is the gradient there too
-        distance = steps.sub_(steps.round()).mul_(scale)
-        ctx.save_for_backward(distance)
-        return torch.linalg.vector_norm(distance).square() * (len(weight) / weight.numel())
+    def forward(ctx: Any, quantizers: Sequence[LearnedScale], *weights: Tensor) -> Tensor:
+        distances = []
+        for weight, quantizer in zip(weights, quantizers, strict=True):
+            scale = quantizer.grid()
+            steps = (weight * scale.reciprocal()).clamp_(quantizer.low, quantizer.high)
+            # zero where w is clipped, so it is the gradient there too
+            distances.append(steps.sub_(steps.round()).mul_(scale))
+        ctx.save_for_backward(*distances)
+        squares = [torch.linalg.vector_norm(d).square() * (len(d) / d.numel()) for d in distances]
+        return torch.stack(squares).sum()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (distance,) = ctx.saved_tensors
-        return distance * (gradient * (2 * len(distance) / distance.numel())), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(d * (gradient * (2 * len(d) / d.numel())) for d in ctx.saved_tensors)
 
 
 def prepare(
@@ -127,7 +169,7 @@ def prepare(
     activations: Activations | None = None,
     calibration: Tensor | None = None,
     start: Start = "mse",
-) -> nn.Module:
+) -> Prepared:
     """Return a copy of a network whose layers train with quantized weights.
 
     Parameters
@@ -157,6 +199,7 @@ def prepare(
         if activations.mode != "static" or calibration is None:
             raise ValueError("QAT learns static activations, from calibration images on")
         learn_activations(network, activations, calibration)
+    learned = {}
     for name, layer in quantizable(network).items():
         width = widths[name]
         if width == FLOAT:
@@ -165,42 +208,37 @@ def prepare(
             raise ValueError(
                 f"QAT gives all channels of a layer one width; {name} has {sorted({*width})}"
             )
-        quantizer = LearnedScale(
+        learned[name] = LearnedScale(
             layer.weight, width, per_channel=weights.granularity == "channel", start=start
         )
-        parametrize.register_parametrization(layer, "weight", quantizer)
-    return network
+    return Prepared(network, learned)
 
 
-def quantizers(network: nn.Module) -> dict[str, tuple[nn.Parameter, LearnedScale]]:
+def quantizers(network: Prepared) -> dict[str, tuple[nn.Parameter, LearnedScale]]:
     """Return the trained weight and the quantizer of each layer of a prepared network by name."""
-    found = {}
-    for name, module in network.named_modules():
-        if parametrize.is_parametrized(module, "weight"):
-            parametrization: Any = module.parametrizations["weight"]
-            found[name] = (parametrization.original, parametrization[0])
-    return found
+    pairs: Any = zip(network.layers.items(), network.quantizers, strict=True)
+    return {name: (layer.weight, quantizer) for (name, layer), quantizer in pairs}
 
 
-def scale_parameters(network: nn.Module) -> list[nn.Parameter]:
+def scale_parameters(network: Prepared) -> list[nn.Parameter]:
     """Return learned scales and offsets: they want a learning rate of their own and no decay."""
     weights = [quantizer.scale for _, quantizer in quantizers(network).values()]
     inputs = [p for grid in learned_grids(network).values() for p in grid.parameters()]
     return weights + inputs
 
 
-def damp(network: nn.Module) -> Tensor:
+def damp(network: Prepared) -> Tensor:
     """Return the loss that pulls weights to the middle of their bins (Nagel et al. 2022, eq. 5).
 
     Σ over layers and output channels of the mean over the rest of ``(ŵ − clip(w))²``, with ŵ held
     fixed: it keeps weights from oscillating between two codes, and acts on weights only.
     """
-    losses = [_Dampening.apply(weight, q) for weight, q in quantizers(network).values()]
-    return torch.stack(losses).sum()
+    weights = [layer.weight for layer in network.layers.values()]
+    return _Dampening.apply(network.quantizers, *weights)
 
 
 @torch.no_grad()
-def convert(network: nn.Module) -> Quantized:
+def convert(network: Prepared) -> Quantized:
     """Turn a trained network into a plain one with the weights it computed with.
 
     Parameters
@@ -213,30 +251,25 @@ def convert(network: nn.Module) -> Quantized:
     Quantized
         A copy in evaluation mode that gives bit by bit the logits of ``network`` in that mode.
     """
-    network = copy.deepcopy(network).eval()
+    trained = copy.deepcopy(network).eval()
     codes = {}
-    for name, (weight, quantizer) in quantizers(network).items():
+    for name, (weight, quantizer) in quantizers(trained).items():
         scale = quantizer.grid()
         zero = torch.zeros_like(scale, dtype=torch.int32)
-        low, high = quantizer.low, quantizer.high
-        integers = quantize(weight, scale, zero, low, high)
+        integers = quantize(weight, scale, zero, quantizer.low, quantizer.high)
         codes[name] = QuantizedWeight(integers, scale, zero, quantizer.bits, "symmetric")
-        layer = network.get_submodule(name)
-        # remove_parametrizations would take the weight from the original too: a copy of a
-        # parametrized layer shares its class with it
-        del layer.parametrizations
-        layer.__class__ = type(layer).__bases__[0]
-        layer.weight = nn.Parameter(torch.empty_like(weight).copy_(codes[name].dequantize()))
-    grids = take_learned_grids(network)
+        weight.copy_(codes[name].dequantize())
+    made = trained.network
+    grids = take_learned_grids(made)
     notes: dict[str, Any] = {
         "format": "integer",
         "folded": [],
-        "left_out": left_out(network, codes),
+        "left_out": left_out(made, codes),
     }
     if grids is not None:
-        restore(network, grids)
+        restore(made, grids)
         notes["activations"] = grids
-    return Quantized(network, codes, notes, {})
+    return Quantized(made, codes, notes, {})
 
 
 def reestimate_batch_norm(
