@@ -217,6 +217,7 @@ def test_workers_end_with_the_stage_and_the_next_run_goes_on(store, where, how, 
         pytest.importorskip("ray")
     journal = store.parent / "journal"
     program = f"""
+import signal
 from quantskew import cells, command
 from quantskew.params import Compute
 
@@ -226,6 +227,7 @@ def main():
     cells.run(work, title="t", compute=Compute(where={where!r}, workers=2))
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     command.run(main)
 """
     script, told = store.parent / "stage.py", store.parent / "told"

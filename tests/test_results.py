@@ -20,9 +20,11 @@ def exported(project):
     target.mkdir(parents=True)
     for path in [*RESULTS.glob("*.py"), *RESULTS.glob("*.j2")]:
         shutil.copyfile(path, target / path.name)
+    project.run("quantskew", "latency", "--seconds", "0.1")
     project.run("python", "docs/results/export.py", "digits")
     yield target
     shutil.rmtree(project.folder / "docs")
+    shutil.rmtree(project.folder / "metrics/latency")
 
 
 @pytest.mark.slow
