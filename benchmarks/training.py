@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset", nargs="?", default=study.datasets[0])
     parser.add_argument("model", nargs="?", default=study.models[0])
-    parser.add_argument("--images", type=int, default=1920, help="an epoch; 0: all there are")
+    parser.add_argument("--images", type=int, default=480, help="an epoch; 0: all there are")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     torch.set_num_threads(1)  # two would wait for each other where other work takes the cores
