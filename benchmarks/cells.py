@@ -5,9 +5,12 @@
     python benchmarks/cells.py projection [TFLOP/s of a GPU]
 
 ``cores`` trains the default network for an epoch, a cell a seed; run it where nothing else runs.
+The limit is what as many processes of a plain loop of PyTorch reach beside each other: cores share
+memory, caches and clock.
 ``projection`` counts the arithmetic of each architecture and measures the rest on this machine.
 """
 
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -15,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from quantskew import cells, models, workers
@@ -39,25 +43,28 @@ def nothing(folder: Path, *, number: int) -> None:
     (folder / "number.txt").write_text(str(number), encoding="utf-8")
 
 
-def timed(work: list[Cell], compute: Compute) -> float:
-    """Seconds that cells take in a store of their own."""
-    with tempfile.TemporaryDirectory() as store:
-        os.environ["QUANTSKEW_CELLS"] = store
-        start = time.perf_counter()
-        cells.run(work, title=compute.where, compute=compute)
-        return time.perf_counter() - start
+def each(few: list[Cell], many: list[Cell], compute: Compute) -> float:
+    """Seconds a cell, each run in a store of its own, without what a run takes to start."""
+    seconds = {}
+    for work in (few, few, many):  # the first starts what stays for the others
+        with tempfile.TemporaryDirectory() as store:
+            os.environ["QUANTSKEW_CELLS"] = store
+            start = time.perf_counter()
+            cells.run(work, title=compute.where, compute=compute)
+            seconds[len(work)] = time.perf_counter() - start
+    return (seconds[len(many)] - seconds[len(few)]) / (len(many) - len(few))
 
 
 def overhead(compute: Compute) -> float:
-    """Seconds a cell without work, the start of the workers left out."""
+    """Seconds a cell without work."""
     few, many = (
         [Cell(str(n), "cells:nothing", number=n) for n in range(size)] for size in (20, 420)
     )
-    return (timed(many, compute) - timed(few, compute)) / 400
+    return each(few, many, compute)
 
 
 def trained(samples: Path, compute: Compute) -> float:
-    """Cells a minute, without the seconds that workers take to start."""
+    """Cells a minute."""
     common = {"samples": samples, "model": "resnet18_quarter", "architecture": None}
     work = [
         Cell(
@@ -66,7 +73,31 @@ def trained(samples: Path, compute: Compute) -> float:
         )
         for seed in range(12)
     ]  # fmt: skip
-    return 60 * 8 / (timed(work, compute) - timed(work[:4], compute))
+    return 60 / each(work[:4], work, compute)
+
+
+def pace(seconds: float) -> float:
+    """Training steps a second of a plain loop on one thread."""
+    torch.set_num_threads(1)
+    network = models.build("resnet18_quarter", classes=10, channels=1, size=28)
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    images, labels = torch.rand(32, 1, 28, 28), torch.randint(10, (32,))
+    begun, steps = float("nan"), -10  # to warm up
+    while not time.perf_counter() - begun > seconds:
+        optimizer.zero_grad()
+        functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+        steps += 1
+        if steps == 0:
+            begun = time.perf_counter()
+    return steps / (time.perf_counter() - begun)
+
+
+def limit(processes: int) -> float:
+    """Steps of plain loops beside each other, to those of one alone, a process."""
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        (alone,) = pool.map(pace, [10.0])
+        return sum(pool.map(pace, [10.0] * processes, chunksize=1)) / alone / processes
 
 
 def cores() -> None:
@@ -80,7 +111,8 @@ def cores() -> None:
         for processes, threads in sorted(s for s in splits if s[0] * s[1] <= here and s != (1, 1)):
             rate = trained(samples, Compute(workers=processes, cpus=threads))
             share = rate / base / (processes * threads)
-            print(f"{processes} processes, {threads} threads: {rate:.1f}, {share:.2f} a core")
+            print(f"{processes} processes, {threads} threads: {rate:.1f}, {share:.2f} a core"
+                  + (f", limit {limit(processes):.2f}" if threads == 1 else ""))  # fmt: skip
 
 
 def projection(tflops: float) -> None:

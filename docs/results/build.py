@@ -189,7 +189,8 @@ class Results:
             }
         )
         speed = how["training"]
-        trained = f"{speed['model']}, batches of {speed['batch_size']}, {speed['threads']} threads"
+        threads = "one thread" if speed["threads"] == 1 else f"{speed['threads']} threads"
+        trained = f"{speed['model']}, batches of {speed['batch_size']}, {threads}"
         versions = ", ".join(f"{name} {number}" for name, number in how["versions"].items())
         data = "\n".join(f"`{path}`: SHA-256 `{digest}`." for path, digest in how["data"].items())
         return f"""{markdown(rows)}
