@@ -10,6 +10,7 @@ import pandas as pd
 import safetensors.numpy
 
 from quantskew import cells, params, tables
+from quantskew.analysis.effects import plain_method
 from quantskew.command import run
 from quantskew.data.loading import load
 from quantskew.description import bounded, describe, groupings, history_by_group, predictions
@@ -29,6 +30,8 @@ def main(dataset: str, model: str) -> None:
     data = load(samples_path(dataset))
     divisions = groupings(data.test, study.groups_of(dataset), study.groups)
     variants = stored_variants(dataset, model)
+    plain = plain_method(study)
+    folds = plain is not None and study.methods[plain].weights.fold_bn
     work = [
         cells.Cell(
             variant.stem,
@@ -39,6 +42,7 @@ def main(dataset: str, model: str) -> None:
             model=model,
             architecture=study.architectures.get(model),
             bits=variant.bits,
+            folds=folds,
         )
         for variant, (file, base) in variants.items()
     ]

@@ -200,8 +200,34 @@ def test_logits_that_are_no_numbers_are_told_with_their_file(surfaces, tmp_path)
     ):
         evaluate(
             tmp_path, samples=base.parent / "samples.parquet", file=tmp_path / "broken.safetensors",
-            base=base, model=MODEL, architecture=None, bits=32,
+            base=base, model=MODEL, architecture=None, bits=32, folds=True,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("folds", [True, False])
+def test_histograms_of_a_network_have_one_set_of_edges_where_all_are_folded(
+    surfaces, tmp_path, folds
+):
+    data, base, file, _ = surfaces
+    half = tmp_path / "half.safetensors"
+    network = models.build_for(data, MODEL, None, base)
+    packing.save(half, quantize_network(network, data.test.images[:1] / 255, bits=16,
+                                        weights=Weights(format="float16")))  # fmt: skip
+    edges, counts = [], []
+    for path, bits in ((base, 32), (half, 16), (file, 4)):
+        evaluate(
+            tmp_path, samples=base.parent / "samples.parquet", file=path, base=base, model=MODEL,
+            architecture=None, bits=bits, folds=folds,
+        )  # fmt: skip
+        rows = pd.read_parquet(tmp_path / "weight_histograms.parquet")
+        edges.append(rows[["low", "high"]].to_numpy().tolist())
+        counts.append(rows["count"])
+    assert edges[0] == edges[1]
+    assert (edges[1] == edges[2]) is folds
+    assert counts[0].sum() == counts[2].sum()
+    assert (counts[0] - counts[1]).abs().max() <= 0.01 * counts[0].sum()
+    whole = pd.read_parquet(tmp_path / "layers.parquet").set_index("layer").loc["all"]
+    assert whole["weights"] == counts[0].sum()
 
 
 def test_a_survey_fills_its_table(surfaces):

@@ -48,25 +48,23 @@ def test_the_relative_error_of_a_zero_layer_is_undefined():
     assert (rows["original_sparsity"] == 1).all()
 
 
-def test_histograms_share_their_edges_and_lose_no_weight(networks):
+def test_a_histogram_spans_the_original_and_loses_no_weight(networks):
     original, _ = networks
-    edges = weights.histogram_edges(original, bins=8)
+    values = torch.cat([w.flatten() for w in original.values()]).double()
     for network in networks:
-        counts = weights.histograms(network, edges)
-        assert {name: c.sum() for name, c in counts.items()} == {
-            "stem": 108,
-            "head": 20,
-            weights.WHOLE: 128,
-        }
-    inner = torch.from_numpy(edges["stem"])
-    expected = torch.histogram(original["stem"].double(), inner).hist
-    assert weights.histograms(original, edges)["stem"].tolist() == expected.tolist()
+        rows = weights.histogram(original, network, 8)
+        assert rows["count"].sum() == 128
+        assert [rows["low"].min(), rows["high"].max()] == [values.min(), values.max()]
+    edges = torch.from_numpy(np.append(rows["low"], rows["high"].iloc[-1]))
+    expected = torch.histogram(values, edges).hist
+    assert weights.histogram(original, original, 8)["count"].tolist() == expected.tolist()
 
 
-def test_a_layer_of_one_value_has_edges():
-    edges = weights.histogram_edges({"gamma": torch.ones(7)}, bins=4)
-    assert np.all(np.diff(edges["gamma"]) > 0)
-    assert weights.histograms({"gamma": torch.ones(7)}, edges)["gamma"].sum() == 7
+def test_weights_of_one_value_have_a_histogram():
+    ones = {"gamma": torch.ones(7)}
+    rows = weights.histogram(ones, ones, 4)
+    assert (rows["low"] < rows["high"]).all()
+    assert rows["count"].sum() == 7
 
 
 def test_errors_name_the_layer(networks):

@@ -7,28 +7,20 @@ else follows from these numbers, in :mod:`quantskew.description`, without the ne
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from quantskew import models
 from quantskew.data.loading import load
-from quantskew.impact.weights import WHOLE, compare, histogram_edges, histograms
+from quantskew.impact.weights import WHOLE, compare, histogram
 from quantskew.params import Architecture
 from quantskew.quantization import packing
 from quantskew.quantization.codes import FLOAT, QuantizedWeight
-from quantskew.quantization.layers import fold, quantizable
+from quantskew.quantization.layers import fold, fold_batch_norm, quantizable
 
 BINS = 20
 """Steps of a histogram of weights."""
-
-
-def restore(path: Path, network: nn.Module, bits: int) -> nn.Module:
-    """Load a stored variant into a fresh network."""
-    if bits == FLOAT:
-        models.load_checkpoint(network, path)
-        return network.eval()
-    return packing.load(path, network)
 
 
 def evaluate(
@@ -40,6 +32,7 @@ def evaluate(
     model: str,
     architecture: Architecture | None,
     bits: int,
+    folds: bool,
 ) -> None:
     """Run a variant; write ``logits.safetensors`` (test samples × classes) and its weights' tables.
 
@@ -47,16 +40,13 @@ def evaluate(
 
     Parameters
     ----------
-    folder
-        Of the cell.
-    samples
-        Table of samples.
     file, bits
         The variant and its width.
     base
         The fp32 network that its weights are compared with.
-    model, architecture
-        Which network.
+    folds
+        Whether batch norms are folded before the histogram of a variant in floating point: those
+        beside which it is drawn were folded before they were quantized.
 
     Raises
     ------
@@ -64,7 +54,7 @@ def evaluate(
         When a logit is NaN or infinite.
     """
     data = load(samples)
-    network = restore(file, models.build_for(data, model, architecture), bits)
+    network = packing.open_variant(file, models.build_for(data, model, architecture), bits)
     outputs = models.logits(network.to(models.device()), data.test.images)
     if lost := int((~outputs.isfinite()).any(1).sum()):
         raise models.ModelError(
@@ -84,9 +74,12 @@ def evaluate(
     parts = rows[~whole]
     rows.loc[whole, "layer_bits"] = np.average(parts["layer_bits"], weights=parts["weights"])
     rows.to_parquet(folder / "layers.parquet", index=False)
-    edges: np.ndarray = histogram_edges(before, bins=BINS)[WHOLE]
-    counts = histograms(after, {WHOLE: edges})[WHOLE]
-    spread = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "count": counts})
+    if folds and not weights:
+        image = models.as_input(data.test.images[:1], torch.device("cpu"))
+        folded, pairs = fold_batch_norm(original, image)
+        fold(network.float(), pairs)
+        before, after = _layer_weights(folded), _layer_weights(network)
+    spread = histogram(before, after, BINS)
     spread.to_parquet(folder / "weight_histograms.parquet", index=False)
 
 

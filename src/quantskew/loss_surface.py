@@ -16,12 +16,13 @@ from torch import nn
 from quantskew import models
 from quantskew.data.groups import group_codes
 from quantskew.data.loading import load
-from quantskew.evaluation import restore
 from quantskew.impact.curvature import measure, subsample
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.gradients import inner
 from quantskew.impact.hessian import GroupLoss
 from quantskew.params import Architecture, Groups
+from quantskew.quantization import packing
+from quantskew.quantization.codes import FLOAT
 from quantskew.quantization.layers import fold_batch_norm
 
 
@@ -73,7 +74,7 @@ def survey(
     images, labels = models.as_input(test.images, where), test.labels.to(where)
 
     def folded(path: Path, width: int) -> nn.Module:
-        network = restore(path, models.build_for(data, model, architecture), width)
+        network = packing.open_variant(path, models.build_for(data, model, architecture), width)
         # the biases that folding makes are parameters like all others
         return fold_batch_norm(network.to(where), images[:1])[0].requires_grad_()
 
@@ -92,7 +93,7 @@ def survey(
     predicted = ["weight_distance", "excess_loss", "first_order", "second_order", "bound"]
     rows[predicted] = math.nan
     if base is not None:
-        original = folded(base, 32)
+        original = folded(base, FLOAT)
         change = weight_change(original, network)
         distance = math.sqrt(inner(change, change))
         for row, (group, every) in enumerate(members.items()):

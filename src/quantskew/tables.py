@@ -226,7 +226,7 @@ TABLES: Mapping[str, Table] = {
         pa.schema(
             [
                 *_VARIANT,
-                _column("low", pa.float64(), "lower edge; edges are those of its fp32 network"),
+                _column("low", pa.float64(), "lower edge; they span fp32, folded as it is"),
                 _column("high", pa.float64(), "upper edge"),
                 _column("count", pa.int64(), "weights of all layers between them"),
             ]

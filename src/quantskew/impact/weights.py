@@ -88,54 +88,23 @@ def compare(original: Network, dequantized: Network) -> pd.DataFrame:
     )
 
 
-def histogram_edges(original: Network, *, bins: int = 64) -> dict[str, NDArray[np.float64]]:
-    """Bin edges for the histograms of each layer and of the whole (:data:`WHOLE`).
-
-    They span the weights of the original network, so that every width of it can be counted over
-    the same edges, one variant at a time.
+def histogram(original: Network, network: Network, bins: int) -> pd.DataFrame:
+    """Count the weights of a network, all layers together, over the span of the original's.
 
     Returns
     -------
-    dict
-        For each layer ``bins + 1`` rising edges, in the units of the weights.
+    pandas.DataFrame
+        ``low``, ``high`` and ``count`` of each bin; the counts sum to the number of weights. One
+        beyond the outer edges counts in the outer bin, as rounding may move the ends of the range
+        by half a step.
     """
-    spans = {
-        layer: (values.min(), values.max())
-        for layer, weights in original.items()
-        if (values := _values(layer, weights)).size
-    }
-    low, high = np.array(list(spans.values())).T
-    spans[WHOLE] = (low.min(), high.max())
-    return {
-        layer: np.histogram_bin_edges(np.empty(0), bins=bins, range=span)
-        for layer, span in spans.items()
-    }
-
-
-def histograms(
-    network: Network, edges: Mapping[str, NDArray[np.float64]]
-) -> dict[str, NDArray[np.int64]]:
-    """Count the weights of each layer, and of the whole, between given edges.
-
-    Parameters
-    ----------
-    network
-        Original or dequantized weights.
-    edges
-        From :func:`histogram_edges`. A weight beyond the outer edges counts in the outer bin, as
-        rounding may move the ends of the range by half a step.
-
-    Returns
-    -------
-    dict
-        For each layer the counts, which sum to its number of weights.
-    """
-    values = {layer: _values(layer, weights) for layer, weights in network.items()}
-    values[WHOLE] = np.concatenate(list(values.values()))
-    return {
-        layer: np.histogram(np.clip(values[layer], bounds[0], bounds[-1]), bounds)[0]
-        for layer, bounds in edges.items()
-    }
+    before, after = (
+        np.concatenate([_values(layer, weights) for layer, weights in each.items()])
+        for each in (original, network)
+    )
+    edges = np.histogram_bin_edges(before, bins)
+    counts, _ = np.histogram(np.clip(after, edges[0], edges[-1]), edges)
+    return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "count": counts})
 
 
 def _values(layer: str, weights: torch.Tensor) -> NDArray[np.float64]:

@@ -29,10 +29,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from quantskew import models
 from quantskew.command import UserError
 from quantskew.files import replacing
 from quantskew.quantization.activations import restore
 from quantskew.quantization.codes import (
+    FLOAT,
     QuantizedWeight,
     Widths,
     limits,
@@ -199,6 +201,14 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
         in_half(network, notes["format"])
     restore(network, notes.get("activations", {"layers": {}}))
     return network
+
+
+def open_variant(path: Path, network: nn.Module, bits: int) -> nn.Module:
+    """Load a stored variant, of any width, into a fresh network; give it in evaluation mode."""
+    if bits == FLOAT:
+        models.load_checkpoint(network, path)
+        return network.eval()
+    return load(path, network)
 
 
 def in_half(network: nn.Module, precision: str) -> nn.Module:
