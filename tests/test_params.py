@@ -20,8 +20,20 @@ def given(**changes):
     return params
 
 
+def mine(**parts):
+    return {"mitigations__mine": parts}
+
+
 def recipe(**parts):
-    return {"mitigations__mine": {"recipe": parts}}
+    return mine(recipe=parts)
+
+
+def weights(**parts):
+    return mine(weights=parts)
+
+
+def qat(**parts):
+    return mine(training="qat", **parts)
 
 
 def test_the_default_is_legal():
@@ -91,6 +103,32 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         (recipe(augmentation={"kind": "erasing", "side": 0.1}), ["unknown key", "'sides'"]),
         (recipe(augmentation="cutmix", loss="group_dro"), ["mixes images of two groups"]),
         (recipe(sampling="grown", during="qat"), ["during: qat needs training: qat"]),
+        (weights(percentile=99), ["percentile acts with range: percentile"]),
+        (weights(adaround_steps=9), ["adaround_steps acts with rounding: adaround"]),
+        (weights(format="float16", range="mse"), ["range acts with format: integer"]),
+        (weights(format="float16", first_last=8), ["first_last acts with format: integer"]),
+        (qat(weights={"scheme": "symmetric"}), ["weights.scheme acts with training: none, or a"]),
+        (qat(weights={"rounding": "gptq"}), ["weights.rounding acts with training: none alone"]),
+        (qat(weights={"fold_bn": False}), ["weights.fold_bn acts with training: none, or a pol"]),
+        (qat(weights={"quantize_norms": True}), ["weights.quantize_norms", "training: none"]),
+        (
+            qat(weights={"bias_correction": "outputs"}, policy={"by": "measured"}),
+            ["weights.bias_correction acts with training: none alone"],
+        ),
+        (qat(activations={"mode": "static", "scheme": "symmetric"}), ["scheme: asymmetric"]),
+        (mine(activations={"bits": 4, "range": "mse"}), ["bits acts with mode: static or dynamic"]),
+        (
+            mine(weights={"format": "float16"}, activations={"mode": "dynamic"}),
+            ["format: float16 goes with no other part"],
+        ),
+        (mine(policy={"choices": [2, 3]}), ["choices acts with a policy that is not uniform"]),
+        (mine(policy={"by": "hawq", "reduce": "max"}), ["reduce acts with by: importance"]),
+        (mine(policy={"by": "hawq", "importance": "gradient"}), ["importance acts with by: imp"]),
+        (mine(policy={"by": "hawq", "kept_bits": 4}), ["kept_bits acts with keep"]),
+        (
+            mine(policy={"by": "measured", "choices": [8, 4]}),
+            ["mine: policy.choices", "8, 4", "as narrow as 2 bits"],
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_legal(changes, words):
@@ -105,6 +143,23 @@ def test_all_problems_are_told_at_once():
         parse(given(bits=1, training__epochs=-1))
     assert "bits.0" in str(error.value)
     assert "training.epochs" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        # what the costs of a policy read, though QAT learns its grids
+        {"weights": {"scheme": "symmetric", "fold_bn": False}, "policy": {"by": "measured"}},
+        {"weights": {"bias_correction": "weights"}, "policy": {"by": "hawq"}},
+        {"weights": {"fold_bn": False}, "policy": {"by": "importance"}},
+    ],
+)
+def test_parts_that_act_through_a_policy_go_with_qat(parts):
+    assert parse(given(**qat(**parts)))
+
+
+def test_choices_may_be_wide_where_a_method_is_kept_to_wide_bits():
+    assert parse(given(**mine(policy={"by": "measured", "choices": [8, 4]}, bits=[8, 4])))
 
 
 def test_a_recipe_may_leave_the_fp32_network_plain():

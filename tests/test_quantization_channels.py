@@ -162,15 +162,15 @@ def test_what_is_kept_is_paid_for_in_equal_parts(sizes, bits, width, share, seed
         ({"policy": {"by": "importance", "keep": 0.1}}, "give unit: channel too"),
         (
             {"policy": {"by": "importance", "unit": "channel"}, "training": "qat"},
-            "policy.unit: channel acts on a trained network",
+            "policy.unit acts with training: none alone",
         ),
         (
             {"weights": {"quantize_biases": True}, "training": "qat"},
-            "weights.quantize_biases acts on a trained network",
+            "weights.quantize_biases acts with training: none alone",
         ),
         (
             {"weights": {"quantize_norms": True, "format": "float16"}},
-            "quantize_norms go with format: integer",
+            "quantize_norms acts with format: integer",
         ),
     ],
     ids=str,

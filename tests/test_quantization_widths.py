@@ -11,6 +11,7 @@ from quantization_networks import SMALL, network
 from torch import nn
 
 from quantskew.params import Policy, Weights
+from quantskew.quantization import policies
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.learned_widths import learn_widths
 from quantskew.quantization.policies import choose_widths
@@ -241,12 +242,12 @@ def test_policies_keep_the_size_on_every_architecture(name):
     original, images = network(name)
     labels, groups = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 0, 1])
     setting = Weights(first_last=8)
-    policies = POLICIES if name.startswith("v") else POLICIES[::2]
+    some = POLICIES if name.startswith("v") else POLICIES[::2]
     layers = quantizable(original)
     plain = choose_widths(
         original, images, images, labels, groups, bits=4, weights=setting, policy=Policy()
     )
-    for policy in policies:
+    for policy in some:
         widths = choose_widths(
             original, images, images, labels, groups, bits=4, weights=setting, policy=policy
         )
@@ -262,6 +263,16 @@ def test_policies_keep_the_size_on_every_architecture(name):
         assert {key: weight.bits for key, weight in made.weights.items()} == widths
 
 
+def test_the_probes_of_hawq_follow_the_seed(study):
+    net, images, labels, groups = study
+    plan = {"bits": 4, "weights": Weights(), "policy": POLICIES[0]}
+    seeds = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policies, "hawq", lambda *a, seed=0, **k: seeds.append(seed) or hawq(*a, **k))
+        choose_widths(net, images, images, labels, groups, seed=5, **plan)
+    assert seeds == [5]
+
+
 def test_a_classifier_may_stay_in_floating_point():
     original, images = network("vgg")
     setting = Weights(classifier=32)
@@ -272,3 +283,24 @@ def test_a_classifier_may_stay_in_floating_point():
     assert "12" not in quantizers(prepare(original, images, bits=2, weights=setting))
     eight = quantize_network(original, images, bits=2, weights=Weights(classifier=8))
     assert eight.weights["12"].bits == 8
+
+
+@pytest.mark.parametrize(("bits", "policy"), [(8, POLICIES[1]), (8, POLICIES[2]), (4, POLICIES[1])])
+def test_exempt_layers_keep_their_width_whatever_the_uniform_one_is(bits, policy):
+    original, images = network("vgg")
+    labels, groups = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 0, 1])
+    plan = {"bits": bits, "weights": Weights(first_last=bits, rgb_first=None)}
+    # wide layers cost: all that may be narrow are, the exempt ones alone are not
+    narrow = policy.model_copy(update={"choices": (2, 3)})
+    widths = choose_widths(original, images, images, labels, groups, policy=narrow, **plan)
+    assert [name for name, width in widths.items() if width == bits] == ["0", "12"]
+
+
+def test_a_network_of_exempt_layers_alone_leaves_nothing_to_choose():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)).eval()
+    images, labels, groups = torch.randn(9, 6), torch.arange(9) % 3, torch.arange(9) % 2
+    plan = {"bits": 2, "weights": Weights(first_last=8)}
+    for policy in POLICIES:
+        widths = choose_widths(net, images, images, labels, groups, policy=policy, **plan)
+        assert widths == {"0": 8, "1": 8}

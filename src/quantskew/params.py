@@ -54,11 +54,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
-def _refuse_idle(section: Section, acts: Mapping[str, tuple[str, bool]]) -> None:
+def _refuse_idle(section: Section, acts: Mapping[str, tuple[str, bool]], within: str = "") -> None:
     """Refuse a field that is given without the choice that it acts with."""
     for name, (choice, chosen) in acts.items():
         if not chosen and getattr(section, name) != type(section).model_fields[name].default:
-            raise ValueError(f"{name} acts with {choice} alone; give that, or leave it out")
+            key = f"{within}{name}"
+            raise ValueError(f"{key} acts with {choice} alone; give that, or leave it out")
 
 
 _Kind = TypeVar("_Kind", bound=Section)
@@ -177,11 +178,15 @@ class Weights(Section):
             )
         if self.equalize and not self.fold_bn:
             raise ValueError("equalize scales weights across layers; it needs fold_bn: true")
-        if self.format != "integer" and (self.quantize_biases or self.quantize_norms):
-            raise ValueError(
-                f"format: {self.format} holds biases and norms too; quantize_biases and "
-                "quantize_norms go with format: integer"
-            )
+        integer = ("format: integer", self.format == "integer")
+        _refuse_idle(
+            self,
+            {
+                **dict.fromkeys(list(type(self).model_fields)[1:], integer),
+                "percentile": ("range: percentile", self.range == "percentile"),
+                "adaround_steps": ("rounding: adaround", self.rounding == "adaround"),
+            },
+        )
         return self
 
 
@@ -205,6 +210,10 @@ class Activations(Section):
             raise ValueError("objective: worst_group compares squared errors; give range: mse too")
         if self.mode == "dynamic" and self.range != "minmax":
             raise ValueError("dynamic activations use the range of the image: range: minmax")
+        on = ("mode: static or dynamic", self.mode != "none")
+        percentile = ("range: percentile", self.range == "percentile")
+        parts = dict.fromkeys(("bits", "scheme", "range", "objective"), on)
+        _refuse_idle(self, {**parts, "percentile": percentile})
         return self
 
 
@@ -248,6 +257,21 @@ class Policy(Section):
             raise ValueError(f"unit: channel goes with by: importance, not by: {self.by}")
         if self.unit == "layer" and (self.keep is not None or self.shuffle):
             raise ValueError("keep and shuffle are of channels; give unit: channel too")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_act(self) -> "Policy":
+        important = ("by: importance", self.by == "importance")
+        chosen = self.by != "uniform" and self.keep is None
+        _refuse_idle(
+            self,
+            {
+                "choices": ("a policy that is not uniform and has no keep", chosen),
+                "importance": important,
+                "reduce": important,
+                "kept_bits": ("keep", self.keep is not None),
+            },
+        )
         return self
 
 
@@ -357,6 +381,10 @@ class Method(Section):
     calibration: Calibration = Calibration()
     policy: Policy = Policy()
 
+    def bits_of(self, study: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of the study's widths that it is kept to; all where it names none of them."""
+        return tuple(width for width in study if width in (self.bits or study)) or study
+
     def base_recipe(self) -> Recipe:
         """How the fp32 network under it is trained."""
         return Recipe() if self.recipe.during == "qat" else self.recipe
@@ -377,20 +405,31 @@ class Method(Section):
                 "calibration changes nothing here: weights alone are quantized, from themselves; "
                 "give activations: {mode: static}, another rounding or a policy, or leave it out"
             )
-        acts_after = {
-            "policy.unit: channel": self.policy.unit == "channel",
-            "weights.quantize_biases": self.weights.quantize_biases,
-            "weights.quantize_norms": self.weights.quantize_norms,
-        }
-        if self.training == "qat" and any(acts_after.values()):
-            given = " and ".join(key for key, on in acts_after.items() if on)
-            raise ValueError(f"{given} acts on a trained network; it cannot go with training: qat")
-        if self.training == "qat" and self.activations.mode == "dynamic":
-            raise ValueError("QAT learns activations of mode: static")
-        others = self.training != "none" or self.needs_calibration()
+        if self.training == "qat":
+            self._fits_qat()
+        others = self.training != "none" or self.activations.mode != "none"
+        others = others or self.needs_calibration()
         if self.weights.format != "integer" and others:
             raise ValueError(f"format: {self.weights.format} goes with no other part but a recipe")
         return self
+
+    def _fits_qat(self) -> None:
+        if self.activations.mode == "dynamic" or self.activations.scheme != "asymmetric":
+            raise ValueError("QAT learns activations of mode: static, scheme: asymmetric")
+        # weights are not folded and their grids learned, but for the costs of a policy
+        costs = self.policy.by in ("hawq", "measured", "learned")
+        rounded = ("training: none, or a policy of costs", costs)
+        after = ("training: none", False)
+        names = ("rounding", "equalize", "quantize_biases", "quantize_norms", "bias_correction")
+        idle = {
+            **dict.fromkeys(names, after),
+            **dict.fromkeys(("scheme", "range", "percentile"), rounded),
+            "fold_bn": ("training: none, or a policy", self.policy.by != "uniform"),
+        }
+        if self.weights.bias_correction == "weights":
+            idle["bias_correction"] = rounded
+        _refuse_idle(self.weights, idle, "weights.")
+        _refuse_idle(self.policy, {"unit": after}, "policy.")
 
 
 class Groups(Section):
@@ -541,6 +580,13 @@ class Params(Section):
                         f"{key}: {name!r} is no {what}; there are {', '.join(legal)}"
                         f"{close_names(name, legal)}"
                     )
+        for name, method in self.all_methods().items():
+            bits, choices = min(method.bits_of(self.bits)), method.policy.choices
+            if min(choices) > bits:
+                raise ValueError(
+                    f"{name}: policy.choices: none of {', '.join(map(str, choices))} is as narrow "
+                    f"as {bits} bits, at which the method runs; add one, or give it other bits"
+                )
         missing = [name for name in self.datasets if name not in self.sources]
         if missing:
             raise ValueError(

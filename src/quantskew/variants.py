@@ -60,7 +60,7 @@ def widths(method: Method, bits: tuple[int, ...]) -> tuple[int, ...]:
     """
     if method.weights.format != "integer":
         return (16,)
-    return tuple(width for width in bits if width in (method.bits or bits)) or bits
+    return method.bits_of(bits)
 
 
 def make_baselines(study: Params, dataset: str, model: str) -> None:

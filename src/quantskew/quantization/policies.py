@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from quantskew.quantization.sensitivity import hawq, importance, measured
 from quantskew.quantization.widths import (
     allocate,
     by_quantile,
+    exempt,
     fit_to_size,
     keep_most_important,
     reduce_groups,
@@ -68,7 +70,10 @@ def choose_widths(
         network, _ = fold_batch_norm(network, example)
     else:
         network = copy.deepcopy(network).eval()
-    layers = {name: la for name, la in quantizable(network).items() if widths[name] == bits}
+    kept = exempt(network, example, weights)
+    layers = {name: layer for name, layer in quantizable(network).items() if name not in kept}
+    if not layers:
+        return widths
     sizes = [layer.weight.numel() for layer in layers.values()]
     capacity, choices = bits * sum(sizes), policy.choices
     data = (images, labels, groups)
@@ -94,7 +99,7 @@ def choose_widths(
         else:
             chosen = fit_to_size(by_quantile(scores, choices), scores, sizes, choices, capacity)
     else:
-        measure = measured if policy.by == "measured" else hawq
+        measure = measured if policy.by == "measured" else partial(hawq, seed=seed)
         costs = measure(network, layers, *data, choices=choices, weights=weights)
         chosen = allocate(costs, sizes, choices, capacity, objective=policy.objective)
     return widths | dict(zip(layers, chosen, strict=True))

@@ -12,28 +12,33 @@ from quantskew.params import Weights
 from quantskew.quantization.layers import ends, quantizable
 
 
-def uniform(network: nn.Module, example: Tensor, *, bits: int, weights: Weights) -> dict[str, int]:
-    """Give every layer the same width but for the exempt ones.
+def exempt(network: nn.Module, example: Tensor, weights: Weights) -> dict[str, int]:
+    """Return the layers that are exempt from the uniform width, and the least width of each.
 
     ``weights.first_last`` is the width of the layers that run first and last, ``classifier`` that
     of the last alone (32: floating point).
     ``weights.rgb_first`` is the width of a first convolution of exactly three input channels, as
     in Banner et al.'s implementation. Their test is on the channels, so the first layer of a
     network for grey images is *not* exempt there, nor here: use ``first_last`` for both kinds.
+    """
+    first, last = ends(network, example)
+    layer = quantizable(network)[first]
+    is_rgb = isinstance(layer, nn.Conv2d) and layer.in_channels == 3
+    least = {first: max(weights.first_last or 0, (weights.rgb_first or 0) if is_rgb else 0)}
+    least[last] = max(least.get(last, 0), weights.first_last or 0, weights.classifier or 0)
+    return {name: width for name, width in least.items() if width}
+
+
+def uniform(network: nn.Module, example: Tensor, *, bits: int, weights: Weights) -> dict[str, int]:
+    """Give every layer the same width but for the exempt ones.
 
     Returns
     -------
     dict
         Name of each quantizable layer → bits; an exemption never lowers a width.
     """
-    layers = quantizable(network)
-    widths = dict.fromkeys(layers, bits)
-    first, last = ends(network, example)
-    layer = layers[first]
-    is_rgb = isinstance(layer, nn.Conv2d) and layer.in_channels == 3
-    widths[first] = max(bits, weights.first_last or 0, (weights.rgb_first or 0) if is_rgb else 0)
-    widths[last] = max(widths[last], weights.first_last or 0, weights.classifier or 0)
-    return widths
+    wider = {name: max(bits, width) for name, width in exempt(network, example, weights).items()}
+    return dict.fromkeys(quantizable(network), bits) | wider
 
 
 def allocate(
