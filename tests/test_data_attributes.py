@@ -52,3 +52,9 @@ def test_groups_are_cut_at_the_given_lines_and_keep_their_order():
     assert list(groups["stroke"]) == ["thin", "bold"]
     assert list(groups["stroke"].categories) == ["thin", "medium", "bold"]
     assert list(groups["slant"]) == ["upright", "upright"]
+
+
+def test_grey_in_three_channels_is_as_in_one():
+    images = np.stack([_bar(2), _bar(10)])[:, None]
+    for name, one in digit_attributes(images).items():
+        assert list(digit_attributes(images.repeat(3, 1))[name]) == list(one)

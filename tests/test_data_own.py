@@ -65,6 +65,19 @@ def test_three_lines_of_yaml_read_a_parquet_file(tmp_path):
     assert len(samples.test) == 5  # a fifth of 8 and of 16, rounded
 
 
+def test_columns_of_ones_own_are_kept_or_refused_by_name(tmp_path):
+    path = tmp_path / "mine.parquet"
+    images = pa.array([layouts.picture(seed, 20, 20) for seed in range(COUNT)])
+    people = _people().rename(columns={"where": "file", "patient": "row", "sex": "label"})
+    pq.write_table(pa.Table.from_pandas(people).append_column("image", images), path)
+    source = Source(reader="parquet", path=str(path), label="diagnosis", attributes=("file", "row"))
+    rows = _made(source, tmp_path).rows
+    assert set(rows["file"]) == {"here"}
+    assert sorted(rows["row"]) == sorted(people["row"])
+    with pytest.raises(SourceError, match="the column 'label' is not what"):
+        _made(source.model_copy(update={"attributes": None}), tmp_path)
+
+
 @pytest.mark.parametrize("column", ["lists", "pair"])
 def test_pixels_as_lists_and_the_pairs_of_the_hub(tmp_path, column):
     path = tmp_path / "mine.parquet"
@@ -153,14 +166,14 @@ def test_nothing_outside_the_folder_is_read(tmp_path):
     names = [f"sub/{seed}.png" for seed in range(COUNT)]
     outside = tmp_path / "secret.png"
     outside.write_bytes(layouts.picture(99, 20, 20, "PNG"))
-    names[:3] = ["../secret.png", str(outside), "sub/lost.png"]
+    names[:5] = ["../secret.png", str(outside), "sub/lost.png", None, None]
     folder = _folder(tmp_path, names)
     source = Source(
         reader="folder", path=str(folder), image="file", label="diagnosis", max_rejects=0.5
     )
     prepared = _made(source, tmp_path)
-    assert len(prepared.rows) == COUNT - 3
-    assert set(prepared.rejects["id"]) == set(names[:3])
+    assert len(prepared.rows) == COUNT - 5
+    assert set(prepared.rejects["id"]) == {*names[:3], "row 4", "row 5"}
     assert prepared.rejects["reason"].str.startswith("cannot be opened").all()
 
 

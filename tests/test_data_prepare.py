@@ -170,6 +170,37 @@ def test_a_published_split_keeps_its_test_samples_and_loses_their_training_twins
     made(["a", "b"] * 10, _twins(), split=["train"] * 20)
     with pytest.raises(SourceError, match="names no test sample"):
         prepare("made", Source(), tmp_path)
+    made(["a", "b"] * 10, _images(20), split=["train", "", "test", None] * 5)
+    rejects = prepare("made", Source(max_rejects=0.5), tmp_path).rejects
+    assert rejects["id"].tolist() == [f"s{i:02d}" for i in range(1, 20, 2)]
+    assert rejects["reason"].str.startswith("split ").all()
+
+
+def test_a_published_split_is_checked_against_what_belongs_together_and_against_idle_keys(
+    tmp_path, made
+):
+    person = ["p", "q"] * 2 + ["q", "r"] * 8
+    parts = ["train"] * 12 + ["test"] * 8
+    made(["a", "b"] * 10, _images(20), person=person, split=parts, together="person")
+    with pytest.raises(SourceError, match="person 'q' is in training and in test, as 1 others"):
+        prepare("made", Source(), tmp_path)
+    made(["a", "b"] * 10, _images(20), split=parts)
+    with pytest.raises(SourceError, match=r"sources.made.test_fraction: a split is published"):
+        prepare("made", Source(test_fraction=0.3), tmp_path)
+
+
+@pytest.mark.parametrize("key", ["together", "table", "split", "config", "revision", "image"])
+def test_a_key_that_a_reader_does_not_read_is_refused(tmp_path, key):
+    with pytest.raises(SourceError, match=f"sources.digits.{key}: the reader 'digits' has no use"):
+        read("digits", Source(**{key: "x"}), tmp_path)
+
+
+def test_a_class_that_is_first_in_one_unit_alone_is_named(tmp_path, made):
+    person = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    labels = list("ab" * 2 + "bb" + "aaaa")
+    made(labels, _images(10), person=person, together="person")
+    with pytest.raises(SourceError, match="class 'b' has one sample"):
+        prepare("made", Source(), tmp_path)
 
 
 def test_what_belongs_together_stays_together(tmp_path, made):

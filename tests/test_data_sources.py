@@ -410,6 +410,20 @@ def test_an_imbalanced_set_shares_the_files_of_the_whole(tmp_path):
         prepare("imbalanced-cifar10", Source(), tmp_path)
 
 
+def test_half_a_download_is_not_the_whole_set(tmp_path):
+    data = {
+        "image": layouts.hub_images(20, 200, 200),
+        "age": [1, 30, 50, 80] * 5,
+        "gender": ["Male", "Female"] * 10,
+        "ethnicity": ["White", "Black"] * 10,
+    }
+    layouts.hub(tmp_path / "data" / "train-00000-of-00002.parquet", data)
+    with pytest.raises(SourceError, match="give as revision the commit to read"):
+        _made("utkface", tmp_path, tmp_path)
+    layouts.hub(tmp_path / "data" / "train-00001-of-00002.parquet", data)
+    assert len(_made("utkface", tmp_path, tmp_path, duplicates="keep").rows) == 40
+
+
 def test_the_hub_is_read_at_a_commit_only(tmp_path):
     with pytest.raises(SourceError, match="give as revision the commit to read"):
         prepare("utkface", Source(), tmp_path)

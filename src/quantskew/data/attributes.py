@@ -27,7 +27,7 @@ def slant_degrees(images: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     images
-        N×1×H×W or N×H×W; bright ink on dark ground.
+        N×C×H×W, of which the mean is taken, or N×H×W; bright ink on dark ground.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def stroke_width(images: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     images
-        N×1×H×W or N×H×W; bright ink on dark ground.
+        N×C×H×W, of which the mean is taken, or N×H×W; bright ink on dark ground.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def digit_attributes(
     Parameters
     ----------
     images
-        N×1×H×W, uint8.
+        N×C×H×W, uint8.
     slant
         Degrees at which upright and right begin.
     stroke
@@ -97,4 +97,5 @@ def _named(values: np.ndarray, edges: tuple[float, ...], names: tuple[str, ...])
 
 
 def _ink(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), *images.shape[-2:]).astype(np.float32) / 255
+    planes = images.reshape(len(images), -1, *images.shape[-2:])
+    return planes.mean(axis=1, dtype=np.float32) / 255

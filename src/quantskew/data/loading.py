@@ -93,7 +93,7 @@ def load(path: str | Path) -> Samples:
     Parameters
     ----------
     path
-        A Parquet file that :meth:`quantskew.data.prepare.Prepared.write` wrote.
+        A Parquet file that :meth:`quantskew.data.storing.Prepared.write` wrote.
 
     Raises
     ------

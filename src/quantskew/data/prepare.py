@@ -13,10 +13,10 @@ from quantskew.data import quality, splits
 from quantskew.data.decoding import decode_all
 from quantskew.data.sources import Raw, SourceError, read
 from quantskew.data.sources.own import need
+from quantskew.data.sources.registry import RESERVED
 from quantskew.data.storing import Prepared
 from quantskew.params import Source
 
-RESERVED = ("id", "split", "label", "image")
 _AT = "\0at"  # place of the pixels, while rows are moved about: no name a table has
 _SPLITS = {
     "train": "train",
@@ -27,11 +27,10 @@ _SPLITS = {
     "valid": "validation",
     "validation": "validation",
     "dev": "validation",
-    "": "",  # no split is published: one is drawn
 }
 
 
-def prepare(name: str, source: Source, root: str | Path) -> Prepared:
+def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -> Prepared:
     """Read a data set and make its table of samples.
 
     Every image is decoded once to ``source.size``. What cannot be a sample is listed in the rejects
@@ -56,6 +55,8 @@ def prepare(name: str, source: Source, root: str | Path) -> Prepared:
         Its entry.
     root
         Folder of downloads, and of a temporary file while the images are decoded.
+    draw
+        Whether to draw a split where none is published; else all samples are of test.
 
     Raises
     ------
@@ -106,7 +107,10 @@ def prepare(name: str, source: Source, root: str | Path) -> Prepared:
 
     rows = rows[keep].reset_index(drop=True)
     group = twins.group[keep] if source.duplicates == "together" else np.arange(len(rows))
-    rows, how = _split(name, rows, group, source, raw, classes)
+    if draw or "split" in raw.rows:
+        rows, how = _split(name, rows, group, source, raw, classes)
+    else:
+        rows, how = rows.assign(split="test"), {"by": "none"}
     fractions = _fractions(name, source, raw, classes)
     before = _counts(rows, classes)
     if fractions:
@@ -174,10 +178,12 @@ def _judged(raw: Raw, name: str, label: str) -> tuple[pd.DataFrame, tuple[str, .
         text = given.iloc[row]
         reasons[row] = "no label" if pd.isna(text) else f"label {text!r} is none of {legal}"
     rows["label"] = codes.fillna(-1).astype(np.int32)
-    words = rows["split"] if "split" in rows else pd.Series("", index=rows.index)
+    if "split" not in rows:
+        return rows.assign(split=""), classes, reasons
+    words = rows["split"]
     rows["split"] = words.map(lambda word: _SPLITS.get(str(word).strip().lower()))
     for row in np.flatnonzero(rows["split"].isna()):
-        legal = ", ".join(sorted(set(_SPLITS)))
+        legal = ", ".join(sorted(_SPLITS))
         reasons[row] = f"split {words.iloc[row]!r} is none of {legal}"
     return rows, classes, reasons
 
@@ -232,6 +238,14 @@ def _split(
         missing = {"train", "test"} - set(rows["split"])
         if missing:
             raise SourceError(f"{name}: its split column names no {missing.pop()} sample")
+        if source.test_fraction:
+            raise SourceError(f"sources.{name}.test_fraction: a split is published, none is drawn")
+        sides = rows.groupby(raw.together)["split"].nunique() if raw.together else pd.Series()
+        if (sides > 1).any():
+            raise SourceError(
+                f"{name}: {raw.together} {sides.idxmax()!r} is in training and in test, as "
+                f"{(sides > 1).sum() - 1} others are; mend the split column, or leave out together"
+            )
         return rows, {"by": "published"}
     fraction = source.test_fraction or raw.test_fraction
     keys = [group]
@@ -240,13 +254,15 @@ def _split(
         keys.append(np.where(codes < 0, len(rows) + np.arange(len(rows)), codes))
     units = splits.units(*keys)
     labels = rows["label"].to_numpy()
-    counts = pd.Series(units).groupby(labels).nunique()
-    if (counts < 2).any():
-        single = classes[int(counts.index[counts < 2][0])]
-        raise SourceError(
-            f"{name}: class {single!r} has one sample (or one set that must stay together), which "
-            "cannot be in training and in test; leave the class out or give a split column"
-        )
+    # as the drawing counts: a unit of several classes is one of the class of its first sample
+    first = labels[np.unique(units, return_index=True)[1]]
+    for label in np.unique(labels):
+        if (first == label).sum() < 2:
+            raise SourceError(
+                f"{name}: class {classes[label]!r} has one sample (or one set that must stay "
+                "together and does not begin with another class), which cannot be in training and "
+                "in test; leave the class out or give a split column"
+            )
     test = splits.stratified(labels, units, fraction, source.split_seed)
     how = {"by": "stratified", "test_fraction": fraction, "seed": source.split_seed}
     return rows.assign(split=np.where(test, "test", "train")), how

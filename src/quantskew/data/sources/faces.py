@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from quantskew.data.sources.hub import fetch, read_images, read_rows
+from quantskew.data.sources.hub import fetch, placed, read_images, read_rows
 from quantskew.data.sources.own import need, read_csv
 from quantskew.data.sources.registry import Raw, SourceError, Terms, choice, missing, source
 from quantskew.data.sources.store import Store, first_of
@@ -55,7 +55,7 @@ FAIRFACE = {
 }
 
 
-@source("utkface")
+@source("utkface", keys=("revision",))
 def utkface(source: Source, where: Path) -> Raw:
     """23,705 faces of 200×200 pixels with age, gender and race.
 
@@ -107,13 +107,13 @@ def _utkface_files(store: Store) -> tuple[pd.DataFrame, Any, list[tuple[str, str
 def _utkface_hub(files: list[Path]) -> tuple[pd.DataFrame, Any, list[tuple[str, str]]]:
     table = read_rows(files, "image")
     need(table, str(files[0]), "age", "gender", "ethnicity")
-    names = table["file"] + "/" + table["row"].map("{:05d}".format)
+    _, names = placed(table)
     race = table["ethnicity"].replace({"Other": "Others"})
     rows = pd.DataFrame({"id": names, "age": table["age"], "gender": table["gender"], "race": race})
     return rows, read_images(files, "image"), []
 
 
-@source("celeba")
+@source("celeba", keys=("revision",))
 def celeba(source: Source, where: Path) -> Raw:
     """162,770, 19,867 and 19,962 faces with 40 attributes, any of which may be the label.
 
@@ -133,9 +133,8 @@ def celeba(source: Source, where: Path) -> Raw:
             CELEBA_TERMS,
         )
         table, images = read_rows(files, "image"), read_images(files, "image")
-        table["id"] = table["file"] + "/" + table["row"].map("{:05d}".format)
-        table["split"] = table["file"].str.partition("-")[0]
-        table = table.drop(columns=["file", "row"])
+        files_of, table["id"] = placed(table)
+        table["split"] = files_of.str.partition("-")[0]
     names = [str(name) for name in table if name not in ("id", "split", "celeb_id")]
     label = choice(source.label, ("Smiling", *sorted({*names} - {"Smiling"})), "label")
     rows = table[["id", "split"]].copy()
@@ -179,7 +178,7 @@ def _celeba_files(folder: Path) -> tuple[pd.DataFrame, Any]:
     return table.rename_axis("id").reset_index(), store.read(names)
 
 
-@source("fairface")
+@source("fairface", keys=("revision", "config"))
 def fairface(source: Source, where: Path) -> Raw:
     """86,744 and 10,954 faces with race, gender and age; the published validation part tests.
 
@@ -199,8 +198,8 @@ def fairface(source: Source, where: Path) -> Raw:
             raise missing(FAIRFACE_TERMS, ", ".join(patterns), where)
         table, images = read_rows(files, "image"), read_images(files, "image")
         need(table, str(files[0]), *FAIRFACE)
-        table["id"] = table["file"] + "/" + table["row"].map("{:05d}".format)
-        table["split"] = table["file"].str.partition("-")[0]
+        files_of, table["id"] = placed(table)
+        table["split"] = files_of.str.partition("-")[0]
     rows = pd.DataFrame(
         {"id": table["id"], "split": table["split"].replace({"validation": "test", "val": "test"})}
     )

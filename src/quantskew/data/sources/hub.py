@@ -1,6 +1,8 @@
 """Parquet files: those of the hub, pinned to a revision, and one's own."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,15 @@ from quantskew.data.sources.registry import Image, SourceError, Terms, as_pixels
 from quantskew.params import close_names
 
 _BATCH = 64
+_NUMBERED = re.compile(r"(.*)-\d{5}-of-(\d{5})")
+# where a row stands: no names that a table has
+_FILE, _ROW = "\0file", "\0row"
 
 
 def fetch(
     repository: str, revision: str | None, patterns: list[str], where: Path, terms: Terms
 ) -> list[Path]:
-    """Find Parquet files on disk, or fetch them from the hub.
+    """Find Parquet files on disk, or fetch from the hub what is missing of them.
 
     Parameters
     ----------
@@ -35,12 +40,12 @@ def fetch(
     Raises
     ------
     SourceError
-        When there are no files and none can be fetched, or no revision is given.
+        When files are missing and none can be fetched, or no revision is given.
     """
     if where.is_file():
         return [where]
     found = _matching(where, patterns)
-    if found:
+    if found and _whole(found):
         return found
     page = f"https://huggingface.co/datasets/{repository}"
     wanted = f"{', '.join(patterns)} of {page}, or the original files,"
@@ -70,11 +75,18 @@ def _matching(where: Path, patterns: list[str]) -> list[Path]:
     return []
 
 
+def _whole(files: list[Path]) -> bool:
+    """Whether all parts are there of files that are numbered parts: of 2, 1 may be downloaded."""
+    numbered = (_NUMBERED.fullmatch(path.stem) for path in files)
+    counts = Counter(part.groups() for part in numbered if part)
+    return all(count == int(total) for (_, total), count in counts.items())
+
+
 def read_rows(files: list[Path], image: str) -> pd.DataFrame:
     """Read every column but the image of some Parquet files.
 
-    Numbers that the hub declares to be classes are given by their names. Columns ``file`` and
-    ``row`` say where a row stands.
+    Numbers that the hub declares to be classes are given by their names; :func:`placed` tells
+    where a row stands.
 
     Raises
     ------
@@ -98,8 +110,14 @@ def read_rows(files: list[Path], image: str) -> pd.DataFrame:
         for name, feature in declared.get("info", {}).get("features", {}).items():
             if name in part and isinstance(feature, dict) and "names" in feature:
                 part[name] = part[name].map(dict(enumerate(feature["names"])))
-        parts.append(part.assign(file=path.stem, row=np.arange(len(part))))
+        parts.append(part.assign(**{_FILE: path.stem, _ROW: np.arange(len(part))}))
     return pd.concat(parts, ignore_index=True)
+
+
+def placed(table: pd.DataFrame, digits: int = 5) -> tuple["pd.Series[str]", "pd.Series[str]"]:
+    """Take out of the rows of :func:`read_rows` where they stand: their files, and names of all."""
+    file, row = table.pop(_FILE), table.pop(_ROW)
+    return file, file + "/" + row.map(f"{{:0{digits}d}}".format)
 
 
 def _plain(kind: pa.DataType) -> bool:

@@ -5,30 +5,29 @@ from typing import Any
 
 import pandas as pd
 
-from quantskew.data.sources.hub import read_images, read_rows
-from quantskew.data.sources.registry import Raw, SourceError, Terms, source
+from quantskew.data.sources.hub import placed, read_images, read_rows
+from quantskew.data.sources.registry import RESERVED, Raw, SourceError, Terms, source
 from quantskew.data.sources.store import Store
 from quantskew.params import Source, close_names
 
 SIZE = 64
 _OWN = Terms(page="", licence="as agreed with whoever made the data")
-_RESERVED = ("id", "split", "label", "image")
 
 
-@source("parquet")
+@source("parquet", keys=("image", "split", "together"))
 def parquet(source: Source, where: Path) -> Raw:
     """A Parquet file, or a folder of them, with a column of images."""
     files = [where] if where.is_file() else sorted(where.rglob("*.parquet"))
     if not files:
         raise SourceError(f"there is no Parquet file in {where}; give one, or a folder, as path")
     table = read_rows(files, source.image)
+    _, names = placed(table, digits=7)
     if "id" not in table:
-        table["id"] = table["file"] + "/" + table["row"].map("{:07d}".format)
-    table = table.drop(columns=["file", "row"])
+        table["id"] = names
     return _raw(source, table, read_images(files, source.image), str(where))
 
 
-@source("folder")
+@source("folder", keys=("table", "image", "split", "together"))
 def folder(source: Source, where: Path) -> Raw:
     """A folder, zip or tar of images, and a CSV that names them relative to it."""
     tables = [where.parent / source.table] if source.table else []
@@ -39,14 +38,15 @@ def folder(source: Source, where: Path) -> Raw:
         raise SourceError(f"the CSV beside the images is to be given as table; found: {listed}")
     table = read_csv(tables[0], source.image)
     store = Store(where)
-    names = table[source.image].astype(str)
+    names = table[source.image]
     if "id" not in table:
-        table["id"] = table[source.image].astype(str)
+        lines = pd.Series([f"row {row + 1}" for row in range(len(table))], dtype=names.dtype)
+        table["id"] = names.where(names != "", lines)
     return _raw(source, table.drop(columns=source.image), store.read(names), str(tables[0]))
 
 
 def read_csv(path: Path, image: str, *needed: str) -> pd.DataFrame:
-    """Read a CSV that must have some columns; that of the images is text, though it be digits.
+    """Read a CSV that must have some columns; that of the images is text, be it digits or empty.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def read_csv(path: Path, image: str, *needed: str) -> pd.DataFrame:
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         raise SourceError(f"{path} is not a CSV: {error}") from None
     need(table, str(path), image, *needed)
-    return table
+    return table.assign(**{image: table[image].fillna("")})
 
 
 def need(table: pd.DataFrame, where: str, *columns: str) -> None:
@@ -81,7 +81,13 @@ def _raw(source: Source, table: pd.DataFrame, images: Any, where: str) -> Raw:
     if split:
         rows["split"] = table[split]
     for name in table:
-        if name not in (*_RESERVED, split):
+        if name in RESERVED and name not in ("id", label, split):
+            if source.attributes is None or name in source.attributes:
+                raise SourceError(
+                    f"{where}: the column {name!r} is not what the table of samples calls so; "
+                    "rename it, or leave it out by naming the attributes to keep"
+                )
+        elif name not in ("id", "label", split):
             rows[name] = table[name]
     return Raw(
         rows=rows,

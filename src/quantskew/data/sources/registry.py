@@ -11,6 +11,9 @@ import pandas as pd
 from quantskew.command import UserError
 from quantskew.params import Source, close_names
 
+RESERVED = ("id", "split", "label", "image")
+"""Columns of the table of samples that are no attributes."""
+
 Image = Path | bytes | np.ndarray
 """An image before decoding: a file, the bytes of one, or uint8 pixels (H×W or H×W×3)."""
 
@@ -74,14 +77,15 @@ Reader = Callable[[Source, Path], Raw]
 """Reads a data set; the path is where its files are looked for when the source names none."""
 
 _READERS: dict[str, Reader] = {}
+_KEYS: dict[str, tuple[str, ...]] = {}
 
 
-def source(*names: str) -> Callable[[Reader], Reader]:
-    """Put a reader in reach under one or more names."""
+def source(*names: str, keys: tuple[str, ...] = ()) -> Callable[[Reader], Reader]:
+    """Put a reader in reach under one or more names; ``keys`` of a source that not all read."""
 
     def register(reader: Reader) -> Reader:
         for name in names:
-            _READERS[name] = reader
+            _READERS[name], _KEYS[name] = reader, keys
         return reader
 
     return register
@@ -108,7 +112,8 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
     Raises
     ------
     SourceError
-        When there is no such reader, or its files are missing or not as published.
+        When there is no such reader, it does not read a key that is given, or its files are
+        missing or not as published.
     """
     given = source.reader or name
     if given not in _READERS:
@@ -116,6 +121,10 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
             f"sources.{name}: no reader is named {given!r}{close_names(given, names())}; "
             f"there are {', '.join(names())}. Your own images are read by reader: parquet or folder"
         )
+    for key in ("revision", "config", "table", "image", "split", "together"):
+        idle = key not in _KEYS.get(given, ())
+        if idle and getattr(source, key) != Source.model_fields[key].default:
+            raise SourceError(f"sources.{name}.{key}: the reader {given!r} has no use for it")
     whole = given.removeprefix("imbalanced-")  # thinned or not, the files are the same
     where = Path(source.path).expanduser() if source.path else Path(root) / whole
     if source.path and not where.exists():
