@@ -18,7 +18,6 @@ from quantskew.data.groups import group_codes
 from quantskew.data.loading import load
 from quantskew.impact.curvature import measure, subsample
 from quantskew.impact.damage import predict, weight_change
-from quantskew.impact.gradients import inner
 from quantskew.impact.hessian import GroupLoss
 from quantskew.params import Architecture, Groups
 from quantskew.quantization import packing
@@ -45,20 +44,12 @@ def survey(
 
     Parameters
     ----------
-    folder
-        Of the cell.
-    samples
-        Table of samples.
     file, bits
         The variant and its width.
     base
         The fp32 network it was made from: with it the excess loss and its prediction are added
         (equation 4 of Bellam & Kim). None for that network itself. ``bound`` lacks the part of the
         largest eigenvalue there, ½ λmax ``weight_distance``², which another cell finds.
-    model, architecture
-        Which network.
-    attribute, groups
-        The grouping.
     size, probes, errors
         As in :func:`quantskew.impact.curvature.measure`.
     """
@@ -79,15 +70,7 @@ def survey(
         return fold_batch_norm(network.to(where), images[:1])[0].requires_grad_()
 
     network = folded(file, bits)
-    rows = measure(
-        network,
-        images,
-        labels,
-        members,
-        size=size,
-        probes=probes,
-        errors=errors,
-    )
+    rows = measure(network, images, labels, members, size=size, probes=probes, errors=errors)
     sizes = pd.Series(np.bincount(codes[~in_test & (codes >= 0)], minlength=len(names)), names)
     rows.insert(1, "n_train", sizes.loc[rows["group"]].to_numpy())
     predicted = ["weight_distance", "excess_loss", "first_order", "second_order", "bound"]
@@ -95,15 +78,12 @@ def survey(
     if base is not None:
         original = folded(base, FLOAT)
         change = weight_change(original, network)
-        distance = math.sqrt(inner(change, change))
         for row, (group, every) in enumerate(members.items()):
             some = torch.as_tensor(subsample(every, size), device=where)
             part = images[some], labels[some]
             before = GroupLoss(original, *part, group=group)
             with torch.no_grad():
                 after = float(nn.functional.cross_entropy(network(part[0]), part[1]))
-            told = predict(before, change, 0.0)
-            rows.loc[row, predicted] = [
-                distance, after - before.loss, told.first_order, told.second_order, told.bound,
-            ]  # fmt: skip
+            told = predict(before, change) | {"excess_loss": after - before.loss}
+            rows.loc[row, [*told]] = [*told.values()]
     rows.assign(attribute=attribute).to_parquet(folder / "curvature.parquet", index=False)

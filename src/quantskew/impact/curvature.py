@@ -5,7 +5,7 @@ of Liu et al.: a group's gradient norm and its Hessian trace.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -41,10 +41,6 @@ def measure(
     size: int = 25,
     probes: int = 0,
     errors: bool = True,
-    parameters: Iterable[str] | None = None,
-    tolerance: float = 1e-3,
-    max_products: int = 100,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Measure the gradient and the curvature of each group's mean cross-entropy.
 
@@ -63,12 +59,6 @@ def measure(
         Random vectors a trace; 0 for no trace.
     errors
         Whether to give λmax its standard error, at the price of two or three products.
-    parameters
-        Names of those to differentiate by; all that require a gradient unless given.
-    tolerance, max_products
-        As in :func:`quantskew.impact.spectrum.largest_eigenvalue`.
-    seed
-        Of every random choice.
 
     Returns
     -------
@@ -98,42 +88,27 @@ def measure(
     empty = [group for group, rows in members.items() if not len(rows)]
     if empty:
         raise ValueError(f"group {empty[0]!r} has no sample; leave it out")
-    names = list(gradients.chosen(network, parameters))
     equal_n = min(map(len, members.values()))
     rows = []
     for group, every in members.items():
-        some = torch.as_tensor(subsample(every, size, seed=seed), device=images.device)
-        loss = GroupLoss(network, images[some], labels[some], group=group, parameters=names)
+        some = torch.as_tensor(subsample(every, size), device=images.device)
+        loss = GroupLoss(network, images[some], labels[some], group=group)
         gradient = loss.gradient
         if len(some) < len(every):
             everyone = torch.as_tensor(every, device=images.device)
             gradient = gradients.mean_gradient(
-                network, images[everyone], labels[everyone], group=group, parameters=names
+                network, images[everyone], labels[everyone], group=group
             )
-        squares, along = gradients.per_sample(
-            network, images[some], labels[some], gradient, parameters=names
-        )
+        squares, along = gradients.per_sample(network, images[some], labels[some], gradient)
         norms = gradients.norms(gradient, squares, along, len(every), equal_n=equal_n)
-        top = spectrum.largest_eigenvalue(
-            loss.curve,
-            loss.factors,
-            image=loss.image,
-            tolerance=tolerance,
-            max_products=max_products,
-            seed=seed,
-        )
+        top = spectrum.largest_eigenvalue(loss.curve, loss.factors, image=loss.image)
         error = trace = trace_error = math.nan
         if errors:
             along = loss.curvatures_along(loss.vector(top.vector))
             error = spectrum.eigenvalue_error(along)
         if probes:
             trace, trace_error = spectrum.trace(
-                loss.curve,
-                top,
-                image_of=loss.image_of,
-                size=len(gradient),
-                probes=probes,
-                seed=seed,
+                loss.curve, top, image_of=loss.image_of, size=len(gradient), probes=probes
             )
         rows.append(
             {

@@ -6,8 +6,6 @@ expansion still informs at a width is to be seen by comparing :func:`predict` wi
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -15,18 +13,7 @@ from quantskew.impact.gradients import chosen, flatten, inner
 from quantskew.impact.hessian import GroupLoss
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Terms of the expansion of R(g), in nats; see :func:`predict`."""
-
-    first_order: float
-    second_order: float
-    bound: float
-
-
-def weight_change(
-    original: nn.Module, quantized: nn.Module, *, parameters: Iterable[str] | None = None
-) -> Tensor:
+def weight_change(original: nn.Module, quantized: nn.Module) -> Tensor:
     """Difference Δθ = θ̃ − θ of two networks of one architecture, shape (P,).
 
     Where batch normalization is folded before quantizing, ``original`` must be the folded network
@@ -37,7 +24,7 @@ def weight_change(
     ValueError
         When their parameters differ in name or shape.
     """
-    before, after = chosen(original, parameters), chosen(quantized, parameters)
+    before, after = chosen(original), chosen(quantized)
     shapes = [{name: tuple(p.shape) for name, p in each.items()} for each in (before, after)]
     if shapes[0] != shapes[1]:
         name, shape = sorted(shapes[0].items() ^ shapes[1].items())[0]
@@ -47,7 +34,7 @@ def weight_change(
     return flatten(after.values()) - flatten(before.values())
 
 
-def predict(loss: GroupLoss, change: Tensor, largest_eigenvalue: float) -> Prediction:
+def predict(loss: GroupLoss, change: Tensor) -> dict[str, float]:
     """Predict a group's excess loss from the loss surface around the original weights.
 
     Parameters
@@ -56,20 +43,18 @@ def predict(loss: GroupLoss, change: Tensor, largest_eigenvalue: float) -> Predi
         Of the group, at the original weights θ.
     change
         Δθ, shape (P,).
-    largest_eigenvalue
-        λmax of the group's Hessian at θ.
 
     Returns
     -------
-    Prediction
-        ``first_order`` g·Δθ; ``second_order`` g·Δθ + ½ Δθᵀ H Δθ, with the exact product HΔθ;
-        ``bound`` ‖g‖‖Δθ‖ + ½ λmax ‖Δθ‖², which the former cannot exceed (Tran et al. 2022).
+    ``weight_distance`` ‖Δθ‖; in nats ``first_order`` g·Δθ, ``second_order`` g·Δθ + ½ Δθᵀ H Δθ with
+    the exact product HΔθ, and ``bound`` ‖g‖‖Δθ‖, which with ½ λmax ‖Δθ‖² the former cannot exceed
+    (Tran et al. 2022; :func:`quantskew.description.bounded`).
     """
     first = inner(loss.gradient, change)
     square = inner(change, change)
-    return Prediction(
-        first_order=first,
-        second_order=first + inner(change, loss.product(change)) / 2,
-        bound=math.sqrt(inner(loss.gradient, loss.gradient) * square)
-        + largest_eigenvalue * square / 2,
-    )
+    return {
+        "weight_distance": math.sqrt(square),
+        "first_order": first,
+        "second_order": first + inner(change, loss.product(change)) / 2,
+        "bound": math.sqrt(inner(loss.gradient, loss.gradient) * square),
+    }

@@ -37,29 +37,22 @@ class Norms:
     unbiased_square_error: float
 
 
-def chosen(network: nn.Module, names: Iterable[str] | None = None) -> dict[str, nn.Parameter]:
-    """Pick the parameters to differentiate by: those named, or all that require a gradient.
+def chosen(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Pick the parameters to differentiate by: all that require a gradient.
 
     Raises
     ------
     ValueError
-        When the network is in training mode, has no parameter of a name, or none requires a
-        gradient.
+        When the network is in training mode, or no parameter requires a gradient.
     """
     if network.training:
         raise ValueError(
             "the network is in training mode, where batches change the loss; eval() it"
         )
     known = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    if names is None:
-        names = known
-    unknown = sorted(set(names) - known.keys())
-    if unknown or not known:
-        raise ValueError(
-            f"no parameter that requires a gradient is named {', '.join(unknown) or 'at all'}; "
-            f"there are {', '.join(known) or 'none'}"
-        )
-    return {name: known[name] for name in known if name in set(names)}
+    if not known:
+        raise ValueError("no parameter of the network requires a gradient; requires_grad_() it")
+    return known
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:
@@ -77,12 +70,7 @@ def inner(a: Tensor, b: Tensor) -> float:
 
 
 def mean_gradient(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    group: str = "all",
-    parameters: Iterable[str] | None = None,
+    network: nn.Module, images: Tensor, labels: Tensor, *, group: str = "all"
 ) -> Tensor:
     """Gradient of the mean cross-entropy of some samples.
 
@@ -94,8 +82,6 @@ def mean_gradient(
         Shape (n, …) and (n,).
     group
         Whose samples they are, for messages.
-    parameters
-        Names; all that require a gradient unless given.
 
     Returns
     -------
@@ -107,7 +93,7 @@ def mean_gradient(
     NotFiniteError
         When the loss or its gradient is NaN or infinite.
     """
-    weights = chosen(network, parameters)
+    weights = chosen(network)
     total: list[Tensor] = []
     for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
         loss = F.cross_entropy(network(x), y, reduction="sum")
@@ -120,18 +106,13 @@ def mean_gradient(
 
 
 def per_sample(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    direction: Tensor,
-    *,
-    parameters: Iterable[str] | None = None,
+    network: nn.Module, images: Tensor, labels: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Squared norm of each sample's gradient, and its inner product with a direction.
 
     Parameters
     ----------
-    network, images, labels, parameters
+    network, images, labels
         As in :func:`mean_gradient`.
     direction
         Shape (P,).
@@ -141,7 +122,7 @@ def per_sample(
     squares, along
         Each of shape (n,), in double precision: ‖g_i‖² and g_i · direction.
     """
-    weights = chosen(network, parameters)
+    weights = chosen(network)
     # torch cannot map over samples through the pooling of channels that lie last; a copy has the
     # plain strides that contiguous() leaves as they are where a side is 1
     first = torch.contiguous_format

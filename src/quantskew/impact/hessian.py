@@ -48,8 +48,6 @@ class GroupLoss:
         Shape (n, …) and (n,).
     group
         Whose samples they are, for messages.
-    parameters
-        Names of those to differentiate by; all that require a gradient unless given.
 
     Attributes
     ----------
@@ -71,10 +69,9 @@ class GroupLoss:
         labels: Tensor,
         *,
         group: str = "all",
-        parameters: Iterable[str] | None = None,
     ) -> None:
         self._network, self._images, self._labels, self._group = network, images, labels, group
-        self._weights = chosen(network, parameters)
+        self._weights = chosen(network)
         with watched(network, self._weights) as calls:
             loss = F.cross_entropy(network(images), labels)
         nodes = [*self._weights.values(), *(call.y for call in calls)]
