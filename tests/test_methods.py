@@ -159,6 +159,7 @@ def test_the_recipe_of_a_method_is_that_of_its_qat(apply, recipe):
 
 
 OWN = """
+from quantskew import models
 from quantskew.params import Weights
 from quantskew.quantization.ptq import quantize_network
 
@@ -172,6 +173,12 @@ def halve(network, **given):
 def finish(network, *, example, bits, train, seed):
     weights = Weights(granularity="channel")
     return quantize_network(network, example, bits=bits + len(train.classes) - 10, weights=weights)
+
+
+def calibrated(network, *, example, bits, train, seed):
+    images = models.as_input(train.images[:20], models.CPU)
+    weights = Weights(rounding="gptq")
+    return quantize_network(network, example, bits=bits, weights=weights, calibration=images)
 
 
 def forget(network, **given):
@@ -197,6 +204,8 @@ def test_an_own_function_may_do_all_of_the_work(apply, own):
     _, _, finished = apply(function="my_own_method:finish")
     _, _, channels = apply(weights={"granularity": "channel"})
     assert torch.equal(finished, channels)
+    _, notes, _ = apply(function="my_own_method:calibrated")
+    assert notes["calibration"] == {"all": 20}
 
 
 @pytest.mark.parametrize(
@@ -210,6 +219,15 @@ def test_an_own_function_may_do_all_of_the_work(apply, own):
 def test_an_own_function_that_does_not_fit_is_named(apply, own, function, problem):
     with pytest.raises(methods.MethodError, match=f"function: '{function}' {problem}"):
         apply(function=function)
+
+
+def test_qat_without_training_samples_is_not_quietly_something_else():
+    network = torch.nn.Linear(3, 2)
+    with pytest.raises(methods.MethodError, match="no training samples are given"):
+        methods.apply(
+            network, Method(training="qat"), 4, example=torch.randn(2, 3), calibration=None,
+            train=None, training=TRAINING, qat_settings=Qat(), seed=0,
+        )  # fmt: skip
 
 
 def test_history_is_kept_for_every_epoch(base):

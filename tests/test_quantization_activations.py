@@ -146,7 +146,7 @@ def test_composition_of_the_calibration_set_is_recorded():
         calibration=images,
         groups=torch.tensor([0, 1, 1, -1]),
     )
-    assert made.notes["calibration"] == {"samples": 4, "groups": [1, 2]}
+    assert made.notes["calibration"] == {"0": 1, "1": 2}
     weights_only = quantize_network(original, images, bits=8, weights=Weights(), calibration=images)
     assert weights_only.notes["calibration"] == "none: it cannot matter"
     with pytest.raises(ValueError, match="look at calibration images"):

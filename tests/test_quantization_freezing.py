@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from quantskew.params import Weights
+from quantskew import methods
+from quantskew.params import Method, Qat, Training, Weights
 from quantskew.quantization.freezing import Freezer
 from quantskew.quantization.qat import prepare, quantizers
+from quantskew.training.loop import fit
 
 
 def linear():
@@ -18,6 +20,11 @@ def linear():
     return trained, weight
 
 
+def frozen(freezer):
+    (state,) = freezer.states
+    return state.frozen_at.isfinite().tolist()
+
+
 def test_only_what_flips_back_and_forth_is_frozen():
     trained, weight = linear()
     freezer = Freezer(trained, momentum=0.5)
@@ -25,7 +32,7 @@ def test_only_what_flips_back_and_forth_is_frozen():
     for step, values in enumerate([(0.9, 0.9, 0.1), (0.1, 1.9, 0.1), (0.9, 2.9, 0.1)]):
         weight.data = torch.tensor([values])
         freezer.step(threshold=0.6)
-        assert freezer.frozen() == pytest.approx(1 / 3 if step == 2 else 0)
+        assert frozen(freezer) == [[step == 2, False, False]]
     # the average of its codes is 0.5·1 + 0.25·0 + 0.125·1 = 0.625
     assert weight.tolist() == [[1.0, pytest.approx(2.9), pytest.approx(0.1)]]
     weight.data = torch.tensor([[-3.0, -3.0, -3.0]])
@@ -44,5 +51,38 @@ def test_frozen_weights_follow_the_scale():
     freezer.step(threshold=0.5)
     quantizer.scale.data.fill_(2.0)
     freezer.step(threshold=0.5)
-    assert freezer.frozen() == 1
+    assert frozen(freezer) == [[True] * 3]
     assert torch.equal(quantizer(weight), weight)
+
+
+def test_an_interrupted_training_freezes_as_if_it_had_not_been(tmp_path, monkeypatch):
+    monkeypatch.setattr("quantskew.training.loop.CHECKPOINT_SECONDS", -1)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (64, 1, 4, 4), generator=generator).byte()
+    labels = torch.randint(0, 3, (64,), generator=generator)
+    method, qat = Method(training="qat", oscillations="freeze"), Qat(freezing=(0.0, 0.0))
+
+    def run(stop=None, **options):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+        trained = prepare(net, torch.randn(2, 1, 4, 4), bits=2, weights=method.weights)
+        parts = methods._against_oscillations(trained, method, qat)
+
+        def order(epoch):
+            if epoch == stop:
+                raise KeyboardInterrupt
+            return torch.arange(64)
+
+        settings = Training(epochs=6, batch_size=8, lr=0.03)
+        fit(trained, images, labels, settings=settings, order=order, **parts, **options)
+        return trained.state_dict(), parts["kept"].state_dict()
+
+    whole = run()
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=3, checkpoint=path)
+    resumed = run(checkpoint=path)
+    assert 0 < whole[1]["states.0.frozen_at"].isfinite().float().mean() < 1
+    for first, second in zip(whole, resumed, strict=True):
+        for key, value in first.items():
+            torch.testing.assert_close(second[key], value, rtol=0, atol=0, equal_nan=True)

@@ -36,7 +36,8 @@ from quantskew.command import UserError
 from quantskew.data.loading import Samples
 from quantskew.description import describe, groupings
 from quantskew.inputs import Data, samples
-from quantskew.methods import CPU, MethodError
+from quantskew.methods import MethodError
+from quantskew.models import CPU
 from quantskew.params import (
     Groups,
     Method,

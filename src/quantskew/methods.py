@@ -25,18 +25,18 @@ import importlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quantskew import models
 from quantskew.command import UserError
-from quantskew.data.groups import group_codes
 from quantskew.data.loading import Samples, load
-from quantskew.params import Architecture, Calibration, Method, Qat, Training
+from quantskew.models import CPU
+from quantskew.params import Architecture, Method, Qat, Training
 from quantskew.quantization import packing, qat
-from quantskew.quantization.calibration import choose
+from quantskew.quantization.calibration import calibration_set
 from quantskew.quantization.freezing import Freezer
 from quantskew.quantization.policies import choose_widths
 from quantskew.quantization.ptq import quantize_network
@@ -45,7 +45,6 @@ from quantskew.training.baseline import class_weights, sample_order
 from quantskew.training.loop import History, fit, parameter_groups
 from quantskew.training.losses import objective
 
-CPU = torch.device("cpu")
 DAMPENING_FROM = 0.25
 
 
@@ -164,13 +163,15 @@ def apply(
             network, example, seen.images, seen.labels, seen.groups,
             bits=bits, weights=method.weights, policy=method.policy, seed=seed,
         )  # fmt: skip
-    if train is None or method.training == "none":
+    if method.training == "none":
         quantized = quantize_network(
             network, example, bits=bits, weights=method.weights, activations=method.activations,
             calibration=seen and seen.images, groups=seen and seen.groups, widths=widths,
             seed=seed,
         )  # fmt: skip
     else:
+        if train is None:
+            raise MethodError("training: qat trains the network, and no training samples are given")
         goal = objective(method.recipe, train, class_weights=weights, reference=network)
         prepared = qat.prepare(
             network, example, bits=bits, weights=method.weights, widths=widths,
@@ -246,28 +247,6 @@ def _shapes(network: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
-class CalibrationSet(NamedTuple):
-    """Training images that a method looks at, and how many it has of each group."""
-
-    images: Tensor
-    labels: Tensor
-    groups: Tensor
-    counts: dict[str, int]
-
-
-def calibration_set(train: Samples, settings: Calibration, seed: int) -> CalibrationSet:
-    """Draw the training images that a method may look at; see :class:`Calibration`."""
-    codes, names = group_codes(train.attributes, settings.by)
-    everyone = torch.from_numpy(codes)
-    some = choose(everyone, samples=settings.samples, choice=settings.choice, seed=seed)
-    some = some[everyone[some] >= 0]
-    groups = everyone[some]
-    counts = dict(zip(names, groups.bincount(minlength=len(names)).tolist(), strict=True))
-    return CalibrationSet(
-        models.as_input(train.images[some], CPU), train.labels[some], groups, counts
-    )
-
-
 def _groups_of_parameters(prepared: qat.Prepared, settings: Qat) -> list[dict[str, Any]]:
     """The usual groups, with the learned scales in one of their own."""
     scales = qat.scale_parameters(prepared)
@@ -291,7 +270,8 @@ def _against_oscillations(prepared: qat.Prepared, method: Method, settings: Qat)
         freezer = Freezer(prepared)
         first, last = settings.freezing
         return {
-            "after_step": lambda share: freezer.step(last + (first - last) * half_cosine(share))
+            "after_step": lambda share: freezer.step(last + (first - last) * half_cosine(share)),
+            "kept": freezer,
         }
     return {}
 

@@ -40,6 +40,7 @@ from quantskew.params import Architecture, close_names
 # isort: split
 import timm  # it imports torchvision, which must have loaded by then
 
+CPU = torch.device("cpu")
 SMALL = 96
 TINY = 32
 PLAIN_NORMALIZATION: tuple[tuple[float, ...], tuple[float, ...]] = ((0.5,), (0.5,))

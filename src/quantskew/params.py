@@ -218,7 +218,10 @@ class Activations(Section):
 
 
 class Calibration(Section):
-    """Training images that post-training methods may look at (``calibration:``)."""
+    """Training images that post-training methods may look at (``calibration:``).
+
+    Who has no value of ``by`` is a group here, whatever ``groups.unknown`` says of the comparison.
+    """
 
     samples: Count = 256
     choice: Literal["random", "balanced"] = "random"

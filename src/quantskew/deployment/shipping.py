@@ -10,8 +10,8 @@ import safetensors.torch
 from quantskew import models
 from quantskew.data.loading import load
 from quantskew.deployment import onnx_files
-from quantskew.methods import CPU, calibration_set
 from quantskew.params import Activations, Architecture, Calibration, Weights
+from quantskew.quantization.calibration import calibration_set
 from quantskew.quantization.ptq import quantize_network
 
 
@@ -57,7 +57,7 @@ def ship(
     """
     data = load(samples).divided(bins)
     network = models.build_for(data, model, architecture, base)
-    example = models.as_input(data.train.images[:2], CPU)
+    example = models.as_input(data.train.images[:2], models.CPU)
     path = folder / "network.onnx"
     onnx_files.export(network, example, path, {**notes, "classes": "\n".join(data.classes)})
     looked_at: dict[str, int] = {}

@@ -1,9 +1,34 @@
 """Which training images a post-training method may look at."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from quantskew import models
+from quantskew.data.groups import group_codes
+from quantskew.data.loading import Samples
+from quantskew.params import Calibration
+
+
+class CalibrationSet(NamedTuple):
+    """Training images that a method looks at, and how many it has of each group."""
+
+    images: Tensor
+    labels: Tensor
+    groups: Tensor
+    counts: dict[str, int]
+
+
+def calibration_set(train: Samples, settings: Calibration, seed: int) -> CalibrationSet:
+    """Draw the training images that a method may look at; see :class:`Calibration`."""
+    codes, names = group_codes(train.attributes, settings.by)
+    everyone = torch.from_numpy(codes)
+    some = choose(everyone, samples=settings.samples, choice=settings.choice, seed=seed)
+    groups = everyone[some]
+    counts = dict(zip(names, groups.bincount(minlength=len(names)).tolist(), strict=True))
+    images = models.as_input(train.images[some], models.CPU)
+    return CalibrationSet(images, train.labels[some], groups, counts)
 
 
 def choose(

@@ -1,12 +1,12 @@
 """Iterative freezing of oscillating weights during QAT (Nagel et al. 2022, section 4.3)."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantskew.quantization.qat import Prepared, quantizers
 
 
-class Freezer:
+class Freezer(nn.Module):
     """Freezes weights whose codes flip back and forth; call :meth:`step` after each update.
 
     A weight oscillates where its code changes in the direction opposite to its last change. Once
@@ -19,12 +19,20 @@ class Freezer:
         From :func:`quantskew.quantization.qat.prepare`.
     momentum
         Share of the newest step in both averages; the paper uses 0.001 to 0.01.
+
+    Attributes
+    ----------
+    states
+        What is remembered of each weight, in the order of the layers; ``frozen_at`` is the code of
+        a weight that is frozen, else NaN.
     """
 
     def __init__(self, network: Prepared, *, momentum: float = 0.001) -> None:
-        self.network = network
+        super().__init__()
         self.momentum = momentum
-        self._states = {name: _State(codes) for name, codes in self._codes().items()}
+        # not as a part of its own: the network keeps its state itself
+        self._pairs = [*quantizers(network).values()]
+        self.states = nn.ModuleList(map(_State, self._codes()))
 
     @torch.no_grad()
     def step(self, threshold: float) -> None:
@@ -35,32 +43,37 @@ class Freezer:
         threshold
             Frequency of oscillation, e.g. falling from 0.1 to 0.01 along a cosine.
         """
-        codes = self._codes()
-        for name, (weight, quantizer) in quantizers(self.network).items():
-            frozen_at = self._states[name].update(codes[name], self.momentum, threshold)
+        for state, codes, (weight, quantizer) in zip(
+            self.states, self._codes(), self._pairs, strict=True
+        ):
+            frozen_at = state(codes, self.momentum, threshold)
             torch.where(frozen_at.isnan(), weight, frozen_at * quantizer.grid(), out=weight)
 
-    def frozen(self) -> float:
-        """Share of all weights that are frozen."""
-        masks = [state.frozen_at.isnan().logical_not() for state in self._states.values()]
-        return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
-
-    def _codes(self) -> dict[str, Tensor]:
-        return {
-            name: quantizer.fake_quantize(weight).div_(quantizer.grid()).round_()
-            for name, (weight, quantizer) in quantizers(self.network).items()
-        }
+    def _codes(self) -> list[Tensor]:
+        return [
+            quantizer.fake_quantize(weight).div_(quantizer.grid()).round_()
+            for weight, quantizer in self._pairs
+        ]
 
 
-class _State:
+class _State(nn.Module):
     """What is remembered of one weight tensor, in its shape."""
 
-    def __init__(self, codes: Tensor) -> None:
-        self.codes, self.average = codes, codes.clone()
-        self.direction, self.frequency = torch.zeros_like(codes), torch.zeros_like(codes)
-        self.frozen_at = torch.full_like(codes, torch.nan)
+    codes: Tensor
+    average: Tensor
+    direction: Tensor
+    frequency: Tensor
+    frozen_at: Tensor
 
-    def update(self, codes: Tensor, momentum: float, threshold: float) -> Tensor:
+    def __init__(self, codes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes)
+        self.register_buffer("average", codes.clone())
+        self.register_buffer("direction", torch.zeros_like(codes))
+        self.register_buffer("frequency", torch.zeros_like(codes))
+        self.register_buffer("frozen_at", torch.full_like(codes, torch.nan))
+
+    def forward(self, codes: Tensor, momentum: float, threshold: float) -> Tensor:
         change = (codes - self.codes).sign_()
         oscillated = (change * self.direction) < 0
         self.frequency.lerp_(oscillated.to(codes.dtype), momentum)

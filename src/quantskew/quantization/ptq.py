@@ -82,7 +82,7 @@ def quantize_network(
     Raises
     ------
     ValueError
-        When a weight is not finite, or calibration images are needed and not given.
+        When a weight that gets codes is not finite, or calibration images are needed and not given.
     """
     activations = activations or Activations()
     used = weights.needs_calibration() or activations.mode == "static"
@@ -116,7 +116,7 @@ def quantize_network(
         "folded": folded,
         "equalized": equalized,
         "left_out": left,
-        "calibration": _composition(calibration, groups) if used else "none: it cannot matter",
+        "calibration": _counts(calibration, groups) if used else "none: it cannot matter",
     }
     if activations.mode != "none":
         notes["activations"] = quantize_activations(
@@ -162,9 +162,11 @@ def _quantize_vector(parameter: Tensor, bits: int, weights: Weights) -> Quantize
     return made
 
 
-def _composition(calibration: Tensor | None, groups: Tensor | None) -> dict[str, Any]:
-    counts = [] if groups is None else groups[groups >= 0].bincount().tolist()
-    return {"samples": 0 if calibration is None else len(calibration), "groups": counts}
+def _counts(calibration: Tensor | None, groups: Tensor | None) -> dict[str, int]:
+    """How many images each group has, by its code; their names are the caller's to note."""
+    if groups is None:
+        return {"all": 0 if calibration is None else len(calibration)}
+    return {str(code): n for code, n in enumerate(groups[groups >= 0].bincount().tolist())}
 
 
 def _quantize_layers(

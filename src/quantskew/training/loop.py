@@ -98,6 +98,7 @@ def fit(
     augment: Augment | None = None,
     penalty: Callable[[float], Tensor] | None = None,
     after_step: Callable[[float], None] | None = None,
+    kept: nn.Module | None = None,
     watched: tuple[Tensor, Tensor] | None = None,
     history: History | None = None,
     checkpoint: Path | None = None,
@@ -127,6 +128,9 @@ def fit(
         Added to the loss; called with the share of the training that is done, in [0, 1).
     after_step
         Called after every step with the same share.
+    kept
+        What ``penalty`` and ``after_step`` remember; like the objective's, it survives an
+        interruption.
     watched
         Images and labels whose accuracy and loss are recorded after every epoch.
     history
@@ -146,6 +150,8 @@ def fit(
     rates = [group["lr"] for group in optimizer.param_groups]
     objective = (CrossEntropy() if objective is None else objective).to(where)
     learned = nn.ModuleDict({"network": network, "objective": objective})
+    if kept is not None:
+        learned["kept"] = kept
     history = History() if history is None else history
     first = _resume(checkpoint, learned, optimizer, history)
     saved = time.monotonic()
