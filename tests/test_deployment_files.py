@@ -27,12 +27,12 @@ def digits(tmp_path_factory):
     return folder
 
 
-def shipped(digits, folder, calibration):
+def shipped(digits, folder, calibration, ranges="minmax"):
     folder.mkdir()
     shipping.ship(
         folder, samples=digits / "samples.parquet", base=digits / "network.safetensors",
         model="resnet18_quarter", architecture=None, seed=0, calibration=calibration,
-        bins={}, ranges="minmax", reduce_range=True, notes={"dataset": "digits"},
+        bins={}, ranges=ranges, reduce_range=True, notes={"dataset": "digits"},
     )  # fmt: skip
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -59,6 +59,14 @@ def test_the_int8_file_is_what_the_simulation_says_and_is_the_same_twice(digits,
     same = outputs["logits"].argmax(1) == outputs["pytorch"].argmax(1)
     assert same.mean() > 0.95
     assert 0 < np.abs(outputs["logits"] - outputs["pytorch"]).max() < 1.5
+
+
+@pytest.mark.parametrize("ranges", ["percentile", "entropy"])
+def test_other_ranges_take_any_number_of_images(digits, tmp_path, ranges):
+    shipped(digits, tmp_path / "a", Calibration(samples=40), ranges)
+    outputs = safetensors.numpy.load_file(tmp_path / "a/logits.safetensors")
+    same = outputs["logits"].argmax(1) == outputs["pytorch"].argmax(1)
+    assert same.mean() > 0.9
 
 
 def test_a_balanced_calibration_set_gives_another_file(digits, tmp_path):
@@ -103,6 +111,8 @@ def test_a_transformer_is_quantized_dynamically(tmp_path):
     torch.manual_seed(0)
     network, images = Attention().eval(), torch.rand(5, 1, 8, 8)
     path = tmp_path / "network.onnx"
+    with torch.no_grad():
+        network.embed.weight.mul_(torch.linspace(0.2, 3, 8).view(8, 1, 1, 1))
     onnx_files.export(network, images, path, {})
     assert onnx_files.is_transformer(path)
     onnx_files.quantize(path, path, None)
@@ -110,6 +120,22 @@ def test_a_transformer_is_quantized_dynamically(tmp_path):
     assert (found.layers, found.integer_layers) == (3, 2)  # the convolution stays
     assert "DynamicQuantizeLinear" in found.operators
     torch.testing.assert_close(OnnxNetwork(path)(images), network(images), atol=0.1, rtol=0.1)
+    simulated = shipping.simulate(network, images, None, ranges="minmax", reduce_range=True)
+    assert torch.equal(simulated.embed(images), network.embed(images))
+    assert not torch.equal(simulated.mix.weight, network.mix.weight)
+    # ranges are those of the image there, of the batch here
+    one = images[:1]
+    torch.testing.assert_close(OnnxNetwork(path)(one), simulated(one), atol=0.005, rtol=0)
+
+
+def test_weights_beside_a_file_are_part_of_its_size(tmp_path):
+    path = tmp_path / "network.onnx"
+    onnx_files.export(Attention(), torch.rand(2, 1, 8, 8), path, {})
+    assert onnx_files.stored_bytes(path) == path.stat().st_size
+    beside = {"save_as_external_data": True, "location": "weights.data", "size_threshold": 0}
+    onnx.save_model(onnx.load(path), path, **beside)
+    written = path.stat().st_size + (tmp_path / "weights.data").stat().st_size
+    assert onnx_files.stored_bytes(path) == written > path.stat().st_size
 
 
 def test_broken_files_are_refused(tmp_path):

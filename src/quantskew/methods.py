@@ -176,7 +176,7 @@ def apply(
         prepared = qat.prepare(
             network, example, bits=bits, weights=method.weights, widths=widths,
             activations=method.activations, calibration=seen and seen.images,
-            start=qat_settings.start,
+            groups=seen and seen.groups, start=qat_settings.start,
         ).to(models.device())  # fmt: skip
         rates = {"epochs": qat_settings.epochs, "lr": qat_settings.lr_at(bits), "warmup": 0.0}
         order = sample_order(train, method.recipe, seed)

@@ -124,7 +124,7 @@ def from_files(
         When the files differ in their images or classes, or labels are no classes of theirs.
     """
     from quantskew import inputs, models
-    from quantskew.deployment.onnx_files import OnnxNetwork
+    from quantskew.deployment.onnx_files import OnnxNetwork, stored_bytes
 
     reference, network = OnnxNetwork(fp32), OnnxNetwork(int8)
     for what in ("shape", "classes"):
@@ -153,7 +153,7 @@ def from_files(
         after=answers[1],
         n_classes=len(test.classes),
         divisions=groupings(test, policy.groups or ("label",), Groups(minimum=policy.minimum)),
-        bytes=int8.stat().st_size,
+        bytes=stored_bytes(int8),
     )
 
 

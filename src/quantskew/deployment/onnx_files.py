@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx import external_data_helper
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
@@ -131,7 +132,7 @@ def quantize(
             quantization.quantize_static(
                 str(ready),
                 str(path),
-                _Images(images),
+                _Images(images, _BATCH if ranges == "minmax" else 1),
                 quant_format=quantization.QuantFormat.QDQ,
                 activation_type=quantization.QuantType.QUInt8,
                 calibrate_method=_RANGES[ranges],
@@ -141,8 +142,10 @@ def quantize(
 
 
 class _Images(quantization.CalibrationDataReader):
-    def __init__(self, images: Tensor) -> None:
-        self.batches: Iterator[Tensor] = iter(images.contiguous().split(_BATCH))
+    """Batches of images; the histograms of the other ranges take none but of one size."""
+
+    def __init__(self, images: Tensor, size: int) -> None:
+        self.batches: Iterator[Tensor] = iter(images.contiguous().split(size))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self.batches, None)
@@ -165,6 +168,17 @@ def _annotate(path: Path, notes: Mapping[str, str]) -> None:
     model = onnx.load(path)
     onnx.helper.set_model_props(model, dict(sorted(notes.items())))
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def stored_bytes(path: Path) -> int:
+    """Size of a file, with the files beside it that hold weights of its."""
+    stored = onnx.load(path, load_external_data=False).graph.initializer
+    beside = {
+        external_data_helper.ExternalDataInfo(item).location
+        for item in stored
+        if external_data_helper.uses_external_data(item)
+    }
+    return sum(file.stat().st_size for file in (path, *(path.parent / name for name in beside)))
 
 
 def check(path: Path) -> Facts:

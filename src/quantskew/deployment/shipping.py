@@ -3,15 +3,19 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import safetensors.torch
+from torch import Tensor, nn
 
 from quantskew import models
 from quantskew.data.loading import load
 from quantskew.deployment import onnx_files
 from quantskew.params import Activations, Architecture, Calibration, Weights
+from quantskew.quantization.activations import restore
 from quantskew.quantization.calibration import calibration_set
+from quantskew.quantization.codes import FLOAT
+from quantskew.quantization.layers import quantizable
 from quantskew.quantization.ptq import quantize_network
 
 
@@ -32,9 +36,7 @@ def ship(
     """Make one file and run it: ``network.onnx``, ``logits.safetensors`` and ``facts.json``.
 
     The logits are those of the file and, from PyTorch, those of the fp32 network (``pytorch``) or
-    for an int8 file those of the same quantization, simulated. The simulation leaves out that the
-    runtime quantizes the inputs of additions and poolings as well, and biases to 32 bits; of a
-    transformer it takes ranges image by image, where the runtime takes those of the batch.
+    for an int8 file those of :func:`simulate`.
 
     Parameters
     ----------
@@ -66,16 +68,7 @@ def ship(
         seen = None if dynamic else calibration_set(data.train, calibration, seed)
         images = seen and seen.images
         onnx_files.quantize(path, path, images, ranges=ranges, reduce_range=reduce_range)
-        network = quantize_network(
-            network,
-            example,
-            bits=7 if reduce_range else 8,
-            weights=Weights(granularity="channel", scheme="symmetric_narrow", rgb_first=None),
-            activations=Activations(mode="dynamic")
-            if dynamic
-            else Activations(mode="static", range=ranges),
-            calibration=images,
-        ).network
+        network = simulate(network, example, images, ranges=ranges, reduce_range=reduce_range)
         looked_at = seen.counts if seen else {}
     outputs = {
         "logits": models.logits(onnx_files.OnnxNetwork(path), data.test.images),
@@ -84,3 +77,41 @@ def ship(
     safetensors.torch.save_file(outputs, folder / "logits.safetensors")
     facts = onnx_files.check(path)._asdict() | {"calibration": looked_at}
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+
+
+def simulate(
+    network: nn.Module,
+    example: Tensor,
+    images: Tensor | None,
+    *,
+    ranges: Literal["minmax", "percentile", "entropy"],
+    reduce_range: bool,
+) -> nn.Module:
+    """Quantize a network as :func:`quantskew.deployment.onnx_files.quantize` does its file.
+
+    Not simulated: the runtime quantizes the inputs of additions and poolings as well, and biases to
+    32 bits; its 7-bit codes run from −64 to 64 where those here end at 63; its ``entropy`` has 128
+    bins; and without calibration ``images`` it takes the ranges of the batch, not of each image.
+    """
+    bits = 7 if reduce_range else 8
+    weights = Weights(granularity="channel", scheme="symmetric_narrow", rgb_first=None)
+    if images is not None:
+        static: dict[str, Any] = {"mode": "static", "range": ranges}
+        if ranges == "percentile":
+            static |= {"percentile": 99.999}  # the runtime's own
+        return quantize_network(
+            network,
+            example,
+            bits=bits,
+            weights=weights,
+            activations=Activations(**static),
+            calibration=images,
+        ).network
+    widths = {
+        name: FLOAT if isinstance(layer, nn.Conv2d) else bits
+        for name, layer in quantizable(network).items()
+    }
+    made = quantize_network(network, example, bits=bits, weights=weights, widths=widths).network
+    inputs = dict.fromkeys(name for name, width in widths.items() if width != FLOAT)
+    restore(made, {"bits": 8, "scheme": "asymmetric", "layers": inputs})
+    return made

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantskew.command import UserError
 from quantskew.params import Activations
 from quantskew.quantization.affine import (
     Scheme,
@@ -23,6 +24,10 @@ from quantskew.quantization.layers import dry_run, quantizable, watching
 from quantskew.quantization.ranges import CANDIDATES
 
 BINS = 2048
+
+
+class QuantizationError(UserError, ValueError):
+    """A network that cannot be quantized in this way, and where."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class Histogram:
 class ActivationQuantizer:
     """A forward pre-hook that fake-quantizes the first input of a layer.
 
-    The gradient is passed straight through inside the range and is 0 outside.
+    The gradient is passed straight through where a value moves by a step at most, and is 0 where it
+    is clipped by more.
 
     Parameters
     ----------
@@ -74,14 +80,17 @@ class ActivationQuantizer:
 
 
 class _StraightThrough(torch.autograd.Function):
+    generate_vmap_rule = True  # for the gradients of single samples
+
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int
-    ) -> Tensor:
-        quantized = fake_quantize(x, scale, zero_point, low, high)
+    def forward(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
+        return fake_quantize(x, scale, zero_point, low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, scale, *_ = inputs
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward((quantized - x).abs() <= scale)
-        return quantized
+            ctx.save_for_backward((output - x).abs() <= scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
@@ -166,9 +175,16 @@ def observe(
     def count(name: str, _m: nn.Module, given: tuple[Tensor, ...], _o: Tensor) -> None:
         low, high = (end.item() for end in ends[name])
         table = counts.setdefault(name, torch.zeros(int(groups.max()) + 1, BINS))
+        rows, odd = divmod(len(given[0]), len(codes))
+        if odd or not rows:
+            raise QuantizationError(
+                f"layer {name!r} gets {len(given[0])} rows of {len(codes)} images, so no row is of "
+                "one image; give activations: {mode: dynamic}, or none"
+            )
+        each = codes.repeat_interleave(rows)  # of windows, those of an image lie together
         for code in codes.unique().tolist():
             if code >= 0 and high > low:
-                table[code] += torch.histc(given[0][codes == code].float().cpu(), BINS, low, high)
+                table[code] += torch.histc(given[0][each == code].float().cpu(), BINS, low, high)
 
     with watching(layers, count):
         for batch, codes in zip(images.split(64), groups.split(64), strict=True):  # noqa: B007
@@ -233,6 +249,8 @@ def _divergence(counts: Tensor, rounded: Tensor, inside: Tensor) -> Tensor:
     mass = torch.zeros(int(code.max()) + 1, dtype=torch.double).index_add_(0, code, kept)
     bins = torch.zeros_like(mass).index_add_(0, code, filled)
     flat = (mass / bins.clamp_min(1))[code] * filled
+    if not flat.any():  # all values lie beyond the range
+        return flat.new_tensor(torch.inf)
     p, q = clipped / clipped.sum(), flat / flat.sum()
     # where the clipped mass meets an empty bin a small q stands for "never"
     return torch.where(p > 0, p * (p / q.clamp_min(1e-12)).log(), 0).sum()

@@ -62,16 +62,23 @@ class _FakeQuantize(torch.autograd.Function):
         straight = gradient * inside
         codes = quantized / scale + zero_point
         size = (quantizer.high * x[0].numel()) ** -0.5
-        by_scale = (gradient * codes - straight * steps).sum() * size
+        # outside, steps may be infinite
+        by_scale = (gradient * codes - torch.where(inside, gradient * steps, 0)).sum() * size
         by_offset = (gradient - straight).sum() * size
         return straight, by_scale, by_offset, None
 
 
-def learn_activations(network: nn.Module, activations: Activations, images: Tensor) -> None:
-    """Give the quantizable layers learned input grids that start at calibrated ranges, in place."""
-    for name, histogram in observe(network, images).items():
-        ends = activation_range(histogram, activations)
-        grid = scale_and_zero_point(*ends, activations.bits, "asymmetric")
+def learn_activations(
+    network: nn.Module, activations: Activations, images: Tensor, groups: Tensor | None = None
+) -> None:
+    """Give the quantizable layers learned input grids that start at calibrated ranges, in place.
+
+    A layer that got nothing but zeros starts at the range from 0 to 1.
+    """
+    for name, histogram in observe(network, images, groups).items():
+        low, high = activation_range(histogram, activations)
+        high = torch.where(high > low, high, low + 1)
+        grid = scale_and_zero_point(low, high, activations.bits, "asymmetric")
         layer = network.get_submodule(name)
         quantizer = LearnedGrid(*grid, activations.bits).to(next(layer.parameters()).device)
         layer.add_module(_NAME, quantizer)

@@ -168,6 +168,7 @@ def prepare(
     widths: Mapping[str, Widths] | None = None,
     activations: Activations | None = None,
     calibration: Tensor | None = None,
+    groups: Tensor | None = None,
     start: Start = "mse",
 ) -> Prepared:
     """Return a copy of a network whose layers train with quantized weights.
@@ -187,9 +188,9 @@ def prepare(
         Width of each layer by name, instead of ``bits`` with the exemptions of ``weights``.
     activations
         In ``static`` mode the input of each layer gets a learned scale and offset (LSQ+), which
-        start at the range that ``calibration`` images give.
-    calibration
-        Input images (N, …).
+        start at the range that ``calibration`` images give; the scheme is asymmetric.
+    calibration, groups
+        Input images (N, …), and the group of each as a code from 0 on, (N,).
     start
         Of the scales of weights: see :class:`LearnedScale`.
     """
@@ -198,7 +199,7 @@ def prepare(
     if activations is not None and activations.mode != "none":
         if activations.mode != "static" or calibration is None:
             raise ValueError("QAT learns static activations, from calibration images on")
-        learn_activations(network, activations, calibration)
+        learn_activations(network, activations, calibration, groups)
     learned = {}
     for name, layer in quantizable(network).items():
         width = widths[name]
@@ -272,14 +273,13 @@ def convert(network: Prepared) -> Quantized:
     return Quantized(made, codes, notes, {})
 
 
-def reestimate_batch_norm(
-    network: nn.Module, images: Tensor, *, batches: int = 50, batch_size: int = 64
-) -> None:
+def reestimate_batch_norm(network: nn.Module, images: Tensor, *, batch_size: int = 64) -> None:
     """Take the statistics of the batch norms anew with the weights as they are, in place.
 
     While weights move and oscillate, the running statistics lag behind them, most of all at few
-    bits. Each norm gets the plain mean over up to ``batches`` batches of training images.
+    bits. Each norm gets the plain mean over the batches of some training images.
     """
     mode = network.training
-    update_bn(images.split(batch_size)[:batches], network)
+    # a last batch of one image may have no variance
+    update_bn([batch for batch in images.split(batch_size) if len(batch) > 1], network)
     network.train(mode)
