@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import mode
 
 from quantskew.analysis.effects import Point, Predictions, analyze, references
-from quantskew.analysis.exemplars import exemplar_rows
+from quantskew.analysis.exemplars import exemplar_rows, exemplars
 from quantskew.analysis.frontier import frontier, judged, recommendations
 from quantskew.analysis.sampled import sample
 from quantskew.description import Grouping
@@ -164,3 +165,24 @@ def test_what_could_have_been_detected_stands_beside_what_was_not(studied):
     # nothing changed: all depends on how many losses in a row a test believes
     found = told[told["method"] == "good"].set_index("group")["detectable"]
     assert found["a"] < found["b"] < 0.1
+
+
+def test_exemplars_are_where_the_usual_answer_changed():
+    rng = np.random.default_rng(0)
+    before, after = rng.integers(3, size=(2, 7, 200))
+    found = exemplars(before, after, 3)
+    for t in range(200):
+        counts = [np.bincount(p[:, t], minlength=3) / 7 for p in (before, after)]
+        tops = [set(np.flatnonzero(c == c.max())) for c in counts]
+        assert found.modal[t] == (not tops[0] & tops[1])
+        assert found.before[t] in tops[0]
+        assert found.after[t] in tops[1]
+        assert found.modal[t] == (found.before[t] != found.after[t])
+        np.testing.assert_allclose(found.taxicab[t], abs(counts[0] - counts[1]).sum())
+    clear = (np.sort(counts_of(before), axis=0)[-1] > 3) & (np.sort(counts_of(after), 0)[-1] > 3)
+    expected = mode(before, axis=0).mode != mode(after, axis=0).mode
+    np.testing.assert_array_equal(found.modal[clear], expected[clear])
+
+
+def counts_of(predictions):
+    return np.stack([(predictions == k).sum(0) for k in range(3)])

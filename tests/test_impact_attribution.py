@@ -4,7 +4,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from quantskew.impact.attribution import mediation, rank_correlations
+from quantskew.analysis.attribution import mediation, rank_correlations
 
 
 @pytest.fixture

@@ -23,6 +23,11 @@ class Grouping(NamedTuple):
     names: list[str]
     counted: np.ndarray
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """Samples of each group, (G,)."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
+
 
 def groupings(test: Samples, specs: Iterable[str], groups: Groups) -> list[Grouping]:
     """Divide the test samples in every way asked for."""

@@ -377,6 +377,7 @@ TABLES: Mapping[str, Table] = {
                 _column("n", pa.int64(), "test samples of the group"),
                 _column("lost", pa.int64(), "right at fp32, wrong now"),
                 _column("gained", pa.int64(), "wrong at fp32, right now"),
+                _column("still_wrong", pa.int64(), "wrong at fp32 and now, by another answer"),
                 _column("bound", pa.float64(), "no more accuracy is lost than this", null=True),
             ]
         ),

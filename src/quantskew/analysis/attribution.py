@@ -4,15 +4,17 @@ For plain quantization and the first grouping, from stored tables alone. A row o
 is a group at a width: how far each step moved from fp32, and how much accuracy was lost. It is
 association, and two questions are kept apart: at one width, do the groups that lose more also move
 further (the weights, which groups share, cannot tell them apart)? And in one group, does the loss
-follow the step as the width falls (every step does so to some extent)?
+follow the step as the width falls (every step does so to some extent)? The table ``mediation``
+shows what is left of one relation once another step is held fixed, which is as far as such data go.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 
 from quantskew.analysis.views import first_groupings, plain, width_name
-from quantskew.impact.attribution import mediation, rank_correlations
 from quantskew.params import Params
 
 PLACE = ["dataset", "model", "seed"]
@@ -78,6 +80,66 @@ def attribution(moved: pd.DataFrame) -> dict[str, pd.DataFrame]:
                 carried = mediation(rows, LOST, [*STEPS]).assign(**where)
                 found["mediation"].append(carried.drop(columns="group"))
     return {name: pd.concat(frames, ignore_index=True) for name, frames in found.items()}
+
+
+def rank_correlations(
+    changes: pd.DataFrame, accuracy_lost: str, steps: Sequence[str]
+) -> pd.DataFrame:
+    """Rank correlation of each step's change with the accuracy lost.
+
+    Parameters
+    ----------
+    changes
+        One row a (group, width).
+    accuracy_lost, steps
+        Columns of it: accuracy before minus after, and the changes of the flow's steps.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a step: ``step``, ``rows`` (those where both are known), Spearman's ``spearman``
+        and Kendall's ``kendall`` (τ-b), each in −1 … 1; NaN where there are fewer than three rows
+        or a column is constant. Without p: groups of one network share its weights.
+    """
+    known = changes[[accuracy_lost, *steps]]
+    table = pd.DataFrame({"rows": known[known[accuracy_lost].notna()].count()})
+    for kind in ("spearman", "kendall"):
+        table[kind] = known.corr(kind, min_periods=3)[accuracy_lost]
+    return table.loc[[*steps]].rename_axis("step").reset_index()
+
+
+def mediation(changes: pd.DataFrame, accuracy_lost: str, steps: Sequence[str]) -> pd.DataFrame:
+    """How far the steps of the flow, in their order, carry the relation to the accuracy lost.
+
+    Each step is followed to the next one: on ranks, its total slope to the accuracy lost is
+    compared with the direct slope that remains once the next step is held fixed (Baron & Kenny's
+    product of coefficients; ranks make it blind to units and to monotone curvature).
+
+    Parameters
+    ----------
+    changes, accuracy_lost, steps
+        As in :func:`rank_correlations`; the steps in the order of the flow.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a pair of neighbouring steps: ``step``, ``mediator``, ``rows``, the standardised
+        slopes ``total`` and ``direct``, and ``association_through`` = total − direct. NaN where
+        there are fewer than four rows or the ranks are constant or collinear.
+    """
+    table = []
+    for step, mediator in pairwise(steps):
+        known = changes[[step, mediator, accuracy_lost]].dropna()
+        total = direct = np.nan
+        if len(known) > 3 and (known.max() > known.min()).all():
+            r = known.rank().corr().to_numpy()
+            total = r[0, 2]
+            if abs(r[0, 1]) < 1 - 1e-9:
+                direct = np.linalg.solve(r[:2, :2], r[:2, 2])[0]
+        table.append((step, mediator, len(known), total, direct, total - direct))
+    return pd.DataFrame(
+        table, columns=["step", "mediator", "rows", "total", "direct", "association_through"]
+    )
 
 
 def _scopes(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:

@@ -23,7 +23,16 @@ from quantskew.fairness.certificate import certificate, smallest_detectable_drop
 from quantskew.fairness.metrics import fvo, worst_group
 from quantskew.fairness.null import debiased_fvo, fvo_null
 from quantskew.fairness.paired import compare_accuracy, compare_parity, flips, holm
-from quantskew.fairness.resampling import Effect, basic_interval, observe, resampled, tabulate
+from quantskew.fairness.resampling import (
+    Effect,
+    accuracies,
+    basic_interval,
+    observe,
+    placed,
+    resampled,
+    right,
+    tabulate,
+)
 from quantskew.params import Params, Statistics
 from quantskew.tables import POINT, VARIANT
 from quantskew.variants import BASELINE, FULL_PRECISION, Variant
@@ -258,25 +267,21 @@ def _levels(
     correct: np.ndarray, division: Grouping, settings: Statistics, rng: np.random.Generator
 ) -> pd.DataFrame:
     _, codes, names, counted = division
-    # who has no group forms a last one of their own, as the overall accuracy counts them
-    places = np.where(codes < 0, len(names), codes)
-    cells = tabulate(correct.astype(np.int64), places, len(names) + 1)
-    sizes = np.bincount(codes[codes >= 0], minlength=len(names))
+    places, every = placed(codes, len(names))
+    sizes = every[:-1]
+    cells = tabulate(correct.astype(np.int64), places, len(every))
 
-    def features(patterns: np.ndarray) -> np.ndarray:
-        return patterns[..., None].astype(float)
-
-    def statistics(totals: np.ndarray) -> dict[str, np.ndarray]:  # (B, S, G, 1) to (B, S, ...)
-        accuracy = totals[..., :-1, 0] / sizes
+    def statistics(totals: np.ndarray) -> dict[str, np.ndarray]:  # (B, S, G + 1, 1) to (B, S, ...)
+        accuracy, overall = accuracies(totals, every)
         return {
             "accuracy": accuracy,
-            "overall": totals[..., 0].sum(-1) / len(codes),
+            "overall": overall,
             "fvo": fvo(accuracy, counted),
             "worst_group": worst_group(accuracy, counted).accuracy,
         }
 
-    observed = {name: array[0] for name, array in statistics(observe(cells, features)).items()}
-    draws = statistics(resampled(cells, features, settings.draws, rng))
+    observed = {name: array[0] for name, array in statistics(observe(cells, right)).items()}
+    draws = statistics(resampled(cells, right, settings.draws, rng))
     chance = fvo_null(correct, codes, counted=counted, draws=settings.draws, rng=rng)
     further = {
         "chance_mean": chance.mean,
@@ -293,7 +298,7 @@ def _levels(
         frame = pd.DataFrame(
             {
                 "group": names if by_group else WHOLE,
-                "n": sizes if by_group else [len(codes) if metric == "overall" else sizes.sum()],
+                "n": sizes if by_group else [(every if metric == "overall" else sizes).sum()],
                 "counted": counted if by_group else True,
                 "value": np.atleast_1d(value),
                 "low": np.clip(np.atleast_1d(low), 0, 1),
@@ -326,10 +331,10 @@ def _certificates(
     settings: Statistics,
 ) -> Iterator[pd.DataFrame]:
     _, codes, names, counted = division
-    sizes = np.bincount(codes[codes >= 0], minlength=len(names))
+    sizes = division.sizes
     labels, after = predictions.labels, predictions.predicted[point]
     for seed, one, other in zip(predictions.seeds, before, after, strict=True):
-        lost, gained, *_ = flips(labels, one, other, codes, len(names))
+        lost, gained, still_wrong = flips(labels, one, other, codes, len(names))
         bounds = certificate(lost, gained, sizes, counted=counted, alpha=settings.alpha).groups
         rows = pd.DataFrame({"group": names, "n": sizes, "lost": lost, "gained": gained})
-        yield rows.assign(seed=seed, bound=bounds)
+        yield rows.assign(seed=seed, still_wrong=still_wrong, bound=bounds)

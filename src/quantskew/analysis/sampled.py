@@ -15,7 +15,7 @@ from quantskew.analysis.effects import Point
 from quantskew.description import Grouping
 from quantskew.fairness.metrics import Floats, Ints
 from quantskew.fairness.null import debiased_fvo
-from quantskew.fairness.resampling import observe, resampled, tabulate
+from quantskew.fairness.resampling import accuracies, observe, placed, resampled, right, tabulate
 from quantskew.params import Statistics
 
 
@@ -31,8 +31,7 @@ class Sampled(NamedTuple):
     @property
     def sizes(self) -> Ints:
         """Test samples of each group, (G,)."""
-        codes = self.division.codes
-        return np.bincount(codes[codes >= 0], minlength=len(self.division.names))
+        return self.division.sizes
 
     @property
     def debiased(self) -> Floats:
@@ -65,15 +64,8 @@ def sample(
     """
     points = list(correct)
     outcomes = np.stack([correct[point] for point in points]).astype(np.int64)
-    n_groups = len(division.names)
-    places = np.where(division.codes < 0, n_groups, division.codes)
-    cells = tabulate(outcomes, places, n_groups + 1)
-
-    def features(patterns: np.ndarray) -> np.ndarray:
-        return patterns[..., None].astype(float)
-
+    places, sizes = placed(division.codes, len(division.names))
+    cells = tabulate(outcomes, places, len(sizes))
     rng = np.random.default_rng([settings.seed, zlib.crc32(points[0].dataset.encode())])
-    drawn = [observe(cells, features), resampled(cells, features, settings.draws, rng)]
-    hits = np.concatenate(drawn)[..., 0]
-    accuracy = hits[..., :-1] / np.bincount(places, minlength=n_groups)[:n_groups]
-    return Sampled(points, accuracy, hits.sum(-1) / len(places), division, train_sizes)
+    drawn = [observe(cells, right), resampled(cells, right, settings.draws, rng)]
+    return Sampled(points, *accuracies(np.concatenate(drawn), sizes), division, train_sizes)

@@ -20,10 +20,10 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
+from scipy.stats import binomtest
 
 from quantskew.description import Grouping
 from quantskew.fairness.certificate import certificate, loss_floor
-from quantskew.fairness.intervals import clopper_pearson
 from quantskew.fairness.metrics import Ints
 from quantskew.fairness.paired import compare_accuracy, flips, parity_levels
 from quantskew.params import Count, Fraction, Section
@@ -202,7 +202,7 @@ def _parity(metric: str, evidence: Evidence, policy: Policy, bound: float) -> Fi
 
 def _accuracy(evidence: Evidence, policy: Policy, bound: float) -> Finding:
     right, n = int((evidence.after == evidence.labels).sum()), len(evidence.labels)
-    low, high = map(float, clopper_pearson(right, n, 2 * policy.confidence - 1))
+    low, high = binomtest(right, n).proportion_ci(2 * policy.confidence - 1)
     turned = _decided("accuracy", -bound, -right / n, -high, -low, "")
     return turned._replace(bound=bound, value=right / n, low=low, high=high)
 

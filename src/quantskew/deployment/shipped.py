@@ -1,6 +1,7 @@
 """The files that ship of a study: which they are, and the tables of what they answer."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -10,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import safetensors.numpy
+from scipy.stats import binomtest
 
 from quantskew import tables
 from quantskew.cells import Cell, run
 from quantskew.data.loading import Samples, load
 from quantskew.description import Grouping, groupings, predictions
 from quantskew.fairness.certificate import certificate
-from quantskew.fairness.intervals import wilson
 from quantskew.fairness.metrics import group_accuracy
 from quantskew.fairness.paired import flips
 from quantskew.params import Calibration, Params
@@ -152,7 +153,10 @@ def _by_group(
     counts = group_accuracy(answers == labels, codes, n_groups)
     changed = flips(labels, answers[1], answers[0], codes, n_groups)
     lost, gained = changed.right_to_wrong, changed.wrong_to_right
-    low, high = wilson(counts.hits[0], counts.sizes, 1 - alpha)
+    limits = [
+        binomtest(hits, n).proportion_ci(1 - alpha, "wilson") if n else (math.nan, math.nan)
+        for hits, n in zip(counts.hits[0], counts.sizes, strict=True)
+    ]
     bounds = certificate(lost, gained, counts.sizes, counted=division.counted, alpha=alpha)
     return pd.DataFrame(
         {
@@ -162,8 +166,8 @@ def _by_group(
             "counted": division.counted,
             "fp32": counts.accuracy[1],
             "accuracy": counts.accuracy[0],
-            "low": low,
-            "high": high,
+            "low": [low for low, _ in limits],
+            "high": [high for _, high in limits],
             "pytorch": counts.accuracy[2],
             "lost": lost,
             "gained": gained,

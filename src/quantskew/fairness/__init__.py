@@ -12,8 +12,7 @@ resampling  bootstrap and exchange test on counts, beneath ``paired``
 seeds       training seeds apart from test samples
 null        FVO by chance, and with chance taken out
 certificate what no group loses more than; what a test set can detect
-intervals   of one accuracy; Cohen's d
-exemplars   the samples whose answer quantization changes
+intervals   of Cohen's d
 frontier    Pareto dominance, and how sure it is
 =========== ======================================================================
 """

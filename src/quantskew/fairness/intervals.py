@@ -1,53 +1,11 @@
-"""Intervals for one accuracy, and for the size of a difference in standard deviations."""
+"""The size of a difference in standard deviations, with its interval."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
-from scipy.special import betaincinv, ndtri
 from scipy.stats import nct
-
-from quantskew.fairness.metrics import Floats, ratio
-
-
-def wilson(hits: ArrayLike, sizes: ArrayLike, confidence: float = 0.95) -> tuple[Floats, Floats]:
-    """Bound an accuracy by the score interval of Wilson (1927).
-
-    The accuracies whose z-test does not reject the observed one. Close to its nominal coverage on
-    average, and never outside 0..1; the usual choice for an error bar.
-
-    Parameters
-    ----------
-    hits, sizes
-        Right answers and samples; any shapes that broadcast.
-
-    Returns
-    -------
-    Lower and upper limit; NaN for an empty group.
-    """
-    hits, sizes = np.broadcast_arrays(np.asarray(hits, float), np.asarray(sizes, float))
-    z = ndtri((1 + confidence) / 2)
-    centre = ratio(hits + z**2 / 2, np.where(sizes > 0, sizes + z**2, 0))
-    half = z * ratio(np.sqrt(ratio(hits * (sizes - hits), sizes) + z**2 / 4), sizes + z**2)
-    return np.maximum(0.0, centre - half), np.minimum(1.0, centre + half)
-
-
-def clopper_pearson(
-    hits: ArrayLike, sizes: ArrayLike, confidence: float = 0.95
-) -> tuple[Floats, Floats]:
-    """Bound an accuracy by the exact interval of Clopper & Pearson (1934).
-
-    Each limit errs with chance (1 − confidence)/2 at most, at every sample size; the choice for a
-    guarantee. Parameters and result as in :func:`wilson`.
-    """
-    hits, sizes = np.broadcast_arrays(np.asarray(hits, float), np.asarray(sizes, float))
-    tail = (1 - confidence) / 2
-    with np.errstate(invalid="ignore"):
-        low = np.where(hits > 0, betaincinv(hits, sizes - hits + 1, tail), 0.0)
-        high = np.where(hits < sizes, betaincinv(hits + 1, sizes - hits, 1 - tail), 1.0)
-    empty = sizes == 0
-    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
 
 
 class EffectSize(NamedTuple):

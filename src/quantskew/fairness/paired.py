@@ -30,10 +30,13 @@ from quantskew.fairness.resampling import (
     Effect,
     Features,
     Statistics,
+    accuracies,
     basic_interval,
     changes,
     observe,
+    placed,
     resampled,
+    right,
     tabulate,
 )
 
@@ -44,7 +47,6 @@ class Flips(NamedTuple):
     right_to_wrong: Ints
     wrong_to_right: Ints
     wrong_to_other_wrong: Ints
-    unchanged: Ints
 
 
 def flips(
@@ -68,9 +70,9 @@ def flips(
         (n,) codes from −1 (no group) to ``n_groups`` − 1.
     """
     labels, reference, predictions = (np.asarray(a) for a in (labels, reference, predictions))
-    before, after, same = reference == labels, predictions == labels, reference == predictions
+    before, after, other = reference == labels, predictions == labels, reference != predictions
     member = one_hot(groups, n_groups)
-    kinds = (before & ~after, ~before & after, ~before & ~after & ~same, same)
+    kinds = (before & ~after, ~before & after, ~before & ~after & other)
     return Flips(*((kind @ member).astype(np.int64) for kind in kinds))
 
 
@@ -160,17 +162,14 @@ def compare_accuracy(
     """
     counted, groups = np.asarray(counted, bool), np.asarray(groups)
     networks = np.stack([np.atleast_2d(reference), np.atleast_2d(variant)])
-    # who has no group forms a last one of their own, as the overall accuracy counts them
-    places = np.where(groups < 0, counted.size, groups)
-    sizes = np.bincount(places, minlength=counted.size + 1)
+    places, sizes = placed(groups, counted.size)
     rest = sizes[:-1].sum() - sizes[:-1]
 
     def statistics(totals: Floats) -> dict[str, Floats]:
-        hits = totals[..., 0]
-        inside = hits[..., :-1]
-        accuracy = ratio(inside, sizes[:-1])
+        inside = totals[..., :-1, 0]
+        accuracy, overall = accuracies(totals, sizes)
         return {
-            "overall": hits.sum(-1) / sizes.sum(),
+            "overall": overall,
             "fvo": fvo(accuracy, counted),
             "worst_group": worst_group(accuracy, counted).accuracy,
             "group": accuracy,
@@ -181,7 +180,7 @@ def compare_accuracy(
         networks.astype(np.int64),
         places,
         counted.size + 1,
-        features=lambda patterns: patterns[..., None].astype(float),
+        features=right,
         statistics=statistics,
         draws=draws,
         confidence=confidence,

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from quantskew.fairness.metrics import Floats, Ints
+from quantskew.fairness.metrics import Floats, Ints, ratio
 from quantskew.fairness.seeds import seed_and_sampling_variance
 
 Features = Callable[[Ints], Floats]
@@ -57,6 +57,39 @@ class Cells(NamedTuple):
 
     patterns: Ints  # (C, ...)
     counts: Ints  # (C,)
+
+
+def placed(groups: ArrayLike, n_groups: int) -> tuple[Ints, Ints]:
+    """Codes where who has no group forms a last one, as the overall accuracy counts them.
+
+    Returns
+    -------
+    codes, sizes
+        (n,) from 0 to ``n_groups``, and (G + 1,) samples of each.
+    """
+    places = np.where(np.less(groups, 0), n_groups, groups)
+    return places, np.bincount(places, minlength=n_groups + 1)
+
+
+def right(patterns: Ints) -> Floats:
+    """Features of patterns of right (1) and wrong (0): the number of right answers."""
+    return patterns[..., None].astype(float)
+
+
+def accuracies(totals: Floats, sizes: Ints) -> tuple[Floats, Floats]:
+    """Accuracy of each group, and of all samples, from totals of :func:`right`.
+
+    Parameters
+    ----------
+    totals, sizes
+        (..., G + 1, 1) and (G + 1,), as :func:`placed` divides the samples.
+
+    Returns
+    -------
+    (..., G) and (...).
+    """
+    hits = totals[..., 0]
+    return ratio(hits[..., :-1], sizes[:-1]), hits.sum(-1) / sizes.sum()
 
 
 def tabulate(outcomes: ArrayLike, groups: ArrayLike, n_groups: int) -> list[Cells]:
