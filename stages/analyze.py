@@ -47,7 +47,7 @@ def main() -> None:
     for name, rows in frames.items():
         tables.write(name, rows, ANALYSIS / f"{name}.parquet")
     shown = {
-        "accuracy_by_group": views.accuracy_by_group(frames["levels"], study),
+        "accuracy_by_group": views.accuracy_by_group(frames["levels"], study, measured["groups"]),
         "fvo_by_width": views.fvo_by_width(frames["levels"], study),
         "trade_off": views.trade_off(frames["levels"], study),
         "loss_by_group": views.loss_by_group(measured["groups"], study),
@@ -72,12 +72,15 @@ def main() -> None:
         write_text(PLOTS / "tables" / f"{name}.md", markdown(rows))
     head = answer.headline(frames["effects"], study)
     write_json("metrics/summary.json", answer.metrics(head, frames["remedies"]))
+    told = [
+        *answer.sentences(head, study),
+        *recommendations(frames["frontier"], study),
+        *cheapest(frames["remedies"], study),
+        answer.of_chance(study),
+    ]
+    write_text(PLOTS / "tables" / "answer.md", "".join(f"- {text}\n" for text in told))
     page = report.render(
-        answer=[
-            *answer.sentences(head, study),
-            *recommendations(frames["frontier"], study),
-            *cheapest(frames["remedies"], study),
-        ],
+        answer=told,
         drawn=drawn,
         why=why,
         claims=report.claimed(frames["claims"]),

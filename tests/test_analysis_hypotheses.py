@@ -48,7 +48,11 @@ def outcomes(rng, harm=lambda point: np.zeros(4), between_seeds=0.02):
 def verdicts(rng, **options):
     sampled = sample(outcomes(rng, **options), DIVISION, TRAIN, STUDY.statistics)
     rows = assess(sampled, STUDY, {p: BYTES[p.model] for p in POINTS})
-    return rows.set_index("hypothesis")["verdict"]
+    return pooled(rows)["verdict"]
+
+
+def pooled(rows):
+    return rows[rows["width"] == "all"].set_index("hypothesis")
 
 
 @pytest.mark.parametrize("between_seeds", [0.0, 0.02])
@@ -102,13 +106,45 @@ def test_error_shared_by_all_networks_does_not_average_out():
     assert found.high - found.low == pytest.approx(2 * 2.365 * 0.02, rel=0.1)
 
 
+def test_a_group_with_nothing_left_to_lose_does_not_decide_who_pays():
+    """Others lose more at 4 bits because the minority, all wrong by then, had less to lose."""
+    correct = outcomes(np.random.default_rng(8), between_seeds=0.002)
+    few, rest = CODES == 3, CODES != 3
+    for point, rows in correct.items():
+        rows[:, few] &= np.arange(few.sum()) % 5 == 0  # a fifth of right answers at most
+        if point.bits == 8:
+            rows[:, few] &= np.arange(few.sum()) % 10 == 0  # halved: it pays
+        if point.bits == 4:
+            rows[:, few] = False
+            rows[:, rest] &= np.arange(rest.sum()) % 2 == 0
+    sampled = sample(correct, DIVISION, TRAIN, STUDY.statistics)
+    rows = assess(sampled, STUDY, {p: BYTES[p.model] for p in POINTS})
+    found = rows[rows["hypothesis"] == "minority_pays"].set_index("width")
+    assert found["verdict"].to_dict() == {
+        "all": "supported", "int8": "supported", "int4": "not testable",
+    }  # fmt: skip
+    assert found.loc["all", "compared"] == "ptq − fp32 at 8 bits: race d − others"
+    assert found.loc["all", "estimate"] == found.loc["int8", "estimate"]
+    assert "1% of right answers" in found.loc["int4", "missing"]
+
+
+def test_a_mean_over_widths_is_the_mean_of_its_widths():
+    sampled = sample(outcomes(np.random.default_rng(9)), DIVISION, TRAIN, STUDY.statistics)
+    rows = assess(sampled, STUDY, {p: BYTES[p.model] for p in POINTS})
+    for _, part in rows[rows["missing"] == ""].groupby("hypothesis"):
+        by_width = part[part["width"] != "all"]
+        if len(by_width):
+            assert part["estimate"].iloc[0] == pytest.approx(by_width["estimate"].mean())
+            assert (by_width["p_holm"] >= by_width["p_value"]).all()
+
+
 def test_what_is_missing_is_said():
     rng = np.random.default_rng(4)
     sampled = sample(outcomes(rng), DIVISION, TRAIN, STUDY.statistics)
     sizes = {p: BYTES[p.model] for p in POINTS}
 
     def missing(**changes):
-        rows = assess(sampled, STUDY.model_copy(update=changes), sizes).set_index("hypothesis")
+        rows = pooled(assess(sampled, STUDY.model_copy(update=changes), sizes))
         assert (rows["verdict"].eq("not testable") == rows["missing"].ne("")).all()
         return rows["missing"]
 
@@ -125,7 +161,7 @@ def test_methods_are_compared_at_the_widths_they_share():
     kept = {p: rows for p, rows in correct.items() if (p.method, p.bits) != ("qat", 8)}
     sampled = sample(kept, DIVISION, TRAIN, STUDY.statistics)
     sizes = {p: BYTES[p.model] for p in POINTS}
-    row = assess(sampled, STUDY, sizes).set_index("hypothesis").loc["H2"]
+    row = pooled(assess(sampled, STUDY, sizes)).loc["H2"]
     assert row["compared"] == "qat − ptq at 4 bits"
     accuracy = {p: rows.mean() for p, rows in correct.items()}
     by_hand = [
@@ -138,7 +174,7 @@ def test_methods_are_compared_at_the_widths_they_share():
 def test_without_two_large_groups_there_is_no_fairness_to_test():
     alone = DIVISION._replace(counted=np.array([True, False, False, False]))
     sampled = sample(outcomes(np.random.default_rng(6)), alone, TRAIN, STUDY.statistics)
-    rows = assess(sampled, STUDY, {p: BYTES[p.model] for p in POINTS}).set_index("hypothesis")
+    rows = pooled(assess(sampled, STUDY, {p: BYTES[p.model] for p in POINTS}))
     assert rows.loc["disparity_grows", "missing"] == "needs two groups that are large enough"
     assert rows.loc["minority_pays", "missing"] == "needs two groups that are large enough"
     assert rows.loc["H2", "verdict"] != "not testable"
@@ -154,9 +190,6 @@ def test_balanced_calibration_is_found_by_its_settings():
     )
     study = STUDY.model_copy(update={"methods": {**methods, "qat": balanced, "mpqat": static}})
     sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)
-    rows = assess(
-        sampled,
-        study.model_copy(update={"mitigations": {}}),
-        {p: BYTES[p.model] for p in POINTS},
-    ).set_index("hypothesis")
+    study = study.model_copy(update={"mitigations": {}})
+    rows = pooled(assess(sampled, study, {p: BYTES[p.model] for p in POINTS}))
     assert rows.loc["H3", "compared"] == "qat − mpqat"

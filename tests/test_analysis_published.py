@@ -46,11 +46,15 @@ def frames():
         {
             "dataset": "mnist5k",
             "hypothesis": ["H2", "H3"],
+            "claim": ["QAT is more accurate.", "Balanced images help."],
+            "width": "all",
             "compared": ["qat − ptq", ""],
+            "missing": ["", "needs two methods"],
+            "boundary": [0.0, None],
             "units": [2, 0],
             **{key: [-0.0001, None] for key in ("estimate", "low", "high")},
             **{key: [0.5, None] for key in ("d", "d_low", "d_high")},
-            "p_holm": [0.04, None],
+            "p_holm": [0.0004, None],
             "verdict": ["supported", "not testable"],
         }
     )
@@ -102,25 +106,27 @@ def test_numbers_are_those_of_the_frames_in_points(frames):
     remedy = found["mitigation"].iloc[0]
     assert remedy["FVO change"] == pytest.approx(-5)
     assert remedy["worst group low"] == pytest.approx(-20)
-    assert remedy["training"] == 1 / 7
+    assert remedy["training, × fp32"] == 1 / 7
     groups = found["groups"].set_index("group")
     assert groups.loc["8", ["fp32", "int8", "int4"]].tolist() == pytest.approx([85, 84, 83])
     assert groups.loc["8", "change at int4"] == pytest.approx(-2)
     damage = found["damage"].loc[0, ["φ, nats", "predicted, nats", "error, nats", "error share"]]
     assert damage.tolist() == pytest.approx([(0.3 + 0.1) / 2, (0.1 + 0.4) / 2, 0.125, 0.5])
-    assert found["files"].loc[0, ["as fp32, %", "kB"]].tolist() == [98, 2]
+    assert found["files"].loc[0, ["answers as fp32, %", "kB"]].tolist() == [98, 2]
     shipped = found["shipped"].iloc[0]
     assert shipped[["fp32, %", "simulated, %", "file, %"]].tolist() == pytest.approx([95, 93, 94])
-    assert shipped["certified loss"] == pytest.approx(4)
+    assert shipped["certified loss, points"] == pytest.approx(4)
 
 
 def test_intervals_over_seeds_are_students(frames):
     policy = Method.model_validate({"policy": {"by": "measured"}})
-    study = STUDY.model_copy(update={"mitigations": {"mpqat": policy}})
+    study = STUDY.model_copy(update={"mitigations": {"mpqat": policy}, "seeds": (0, 1, 2)})
     found = published(frames, study)
     rows = found["methods"].set_index(["method", "width"])
     assert rows.index.tolist()[0] == ("fp32", "fp32")
-    low, _ = stats.t.interval(0.95, 1, loc=85, scale=stats.sem([90, 80]))
+    low, _ = stats.t.interval(0.95, 2, loc=85, scale=np.std([90, 80], ddof=1) / np.sqrt(3))
+    pair = published(frames, study.model_copy(update={"seeds": (0, 1)}))["methods"]
+    assert pair["FVO ±"].isna().all()  # two seeds are too few to say
     for name in ("accuracy", "worst group", "FVO"):
         assert 85 - rows.loc[("qat", "int4"), f"{name} ±"] == pytest.approx(low)
     assert rows.loc[("qat", "int4"), "worst group, %"] == pytest.approx(76)
@@ -145,8 +151,10 @@ def test_markdown_reads_back(frames):
     text = markdown(published(frames, STUDY)["evidence"])
     header, rule, *lines = ([c.strip() for c in row.split("|")[1:-1]] for row in text.splitlines())
     assert dict(zip(header, lines[0], strict=True))["estimate"] == "0.0"
-    assert dict(zip(header, lines[1], strict=True))["estimate"] == ""
+    assert dict(zip(header, lines[1], strict=True))["estimate"] == "–"
     assert dict(zip(header, rule, strict=True))["p"] == "---:"
+    assert dict(zip(header, lines[0], strict=True))["p"] == "< 0.001"
+    assert dict(zip(header, lines[1], strict=True))["missing"] == "needs two methods"
 
 
 def test_latex_is_escaped_ruled_and_aligned(frames):
@@ -158,5 +166,6 @@ def test_latex_is_escaped_ruled_and_aligned(frames):
     assert [rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [True] * 3
     text = latex(found["evidence"], "evidence")
     assert "{--}" in text
+    assert "{$<$ 0.001}" in text
     assert "−" not in text
     assert "-0.0" not in text

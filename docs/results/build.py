@@ -7,6 +7,7 @@ every verdict is taken from a table.
 
 import json
 from functools import cached_property
+from math import factorial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,25 @@ import jinja2
 import pandas as pd
 
 from quantskew import params, tables
+from quantskew.analysis.answer import of_chance
+from quantskew.analysis.claims import OVER_GROUPS, OVER_WIDTHS
 from quantskew.analysis.effects import plain_method
+from quantskew.analysis.frontier import recommendations
+from quantskew.analysis.hypotheses import ALL, NOTHING
 from quantskew.analysis.published import markdown, published
 from quantskew.analysis.report import FIGURES, FLOW
 from quantskew.analysis.views import first_groupings, width_name
 from quantskew.command import run
 from quantskew.files import write_text
-from quantskew.variants import BASELINE
+from quantskew.variants import BASELINE, FULL_PRECISION
 
 HERE = Path("docs/results")
+PARITY = (
+    "demographic_parity_worst",
+    "equalized_odds_worst",
+    "predictive_equality_worst",
+    "disparate_impact_worst",
+)
 
 
 class Results:
@@ -53,20 +64,127 @@ class Results:
         return markdown(rows.drop(columns=[c for c in places if len(rows[c].unique()) == 1]))
 
     def figure(self, name: str) -> str:
-        """Show a drawing, with what it shows for those who do not see it."""
+        """Show a drawing, what it shows for those who do not see it, and how it is to be read."""
         drawing = (FIGURES | FLOW)[name]
-        return f"![{drawing.alternative}]({self.folder.name}/{name}.svg)"
+        shown = f"![{drawing.alternative}]({self.folder.name}/{name}.svg)"
+        return f"{shown}\n\n*{drawing.title}. {drawing.note}*"
+
+    def answer(self) -> str:
+        """Say what was found of each network, in short."""
+        levels = first_groupings(self.frame("levels"), self.study)
+        advice = iter(recommendations(self.frame("frontier"), self.study))
+        told = []
+        for (dataset, model), rows in levels[levels["method"] == BASELINE].groupby(
+            ["dataset", "model"]
+        ):
+            groups = rows[(rows["metric"] == "accuracy") & rows["counted"]]
+            worst = groups.loc[groups["value"].idxmin()]
+            overall, spread = (rows[rows["metric"] == m].iloc[0] for m in ("overall", "fvo"))
+            told.append(
+                f"At fp32 {model} is right on {_share(overall['value'])} % of {dataset}, on "
+                f"{_share(worst['value'])} % of {worst['group']}: FVO {_share(spread['value'])} "
+                f"points; chance alone would show up to {_share(spread['chance_upper'])}."
+            )
+            told += [
+                f"`{method}` against fp32, change of FVO: {said}."
+                for method in (self.plain, *self._trained())
+                if (said := self.change(method, reference=BASELINE, at=(dataset, model)))
+            ]
+            told += [self._best_remedy(dataset, model), next(advice)]
+        return "".join(f"- {text}\n" for text in [*told, of_chance(self.study)])
+
+    def _trained(self) -> list[str]:
+        return [name for name, m in self.study.methods.items() if m.training == "qat"][:1]
+
+    def _best_remedy(self, dataset: str, model: str) -> str:
+        rows = self.frame("remedies")
+        rows = rows[(rows["dataset"] == dataset) & (rows["model"] == model)]
+        better = rows[rows["worst_group_verdict"] == "better"]
+        if better.empty:
+            return f"No method is detectably better than `{self.plain}` for the worst group."
+        best = better.loc[better.groupby("bits")["worst_group_change"].idxmax()]
+        told = [
+            f"{width_name(row.bits)}: `{row.method}` {_points(row.worst_group_change)} "
+            f"{_limits(row.worst_group_low, row.worst_group_high)} points, for "
+            f"{_points(row.accuracy_change)} of accuracy and {row.training:.2f} × the training "
+            "of fp32"
+            for row in best[::-1].itertuples()
+        ]
+        return f"What helps the worst group most, against `{self.plain}`: {'; '.join(told)}."
+
+    def ships(self) -> str:
+        """Say of each int8 file who pays most, and whether any int8 variant meets the target."""
+        rows = first_groupings(self.frame("deployed_groups"), self.study)
+        rows = rows[rows["bits"] < FULL_PRECISION]
+        target = self.study.targets.worst_group_loss
+        told = []
+        for (dataset, model, method), part in rows.groupby(["dataset", "model", "method"]):
+            most = part.loc[(part["accuracy"] - part["fp32"]).idxmin()]
+            bound = part["bound"].max()
+            told.append(
+                f"The file `{method}` of {model} on {dataset}: {most['group']} pays most, "
+                f"{_share(most['fp32'])} to {_share(most['accuracy'])} % of {most['n']:,} images "
+                f"({most['lost']} lost, {most['gained']} gained); certified for every group is a "
+                f"loss of at most {_share(bound)} points, {_meets(bound, target)}."
+            )
+        placed = self.frame("frontier")
+        for (dataset, model), part in placed[placed["bits"] == 8].groupby(["dataset", "model"]):
+            best = part.loc[part["loss_bound"].idxmin()]
+            told.append(
+                f"Of int8 simulated (weights alone), {model} on {dataset}: the smallest certified "
+                f"loss is that of `{best['method']}`, {_share(best['loss_bound'])} points, "
+                f"{_meets(best['loss_bound'], target)}."
+            )
+        return "".join(f"- {text}\n" for text in told)
+
+    def certified(self) -> str:
+        """Say how many int8 files keep every group within the target, and how near the best is."""
+        rows = first_groupings(self.frame("deployed_groups"), self.study)
+        rows = rows[rows["bits"] < FULL_PRECISION]
+        bounds = rows.groupby(["dataset", "model", "method"])["bound"].max()
+        target = self.study.targets.worst_group_loss
+        dataset, model, method = bounds.idxmin()
+        return (
+            f"Of {len(bounds)} int8 files {(bounds <= target).sum()} can be certified to cost no "
+            f"group more than {_share(target)} points of accuracy; the lowest bound is "
+            f"{_share(bounds.min())} points (`{method}` of {model} on {dataset}), from groups of "
+            f"{rows['n'].min():,} to {rows['n'].max():,} test images."
+        )
+
+    def worst(self) -> str:
+        """Set the worst group of each int8 file."""
+        rows = self._published["shipped"]
+        place = ["dataset", "model", "method", "seed"]
+        return markdown(rows.loc[rows.groupby(place)["file, %"].idxmin()].drop(columns="seed"))
+
+    def undertrained(self, least: float) -> str:
+        """Warn of fp32 files whose accuracy is less than a share of 1."""
+        rows = self.frame("deployed")
+        weak = rows[(rows["bits"] == FULL_PRECISION) & (rows["accuracy"] < least)]
+        names = [
+            f"{row.model} on {row.dataset} ({_share(row.accuracy)} %)" for row in weak.itertuples()
+        ]
+        return ", ".join(names)
+
+    def took(self) -> str:
+        """Say how long the study took and how much memory."""
+        stages = self.provenance["stages"]
+        minutes = sum(stage["seconds"] for stage in stages) / 60
+        most = max(stage["peak_bytes"] for stage in stages) / 1e9
+        return f"{minutes:.0f} min on {self.provenance['device']}, {most:.1f} GB at the peak"
 
     def hypothesis(self, name: str) -> str:
-        """Say how a declared claim came out."""
-        row = self.frame("hypotheses").set_index("hypothesis").loc[name]
+        """Say how a declared claim came out, of all widths and of each that was tested."""
+        rows = self.frame("hypotheses").set_index(["hypothesis", "width"]).loc[name]
+        row = rows.loc[ALL]
         if row["verdict"] == "not testable":
             return f"**not testable**: {row['missing']}"
-        numbers = f"{_points(row['estimate'])} {_limits(row['low'], row['high'])}"
-        return (
-            f"**{row['verdict']}**: {row['estimand']} ({row['compared']}): {numbers} points, "
-            f"{row['units']} networks, p {_p(row['p_holm'])}"
-        )
+        models, seeds = len(self.study.models), len(self.study.seeds)
+        networks = "one network" if models == 1 else f"each of {models} networks"
+        of = f" of {networks}" if row["units"] == models * seeds else ""
+        told = f"{row['estimand']} ({row['compared']}), {seeds} seeds{of}: {_verdict(row)}"
+        each = rows.drop(ALL).sort_index(key=lambda widths: widths.map(_order))
+        return told + "".join(f"; {width}: {_verdict(one)}" for width, one in each.iterrows())
 
     def claim(self, text: str) -> str:
         """Say how a claim of the impact flow came out, width by width."""
@@ -74,13 +192,36 @@ class Results:
         rows = rows[rows["claim"] == text]
         if rows.empty:
             raise KeyError(f"{self.folder.name}: there is no claim {text!r}")
-        return "; ".join(
-            f"{row.width}: **{row.verdict}** (ρ {_number(row.spearman, '.2f')}, p {_p(row.p_holm)})"
-            for row in rows.sort_values("width", key=lambda w: w.map(_order)).itertuples()
-        )
+        (sign,) = {claim.sign for claim in (*OVER_GROUPS, *OVER_WIDTHS) if claim.text == text}
+        family = self.frame("claims")["p_value"].notna().sum()
+        told = []
+        for row in rows.sort_values("width", key=lambda w: w.map(_order)).itertuples():
+            of = "ρ with the bits" if row.width == ALL else "ρ"
+            verdict = f"**{row.verdict}**"
+            # the p of the most extreme order, adjusted
+            if row.width != ALL and family * 2 / factorial(row.groups) > self._alpha:
+                agrees = "same" if row.spearman * sign > 0 else "not the"
+                verdict = f"{agrees} sign as the paper; {row.groups} groups cannot decide"
+            told.append(
+                f"{row.width}: {verdict} ({of} {_number(row.spearman, '.2f')}, p {_p(row.p_holm)})"
+            )
+        return "; ".join(told)
 
-    def change(self, method: str, metric: str = "fvo", reference: str | None = None) -> str:
-        """Say how a method changes a metric, paired with a reference of the same width."""
+    @property
+    def _alpha(self) -> float:
+        return self.study.statistics.alpha
+
+    def change(
+        self,
+        method: str,
+        metric: str = "fvo",
+        reference: str | None = None,
+        at: tuple[str, str] | None = None,
+    ) -> str:
+        """Say how a method changes a metric, paired with a reference: plain of the same width.
+
+        Of a data set and model, if ``at`` names them; else of all.
+        """
         reference = reference or self.plain
         rows = first_groupings(self.frame("effects"), self.study)
         rows = rows[
@@ -88,6 +229,8 @@ class Results:
             & (rows["metric"] == metric)
             & (rows["reference"] == reference)
         ]
+        if at:
+            rows = rows[(rows["dataset"] == at[0]) & (rows["model"] == at[1])]
         told = [
             f"{row.width}: {_points(row.change)} {_limits(row.low, row.high)}, **{row.verdict}**"
             for row in rows.itertuples()
@@ -107,6 +250,14 @@ class Results:
                 f"{(least == smallest).sum()} of {len(wide)} networks"
             )
         return "; ".join(told) or "not in this study"
+
+    def parity(self) -> str:
+        """Set how plain quantization changes the metrics that tell labels and groups apart."""
+        return "".join(
+            f"- {metric.removesuffix('_worst').replace('_', ' ')}: "
+            f"{self.change(self.plain, metric, BASELINE)}\n"
+            for metric in PARITY
+        )
 
     def best(self, bits: int) -> str:
         """Name the variants of a width with the highest accuracy and the lowest FVO."""
@@ -193,7 +344,9 @@ class Results:
         trained = f"{speed['model']}, batches of {speed['batch_size']}, {threads}"
         versions = ", ".join(f"{name} {number}" for name, number in how["versions"].items())
         data = "\n".join(f"`{path}`: SHA-256 `{digest}`." for path, digest in how["data"].items())
-        return f"""{markdown(rows)}
+        return f"""In all {self.took()}.
+
+{markdown(rows)}
 Wall time without the start of Python; memory of all processes of the stage together, looked at
 every second or two. What lies in the store of finished cells is not done again and not counted.
 
@@ -204,6 +357,17 @@ Training ({trained}): {speed["ours_images_per_second"]} images a second, a plain
 Code `{how["revision"]}`, {versions}.
 {data}
 """
+
+
+def _meets(bound: float, target: float) -> str:
+    return f"{'within' if bound <= target else 'above'} the target of {_share(target)}"
+
+
+def _verdict(row: pd.Series) -> str:
+    if row["verdict"] == "not testable":
+        return f"**left out**: {row['missing']}"
+    numbers = f"{_points(row['estimate'])} {_limits(row['low'], row['high'])}"
+    return f"**{row['verdict']}**, {numbers} points, p {_p(row['p_holm'])}"
 
 
 def _points(share: float, form: str = "+.1f") -> str:
@@ -248,7 +412,7 @@ def main(name: str) -> None:
         keep_trailing_newline=True,
     )
     template = environment.get_template(f"{name}.md.j2")
-    write_text(HERE / f"{name}.md", template.render(results=_results))
+    write_text(HERE / f"{name}.md", template.render(results=_results, nothing=NOTHING))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 from quantskew import params, tables
 from quantskew.analysis.views import first_groupings
 from quantskew.cells import LIBRARIES, default_store, file_hash
-from quantskew.command import run
+from quantskew.command import UserError, run
 from quantskew.costs import LOG
 from quantskew.files import write_json
 from quantskew.params import Params
@@ -32,12 +32,19 @@ MEASURED = {
     **dict.fromkeys(("groups", "layers", "curvature"), "evaluations"),
     **dict.fromkeys(("deployed", "deployed_groups"), "deployed"),
 }
-METRICS = ("accuracy", "overall", "fvo", "worst_group")
+CODE = ("src", "stages", "dvc.yaml")
+METRICS = (
+    *("accuracy", "overall", "fvo", "worst_group", "demographic_parity_worst"),
+    *("equalized_odds_worst", "predictive_equality_worst", "disparate_impact_worst"),
+)
 
 
 def main(name: str) -> None:
     """Copy the tables and figures of the study that was run last, and say how it was run."""
     study = params.load()
+    changed = said("git", "status", "--porcelain", *CODE)
+    if changed:
+        raise UserError(f"commit first, results are kept of a revision; changed are:\n{changed}")
     target = Path("docs/results", name)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -75,10 +82,9 @@ def keep(table: str, rows: pd.DataFrame, target: Path) -> None:
 
 def provenance(study: Params) -> dict[str, object]:
     """What it takes to judge the numbers, and to make them again."""
-    changed = said("git", "status", "--porcelain", "src", "stages", "dvc.yaml")
     timing = said(sys.executable, "benchmarks/training.py", study.datasets[0], study.models[0])
     return {
-        "revision": said("git", "rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else ""),
+        "revision": said("git", "rev-parse", "--short=12", "HEAD"),
         "data": {str(samples_path(d)): file_hash(samples_path(d)) for d in study.datasets},
         "versions": {"python": platform.python_version()}
         | {library: version(library) for library in ("quantskew", *LIBRARIES)},

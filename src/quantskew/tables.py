@@ -389,6 +389,7 @@ TABLES: Mapping[str, Table] = {
                 _column("dataset", pa.string(), "name of the data set; all its models together"),
                 _column("hypothesis", pa.string(), "name of the claim"),
                 _column("claim", pa.string(), "what is claimed"),
+                _column("width", pa.string(), "'all': of all that it speaks of; or one of them"),
                 _column("attribute", pa.string(), "grouping"),
                 _column("estimand", pa.string(), "the number that is compared with the boundary"),
                 _column("compared", pa.string(), "methods, models or groups in it"),
@@ -401,12 +402,14 @@ TABLES: Mapping[str, Table] = {
                 _column("d_low", pa.float64(), "lower limit of d", null=True),
                 _column("d_high", pa.float64(), "upper limit of d", null=True),
                 _column("p_value", pa.float64(), "of lying on the boundary, two-sided", null=True),
-                _column("p_holm", pa.float64(), "adjusted for the data set's claims", null=True),
+                _column(
+                    "p_holm", pa.float64(), "adjusted for the claims, or the widths", null=True
+                ),
                 _column("verdict", pa.string(), "supported, refuted, undecided, not testable"),
                 _column("missing", pa.string(), "what the study lacks for a test"),
             ]
         ),
-        ("dataset", "hypothesis"),
+        ("dataset", "hypothesis", "width"),
     ),
     "frontier": Table(
         pa.schema(

@@ -92,6 +92,17 @@ def metrics(
     return result
 
 
+def of_chance(study: Params) -> str:
+    """Say what the intervals and verdicts speak of, and what they do not."""
+    seeds = len(study.seeds)
+    return (
+        "What is sure: intervals and verdicts speak of other test images for these trained "
+        f"networks, {seeds} of each kind; what another training would give is the seed sd"
+        + (", which one network cannot tell. " if seeds == 1 else ". ")
+        + "Verdicts are adjusted by Holm; intervals are not."
+    )
+
+
 def sentences(rows: pd.DataFrame, study: Params) -> list[str]:
     """Say for each data set and model who is hurt, by how much, how sure, and what helps."""
     told = []

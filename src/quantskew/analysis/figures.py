@@ -1,7 +1,7 @@
 """The figures as SVG: one style, colours that colour-blind readers tell apart, intervals drawn."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import matplotlib as mpl
@@ -26,9 +26,25 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "quantskew",
 }
-# Okabe & Ito's palette, without its yellow: it is lost on white
-METHOD_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MARKERS = "osD^vP*Xh<>"
+# Tol's muted colours, which colour-blind readers tell apart, the strongest first
+COLOURS = ("#CC6677", "#332288", "#117733", "#44AA99", "#AA4499",
+           "#999933", "#88CCEE", "#882255", "#DDCC77")  # fmt: skip
+MARKERS = "sD^vPXh<>p"
+PLAIN = {"fp32": ("#000000", "*"), "fp16": ("#777777", "d"), "ptq": ("#444444", "o")}
+KNOWN = (
+    "qat", "mpqat", "fair_qat", "uo_wcr", "channel", "mse", "adaround", "fair_mixed", "augmented",
+)  # fmt: skip
+"""Methods that look the same in every study; others get what follows, in alphabetical order."""
+
+
+def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method, no two alike up to 90."""
+    rest = sorted({*methods}.difference(PLAIN, KNOWN))
+    pairs = {
+        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
+        for i, name in enumerate([*KNOWN, *rest])
+    }
+    return PLAIN | pairs
 
 
 def svg(draw: Callable[[Figure, pd.DataFrame], None], rows: pd.DataFrame) -> str:
@@ -58,7 +74,10 @@ def _whiskers(rows: pd.DataFrame, value: str = "value", prefix: str = "") -> np.
 
 
 def bars_by_group(label: str, percent: bool) -> Callable[[Figure, pd.DataFrame], None]:
-    """Bars of every group side by side, one a width from wide to narrow, with intervals."""
+    """Bars of every group side by side, one a width from wide to narrow, with intervals.
+
+    Where the rows list ``seeds``, each is a dot on its bar.
+    """
 
     def draw(figure: Figure, rows: pd.DataFrame) -> None:
         for ax, part in _panels(figure, rows, 8, 2.8):
@@ -74,6 +93,13 @@ def bars_by_group(label: str, percent: bool) -> Callable[[Figure, pd.DataFrame],
                     x, at["value"] * factor, step, color=colour, label=width,
                     yerr=_whiskers(at) * factor, error_kw={"lw": 0.7, "ecolor": "#555555"},
                 )  # fmt: skip
+                if "seeds" in at:
+                    for place, values in zip(x, at["seeds"], strict=True):
+                        if isinstance(values, list) and len(values) > 1:
+                            ax.plot(
+                                [place] * len(values), np.multiply(values, factor), ls="",
+                                marker="o", ms=2.2, mfc="#D55E00", mec="white", mew=0.3, zorder=3,
+                            )  # fmt: skip
             ax.set_xticks(range(len(groups)), [f"{g}\nn={sizes[g]}" for g in groups])
             ax.grid(False, axis="x")
             ax.set_ylabel(label)
@@ -85,6 +111,7 @@ def bars_by_group(label: str, percent: bool) -> Callable[[Figure, pd.DataFrame],
 def lines_by_width(figure: Figure, rows: pd.DataFrame) -> None:
     """FVO of every method against the width; grey is what chance shows with equal groups."""
     widths = rows.drop_duplicates("bits").sort_values("bits", ascending=False)["width"].tolist()
+    styles = looks(rows["method"])
     for ax, part in _panels(figure, rows, 8, 3):
         chance = part.groupby("width")["chance_upper"].max().reindex(widths) * 100
         ax.fill_between(range(len(widths)), 0, chance, color="#999999", alpha=0.3, lw=0)
@@ -93,13 +120,13 @@ def lines_by_width(figure: Figure, rows: pd.DataFrame) -> None:
         methods = part["method"].unique()
         for number, method in enumerate(methods):
             at = part[part["method"] == method]
+            colour, marker = styles[method]
             x = [widths.index(w) for w in at["width"]] + np.array(
                 (number - len(methods) / 2) * min(0.05, 0.4 / len(methods))
             )
             ax.errorbar(
                 x, at["value"] * 100, yerr=_whiskers(at) * 100, label=method, capsize=2, lw=1.2,
-                marker=MARKERS[number % len(MARKERS)], ms=4,
-                color=METHOD_COLOURS[number % len(METHOD_COLOURS)],
+                marker=marker, ms=4, color=colour,
             )  # fmt: skip
         ax.set_xticks(range(len(widths)), widths)
         ax.set_ylim(0)
@@ -110,22 +137,23 @@ def lines_by_width(figure: Figure, rows: pd.DataFrame) -> None:
 def trade_off(figure: Figure, rows: pd.DataFrame) -> None:
     """Overall accuracy against FVO, a field a width; the best place is at the lower right."""
     panels = rows["panel"].unique()
+    rows = rows[(rows["bits"] < 16) | (rows["method"] == "fp32")]
     widths = rows[rows["bits"] < 16].drop_duplicates("bits").sort_values("bits", ascending=False)
     figure.set_size_inches(8, 2.9 * len(panels))
-    axes = figure.subplots(len(panels), len(widths), squeeze=False)
-    methods = rows["method"].unique()
+    axes = figure.subplots(len(panels), len(widths), squeeze=False, sharey=True)
+    methods, styles = rows["method"].unique(), looks(rows["method"])
     for line, panel in zip(axes, panels, strict=True):
         here = rows[rows["panel"] == panel]
         for ax, (bits, width) in zip(line, widths[["bits", "width"]].values, strict=True):
             shown = here[(here["bits"] == bits) | (here["method"] == "fp32")]
-            for number, method in enumerate(methods):
+            for method in methods:
                 at = shown[shown["method"] == method]
+                colour, marker = styles[method]
                 ax.errorbar(
                     at["accuracy"] * 100, at["fvo"] * 100,
                     xerr=_whiskers(at, "accuracy", "accuracy_") * 100,
                     yerr=_whiskers(at, "fvo", "fvo_") * 100,
-                    fmt=MARKERS[number % len(MARKERS)], ms=5, lw=0.8, label=method,
-                    color=METHOD_COLOURS[number % len(METHOD_COLOURS)],
+                    fmt=marker, ms=5, lw=0.8, label=method, color=colour,
                 )  # fmt: skip
             ax.set_title(f"{panel}\n{width}" if ax is line[0] else f"\n{width}")
             ax.set_xlabel("accuracy, %")
@@ -149,20 +177,29 @@ def _grid(
             yield ax, rows[(rows["panel"] == panel) & (rows["drawing"] == field)]
 
 
-def heatmap(figure: Figure, rows: pd.DataFrame) -> None:
+def heatmap(figure: Figure, rows: pd.DataFrame, signed: bool = False) -> None:
     """Groups (``y``) by widths (``x``), each with its number; a drawing has colours of its own.
 
-    They follow the number up to about 1 and its logarithm beyond, on either side of 0.
+    They follow the number up to about 1 and its logarithm beyond, on either side of 0; ``signed``
+    ones are white at 0, and the same number is the same colour in all drawings.
     """
+    most = float(rows["value"].abs().max())
+    limits = (-most, most) if signed else (None, None)
     lines = rows.groupby("panel")["y"].nunique().max()
     for ax, part in _grid(figure, rows, max(3.2, 1 + 0.16 * lines)):
         table = part.pivot(index="y", columns="x", values="value")
         table = table.loc[part["y"].unique(), part["x"].unique()]
-        image = ax.imshow(table, cmap="cividis", aspect="auto", norm=AsinhNorm(linear_width=1))
-        dark = np.asarray(image.norm(table.to_numpy())) < 0.5
+        image = ax.imshow(
+            table,
+            cmap="PuOr_r" if signed else "cividis",
+            aspect="auto",
+            norm=AsinhNorm(1, *limits),
+        )
+        shade = np.asarray(image.norm(table.to_numpy()))
+        dark = abs(shade - 0.5) > 0.35 if signed else shade < 0.5
         for (i, j), value in np.ndenumerate(table.to_numpy()):
             if np.isfinite(value):
-                text = f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 4):.2g}"
+                text = f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 4) + 0.0:.2g}"
                 ax.text(j, i, text, ha="center", va="center", fontsize=7,
                         color="white" if dark[i, j] else "black")  # fmt: skip
         ax.set_xticks(range(table.shape[1]), table.columns)
@@ -172,6 +209,8 @@ def heatmap(figure: Figure, rows: pd.DataFrame) -> None:
         named = table.index if part["drawing"].iloc[0] == rows["drawing"].iloc[0] else []
         ax.set_yticks(range(len(named)), named)
         ax.grid(False)
+        if signed:
+            figure.colorbar(image, ax=ax, ticks=[-most, 0, most], format="%.2g")
 
 
 def points(
@@ -219,14 +258,15 @@ def bars(figure: Figure, rows: pd.DataFrame) -> None:
     """Bars of ``value`` at every ``x``, one a series side by side, with limits."""
     for ax, part in _grid(figure, rows):
         names, series = part["x"].unique(), part["series"].unique()
+        styles = looks(series)
         step = 0.8 / len(series)
         for number, one in enumerate(series):
             at = part[part["series"] == one].set_index("x").reindex(names)
             ax.bar(
                 np.arange(len(names)) - 0.4 + step * (number + 0.5), at["value"], step, label=one,
-                yerr=_whiskers(at), color=METHOD_COLOURS[1 + number % 6],
-                hatch="///" if number >= 6 else None, error_kw={"lw": 0.7},
+                yerr=_whiskers(at), color=styles[one][0], error_kw={"lw": 0.7},
             )  # fmt: skip
         ax.set_xticks(range(len(names)), names)
         ax.grid(False, axis="x")
-        ax.legend()
+        if ax is figure.axes[0]:
+            figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=7)

@@ -10,16 +10,19 @@ its error   from both sources (:mod:`quantskew.fairness.seeds`): networks of oth
             test samples, which all networks share
 test        Student's t with (units − 1) degrees of freedom, two-sided; exact for normal errors if
             seeds are the only source, conservative otherwise
-family      the claims that can be tested on a data set, adjusted by Holm
+family      the claims that can be tested on a data set, adjusted by Holm; what is a mean over
+            widths is tested at each of them too, a family of its own
 verdict     supported or refuted by the sign of an estimate whose adjusted p is at most alpha
 =========== ========================================================================================
 
-What a study lacks for a claim is said in the column ``missing``. H1 to H6 are the hypotheses of
+What a study lacks for a claim is said in the column ``missing``. Who loses most cannot be told at
+a width that leaves a group less than :data:`NOTHING` of right answers: it has no more to lose, so
+such a width is left out of that claim, whatever it would show. H1 to H6 are the hypotheses of
 Diyora (2024), "Beyond Naive Quantization"; the others are claims of Bellam & Kim (2025).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 from typing import NamedTuple
 
@@ -29,6 +32,7 @@ from scipy.stats import t as student
 
 from quantskew.analysis.effects import Point, plain_method
 from quantskew.analysis.sampled import Sampled
+from quantskew.analysis.views import width_name
 from quantskew.fairness.intervals import cohens_d
 from quantskew.fairness.metrics import Floats
 from quantskew.fairness.paired import holm
@@ -36,9 +40,16 @@ from quantskew.fairness.seeds import seed_and_sampling_variance
 from quantskew.params import Calibration, Method, Params, Recipe
 from quantskew.variants import BASELINE, FULL_PRECISION
 
+NOTHING = 0.01
+"""Accuracy, in the mean over networks, below which a group has nothing left to lose."""
+
 
 class NotTestable(Exception):  # noqa: N818 (it is an answer, not an error)
     """The study lacks something that a claim speaks of; the message says what."""
+
+
+ALL = "all"
+"""Width of the rows that speak of all widths together."""
 
 
 class Contrast(NamedTuple):
@@ -48,6 +59,7 @@ class Contrast(NamedTuple):
     compared: str
     boundary: float = 0.0  # the claim is about the mean being above or below this
     looks: int = 1  # contrasts of which this is the most extreme; p is multiplied by it
+    widths: tuple[int, ...] = ()  # at which the claim can be tested one by one
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,7 @@ def _between(grid: Grid, values: Floats, method: str, reference: str) -> Contras
     return Contrast(
         grid.over_models(lambda model: grid.change(values, model, method, reference)),
         f"{method} − {reference}{kept}",
+        widths=tuple(widths),
     )
 
 
@@ -245,10 +258,22 @@ def minority(grid: Grid) -> Contrast:
         raise NotTestable("needs groups of different training sizes")
     others = counted & (np.arange(len(names)) != few)
     gap = sampled.accuracy[..., few] - sampled.accuracy[..., others].mean(-1)
-    found = _between(grid, gap, grid.plain, BASELINE)
-    return found._replace(
-        compared=f"{grid.plain} − {BASELINE}: {sampled.division.attribute} {names[few]} − others"
+    widths = tuple(grid.bits(grid.plain))
+    kept = tuple(
+        bits
+        for bits in widths
+        if all(
+            grid.at(sampled.accuracy, model, grid.plain, bits)[0].mean(0)[counted].min() >= NOTHING
+            for model in grid.study.models
+        )
     )
+    if not kept:
+        raise NotTestable(f"needs a width that leaves every group {NOTHING:.0%} of right answers")
+    there = replace(grid, study=grid.study.model_copy(update={"bits": kept}))
+    at = f" at {', '.join(map(str, kept))} bits" if kept != widths else ""
+    who = f"{sampled.division.attribute} {names[few]} − others"
+    found = _between(there, gap, grid.plain, BASELINE)
+    return found._replace(compared=f"{grid.plain} − {BASELINE}{at}: {who}", widths=widths)
 
 
 def fair_training(grid: Grid) -> Contrast:
@@ -394,33 +419,19 @@ def assess(sampled: Sampled, study: Params, sizes: Mapping[Point, float]) -> pd.
     """
     alpha = study.statistics.alpha
     rows = []
-    for name, claim in CLAIMS.items():
-        row = {"hypothesis": name, "claim": claim.text, "estimand": claim.estimand, "side": 0}
-        try:
-            found = claim.contrast(Grid(sampled, study, sizes))
-            tested = two_sided(found.values, boundary=found.boundary, alpha=alpha)
-        except NotTestable as reason:
-            row |= {"compared": "", "missing": str(reason), "units": 0}
-        else:
-            observed = found.values[0]
-            size = cohens_d(observed - found.boundary, confidence=1 - alpha)
-            row |= {
-                **tested._asdict(),
-                "p_value": min(1.0, tested.p_value * found.looks),
-                "compared": found.compared,
-                "missing": "",
-                "units": observed.size,
-                "boundary": found.boundary,
-                "d": size.d,
-                "d_low": size.low,
-                "d_high": size.high,
-                "side": claim.side * np.sign(tested.estimate - found.boundary),
-            }
-        rows.append(row)
+    for name in CLAIMS:
+        row, widths = _tested(name, Grid(sampled, study, sizes))
+        rows.append(row | {"width": ALL})
+        for bits in widths:
+            grid = Grid(sampled, study.model_copy(update={"bits": (bits,)}), sizes)
+            rows.append(_tested(name, grid)[0] | {"width": width_name(bits)})
     columns = ["estimate", "boundary", "low", "high", "d", "d_low", "d_high", "p_value"]
     table = pd.DataFrame(rows)
     table = table.reindex(columns=[*table.columns.union(columns, sort=False)])
-    table["p_holm"] = holm(table["p_value"].to_numpy(float))
+    families = table["hypothesis"].where(table["width"] != ALL, ALL)
+    table["p_holm"] = table.groupby(families)["p_value"].transform(
+        lambda p: holm(p.to_numpy(float))
+    )
     claimed = table["hypothesis"].map(lambda name: CLAIMS[name].side)
     found_at_all = table["p_holm"] <= alpha
     table["verdict"] = np.select(
@@ -434,3 +445,29 @@ def assess(sampled: Sampled, study: Params, sizes: Mapping[Point, float]) -> pd.
     )
     dataset, attribute = sampled.points[0].dataset, sampled.division.attribute
     return table.drop(columns="side").assign(dataset=dataset, attribute=attribute)
+
+
+def _tested(name: str, grid: Grid) -> tuple[dict[str, object], tuple[int, ...]]:
+    """Test a claim: its row, and the widths that it is to be tested at one by one."""
+    claim, alpha = CLAIMS[name], grid.study.statistics.alpha
+    row = {"hypothesis": name, "claim": claim.text, "estimand": claim.estimand, "side": 0}
+    try:
+        found = claim.contrast(grid)
+        tested = two_sided(found.values, boundary=found.boundary, alpha=alpha)
+    except NotTestable as reason:
+        return row | {"compared": "", "missing": str(reason), "units": 0}, ()
+    observed = found.values[0]
+    size = cohens_d(observed - found.boundary, confidence=1 - alpha)
+    row |= {
+        **tested._asdict(),
+        "p_value": min(1.0, tested.p_value * found.looks),
+        "compared": found.compared,
+        "missing": "",
+        "units": observed.size,
+        "boundary": found.boundary,
+        "d": size.d,
+        "d_low": size.low,
+        "d_high": size.high,
+        "side": claim.side * np.sign(tested.estimate - found.boundary),
+    }
+    return row, found.widths if len(found.widths) > 1 else ()

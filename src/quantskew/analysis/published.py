@@ -4,7 +4,7 @@ Accuracies, FVO and their changes are in percentage points, on the first groupin
 In a LaTeX document: ``\usepackage{booktabs, siunitx}`` and ``\input`` of the file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -89,12 +89,14 @@ def _standing(
 
 
 def _over_seeds(frames: Mapping[str, pd.DataFrame], study: Params) -> pd.DataFrame:
-    """Accuracy, worst group and FVO, each with half of Student's interval over seeds; size."""
+    """Accuracy, worst group and FVO, each with half of Student's interval over 3 seeds or more."""
     levels = first_groupings(frames["levels"], study)
     whole = levels[levels["group"] == WHOLE]
     wide = whole.pivot(index=PLACE, columns="metric", values=["value", "seed_sd"]) * 100
     seeds = len(study.seeds)
-    half = student.ppf(1 - study.statistics.alpha / 2, seeds - 1) / np.sqrt(seeds)
+    # of two, with one degree of freedom, the interval is 18 times their deviation: it says nothing
+    half = student.ppf(1 - study.statistics.alpha / 2, seeds - 1) if seeds > 2 else np.nan
+    half /= np.sqrt(seeds)
     shown = {}
     for metric, name in (("overall", "accuracy"), ("worst_group", "worst group"), ("fvo", "FVO")):
         shown[name if name == "FVO" else f"{name}, %"] = wide["value", metric]
@@ -138,27 +140,32 @@ def _against_plain(rows: pd.DataFrame) -> pd.DataFrame:
         for part in ("change", "low", "high"):
             shown[f"{title.removesuffix(', %')} {part}"] = rows[f"{name}_{part}"] * 100
         shown[f"{title.removesuffix(', %')} verdict"] = rows[f"{name}_verdict"]
-    return pd.DataFrame({**shown, "training": rows["training"], "kB": rows["bytes"] / 1000})
+    return pd.DataFrame({**shown, "training, × fp32": rows["training"], "kB": rows["bytes"] / 1000})
 
 
 def _by_group(levels: pd.DataFrame, study: Params) -> pd.DataFrame:
     rows = first_groupings(levels, study)
     chosen = rows["method"].isin([BASELINE, plain_method(study)]) & (rows["metric"] == "accuracy")
     key = ["dataset", "model", "attribute", "group", "n"]
-    wide = rows[chosen].pivot(index=key, columns="bits", values="value") * 100
-    wide = wide[sorted(wide.columns, reverse=True)]
-    lowest = f"change at {width_name(wide.columns[-1])}"
-    wide[lowest] = wide.iloc[:, -1] - wide.iloc[:, 0]
-    return wide.rename(columns=_WIDTHS).rename_axis(columns=None).reset_index()
+    wide = rows[chosen].pivot(index=key, columns="bits", values=["value", "seed_sd"]) * 100
+    shown = {}
+    for bits in sorted(wide["value"].columns, reverse=True):
+        shown[width_name(bits)] = wide["value", bits]
+        shown[f"{width_name(bits)} seed sd"] = wide["seed_sd", bits]
+    shown[f"change at {width_name(bits)}"] = wide["value", bits] - wide["value", FULL_PRECISION]
+    return pd.DataFrame(shown).reset_index()
 
 
 def _evidence(hypotheses: pd.DataFrame) -> pd.DataFrame:
     names = {
         "dataset": "dataset",
-        "hypothesis": "claim",
+        "hypothesis": "name",
+        "claim": "claim",
+        "width": "width",
         "compared": "compared",
         "units": "networks",
         "estimate": "estimate",
+        "boundary": "boundary",
         "low": "low",
         "high": "high",
         "d": "d",
@@ -166,8 +173,9 @@ def _evidence(hypotheses: pd.DataFrame) -> pd.DataFrame:
         "d_high": "d high",
         "p_holm": "p",
         "verdict": "verdict",
+        "missing": "missing",
     }
-    shares = ["estimate", "low", "high"]
+    shares = ["estimate", "boundary", "low", "high"]
     points = hypotheses.assign(**{name: hypotheses[name] * 100 for name in shares})
     return points[list(names)].rename(columns=names)
 
@@ -198,8 +206,8 @@ def _files(deployed: pd.DataFrame) -> pd.DataFrame:
     """Size and accuracy of the ONNX files, and how often they answer as fp32 and as simulated."""
     shares = {
         "accuracy": "accuracy, %",
-        "agreement_fp32": "as fp32, %",
-        "agreement_pytorch": "as simulated, %",
+        "agreement_fp32": "answers as fp32, %",
+        "agreement_pytorch": "answers as simulated, %",
     }
     points = deployed[[*PLACE, "seed", *shares]].rename(columns=shares)
     points[[*shares.values()]] *= 100
@@ -214,18 +222,31 @@ def _shipped(groups: pd.DataFrame) -> pd.DataFrame:
         "accuracy": "file, %",
         "low": "low",
         "high": "high",
-        "bound": "certified loss",
+        "bound": "certified loss, points",
     }
     quantized = groups[groups["bits"] < FULL_PRECISION].rename(columns=shares)
     key = ["dataset", "model", "method", "seed", "group", "n"]
     points = quantized[[*shares.values()]] * 100
-    return pd.concat([quantized[key], points, quantized[["lost", "gained"]]], axis=1)
+    flips = quantized[["lost", "gained"]].add_suffix(", images")
+    return pd.concat([quantized[key], points, flips], axis=1)
 
 
 def _digits(name: str) -> int:
     if name == "p" or name.endswith(", nats"):
         return 3
-    return 2 if name.split()[0] in ("d", "training", "error") else 1
+    return 2 if name.split()[0] in ("d", "training,", "error") else 1
+
+
+def _text(name: str, missing: str) -> Callable[[float], str]:
+    """How the numbers of a column are set; a p is never shown as 0."""
+
+    def said(value: float) -> str:
+        if value != value:
+            return missing
+        small = name == "p" and value < 0.001
+        return "< 0.001" if small else f"{value:.{_digits(name)}f}"
+
+    return said
 
 
 def latex(rows: pd.DataFrame, caption: str) -> str:
@@ -238,16 +259,19 @@ def latex(rows: pd.DataFrame, caption: str) -> str:
         .format_index(lambda name: name.replace("_", " "), escape="latex", axis=1)
     )
     for name in numbers:
-        digits = _digits(name) if rows[name].dtype.kind == "f" else 0
-        style = style.format(f"{{:.{digits}f}}", subset=[name], na_rep="{--}")
+        told = _text(name, "{--}") if rows[name].dtype.kind == "f" else "{:.0f}"
+        style = style.format(told, subset=[name], na_rep="{--}")
     text = style.to_latex(hrules=True, siunitx=True, caption=caption.replace("_", " "))
-    return str(text).replace("−", "--")  # the sign is not in the usual fonts
+    text = str(text).replace("< 0.001", "{$<$ 0.001}")
+    return text.replace("−", "--")  # the sign is not in the usual fonts
 
 
 def _rounded(rows: pd.DataFrame) -> pd.DataFrame:
     """Round as shown, so that no −0.0 remains."""
     floats = rows.select_dtypes("float").columns
-    return rows.assign(**{name: rows[name].round(_digits(name)) + 0.0 for name in floats})
+    return rows.assign(
+        **{name: rows[name].round(_digits(name)) + 0.0 for name in floats if name != "p"}
+    )
 
 
 def markdown(rows: pd.DataFrame) -> str:
@@ -255,9 +279,7 @@ def markdown(rows: pd.DataFrame) -> str:
     rows = _rounded(rows)
     texts = rows.astype(object)
     for name in rows.select_dtypes("float").columns:
-        texts[name] = [
-            "" if value != value else f"{value:.{_digits(name)}f}" for value in rows[name]
-        ]
+        texts[name] = [*map(_text(name, "–"), rows[name])]
     right = set(rows.select_dtypes("number").columns)
     lines = [
         list(rows.columns),

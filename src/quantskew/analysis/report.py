@@ -1,6 +1,7 @@
 """The report: one self-contained page that opens offline."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from quantskew.analysis import figures, views
 from quantskew.cells import LIBRARIES
 from quantskew.params import Params
+from quantskew.tables import POINT, VARIANT
 
 
 class Figure(NamedTuple):
@@ -69,21 +71,24 @@ FIGURES = {
         figures.bars_by_group("accuracy, %", percent=True),
         "Accuracy of each group as the width falls",
         "Bars of accuracy, one a group and width; the numbers are in the table of groups.",
-        "Plain post-training quantization. Bars are means over seeds; whiskers say how far other "
-        "test samples could move them. After Figure 1 of Bellam & Kim.",
+        "Plain post-training quantization. Bars are means over seeds, dots the networks of each "
+        "seed; whiskers say how far other test samples could move the mean, not what another "
+        "training would give. After Figure 1 of Bellam & Kim.",
     ),
     "fvo_by_width": Drawing(
         figures.lines_by_width,
         "Largest gap between two groups (FVO) by width and method",
         "Lines of FVO against width, one a method; the numbers are in the table of methods.",
         "The grey field is where 95 % of classifiers without any gap between groups would lie on "
-        "these test samples: FVO is a maximum, so chance alone makes it positive.",
+        "these test samples: FVO is a maximum, so chance alone makes it positive. Whiskers: other "
+        "test samples, not other seeds.",
     ),
     "trade_off": Drawing(
         figures.trade_off,
         "What fairness costs in accuracy",
         "Points of overall accuracy against FVO, a field a width, one point a method.",
-        "Better is further right and lower. After Figures 11 and 12 of Bellam & Kim.",
+        "Better is further right and lower. Whiskers: other test samples, not other seeds. After "
+        "Figures 11 and 12 of Bellam & Kim.",
     ),
     "loss_by_group": Drawing(
         figures.bars_by_group("loss, nats", percent=False),
@@ -149,7 +154,7 @@ FLOW = {
         "the diagonal are where the weights have moved too far for it to tell anything.",
     ),
     "layer_damage": Drawing(
-        figures.heatmap,
+        partial(figures.heatmap, signed=True),
         "Which layers hurt which group",
         "Heat maps of layer by group: how far the loss rises when only that layer is quantized.",
         "Nats, over fp32 on the same few samples, from the first layer to the last.",
@@ -158,11 +163,12 @@ FLOW = {
         figures.points("epoch", "accuracy", joined=True),
         "Difficulty of the classes while fp32 is trained",
         "Lines of accuracy by epoch, one a class, on training and on test samples.",
-        "As many samples of each class; what differs is their difficulty and how many others of "
-        "the class were trained on (§4.6 of Bellam & Kim).",
+        "As many samples of each class are looked at, but not trained on: what differs is their "
+        "difficulty and how many of the class the network learns from. §4.6 of Bellam & Kim "
+        "balances those too.",
     ),
     "attribution": Drawing(
-        figures.heatmap,
+        partial(figures.heatmap, signed=True),
         "Which steps of the flow go with the accuracy lost",
         "Heat maps of rank correlations: step by width, over groups, and step by group, over "
         "widths.",
@@ -204,8 +210,6 @@ def listed(
 ) -> list[ReportTable]:
     """Tables of the page; the long ones show the first grouping, the rest stays in Parquet."""
     levels, effects = frames["levels"], frames["effects"]
-    shown = ["dataset", "model", "method", "bits", "attribute"]
-    measured = ["accuracy", "low", "high", "lost", "gained"]
     spread = levels[levels["metric"] == "fvo"]
     against = views.first_groupings(effects, study)
     against = against[against["metric"].isin(["overall", "fvo", "worst_group"])]
@@ -213,24 +217,12 @@ def listed(
     return [
         ReportTable(
             "What to ship: accuracy, FVO and size",
-            frames["frontier"][
-                [
-                    "dataset",
-                    "model",
-                    "method",
-                    "bits",
-                    "recommended",
-                    "bytes",
-                    "accuracy",
-                    "fvo",
-                    "fvo_high",
-                    "loss",
-                    "loss_bound",
-                    "excess",
-                    "on_frontier",
-                    "probability",
-                ]
-            ],
+            _of(
+                frames["frontier"],
+                "recommended bytes accuracy fvo fvo_high loss loss_bound excess on_frontier "
+                "probability",
+                POINT,
+            ),
             "A variant is on the frontier if no other of its model is as good at all three and "
             "better at one; its probability is the share of redrawn test sets on which it is. "
             "Excess is how far it is from the targets. Each certificate holds by itself; choosing "
@@ -245,102 +237,69 @@ def listed(
         ),
         ReportTable(
             "Claims of the field, tested on this study",
-            frames["hypotheses"][
-                [
-                    "dataset",
-                    "hypothesis",
-                    "claim",
-                    "verdict",
-                    "estimand",
-                    "compared",
-                    "estimate",
-                    "boundary",
-                    "low",
-                    "high",
-                    "d",
-                    "d_low",
-                    "d_high",
-                    "p_value",
-                    "p_holm",
-                    "units",
-                    "missing",
-                ]
-            ],
+            _of(
+                frames["hypotheses"],
+                "hypothesis claim width verdict estimand compared estimate boundary low high d "
+                "d_low d_high p_value p_holm units missing",
+                ("dataset",),
+            ),
             "Estimates are means over networks (units), with limits for networks of other seeds "
-            "on other test samples; p is two-sided, adjusted by Holm over the claims tested. "
+            "on other test samples; p is two-sided, adjusted by Holm over the claims tested, at "
+            "one width over the widths of its claim. Verdicts are adjusted, limits are not. "
             "Undecided means that these data cannot tell; d is Cohen's, over units.",
         ),
         ReportTable("Plain quantization against fp32", headline),
         ReportTable(
             "Methods: FVO, and what chance would show",
-            spread[
-                [
-                    *shown,
-                    "value",
-                    "low",
-                    "high",
-                    "seed_sd",
-                    "debiased",
-                    "chance_mean",
-                    "chance_upper",
-                    "p_chance",
-                ]
-            ],
+            _of(spread, "value low high seed_sd debiased chance_mean chance_upper p_chance"),
         ),
         ReportTable(
             "Methods: changes against fp32 and against plain quantization",
-            against[[*shown, "reference", "metric", "change", "low", "high", "p_holm", "verdict"]],
+            _of(against, "reference metric change low high p_holm verdict"),
             "Paired on the same test samples; p adjusted by Holm within a method and metric.",
         ),
         ReportTable(
             "Groups: accuracy",
-            levels[levels["metric"] == "accuracy"][
-                [*shown, "group", "n", "counted", "value", "low", "high", "seed_sd"]
-            ],
+            _of(
+                levels[levels["metric"] == "accuracy"],
+                "group n counted value low high seed_sd",
+            ),
         ),
         ReportTable(
             "Groups: no detectable change, and what would have been detected",
-            effects[effects["detectable"].notna()][
-                [*shown, "group", "change", "low", "high", "p_holm", "verdict", "detectable"]
-            ],
+            _of(
+                effects[effects["detectable"].notna()],
+                "group change low high p_holm verdict detectable",
+            ),
             "Against fp32. A drop of at least this share of a single network would have been seen "
             "with 80 % chance; smaller ones may be there.",
         ),
         ReportTable(
             "The files that ship: accuracy of each group as ONNX Runtime answers",
-            views.first_groupings(frames["deployed_groups"], study)[
-                [*shown, "seed", "group", "n", "fp32", "pytorch", *measured, "bound"]
-            ],
+            _of(
+                views.first_groupings(frames["deployed_groups"], study),
+                "seed group n fp32 pytorch accuracy low high lost gained bound",
+            ),
             "Beside it that of the fp32 file, and of the same codes simulated in PyTorch. Lost and "
             "gained are samples, against the fp32 file; no more accuracy is lost than the bound.",
         ),
         ReportTable(
             "Certificates: no group loses more accuracy than this",
-            promised[
-                [
-                    "dataset",
-                    "model",
-                    "seed",
-                    "method",
-                    "bits",
-                    "attribute",
-                    "group",
-                    "n",
-                    "lost",
-                    "gained",
-                    "bound",
-                ]
-            ],
+            _of(promised, "attribute group n lost gained bound", VARIANT),
             "Upper bounds that hold for all groups of a grouping at once.",
         ),
     ]
 
 
+def _of(
+    rows: pd.DataFrame, names: str, key: tuple[str, ...] = (*POINT, "attribute")
+) -> pd.DataFrame:
+    return rows[[*key, *names.split()]]
+
+
 def limits(frames: Mapping[str, pd.DataFrame], study: Params) -> list[str]:
     """What the data of this run cannot tell."""
     told = [
-        "Intervals and tests speak of other test samples for these networks; how far networks of "
-        f"other seeds would differ is the column seed sd, from {len(study.seeds)} seeds.",
         "Where the groups are the classes themselves, demographic parity, equalized odds and "
         "disparate impact have no meaning and are left out; the gap of recall is FVO.",
         "Widths below 8 bits are simulated: weights are stored packed and computed in fp32.",

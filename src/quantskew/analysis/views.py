@@ -43,11 +43,21 @@ def plain(rows: pd.DataFrame, study: Params) -> pd.DataFrame:
     )
 
 
-def accuracy_by_group(levels: pd.DataFrame, study: Params) -> pd.DataFrame:
-    """Accuracy of each group at each width, plain quantization (Bellam & Kim, Figure 1)."""
+def accuracy_by_group(
+    levels: pd.DataFrame, study: Params, groups: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Accuracy of each group at each width, plain quantization (Bellam & Kim, Figure 1).
+
+    With the table ``groups``, its networks too: ``seeds`` lists the accuracy of each.
+    """
     rows = plain(first_groupings(levels, study), study)
     rows = rows[rows["metric"] == "accuracy"]
-    return rows[["panel", "group", "n", "width", "value", "low", "high"]]
+    shown = ["panel", "group", "n", "width", "value", "low", "high"]
+    if groups is None:
+        return rows[shown]
+    key = ["dataset", "model", "method", "bits", "attribute", "group"]
+    each = groups.sort_values("seed").groupby(key)["accuracy"].agg(list).rename("seeds")
+    return rows.join(each, on=key)[[*shown, "seeds"]]
 
 
 def loss_by_group(groups: pd.DataFrame, study: Params) -> pd.DataFrame:
