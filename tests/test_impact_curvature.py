@@ -11,6 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 from quantskew.impact import curvature, damage, gradients
 from quantskew.impact.hessian import GroupLoss
 from quantskew.impact.spectrum import eigenvalue_error, largest_eigenvalue, trace
+from quantskew.params import Activations
+from quantskew.quantization.activations import quantize_activations
 
 
 @pytest.fixture(autouse=True)
@@ -127,8 +129,11 @@ def test_the_error_of_the_eigenvalue_follows_a_jackknife(small):
     assert error == pytest.approx(jackknife, rel=0.25)
 
 
-def test_per_sample_gradients_are_those_of_a_loop(small):
+@pytest.mark.parametrize("mode", ["none", "static", "dynamic"])
+def test_per_sample_gradients_are_those_of_a_loop(small, mode):
     network, images, labels, _, slope = small
+    if mode != "none":
+        quantize_activations(network, Activations(mode=mode, bits=5), images=images)
     rows = torch.stack(
         [
             gradients.mean_gradient(network, images[i : i + 1], labels[i : i + 1])

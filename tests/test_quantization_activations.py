@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from quantization_networks import SMALL, network
 from torch import nn
 
+from quantskew.command import UserError
 from quantskew.params import Activations, Weights
 from quantskew.quantization.activations import (
     ActivationQuantizer,
@@ -87,6 +88,13 @@ def test_entropy_clips_a_long_tail_and_keeps_a_flat_one():
     assert activation_range(histogram_of(tailed), setting)[1].item() < 2
 
 
+def test_a_range_without_a_value_is_not_the_closest():
+    # two lumps far from zero, which the narrowest ranges leave out altogether
+    lumps = torch.cat([torch.linspace(9, 10, 999), -torch.linspace(9, 10, 999)])
+    setting = Activations(mode="static", range="entropy", bits=8)
+    assert activation_range(histogram_of(lumps), setting)[1].item() >= 9
+
+
 @torch.no_grad()
 def test_static_hook_is_torchs_fake_quantization():
     x = torch.randn(4, 6)
@@ -133,6 +141,25 @@ def test_files_keep_the_quantizers(name, tmp_path):
         save(tmp_path / "a", made)
         loaded = load(tmp_path / "a", network(name)[0])
         assert torch.equal(loaded(images), made.network(images))
+
+
+class Windows(nn.Module):
+    """The two halves of each image, one after the other, or of both images in turn."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.layer, self.rows = nn.Linear(3, 2), rows
+
+    def forward(self, images):
+        return self.layer(images.reshape(self.rows, -1, 3)).reshape(len(images), -1)
+
+
+def test_windows_belong_to_their_image_and_other_rows_are_refused():
+    images, groups = torch.tensor([1.0, -1.0]).repeat_interleave(12).view(2, 4, 3), torch.arange(2)
+    seen = observe(Windows(4).eval(), images, groups)["layer"]
+    assert seen.counts[:, 0].tolist() == seen.counts[:, -1].tolist()[::-1] == [0, 12]
+    with pytest.raises(UserError, match="layer 'layer' gets 1 rows of 2 images"):
+        observe(Windows(1).eval(), images, groups)
 
 
 def test_composition_of_the_calibration_set_is_recorded():

@@ -7,7 +7,7 @@ import torch
 from quantization_networks import SMALL, network
 
 from quantskew.params import Activations, Weights
-from quantskew.quantization.learned_activations import LearnedGrid
+from quantskew.quantization.learned_activations import LearnedGrid, learned_grids
 from quantskew.quantization.packing import load, save
 from quantskew.quantization.qat import (
     convert,
@@ -85,6 +85,37 @@ def test_scales_and_offsets_are_trained():
     assert not torch.equal(apart(images), trained(images))
 
 
+def learned_scales(images, groups=None, **how):
+    original, _ = network("vgg")
+    settings = Activations(mode="static", bits=3, range="mse", **how)
+    given = {"activations": settings, "calibration": images, "groups": groups}
+    trained = prepare(original, images, bits=4, weights=Weights(), **given)
+    return torch.stack([grid.scale.detach() for grid in learned_grids(trained).values()])
+
+
+def test_scales_may_start_where_the_worst_group_is_best_off():
+    images = network("vgg")[1]
+    images[0] *= 5
+    groups = torch.tensor([0, 1, 1, 1])
+    fair = learned_scales(images, groups, objective="worst_group")
+    assert not torch.equal(fair, learned_scales(images, groups))
+
+
+def test_a_layer_that_was_dead_in_calibration_can_still_be_trained():
+    original, images = network("vgg")
+    original[0].weight.data.zero_()
+    original[0].bias.data.fill_(-1)
+    given = {"activations": Activations(mode="static"), "calibration": images}
+    trained = prepare(original, images, bits=4, weights=Weights(), **given)
+    trained.network[0].bias.data.fill_(1)  # it wakes up
+    trained(images).square().sum().backward()
+    grid = learned_grids(trained)["network.3"]
+    assert grid.scale.item() == pytest.approx(1 / 255)
+    grid.scale.data.fill_(1e-38)
+    trained(images).square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in scale_parameters(trained))
+
+
 def test_dynamic_activations_cannot_be_learned():
     original, images = network("vgg")
     with pytest.raises(ValueError, match="static"):
@@ -100,7 +131,8 @@ def test_dynamic_activations_cannot_be_learned():
 def test_batch_norms_are_reestimated():
     made, images = network("vgg_bn")
     outputs = made[0](images)
-    reestimate_batch_norm(made, images, batch_size=2)
+    # an image over would have a batch of its own
+    reestimate_batch_norm(made, torch.cat([images, images[:1]]), batch_size=2)
     halves = torch.stack([half.transpose(0, 1).flatten(1).mean(1) for half in outputs.split(2)])
     torch.testing.assert_close(made[1].running_mean, halves.mean(0).detach())
     assert not made.training
