@@ -14,7 +14,6 @@ from quantskew.analysis.effects import plain_method
 from quantskew.command import run
 from quantskew.data.loading import load
 from quantskew.description import bounded, describe, groupings, history_by_group, predictions
-from quantskew.files import write_json
 from quantskew.params import Params
 from quantskew.variants import Variant, samples_path, stored_variants
 
@@ -25,7 +24,7 @@ Variants = Mapping[Variant, tuple[Path, Path]]
 
 
 def main(dataset: str, model: str) -> None:
-    """Write predictions, groups, fairness, layers and history, and a short metrics file."""
+    """Write predictions, groups, fairness, layers, history and the surveys of the loss."""
     study = params.load()
     data = load(samples_path(dataset))
     divisions = groupings(data.test, study.groups_of(dataset), study.groups)
@@ -78,16 +77,12 @@ def main(dataset: str, model: str) -> None:
     ]
     target = Path("data/evaluations", dataset, model)
     shutil.rmtree(target, ignore_errors=True)
-    written = {name: pd.concat(frames) for name, frames in parts.items()}
-    for name, frame in written.items():
-        tables.write(name, frame, target / f"{name}.parquet")
+    for name, frames in parts.items():
+        tables.write(name, pd.concat(frames), target / f"{name}.parquet")
     answered = (
         variant.name(predictions(logits(variant), data.test)) for variant in sorted(variants)
     )
     tables.write("predictions", joined(answered, ROWS), target / "predictions.parquet")
-    write_json(
-        f"metrics/{dataset}/{model}.json", summary(written["fairness"], divisions[0].attribute)
-    )
 
 
 def joined(frames: Iterable[pd.DataFrame], rows: int) -> Iterator[pd.DataFrame]:
@@ -179,20 +174,6 @@ def layer_cells(
         )
         for variant in narrowest.values()
     }
-
-
-def summary(fairness: pd.DataFrame, first: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Accuracy, FVO and worst group of every method and width, averaged over seeds."""
-    chosen = fairness[
-        (fairness["metric"].isin(["fvo", "worst_group"]) & (fairness["attribute"] == first))
-        | (fairness["metric"] == "accuracy")
-    ]
-    means = chosen.groupby(["method", "bits", "metric"], as_index=False)["value"].mean()
-    result: dict[str, dict[str, dict[str, float]]] = {}
-    for row in means.itertuples():
-        width = result.setdefault(row.method, {}).setdefault(f"{row.bits} bits", {})
-        width[row.metric] = row.value
-    return result
 
 
 if __name__ == "__main__":
