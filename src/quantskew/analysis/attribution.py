@@ -16,6 +16,7 @@ import pandas as pd
 
 from quantskew.analysis.views import first_groupings, plain, width_name
 from quantskew.params import Params
+from quantskew.variants import FULL_PRECISION
 
 PLACE = ["dataset", "model", "seed"]
 LOST = "accuracy lost"
@@ -57,7 +58,7 @@ def changes(tables: Mapping[str, pd.DataFrame], study: Params) -> pd.DataFrame:
     rows = rows.merge(whole[[*PLACE, "method", "bits", "relative_error"]])
     measured = ["gradient_plain", "largest_eigenvalue"]
     rows = rows.merge(surfaces[[*key, "method", *measured]], "left", [*key, "method"])
-    origin = rows[rows["bits"] == 32].set_index([*PLACE, "group"])
+    origin = rows[rows["bits"] == FULL_PRECISION].set_index([*PLACE, "group"])
     rows = rows[rows["bits"].isin(study.bits)].reset_index(drop=True)
     start = origin.loc[pd.MultiIndex.from_frame(rows[[*PLACE, "group"]])].reset_index(drop=True)
     moved = {LOST: start["accuracy"] - rows["accuracy"]}

@@ -23,6 +23,7 @@ from scipy import stats
 from quantskew.analysis.views import first_groupings, plain, width_name
 from quantskew.fairness.paired import holm
 from quantskew.params import Params
+from quantskew.variants import FULL_PRECISION
 
 DRAWS = 9999
 
@@ -98,7 +99,7 @@ def _over_widths(
 ) -> Iterator[dict[str, object]]:
     for claim in OVER_WIDTHS:
         rows = surfaces if claim.y in surfaces else groups
-        chosen = rows[rows["bits"].isin([*bits, 32])]
+        chosen = rows[rows["bits"].isin([*bits, FULL_PRECISION])]
         table = chosen.pivot(index="group", columns="bits", values=claim.y).sort_index(axis=1)
         yield _row(claim, "all", len(table), *trend(table.to_numpy()))
 

@@ -12,9 +12,10 @@ import pandas as pd
 from quantskew.analysis.effects import plain_method
 from quantskew.analysis.views import first_groupings, panel, plain
 from quantskew.params import Params
+from quantskew.tables import POINT
 from quantskew.variants import BASELINE
 
-POINT_GROUP = ["dataset", "model", "method", "bits", "attribute", "group"]
+POINT_GROUP = [*POINT, "attribute", "group"]
 
 
 def weight_change(layers: pd.DataFrame, study: Params) -> pd.DataFrame:

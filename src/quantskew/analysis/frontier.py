@@ -12,6 +12,7 @@ from quantskew.fairness.certificate import certificate
 from quantskew.fairness.frontier import frontier_probability, on_frontier
 from quantskew.fairness.metrics import fvo
 from quantskew.params import Params
+from quantskew.tables import POINT
 from quantskew.variants import BASELINE, FULL_PRECISION
 
 MAXIMIZE = (True, False, False)  # accuracy, FVO, bytes
@@ -46,9 +47,9 @@ def frontier(
     """
     attribute = sampled.division.attribute
     seen = certificates[certificates["attribute"] == attribute]
-    bounds = seen.groupby(list(Point._fields))["bound"].max().to_dict()
+    bounds = seen.groupby(list(POINT))["bound"].max().to_dict()
     chosen = levels[(levels["attribute"] == attribute) & (levels["metric"] == "fvo")]
-    highs = chosen.set_index(list(Point._fields))["high"].to_dict()
+    highs = chosen.set_index(list(POINT))["high"].to_dict()
     gaps = fvo(sampled.accuracy, sampled.division.counted).mean(-1)
     means = np.stack([sampled.overall.mean(-1), gaps], axis=-1)  # (1 + B, P, 2)
     parts = []
