@@ -11,7 +11,7 @@ from quantskew.quantization.layers import Uses, dry_run, watching
 _COMMUTING = (nn.ReLU, nn.MaxPool2d)
 
 
-def equalize(network: nn.Module, example: Tensor, *, rounds: int = 20) -> list[list[str]]:
+def equalize(network: nn.Module, example: Tensor) -> list[list[str]]:
     """Scale channels between pairs of layers so that their ranges agree, in place.
 
     ReLU commutes with positive factors, so output channel i of one layer may be divided by s_i and
@@ -35,7 +35,7 @@ def equalize(network: nn.Module, example: Tensor, *, rounds: int = 20) -> list[l
         The pairs of names.
     """
     pairs = _pairs(network, example)
-    for _ in range(rounds):
+    for _ in range(20):
         for first, second in pairs:
             _equalize(network.get_submodule(first), network.get_submodule(second))
     return pairs

@@ -101,9 +101,7 @@ def dry_run(network: nn.Module, example: Tensor) -> None:
             module.training = mode
 
 
-def inputs_and_outputs(
-    network: nn.Module, name: str, images: Tensor, batch_size: int = 64
-) -> tuple[Tensor, Tensor]:
+def inputs_and_outputs(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return what a layer gets and gives when a network runs on images, batch by batch.
 
     A layer that never runs as a module (the projection inside ``nn.MultiheadAttention``) gives two
@@ -117,7 +115,7 @@ def inputs_and_outputs(
         outputs.append(output.clone())
 
     with watching({name: network.get_submodule(name)}, note):
-        for batch in images.split(batch_size):
+        for batch in images.split(64):
             dry_run(network, batch)
     skip = len(inputs) > 1
     return torch.cat(inputs[skip:]), torch.cat(outputs[skip:])

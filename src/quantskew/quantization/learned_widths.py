@@ -56,12 +56,11 @@ def learn_widths(
     capacity: int,
     weights: Weights,
     steps: int = 100,
-    penalty: float = 10.0,
     seed: int = 0,
 ) -> Tensor:
     """Learn how wide each layer should be; weights stay as they are.
 
-    Adam trains one logit a layer, on batches of 64, for cross-entropy plus ``penalty`` times the
+    Adam trains one logit a layer, on batches of 64, for cross-entropy plus 10 times the
     share by which the expected size exceeds the capacity.
 
     Parameters
@@ -108,7 +107,7 @@ def learn_widths(
         filled = (positions[:, None] - places).clamp(0, 1)
         bits = choices[0] + (filled * steps_between).sum(1)
         excess = bits @ shares - 1
-        loss = cross_entropy(network(images[picked]), labels[picked]) + penalty * excess.relu()
+        loss = cross_entropy(network(images[picked]), labels[picked]) + 10 * excess.relu()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
