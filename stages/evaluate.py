@@ -20,7 +20,7 @@ from quantskew.variants import Variant, samples_path, stored_variants
 ROWS = 1 << 16
 """Of predictions held at once, and in a row group."""
 
-Variants = Mapping[Variant, tuple[Path, Path]]
+Variants = Mapping[Variant, tuple[Path, Variant]]
 
 
 def main(dataset: str, model: str) -> None:
@@ -37,7 +37,7 @@ def main(dataset: str, model: str) -> None:
             "quantskew.evaluation:evaluate",
             samples=samples_path(dataset),
             file=file,
-            base=base,
+            base=variants[base][0],
             model=model,
             architecture=study.architectures.get(model),
             bits=variant.bits,
@@ -55,10 +55,9 @@ def main(dataset: str, model: str) -> None:
         path = done[variant.stem] / "logits.safetensors"
         return safetensors.numpy.load_file(path)["logits"]
 
-    by_file = {file: variant for variant, (file, _) in variants.items()}
     parts = defaultdict(list)
     for variant, (file, base) in variants.items():
-        rows = describe(logits(variant), logits(by_file[base]), data.test, divisions)
+        rows = describe(logits(variant), logits(base), data.test, divisions)
         for name in ("layers", "weight_histograms"):
             rows[name] = pd.read_parquet(done[variant.stem] / f"{name}.parquet")
         history = file.with_suffix(".history.safetensors")
@@ -103,9 +102,8 @@ def surveyed(study: Params, variants: Variants) -> dict[Variant, Variant]:
     # an experiment with none of these widths is surveyed at its own
     kept = {*study.bits} & {*(settings.bits or ())} or {*study.bits}
     left_out = {*study.bits} - kept
-    by_file = {file: variant for variant, (file, _) in variants.items()}
     made_from = {
-        variant: by_file[base]
+        variant: base
         for variant, (_, base) in variants.items()
         if variant.method in settings.methods
         and variant.seed in seeds

@@ -1,3 +1,4 @@
+import ast
 import os
 import signal
 import subprocess
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
+from conftest import ROOT
 
-from quantskew import cells, workers
+from quantskew import cells, params, workers
 from quantskew.cells import Cell, CellError
 from quantskew.params import Architecture, Compute, Method
 
@@ -36,6 +39,7 @@ def fail_on_three(folder: Path, *, number: int) -> None:
 
 
 def go_on(folder: Path, *, journal: str) -> None:
+    (folder / f".checkpoint.txt.{len([*folder.iterdir()])}").write_text("half of it")
     checkpoint = folder / "checkpoint.txt"
     seen = checkpoint.read_text() if checkpoint.exists() else ""
     if not seen:
@@ -183,6 +187,60 @@ def test_an_own_function_counts_with_its_code(tmp_path, monkeypatch):
         method = Method(function="own_function:repair")
         names.add(Cell("x", "a:b", method=method).fingerprint)
     assert len(names) == 2
+
+
+@pytest.mark.parametrize("helper", ["own_helper.py", "helpers/own_helper.py"])
+def test_what_an_own_module_imports_from_the_study_counts(tmp_path, monkeypatch, helper):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "helpers").mkdir()
+    module = helper.removesuffix(".py").replace("/", ".")
+    (tmp_path / "own_caller.py").write_text(f"import torch\nfrom {module} import number\n")
+    names = set()
+    for number in (1, 2):
+        (tmp_path / helper).write_text(f"number = {number}\n")
+        for function in (cells.code_hash, cells._tree, cells._specification):
+            function.cache_clear()
+        names.add(cells.code_hash("own_caller"))
+    assert len(names) == 2
+    assert cells._imports("own_caller") == {"own_caller", module}
+
+
+def test_what_parameters_compute_counts_and_what_they_declare_does_not(monkeypatch):
+    plain, declared = cells._tree, Path(params.__file__).read_text(encoding="utf-8")
+
+    def code(old: str = "", new: str = "") -> str:
+        assert old in declared
+        tree = ast.parse(declared.replace(old, new) if old else declared)
+        monkeypatch.setattr(cells, "_tree", lambda m: tree if m == cells.PARAMETERS else plain(m))
+        return cells.code_hash.__wrapped__("quantskew.methods")
+
+    before = code()
+    assert code("abs(width - bits)", "width") != before
+    assert code("warmup: Fraction = 0.1", "warmup: Fraction = 0.2") == before
+    assert code("rising numbers", "numbers that rise") == before
+
+
+RUN = {
+    "train": ["training.baseline", "variants"],
+    "quantize": ["methods", "variants"],
+    "mitigate": ["methods", "variants"],
+    "deploy": ["deployment.shipped", "deployment.shipping"],
+    "evaluate": ["description", "evaluation", "layer_damage", "loss_surface", "variants"],
+    "analyze": ["analysis.report"],
+}
+PLUMBING = ("_torchvision", "cells", "files", "ray_workers", "workers")
+
+
+@pytest.mark.parametrize("stage", RUN)
+def test_a_stage_depends_on_the_code_that_it_runs(stage):
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    given = [ROOT / path for path in stages[stage]["deps"] if "{" not in path]
+    found = {name for module in RUN[stage] for name in cells._imports(f"quantskew.{module}")}
+    needed = {name.replace(".", "/") for name in found if not name.endswith(PLUMBING)}
+    sources = [ROOT / "src" / name for name in needed]
+    files = [path.with_suffix(".py") for path in sources if not path.is_dir()]
+    missing = [path for path in files if not {path, *path.parents} & {*given}]
+    assert sorted(path.name for path in missing) == []
 
 
 def test_naming_a_cell_imports_nothing_of_what_it_runs():

@@ -36,6 +36,23 @@ def qat(**parts):
     return mine(training="qat", **parts)
 
 
+def own(**weights):
+    """A network that is not trained here; with weights, under a remedy that acts in QAT alone."""
+    made = {"models": "mine", "architectures": {"mine": {"factory": "a:b", "checkpoint": "w"}}}
+    remedy = {"training": "qat", "recipe": {"loss": "weighted", "during": "qat", **weights}}
+    return made | ({"mitigations": {"mine": remedy}} if weights else {})
+
+
+def test_a_checkpoint_goes_with_remedies_that_act_in_qat():
+    study = parse(given(**own(class_weights=[1, 2]), deploy={"networks": "fp32"}))
+    assert study.mitigations["mine"].base_recipe() == Recipe()
+
+
+def test_an_unknown_data_set_is_answered_with_close_names():
+    with pytest.raises(ParamsError, match="no data set 'minst'"):
+        load(ROOT / "params.yaml").source("minst")
+
+
 def test_the_default_is_legal():
     study = load(ROOT / "params.yaml")
     assert study.bits == (8, 4, 2)
@@ -83,12 +100,16 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         ({"methods__ptq__weights": {"range": "mimmax"}}, ["methods.ptq.weights.range", "'minmax'"]),
         ({"methods__ptq__weights": {"rang": "mse"}}, ["methods.ptq.weights.rang", "'range'"]),
         ({"methods__my/method": {}}, ["'my/method'", "file name"]),
+        ({"methods__fp32": {}}, ["fp32 is the name of the networks before any method"]),
+        ({"training__batch_size": 1}, ["training.batch_size", "greater than or equal to 2"]),
+        (own(), ["architectures.mine.checkpoint", "nothing is trained there, but uo_wcr has"]),
+        (own(class_weights=None), ["architectures.mine.checkpoint", "give mine recipe.class_we"]),
         ({"mitigations__ptq": {}}, ["ptq", "in methods and in mitigations"]),
         ({"datasets": ["minst5k"]}, ["minst5k", "sources", "did you mean 'mnist5k'"]),
         ({"statistics__alpha": 0.7}, ["statistics.alpha", "0.7"]),
         ({"targets": {"worst_group_loss": 2}}, ["targets.worst_group_loss", "2"]),
         ({"targets": {"size": 2}}, ["targets.size", "unknown key"]),
-        ({"deploy": {"networks": "fair_qat"}}, ["deploy.networks", "there are uo_wcr, fp32"]),
+        ({"deploy": {"networks": "fair_qat"}}, ["deploy.networks", "there are fp32, uo_wcr"]),
         ({"groups__bins": {"age": [40, 20]}}, ["groups.bins", "rising"]),
         ({"methods__ptq__oscillations": "dampen"}, ["methods.ptq", "training: qat"]),
         ({"methods__ptq__calibration": {"choice": "balanced"}}, ["calibration changes nothing"]),

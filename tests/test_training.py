@@ -28,11 +28,12 @@ def blobs(n=96):
     return images, labels
 
 
-def small_network():
+def small_network(dropout=0.0):
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)
-    )
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Sequential(nn.ReLU(), nn.Flatten()),
+        nn.Dropout(dropout), nn.Linear(256, 2),
+    )  # fmt: skip
 
 
 def order(epoch):
@@ -108,16 +109,17 @@ def test_training_learns_and_records_history(optimizer):
     assert history.loss[-1].mean() < history.loss[0].mean()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(("optimizer", "dropout"), [("adamw", 0.0), ("sgd", 0.0), ("adamw", 0.5)])
 def test_training_goes_on_from_a_checkpoint_as_if_never_interrupted(
-    tmp_path, monkeypatch, optimizer
+    tmp_path, monkeypatch, optimizer, dropout
 ):
     images, labels = blobs()
     monkeypatch.setattr("quantskew.training.loop.CHECKPOINT_SECONDS", -1)
     settings = Training(epochs=4, batch_size=32, lr=1e-2, optimizer=optimizer)
     options = {"settings": settings, "watched": (images, labels)}
 
-    whole = small_network()
+    whole = small_network(dropout)
+    torch.manual_seed(98)  # nothing may depend on the random state, nor on what ran before
     expected = fit(whole, images, labels, order=order, **options)
 
     def interrupted(epoch):
@@ -127,14 +129,17 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_interrupted(
 
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        fit(small_network(), images, labels, order=interrupted, checkpoint=path, **options)
-    torch.manual_seed(99)  # what comes after an interruption must not depend on the random state
-    resumed = small_network()
+        fit(small_network(dropout), images, labels, order=interrupted, checkpoint=path, **options)
+    resumed = small_network(dropout)
+    torch.manual_seed(99)
     history = fit(resumed, images, labels, order=order, checkpoint=path, **options)
     for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert torch.equal(torch.stack(history.loss), torch.stack(expected.loss))
     assert history.images == expected.images == 4 * 96
+    other = small_network(dropout)
+    fit(other, images, labels, order=order, seed=1, **options)
+    assert torch.equal(other[4].weight, whole[4].weight) is (dropout == 0)
 
 
 def test_seconds_count_what_was_kept_and_no_interruption(tmp_path, monkeypatch):
@@ -204,13 +209,18 @@ def test_edges_of_groups_go_where_a_recipe_divides_by_them(monkeypatch):
         {
             "datasets": "digits", "sources": {"digits": None}, "models": "own", "bits": 4,
             "seeds": 0, "groups": {"bins": {"age": [30], "height": [1.7]}},
-            "methods": {"plain": {}, "dro": {"recipe": recipe}},
+            "methods": {
+                "plain": {}, "dro": {"recipe": recipe}, "qat": {"training": "qat"},
+                "weighted": {"recipe": {"loss": "weighted"}},
+            },
+            "qat": {"epochs": 9}, "training": {"epochs": 8},
         }
     )  # fmt: skip
-    asked = {}
+    asked, others = {}, {}
 
     def run(cells, **_):
         asked.update({cell.name: cell.arguments["bins"] for cell in cells})
+        others.update({cell.name: cell.arguments for cell in cells})
         return {cell.name: Path() for cell in cells}
 
     monkeypatch.setattr("quantskew.variants.run", run)
@@ -218,6 +228,16 @@ def test_edges_of_groups_go_where_a_recipe_divides_by_them(monkeypatch):
     make_variants(study, study.methods, "digits", "own", stage="quantize")
     assert asked["plain-4bit-seed0"] == {}
     assert asked["dro-32bit-seed0"] == asked["dro-4bit-seed0"] == {"age": (30,)}
+    # nor does what a method does not look at
+    epochs = {name: cell["training"].epochs for name, cell in others.items()}
+    assert {name for name, count in epochs.items() if count == 8} == {
+        "dro-32bit-seed0", "weighted-32bit-seed0", "qat-4bit-seed0"
+    }  # fmt: skip
+    assert others["qat-4bit-seed0"]["qat_settings"].epochs == 9
+    assert others["plain-4bit-seed0"]["qat_settings"].epochs == 3
+    assert {name for name, cell in others.items() if cell["baseline_history"]} == {
+        "weighted-32bit-seed0", "weighted-4bit-seed0"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", models.MODELS)

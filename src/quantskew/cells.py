@@ -6,7 +6,8 @@ depend on:
 
 ==========  ======================================================================================
 code        the source of the function's module and of every quantskew module it imports, without
-            comments and docstrings (but for the declarations of parameters and tables)
+            comments and docstrings (but for the declarations of parameters and tables); of the
+            user's own modules also those beside them that they import
 libraries   the versions of torch, torchvision, timm and numpy
 data        the content of the files it reads
 parameters  its other arguments
@@ -43,7 +44,8 @@ from quantskew.params import Architecture, Compute, Method
 LIBRARIES = ("numpy", "timm", "torch", "torchvision")
 # what these declare reaches a cell as the values of its arguments and the files it reads; the
 # package itself only lends names to its users
-DECLARATIONS = {"quantskew", "quantskew.command", "quantskew.params", "quantskew.tables"}
+DECLARATIONS = {"quantskew", "quantskew.command", "quantskew.tables"}
+PARAMETERS = "quantskew.params"  # declarations too, but for what their sections compute
 
 
 class CellError(UserError, RuntimeError):
@@ -140,10 +142,12 @@ def _imports(module: str) -> set[str]:
     package, found, waiting = module.partition(".")[0], set[str](), [module]
     while waiting:
         name = waiting.pop()
-        if name in found or name in DECLARATIONS or not name.startswith(package):
+        if name in found or name in DECLARATIONS:
             continue
         specification = _specification(name)
         if specification is None or not specification.has_location:
+            continue
+        if not (name.startswith(package) or _beside(package, specification)):
             continue
         found.add(name)
         for node in ast.walk(_tree(name)):
@@ -152,11 +156,20 @@ def _imports(module: str) -> set[str]:
             elif isinstance(node, ast.ImportFrom):
                 relative = "." * node.level + (node.module or "")
                 source = importlib.util.resolve_name(relative, specification.parent)
-                waiting.append(source)
-                if source.startswith(package):  # its names may be modules too
-                    names = [f"{source}.{alias.name}" for alias in node.names]
-                    waiting += filter(_specification, names)
+                # its names may be modules too
+                waiting += [source, *(f"{source}.{alias.name}" for alias in node.names)]
     return found
+
+
+def _beside(package: str, specification: ModuleSpec) -> bool:
+    """Whether a module lies in the folder that a package is in, neither ours nor installed."""
+    top = _specification(package)
+    if top is None or specification.name.partition(".")[0] == "quantskew":
+        return False
+    place = next(iter(top.submodule_search_locations or [top.origin or ""]))
+    origin = Path(specification.origin or "").resolve()
+    installed = {"site-packages", "dist-packages"} & {*origin.parts}
+    return origin.is_relative_to(Path(place).resolve().parent) and not installed
 
 
 @cache
@@ -181,6 +194,8 @@ def _tree(module: str) -> ast.Module:
 
 def _bare_source(module: str) -> str:
     tree = _tree(module)
+    if module == PARAMETERS:
+        tree = _computing(tree)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
@@ -190,6 +205,20 @@ def _bare_source(module: str) -> str:
                 if not (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))
             ]
     return ast.dump(tree)
+
+
+def _computing(tree: ast.Module) -> ast.Module:
+    """Methods of classes, without the validators: those are decorated with a call."""
+    sections = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    # all of them together are no argument of a cell
+    methods = (item for node in sections if node.name != "Params" for item in node.body)
+    computing: list[ast.stmt] = [
+        item
+        for item in methods
+        if isinstance(item, ast.FunctionDef)
+        and not any(isinstance(decorator, ast.Call) for decorator in item.decorator_list)
+    ]
+    return ast.Module(computing, [])
 
 
 def default_store() -> Path:
@@ -274,7 +303,8 @@ def _do(function: str, folder: Path, arguments: Mapping[str, Any], threads: int)
         except Exception as error:
             (part / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
             return f"{type(error).__name__}: {error}  (trace: {part / 'error.txt'})"
-        for leftover in (*part.glob("checkpoint*"), *part.glob("error.txt")):
+        # those with a dot were being written when an earlier try was killed
+        for leftover in (*part.glob("checkpoint*"), *part.glob(".*"), *part.glob("error.txt")):
             leftover.unlink()
         part.rename(folder)
     return None

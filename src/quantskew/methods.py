@@ -57,7 +57,7 @@ def quantize(
     *,
     samples: Path,
     base: Path,
-    baseline_history: Path,
+    baseline_history: Path | None,
     model: str,
     architecture: Architecture | None,
     seed: int,
@@ -80,7 +80,7 @@ def quantize(
     base
         Weights of the fp32 network, trained with the recipe of the method.
     baseline_history
-        History of the plain baseline of this seed, for class weights by difficulty.
+        History of the plain baseline of this seed; needed for class weights by difficulty alone.
     model, architecture
         Which network.
     seed
@@ -186,6 +186,7 @@ def apply(
             train.labels,
             settings=training.model_copy(update=rates),
             order=order,
+            seed=seed,
             groups=_groups_of_parameters(prepared, qat_settings),
             objective=goal,
             augment=augmenter(method.recipe.augmentation, classes=len(train.classes), seed=seed),

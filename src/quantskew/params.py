@@ -106,7 +106,7 @@ class Training(Section):
     """How the fp32 baselines are trained (``training:``)."""
 
     epochs: Count = 12
-    batch_size: Count = 64
+    batch_size: Annotated[int, Field(ge=2)] = 64  # a batch of one has no variance to normalize by
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: PositiveFloat = 3e-3
     momentum: Fraction = 0.9
@@ -570,9 +570,9 @@ class Params(Section):
         if both:
             raise ValueError(f"{', '.join(both)} stands in methods and in mitigations; rename one")
         known = ("fp32", *self.all_methods())
-        # methods of one recipe share its fp32 network, which bears the name of the first
-        items = reversed(self.mitigations.items())
-        owners = {method.base_recipe(): name for name, method in items} | {Recipe(): "fp32"}
+        if "fp32" in known[1:]:
+            raise ValueError("fp32 is the name of the networks before any method; rename yours")
+        owners = recipe_owners(self.mitigations)
         for key, given, legal, what in (
             ("curvature.methods", self.curvature.methods, known, "method"),
             ("deploy.networks", self.deploy.networks, (*owners.values(),), "fp32 network"),
@@ -599,6 +599,27 @@ class Params(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _checkpoints_are_not_retrained(self) -> "Params":
+        for model in self.models:
+            if model not in self.architectures or self.architectures[model].checkpoint is None:
+                continue
+            where = f"architectures.{model}.checkpoint"
+            for name, method in self.all_methods().items():
+                recipe = method.recipe
+                if method.base_recipe() != Recipe():
+                    raise ValueError(
+                        f"{where}: nothing is trained there, but {name} has a recipe for the fp32 "
+                        "network; leave out the method or the checkpoint, or give the method "
+                        "training: qat and recipe.during: qat"
+                    )
+                if recipe.loss == "weighted" and recipe.class_weights is None:
+                    raise ValueError(
+                        f"{where}: no training tells how hard each class is, which the weights of "
+                        f"loss: weighted follow; give {name} recipe.class_weights"
+                    )
+        return self
+
     def all_methods(self) -> dict[str, Method]:
         """Methods of both stages by name."""
         return {**self.methods, **self.mitigations}
@@ -609,7 +630,20 @@ class Params(Section):
 
     def source(self, dataset: str) -> Source:
         """How a data set is made; an entry left empty in the file means the defaults."""
+        if dataset not in self.sources:
+            raise ParamsError(
+                f"sources: no data set {dataset!r}; there are {', '.join(self.sources)}"
+                f"{close_names(dataset, self.sources)}"
+            )
         return self.sources[dataset] or Source()
+
+
+def recipe_owners(methods: Mapping[str, Method]) -> dict[Recipe, str]:
+    """Recipes of fp32 networks with the name each network bears: of the first method with it."""
+    owners = {Recipe(): "fp32"}
+    for name, method in methods.items():
+        owners.setdefault(method.base_recipe(), name)
+    return owners
 
 
 def close_names(given: str, known: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:

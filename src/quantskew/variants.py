@@ -15,7 +15,7 @@ import pandas as pd
 from quantskew import tables
 from quantskew.cells import Cell, run
 from quantskew.files import write_json
-from quantskew.params import Method, Params, Recipe
+from quantskew.params import Method, Params, Qat, Recipe, Training, recipe_owners
 
 BASELINE = "fp32"
 FULL_PRECISION = 32
@@ -88,10 +88,7 @@ def make_variants(
     stage
         ``quantize`` or ``mitigate``.
     """
-    # the fp32 network of a recipe bears the name of the first method that asks for it
-    owners = {PLAIN: BASELINE}
-    for name, method in section.items():
-        owners.setdefault(method.base_recipe(), name)
+    owners = recipe_owners(section)
     bases = {
         Variant(dataset, model, seed, name, FULL_PRECISION): recipe
         for recipe, name in owners.items()
@@ -108,6 +105,8 @@ def make_variants(
     baselines = folder_of("train", dataset, model)
     for name, method in section.items():
         owner = owners[method.base_recipe()]
+        # what a method does not look at may change, and it is not done anew
+        learns = method.training == "qat"
         for bits in widths(method, study.bits):
             for seed in study.seeds:
                 variant = Variant(dataset, model, seed, name, bits)
@@ -123,14 +122,14 @@ def make_variants(
                             if owner == BASELINE
                             else done[base] / "network.safetensors"
                         ),
-                        baseline_history=_baseline_history(variant),
+                        baseline_history=_baseline_history(variant, method.recipe),
                         model=model,
                         architecture=study.architectures.get(model),
                         seed=seed,
                         method=method.model_copy(update={"bits": None}),
                         bits=bits,
-                        training=study.training,
-                        qat_settings=study.qat,
+                        training=study.training if learns else Training(),
+                        qat_settings=study.qat if learns else Qat(),
                         bins=bins_of(study, method.recipe.by, method.calibration.by),
                     )
                 )
@@ -150,7 +149,7 @@ def _training_cells(study: Params, bases: Mapping[Variant, Recipe]) -> list[Cell
             training=study.training,
             recipe=recipe,
             bins=bins_of(study, recipe.by),
-            baseline_history=None if recipe == PLAIN else _baseline_history(variant),
+            baseline_history=_baseline_history(variant, recipe),
         )
         for variant, recipe in bases.items()
     ]
@@ -162,7 +161,9 @@ def bins_of(study: Params, *groupings: str) -> dict[str, tuple[float, ...]]:
     return {name: edges for name, edges in study.groups.bins.items() if name in named}
 
 
-def _baseline_history(variant: Variant) -> Path:
+def _baseline_history(variant: Variant, recipe: Recipe) -> Path | None:
+    if recipe.loss != "weighted" or recipe.class_weights is not None:
+        return None
     base = variant._replace(method=BASELINE, bits=FULL_PRECISION)
     folder = folder_of("train", variant.dataset, variant.model)
     return folder / f"{base.stem}.history.safetensors"
@@ -178,7 +179,7 @@ def _collect(
     rows = []
     for variant, base in made_from.items():
         for source in done[variant.stem].iterdir():
-            if source.name != COST:
+            if source.name != COST and not source.name.startswith("."):
                 name = source.name.removeprefix("network.")
                 shutil.copyfile(source, target / f"{variant.stem}.{name}")
         file = target / f"{variant.stem}.safetensors"
@@ -219,13 +220,13 @@ def _seconds(listed: pd.DataFrame, dataset: str, model: str) -> dict[str, dict[s
 
 def stored_variants(
     dataset: str, model: str, stages: Iterable[str] = STAGES
-) -> dict[Variant, tuple[Path, Path]]:
-    """Every variant of a data set and a model, with its file and that of its fp32 network."""
-    files, bases = {}, {}
+) -> dict[Variant, tuple[Path, Variant]]:
+    """Every variant of a data set and a model, with its file and the fp32 network behind it."""
+    stored = {}
     for stage in stages:
         folder = folder_of(stage, dataset, model)
         for row in tables.read("variants", folder / "variants.parquet").to_pylist():
             variant = Variant(*(row[column] for column in Variant._fields))
-            files[variant] = folder / row["file"]
-            bases[variant] = variant._replace(method=row["base"], bits=FULL_PRECISION)
-    return {variant: (file, files[bases[variant]]) for variant, file in files.items()}
+            base = variant._replace(method=row["base"], bits=FULL_PRECISION)
+            stored[variant] = folder / row["file"], base
+    return stored

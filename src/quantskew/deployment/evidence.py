@@ -48,11 +48,9 @@ def from_study(
     dataset = _one("dataset", dataset, study.datasets)
     model = _one("model", model, study.models)
     known = {}
-    stored = stored_variants(dataset, model)
-    by_file = {file: one for one, (file, _) in stored.items()}
     evaluated = Path("data/evaluations", dataset, model)
-    for one, (file, base_file) in stored.items():
-        known[one.stem] = (one, by_file[base_file], file.stat().st_size, evaluated)
+    for one, (file, base) in stored_variants(dataset, model).items():
+        known[one.stem] = (one, base, file.stat().st_size, evaluated)
     deployed = Path("data/deployed", dataset, model)
     for row in tables.read("deployed", deployed / "deployed.parquet").to_pylist():
         one = Variant(*(row[column] for column in Variant._fields))

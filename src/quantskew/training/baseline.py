@@ -66,6 +66,7 @@ def train(
             data.train.labels,
             settings=training,
             order=sample_order(data.train, recipe, seed),
+            seed=seed,
             objective=objective(
                 recipe, data.train, class_weights=class_weights(recipe, data, baseline_history)
             ),

@@ -93,6 +93,7 @@ def fit(
     *,
     settings: Training,
     order: Callable[[int], Tensor],
+    seed: int = 0,
     groups: Sequence[dict[str, Any]] | None = None,
     objective: nn.Module | None = None,
     augment: Augment | None = None,
@@ -117,6 +118,8 @@ def fit(
     order
         From the number of an epoch to the indices of its samples. It must depend on nothing else,
         so that an interrupted training goes on as if it had not been.
+    seed
+        Of what the network draws itself, such as dropout; torch is seeded anew for every epoch.
     groups
         Groups of parameters for the optimizer; :func:`parameter_groups` by default.
     objective
@@ -162,6 +165,7 @@ def fit(
     )  # fmt: skip
     for epoch in epochs:
         network.train()
+        torch.manual_seed(seed * 1_000_003 + epoch)
         # a last batch of one sample has no variance to normalize by
         batches = [b for b in order(epoch).split(settings.batch_size) if len(b) > 1]
         for number, batch in enumerate(batches):
