@@ -8,7 +8,9 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from quantskew.analysis.figures import bars_by_group, heatmap, looks, trade_off
 from quantskew.analysis.report import LONGEST, ReportTable, cell, render, shortened
 from quantskew.params import Params
 
@@ -30,6 +32,48 @@ def test_a_long_table_keeps_what_matters_most_in_its_order():
     )
     assert shortened(table._replace(rows=table.rows[:LONGEST])).note == "A note."
     assert [*shortened(ReportTable("t", table.rows[["group"]])).rows["group"]] == [*range(LONGEST)]
+
+
+def test_a_method_looks_the_same_in_every_figure():
+    few, many = looks(["ptq", "qat"]), looks(["fp32", "ptq", "qat", *map(str, range(30))])
+    assert few.items() <= many.items()
+    assert len({*many.values()}) == len(many)
+
+
+def test_every_network_is_a_dot_on_its_bar():
+    rows = pd.DataFrame({"panel": "p", "group": ["a", "b"], "n": 9, "width": "int2"})
+    rows = rows.assign(value=0.5, low=0.4, high=0.6)
+    draw = bars_by_group("accuracy, %", percent=True)
+    figure = Figure()
+    draw(figure, rows.assign(seeds=[[0.1, 0.9], [0.5, 0.5]]))
+    dots = [
+        np.column_stack(line.get_data())
+        for line in figure.axes[0].lines
+        if len(line.get_xdata()) > 1
+    ]
+    assert [[*one[:, 1]] for one in dots if one[0, 0] == one[1, 0]] == [[10, 90], [50, 50]]
+    plain = Figure()
+    draw(plain, rows)
+    assert len(plain.axes[0].lines) == len(figure.axes[0].lines) - 2
+
+
+def test_what_is_no_point_of_a_field_is_not_in_its_legend():
+    rows = pd.DataFrame({"panel": "p", "method": ["fp32", "fp16", "ptq"], "bits": [32, 16, 8]})
+    rows["width"] = ["fp32", "fp16", "int8"]
+    for name in ("accuracy", "fvo"):
+        rows[[name, f"{name}_low", f"{name}_high"]] = 0.5
+    figure = Figure()
+    trade_off(figure, rows)
+    assert [text.get_text() for text in figure.legends[0].texts] == ["fp32", "ptq"]
+
+
+def test_signed_numbers_are_white_at_0_and_alike_in_all_fields():
+    rows = pd.DataFrame({"panel": "p", "drawing": ["a", "a", "b", "b"], "x": "x", "y": [*"uvuv"]})
+    figure = Figure()
+    heatmap(figure, rows.assign(value=[-1.0, 0.5, 0.0, 4.0]), signed=True)
+    images = [image for ax in figure.axes for image in ax.images if ax.get_title()]
+    assert [image.get_clim() for image in images] == [(-4, 4)] * 2
+    assert images[1].norm(0.0) == 0.5
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,13 @@
 import json
 import runpy
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from quantskew import tables
+from quantskew.command import UserError
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results"
@@ -60,6 +62,20 @@ def test_every_template_finds_what_it_names(exported, project, name):
         assert f"| {verdicts['disparity_grows']} |" in page
     for link in [part.split(")")[0] for part in page.split("](")[1:]]:
         assert (exported / link).exists(), link
+
+
+def test_results_of_changed_code_are_not_kept(tmp_path, monkeypatch):
+    export = runpy.run_path(str(RESULTS / "export.py"))["main"]
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(ROOT / "params.yaml", "params.yaml")
+    kept = tmp_path / "docs/results/digits/levels.parquet"
+    for path in (kept, tmp_path / "src/changed.py"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    subprocess.run(["git", "init", "-q"], check=True)
+    with pytest.raises(UserError, match=r"commit first.*\n.*src"):
+        export("digits")
+    assert kept.exists()
 
 
 @pytest.mark.parametrize("name", PAGES)

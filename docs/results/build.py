@@ -28,12 +28,7 @@ from quantskew.files import write_text
 from quantskew.variants import BASELINE, FULL_PRECISION
 
 HERE = Path("docs/results")
-PARITY = (
-    "demographic_parity_worst",
-    "equalized_odds_worst",
-    "predictive_equality_worst",
-    "disparate_impact_worst",
-)
+PARITY = ("demographic_parity", "equalized_odds", "predictive_equality", "disparate_impact")
 
 
 class Results:
@@ -73,6 +68,7 @@ class Results:
         """Say what was found of each network, in short."""
         levels = first_groupings(self.frame("levels"), self.study)
         advice = iter(recommendations(self.frame("frontier"), self.study))
+        trained = [name for name, m in self.study.methods.items() if m.training == "qat"][:1]
         told = []
         for (dataset, model), rows in levels[levels["method"] == BASELINE].groupby(
             ["dataset", "model"]
@@ -87,14 +83,11 @@ class Results:
             )
             told += [
                 f"`{method}` against fp32, change of FVO: {said}."
-                for method in (self.plain, *self._trained())
+                for method in (self.plain, *trained)
                 if (said := self.change(method, reference=BASELINE, at=(dataset, model)))
             ]
             told += [self._best_remedy(dataset, model), next(advice)]
         return "".join(f"- {text}\n" for text in [*told, of_chance(self.study)])
-
-    def _trained(self) -> list[str]:
-        return [name for name, m in self.study.methods.items() if m.training == "qat"][:1]
 
     def _best_remedy(self, dataset: str, model: str) -> str:
         rows = self.frame("remedies")
@@ -161,10 +154,9 @@ class Results:
         """Warn of fp32 files whose accuracy is less than a share of 1."""
         rows = self.frame("deployed")
         weak = rows[(rows["bits"] == FULL_PRECISION) & (rows["accuracy"] < least)]
-        names = [
+        return ", ".join(
             f"{row.model} on {row.dataset} ({_share(row.accuracy)} %)" for row in weak.itertuples()
-        ]
-        return ", ".join(names)
+        )
 
     def took(self) -> str:
         """Say how long the study took and how much memory."""
@@ -199,7 +191,11 @@ class Results:
             of = "ρ with the bits" if row.width == ALL else "ρ"
             verdict = f"**{row.verdict}**"
             # the p of the most extreme order, adjusted
-            if row.width != ALL and family * 2 / factorial(row.groups) > self._alpha:
+            if (
+                row.width != ALL
+                and row.spearman == row.spearman
+                and family * 2 / factorial(row.groups) > self._alpha
+            ):
                 agrees = "same" if row.spearman * sign > 0 else "not the"
                 verdict = f"{agrees} sign as the paper; {row.groups} groups cannot decide"
             told.append(
@@ -254,9 +250,8 @@ class Results:
     def parity(self) -> str:
         """Set how plain quantization changes the metrics that tell labels and groups apart."""
         return "".join(
-            f"- {metric.removesuffix('_worst').replace('_', ' ')}: "
-            f"{self.change(self.plain, metric, BASELINE)}\n"
-            for metric in PARITY
+            f"- {name.replace('_', ' ')}: {self.change(self.plain, f'{name}_worst', BASELINE)}\n"
+            for name in PARITY
         )
 
     def best(self, bits: int) -> str:
