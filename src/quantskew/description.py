@@ -47,10 +47,6 @@ def describe(
     ----------
     outputs, reference
         Logits of the variant and of the fp32 network of its seed, (n, K).
-    test
-        The n test samples.
-    divisions
-        From :func:`groupings`.
 
     Returns
     -------
@@ -141,8 +137,6 @@ def history_by_group(
         (epochs, watched).
     sample
         (watched,) rows of ``data``.
-    data
-        All samples.
     """
     epochs = len(correct)
     frame = pd.DataFrame(
@@ -164,10 +158,7 @@ def history_by_group(
 def bounded(surface: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     """Complete the bound of Tran et al. by the largest eigenvalue at the fp32 network.
 
-    Parameters
-    ----------
-    surface, base
-        What :func:`quantskew.loss_surface.survey` wrote of a variant and of its fp32 network.
+    Both are what :func:`quantskew.loss_surface.survey` wrote, of a variant and of ``base``.
     """
     curved = base["largest_eigenvalue"] * surface["weight_distance"] ** 2 / 2
     return surface.assign(bound=surface["bound"] + curved)

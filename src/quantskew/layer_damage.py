@@ -31,18 +31,10 @@ def survey(
 
     Parameters
     ----------
-    folder
-        Of the cell.
-    samples
-        Table of samples.
     file
         The fp32 network.
-    model, architecture
-        Which network.
     bits, weights
         Width of the one layer, and how it is rounded.
-    attribute, groups
-        The grouping.
     size
         Test samples of a group, on average, on which the rise of its loss is measured.
     """

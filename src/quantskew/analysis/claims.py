@@ -51,7 +51,7 @@ OVER_WIDTHS = (
 
 
 def assess(surfaces: pd.DataFrame, groups: pd.DataFrame, study: Params) -> pd.DataFrame:
-    """Test every claim.
+    """Compute the table ``claims``: test every claim.
 
     Parameters
     ----------
@@ -59,13 +59,6 @@ def assess(surfaces: pd.DataFrame, groups: pd.DataFrame, study: Params) -> pd.Da
         From :func:`quantskew.analysis.flow.surfaces`.
     groups
         The table ``groups``.
-    study
-        Its first groupings, its plain method and alpha.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The table ``claims``.
     """
     surfaces, groups = (plain(first_groupings(rows, study), study) for rows in (surfaces, groups))
     groups = groups.groupby(["dataset", "model", "bits", "group"], as_index=False).mean(

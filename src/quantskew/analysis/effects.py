@@ -137,12 +137,8 @@ def analyze(predictions: Predictions, divisions: list[Grouping], study: Params) 
 
     Parameters
     ----------
-    predictions
-        Of all points.
     divisions
         Ways of dividing the same test samples, in the same order.
-    study
-        All parameters.
     """
     tasks = [
         delayed(_one)(

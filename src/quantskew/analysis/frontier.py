@@ -33,10 +33,6 @@ def frontier(
         All networks of the data set, on its first grouping.
     sizes
         Bytes of each point, mean over seeds.
-    levels, certificates
-        Tables of those names.
-    study
-        All parameters.
 
     Returns
     -------

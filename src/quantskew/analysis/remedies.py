@@ -35,10 +35,6 @@ def remedies(
         Rows of the table ``frontier``.
     images
         Images that each point was trained on beyond fp32, mean over seeds; of fp32 its own.
-    levels, effects
-        Tables of those names.
-    study
-        All parameters.
 
     Returns
     -------

@@ -59,8 +59,6 @@ def sample(
         Of the same n test samples.
     train_sizes
         (G,) training samples of each group.
-    settings
-        Number of draws and their seed.
     """
     points = list(correct)
     outcomes = np.stack([correct[point] for point in points]).astype(np.int64)
