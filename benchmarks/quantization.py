@@ -6,8 +6,10 @@
 
     python benchmarks/quantization.py [steps]
 
-brevitas and torchao are timed if they are installed. Times are of the processor, so that what else
-the machine does counts little; ratios are of the fastest of interleaved calls.
+All of it runs as in a cell, with freed memory kept, but for the fp32 step that the QAT steps are
+compared with: a process of its own takes it, set up as PyTorch sets it up. brevitas and torchao are
+timed if they are installed. Times are of the processor, so that what else the machine does counts
+little; they and their ratios are medians of interleaved calls.
 """
 
 import copy
@@ -15,17 +17,23 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from multiprocessing import get_context
+from statistics import median
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from quantskew import models
+from quantskew import models, workers
 from quantskew.params import Training, Weights
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.ptq import quantize_network, quantize_weight
 from quantskew.quantization.qat import damp, prepare
 from quantskew.training.loop import make_optimizer, parameter_groups
+
+PLAIN = "fp32, plain process"
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -35,11 +43,11 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def report(title: str, times: Mapping[str, list[float]], base: str) -> None:
-    """Print the least time of each, and its ratio to that of the base."""
+    """Print the median time of each, and its ratio to that of the base."""
     print(f"\n{title}")
     for name, taken in times.items():
-        ratio = min(taken) / min(times[base])
-        print(f"  {name:34s} {min(taken) * 1e3:9.1f} ms   ×{ratio:.2f}", flush=True)
+        ratio = median(taken) / median(times[base])
+        print(f"  {name:34s} {median(taken) * 1e3:9.1f} ms   ×{ratio:.2f}", flush=True)
 
 
 def brevitas_network(network: nn.Module, bits: int, **options: object) -> nn.Module | None:
@@ -92,7 +100,10 @@ def torchao_weights(network: nn.Module, bits: int) -> dict[str, Callable[[], obj
     }
 
 
-def training(model: str, steps: int) -> None:
+@cache
+def steps_of(model: str) -> dict[str, Callable[[], object]]:
+    """Return training steps of a network, as it is and with quantizers."""
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     network = models.build(model, classes=10, channels=1, size=28).train()
     images = models.as_input(torch.randint(0, 256, (64, 1, 28, 28)), torch.device("cpu"))
@@ -102,11 +113,9 @@ def training(model: str, steps: int) -> None:
     peer = brevitas_network(network, 4, weight_scaling_impl_type="parameter_from_stats")
     if peer is not None:
         networks["brevitas, learned scale"] = peer
-    settings = Training()
     optimizers = {
-        name: make_optimizer(parameter_groups(one), settings) for name, one in networks.items()
+        name: make_optimizer(parameter_groups(one), Training()) for name, one in networks.items()
     }
-    times: dict[str, list[float]] = {name: [] for name in networks}
 
     def step(name: str) -> None:
         optimizers[name].zero_grad()
@@ -116,10 +125,21 @@ def training(model: str, steps: int) -> None:
         loss.backward()
         optimizers[name].step()
 
-    for _ in range(steps):
-        for name, taken in times.items():
-            taken.append(seconds(lambda name=name: step(name)))
-    report(f"training step, {model}, 64 images of 28×28", times, "fp32")
+    return {name: partial(step, name) for name in networks}
+
+
+def plain_step(model: str) -> float:
+    return seconds(steps_of(model)["fp32"])
+
+
+def training(model: str, rounds: int) -> None:
+    times: dict[str, list[float]] = {PLAIN: []}
+    with ProcessPoolExecutor(1, get_context("spawn")) as peer:
+        for _ in range(rounds):
+            times[PLAIN].append(peer.submit(plain_step, model).result())
+            for name, step in steps_of(model).items():
+                times.setdefault(name, []).append(seconds(step))
+    report(f"training step, {model}, 64 images of 28×28", times, PLAIN)
 
 
 def post_training() -> None:
@@ -149,7 +169,7 @@ def post_training() -> None:
         peers = [m for m in peer.modules() if hasattr(m, "quant_weight")]
         runs["brevitas min–max per tensor"] = lambda: [m.quant_weight() for m in peers]
     runs |= torchao_weights(network, 4)
-    times = {name: [seconds(run) for _ in range(2)] for name, run in runs.items()}
+    times = {name: [seconds(run) for _ in range(3)] for name, run in runs.items()}
     report("weights of ResNet-50 (23.5 million)", times, "min–max per tensor")
 
 
@@ -168,6 +188,7 @@ def evaluation(rounds: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    workers.keep_freed_memory()
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     for model in ("resnet18_quarter", "mobilenetv2_narrow"):
         training(model, steps)

@@ -1,5 +1,7 @@
 import ast
 import os
+import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 
@@ -48,6 +51,17 @@ def go_on(folder: Path, *, journal: str) -> None:
     (folder / "out.txt").write_text(f"after {seen}", encoding="utf-8")
 
 
+def count_page_faults(folder: Path, *, number: int) -> None:
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            torch.ones(2**20), torch.ones(9 * 2**20)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()  # the first makes the pages
+    (folder / "faults.txt").write_text(str(faults()), encoding="utf-8")
+
+
 def test_a_finished_cell_is_not_done_again(tmp_path):
     journal = tmp_path / "journal"
     work = [Cell(t, f"{__name__}:note", text=t, journal=str(journal)) for t in "ab"]
@@ -62,6 +76,13 @@ def test_processes_give_the_same_as_one(tmp_path):
     work = [Cell(str(n), f"{__name__}:fail_on_three", number=n) for n in (1, 2)]
     done = cells.run(work, title="t", compute=TWO)
     assert [(done[n] / "out.txt").read_text() for n in "12"] == ["1", "2"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide themselves")
+def test_memory_that_a_cell_frees_is_used_again():
+    work = [Cell(str(n), f"{__name__}:count_page_faults", number=n) for n in (1, 2)]
+    done = cells.run(work, title="t", compute=TWO)
+    assert all(int((folder / "faults.txt").read_text()) < 1000 for folder in done.values())
 
 
 def test_other_cells_finish_when_one_fails(store):

@@ -291,6 +291,7 @@ def _do(function: str, folder: Path, arguments: Mapping[str, Any], threads: int)
     import torch
 
     torch.set_num_threads(threads)
+    workers.keep_freed_memory()
     part = folder.with_suffix(".part")
     part.mkdir(parents=True, exist_ok=True)
     # a node that lost touch may still be at this cell when another is given it

@@ -8,9 +8,11 @@ on the stage alone, never on what is already done. On GPUs as many cells run at 
 share of a GPU that each takes, dealt out to the GPUs in turn.
 """
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -32,6 +34,7 @@ Outcomes = Generator[tuple[str, str | None], None, None]
 GPU_SHARE = 0.25
 """Of a GPU, that a cell takes unless ``compute.gpus`` says otherwise: small networks idle on it."""
 TRIES = 3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 
 
 def start(
@@ -89,6 +92,17 @@ def gpus() -> list[str]:
     if visible is not None:
         return [name for name in visible.split(",") if name not in ("", "-1")]
     return [str(i) for i, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what this process frees, where it is that of GNU.
+
+    By default it gives every large tensor back to the system, which makes the pages anew for the
+    next one: a tenth of a training step on a CPU. ``benchmarks/training.py`` measures it.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _processes(
