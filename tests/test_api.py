@@ -16,7 +16,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 import quantskew
 from quantskew import api, compat, inputs, models, tables
@@ -151,6 +151,45 @@ def test_every_kind_of_data_gives_the_same_tables(network, test, tmp_path):
     # a loader without attributes knows the classes
     plain = api.audit(network, TensorDataset(floats, torch.tensor(labels)), bits=2, statistics=FEW)
     assert plain.to_frame()["attribute"].unique().tolist() == ["label"]
+
+
+def test_attributes_stand_in_the_order_of_the_images(network, test):
+    expected = audited(network, test)
+    turned = {name: pd.Series(values, range(len(values))[::-1]) for name, values in test[2].items()}
+    pd.testing.assert_frame_equal(audited(network, (*test[:2], turned)), expected)
+    data = WithAttributes(test)
+    random = BatchSampler(RandomSampler(data), 64, drop_last=False)
+    for loader in (
+        DataLoader(data, batch_sampler=random),
+        DataLoader(data, batch_sampler=[*random]),
+    ):
+        with pytest.raises(UserError, match="shuffle=False"):
+            audited(network, loader)
+
+
+def test_texts_name_outputs_in_a_given_order_alone(network, test, tmp_path):
+    images, labels, _ = test
+    names = np.array(["nil", *"bcdefghij"])
+    rows = pd.DataFrame({"image": [png(image) for image in images], "label": names[labels]})
+    rows["id"] = [f"{row:04d}" for row in rows.index]
+    rows = rows[(rows["label"] != "j") | (rows["label"] == "j").cumsum().eq(1)]  # one j is enough
+    rows.loc[rows.index[0], "image"] = b"nothing"
+    rows.to_parquet(tmp_path / "own.parquet")
+    own = Source(
+        reader="parquet", path=str(tmp_path / "own.parquet"), size=8, channels=1, duplicates="keep"
+    )
+    told = {"expected_warning": UserWarning, "match": "own.parquet are left out: 0000: not an"}
+    with pytest.warns(**told), pytest.raises(UserError, match=r"own.parquet are b, c, .*classes="):
+        inputs.samples(own, network, split="test")
+    own = own.model_copy(update={"classes": tuple(names)})
+    with pytest.warns(**told):
+        found = inputs.samples(own, network, split="test")
+    assert found.classes == tuple(names)
+    assert found.labels.tolist() == labels[rows.index[1:]].tolist()
+    with pytest.raises(UserError, match="label 'nil' is none of b, c"):
+        inputs.samples(
+            own.model_copy(update={"classes": tuple("bcdefghij")}), network, split="test"
+        )
 
 
 def audited(network, data):

@@ -15,11 +15,13 @@ path to a Parquet file    the table ``samples``, or a file of your own with the 
 A dataset, or that of a loader that does not shuffle, may instead have a data frame ``attributes``
 with one row a sample. Images are (N, C, H, W): uint8 is scaled to [0, 1] when the network runs,
 floats are taken as they come, for the network was trained on what its loader gives. All of them are
-held in memory.
+held in memory. Labels are the indices of the outputs; labels that are texts, in a file of your own,
+need ``classes`` of its ``Source``: which output stands for which.
 """
 
 import copy
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,12 +33,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
 from quantskew import models
 from quantskew.command import UserError
 from quantskew.data.loading import Samples, load
 from quantskew.data.prepare import prepare
+from quantskew.data.sources.registry import KEYS
 from quantskew.params import Source
 
 Data = Samples | str | Path | Source | DataLoader[Any] | Dataset[Any] | tuple[Any, ...] | list[Any]
@@ -62,9 +65,15 @@ def samples(data: Data, network: nn.Module, *, split: Literal["train", "test"]) 
     Raises
     ------
     DataError
-        When lengths differ, a label is no output of the network, or the kind is unknown.
+        When lengths differ, a label is no output of the network, it is not known which output a
+        label stands for, or the kind is unknown.
     ModelError
         When the network does not take the images or does not give one row of logits for each.
+
+    Warns
+    -----
+    UserWarning
+        When images of a file cannot be used, with the first and why.
     """
     if isinstance(data, Samples):
         found = data
@@ -111,8 +120,20 @@ def _from_file(given: str | Path | Source, split: str) -> Samples:
         if notes.get(b"table") == b"samples":
             return getattr(load(path), split)
     with tempfile.TemporaryDirectory() as folder:
-        prepare("data", source, folder).write(Path(folder, "samples.parquet"))
+        prepared = prepare("data", source, folder, draw=False)
+        prepared.write(Path(folder, "samples.parquet"))
         found = load(Path(folder, "samples.parquet"))
+    left_out = prepared.rejects[~prepared.rejects["kept"].astype(bool)]
+    if len(left_out):
+        first = "; ".join(f"{row.id}: {row.reason}" for row in left_out.head(3).itertuples())
+        warnings.warn(f"{len(left_out)} samples of {path} are left out: {first}", stacklevel=4)
+    in_order = source.classes or "classes" not in KEYS.get(source.reader or "", ())
+    if not in_order and not all(name.isdigit() for name in found.classes):
+        raise DataError(
+            f"the labels of {path} are {', '.join(found.classes[:12])}; which output of the "
+            f"network stands for which is not known. Give Source(reader={source.reader!r}, path=…, "
+            "classes=(…)), the labels in the order of the outputs"
+        )
     return getattr(found, split) if found.metadata["split"]["by"] == "published" else found
 
 
@@ -135,12 +156,18 @@ def _collected(data: DataLoader[Any] | Dataset[Any]) -> tuple[Tensor, Tensor, pd
         frame = pd.concat(attributes, ignore_index=True)
     else:
         frame = _frame(getattr(loader.dataset, "attributes", None))
-        if len(frame.columns) and not isinstance(loader.sampler, SequentialSampler):
+        if len(frame.columns) and not _in_order(loader):
             raise DataError(
                 "the loader shuffles, so the rows of dataset.attributes cannot be told apart; give "
                 "shuffle=False, or batches (images, labels, {attribute: values})"
             )
     return torch.cat(images), torch.cat(labels), frame
+
+
+def _in_order(loader: DataLoader[Any]) -> bool:
+    batches = loader.batch_sampler
+    drawn = batches.sampler if type(batches) is BatchSampler else loader.sampler
+    return type(batches) in (BatchSampler, type(None)) and isinstance(drawn, SequentialSampler)
 
 
 def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -164,7 +191,9 @@ def _frame(attributes: Any) -> pd.DataFrame:
 
 
 def _column(values: Any) -> "pd.Series[Any]":
-    return pd.Series(values.cpu().numpy() if isinstance(values, Tensor) else values)
+    # values that have an index stand in the order of the images all the same
+    given = pd.Series(values.cpu().numpy() if isinstance(values, Tensor) else values)
+    return given.reset_index(drop=True)
 
 
 def _assembled(images: Any, labels: Any, attributes: Any = None) -> Samples:

@@ -81,6 +81,7 @@ class Source(Section):
     table: str | None = None  # CSV beside a folder of images
     image: str = "image"
     label: str | None = None
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # labels, in their order
     split: str | None = None
     attributes: tuple[str, ...] | None = None
     together: str | None = None  # column whose equal values stay on one side of the split

@@ -14,7 +14,7 @@ SIZE = 64
 _OWN = Terms(page="", licence="as agreed with whoever made the data")
 
 
-@source("parquet", keys=("image", "split", "together"))
+@source("parquet", keys=("image", "classes", "split", "together"))
 def parquet(source: Source, where: Path) -> Raw:
     """A Parquet file, or a folder of them, with a column of images."""
     files = [where] if where.is_file() else sorted(where.rglob("*.parquet"))
@@ -27,7 +27,7 @@ def parquet(source: Source, where: Path) -> Raw:
     return _raw(source, table, read_images(files, source.image), str(where))
 
 
-@source("folder", keys=("table", "image", "split", "together"))
+@source("folder", keys=("table", "image", "classes", "split", "together"))
 def folder(source: Source, where: Path) -> Raw:
     """A folder, zip or tar of images, and a CSV that names them relative to it."""
     tables = [where.parent / source.table] if source.table else []
@@ -94,6 +94,7 @@ def _raw(source: Source, table: pd.DataFrame, images: Any, where: str) -> Raw:
         images=images,
         terms=_OWN,
         label=label,
+        classes=source.classes,
         size=SIZE,
         together=source.together,
     )

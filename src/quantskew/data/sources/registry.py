@@ -77,15 +77,16 @@ Reader = Callable[[Source, Path], Raw]
 """Reads a data set; the path is where its files are looked for when the source names none."""
 
 _READERS: dict[str, Reader] = {}
-_KEYS: dict[str, tuple[str, ...]] = {}
+KEYS: dict[str, tuple[str, ...]] = {}
+"""Keys of a source that some readers alone read, by reader."""
 
 
 def source(*names: str, keys: tuple[str, ...] = ()) -> Callable[[Reader], Reader]:
-    """Put a reader in reach under one or more names; ``keys`` of a source that not all read."""
+    """Put a reader in reach under one or more names, with the :data:`KEYS` it reads."""
 
     def register(reader: Reader) -> Reader:
         for name in names:
-            _READERS[name], _KEYS[name] = reader, keys
+            _READERS[name], KEYS[name] = reader, keys
         return reader
 
     return register
@@ -121,8 +122,8 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
             f"sources.{name}: no reader is named {given!r}{close_names(given, names())}; "
             f"there are {', '.join(names())}. Your own images are read by reader: parquet or folder"
         )
-    for key in ("revision", "config", "table", "image", "split", "together"):
-        idle = key not in _KEYS.get(given, ())
+    for key in ("revision", "config", "table", "image", "classes", "split", "together"):
+        idle = key not in KEYS.get(given, ())
         if idle and getattr(source, key) != Source.model_fields[key].default:
             raise SourceError(f"sources.{name}.{key}: the reader {given!r} has no use for it")
     whole = given.removeprefix("imbalanced-")  # thinned or not, the files are the same

@@ -28,7 +28,7 @@ ISIC_TERMS = Terms(
 DIAGNOSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
 
 
-@source("fitzpatrick17k")
+@source("fitzpatrick17k", keys=("classes",))
 def fitzpatrick17k(source: Source, where: Path) -> Raw:
     """16,577 clinical images with the Fitzpatrick type of the skin, 1 to 6.
 
@@ -59,6 +59,7 @@ def fitzpatrick17k(source: Source, where: Path) -> Raw:
         images=store.read([store.by_stem.get(name) for name in table["md5hash"]]),
         terms=FITZPATRICK_TERMS,
         label=label,
+        classes=source.classes,
         size=SIZE,
     )
 
