@@ -134,7 +134,8 @@ def test_better_roundings_bring_the_logits_closer():
     target = original(images)
     errors = {}
     for rounding in ("nearest", "gptq", "adaround"):
-        setting = Weights(rounding=rounding, granularity="channel", adaround_steps=150)
+        steps = {"adaround_steps": 150} if rounding == "adaround" else {}
+        setting = Weights(rounding=rounding, granularity="channel", **steps)
         made = quantize_network(original, images, bits=3, weights=setting, calibration=images)
         errors[rounding] = (made.network(images) - target).square().mean().item()
     assert errors["gptq"] < errors["nearest"]
