@@ -185,27 +185,20 @@ class Results:
         if rows.empty:
             raise KeyError(f"{self.folder.name}: there is no claim {text!r}")
         (sign,) = {claim.sign for claim in (*OVER_GROUPS, *OVER_WIDTHS) if claim.text == text}
-        family = self.frame("claims")["p_value"].notna().sum()
+        family, alpha = self.frame("claims")["p_value"].notna().sum(), self.study.statistics.alpha
         told = []
         for row in rows.sort_values("width", key=lambda w: w.map(_order)).itertuples():
             of = "ρ with the bits" if row.width == ALL else "ρ"
             verdict = f"**{row.verdict}**"
-            # the p of the most extreme order, adjusted
-            if (
-                row.width != ALL
-                and row.spearman == row.spearman
-                and family * 2 / factorial(row.groups) > self._alpha
-            ):
-                agrees = "same" if row.spearman * sign > 0 else "not the"
-                verdict = f"{agrees} sign as the paper; {row.groups} groups cannot decide"
+            # the p of the most extreme order, adjusted, may be too large to decide anything
+            least = family * 2 / factorial(row.groups)
+            if row.width != ALL and least > alpha and row.spearman == row.spearman:
+                agrees = "same sign as" if row.spearman * sign > 0 else "another sign than"
+                verdict = f"{agrees} the paper; {row.groups} groups cannot decide"
             told.append(
                 f"{row.width}: {verdict} ({of} {_number(row.spearman, '.2f')}, p {_p(row.p_holm)})"
             )
         return "; ".join(told)
-
-    @property
-    def _alpha(self) -> float:
-        return self.study.statistics.alpha
 
     def change(
         self,
