@@ -169,6 +169,7 @@ def layer_damage(damage: pd.DataFrame, study: Params) -> pd.DataFrame:
 def example_difficulty(history: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of each class by epoch of the fp32 training, at equal numbers (§4.6)."""
     rows = panel(history[history["method"] == BASELINE])
+    rows["split"] += ", " + rows["n"].astype(str) + " samples a class"
     return (
         rows.groupby(["panel", "split", "group", "epoch"], as_index=False)["accuracy"]
         .mean()
