@@ -67,6 +67,11 @@ def test_what_is_no_point_of_a_field_is_not_in_its_legend():
     assert [text.get_text() for text in figure.legends[0].texts] == ["fp32", "ptq"]
 
 
+def test_a_heatmap_without_any_number_is_drawn():
+    rows = pd.DataFrame({"panel": "p", "drawing": "d", "x": ["a", "b"], "y": "c", "value": np.nan})
+    heatmap(Figure(), rows, signed=True)
+
+
 def test_signed_numbers_are_white_at_0_and_alike_in_all_fields():
     rows = pd.DataFrame({"panel": "p", "drawing": ["a", "a", "b", "b"], "x": "x", "y": [*"uvuv"]})
     figure = Figure()
