@@ -4,13 +4,14 @@ import json
 import re
 import shutil
 import subprocess
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from quantskew.analysis.figures import bars_by_group, heatmap, looks, trade_off
+from quantskew.analysis.figures import bars_by_group, heatmap, looks, svg, trade_off
 from quantskew.analysis.report import LONGEST, ReportTable, cell, render, shortened
 from quantskew.params import Params
 
@@ -79,6 +80,8 @@ def test_signed_numbers_are_white_at_0_and_alike_in_all_fields():
     images = [image for ax in figure.axes for image in ax.images if ax.get_title()]
     assert [image.get_clim() for image in images] == [(-4, 4)] * 2
     assert images[1].norm(0.0) == 0.5
+    for nothing in (np.nan, 0.0):
+        assert "<svg" in svg(partial(heatmap, signed=True), rows.assign(value=nothing))
 
 
 @pytest.fixture(scope="module")

@@ -184,7 +184,8 @@ def heatmap(figure: Figure, rows: pd.DataFrame, signed: bool = False) -> None:
     ones are white at 0, and the same number is the same colour in all drawings.
     """
     most = float(rows["value"].abs().max())
-    limits = (-most, most) if signed and most > 0 else (None, None)  # NaN where none is known
+    most = most if most > 0 else 1.0  # nothing to tell of, NaN, has limits too
+    limits = (-most, most) if signed else (None, None)
     lines = rows.groupby("panel")["y"].nunique().max()
     for ax, part in _grid(figure, rows, max(3.2, 1 + 0.16 * lines)):
         table = part.pivot(index="y", columns="x", values="value")
