@@ -192,6 +192,21 @@ def test_texts_name_outputs_in_a_given_order_alone(network, test, tmp_path):
         )
 
 
+def test_numbers_are_outputs_though_some_are_missing(network, test, tmp_path):
+    images, labels, _ = test
+    rows = pd.DataFrame({"image": [png(image) for image in images], "label": labels})
+    rows = rows[rows["label"] != 3]
+    own = Source(
+        reader="parquet", path=str(tmp_path / "own.parquet"), size=8, channels=1, duplicates="keep"
+    )
+    rows.to_parquet(tmp_path / "own.parquet")
+    found = inputs.samples(own, network, split="test")
+    assert sorted(found.labels.tolist()) == sorted(rows["label"])
+    rows.assign(label=rows["label"] + 1).to_parquet(tmp_path / "own.parquet")
+    with pytest.raises(UserError, match=r"label 10 of sample .* is no class"):
+        inputs.samples(own, network, split="test")
+
+
 def audited(network, data):
     result = api.audit(network, data, bits=2, groups=["ink*late"], statistics=FEW)
     return result.to_frame().drop(columns=["chance_mean", "chance_upper", "p_chance"])

@@ -182,7 +182,7 @@ def test_a_published_split_is_checked_against_what_belongs_together_and_against_
     person = ["p", "q"] * 2 + ["q", "r"] * 8
     parts = ["train"] * 12 + ["test"] * 8
     made(["a", "b"] * 10, _images(20), person=person, split=parts, together="person")
-    with pytest.raises(SourceError, match="person 'q' is in training and in test, as 1 others"):
+    with pytest.raises(SourceError, match="person 'q' is in training and in test, and so"):
         prepare("made", Source(), tmp_path)
     made(["a", "b"] * 10, _images(20), split=parts)
     with pytest.raises(SourceError, match=r"sources.made.test_fraction: a split is published"):

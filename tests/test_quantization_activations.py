@@ -162,7 +162,7 @@ def test_windows_belong_to_their_image_and_other_rows_are_refused():
         observe(Windows(1).eval(), images, groups)
 
 
-def test_composition_of_the_calibration_set_is_recorded():
+def test_counts_of_the_calibration_set_are_recorded():
     original, images = network("vgg")
     made = quantize_network(
         original,

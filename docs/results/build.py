@@ -185,13 +185,14 @@ class Results:
         if rows.empty:
             raise KeyError(f"{self.folder.name}: there is no claim {text!r}")
         (sign,) = {claim.sign for claim in (*OVER_GROUPS, *OVER_WIDTHS) if claim.text == text}
-        family, alpha = self.frame("claims")["p_value"].notna().sum(), self.study.statistics.alpha
+        alpha, tested = self.study.statistics.alpha, self.frame("claims").dropna(subset="p_value")
+        families = tested.value_counts(["dataset", "model"])
         told = []
         for row in rows.sort_values("width", key=lambda w: w.map(_order)).itertuples():
             of = "ρ with the bits" if row.width == ALL else "ρ"
             verdict = f"**{row.verdict}**"
             # the p of the most extreme order, adjusted, may be too large to decide anything
-            least = family * 2 / factorial(row.groups)
+            least = families[row.dataset, row.model] * 2 / factorial(row.groups)
             if row.width != ALL and least > alpha and row.spearman == row.spearman:
                 agrees = "same sign as" if row.spearman * sign > 0 else "another sign than"
                 verdict = f"{agrees} the paper; {row.groups} groups cannot decide"

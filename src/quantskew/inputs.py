@@ -73,7 +73,7 @@ def samples(data: Data, network: nn.Module, *, split: Literal["train", "test"]) 
     Warns
     -----
     UserWarning
-        When images of a file cannot be used, with the first and why.
+        When images of a file cannot be used, with the first three and why.
     """
     if isinstance(data, Samples):
         found = data
@@ -134,6 +134,9 @@ def _from_file(given: str | Path | Source, split: str) -> Samples:
             f"network stands for which is not known. Give Source(reader={source.reader!r}, path=…, "
             "classes=(…)), the labels in the order of the outputs"
         )
+    if not in_order:  # numbers are the outputs themselves, though not all may be there
+        outputs = torch.tensor([int(name) for name in found.classes])
+        found = replace(found, labels=outputs[found.labels], classes=())
     return getattr(found, split) if found.metadata["split"]["by"] == "published" else found
 
 

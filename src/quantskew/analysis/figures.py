@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
 COLOURS = ("#CC6677", "#332288", "#117733", "#44AA99", "#AA4499",
            "#999933", "#88CCEE", "#882255", "#DDCC77")  # fmt: skip
 MARKERS = "sD^vPXh<>p"
+HATCHES = ("", "///", "...", "xxx")
 PLAIN = {"fp32": ("#000000", "*"), "fp16": ("#777777", "d"), "ptq": ("#444444", "o")}
 KNOWN = (
     "qat", "mpqat", "fair_qat", "uo_wcr", "channel", "mse", "adaround", "fair_mixed", "augmented",
@@ -37,14 +38,14 @@ KNOWN = (
 """Methods that look the same in every study; others get what follows, in alphabetical order."""
 
 
-def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each method, no two alike up to 90."""
+def looks(methods: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and hatch of each method: no two pairs with the colour are alike up to 36."""
     rest = sorted({*methods}.difference(PLAIN, KNOWN))
-    pairs = {
-        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
+    others = {
+        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], HATCHES[i // len(COLOURS) % 4])
         for i, name in enumerate([*KNOWN, *rest])
     }
-    return PLAIN | pairs
+    return {name: (*look, "") for name, look in PLAIN.items()} | others
 
 
 def svg(draw: Callable[[Figure, pd.DataFrame], None], rows: pd.DataFrame) -> str:
@@ -120,7 +121,7 @@ def lines_by_width(figure: Figure, rows: pd.DataFrame) -> None:
         methods = part["method"].unique()
         for number, method in enumerate(methods):
             at = part[part["method"] == method]
-            colour, marker = styles[method]
+            colour, marker, _ = styles[method]
             x = [widths.index(w) for w in at["width"]] + np.array(
                 (number - len(methods) / 2) * min(0.05, 0.4 / len(methods))
             )
@@ -148,7 +149,7 @@ def trade_off(figure: Figure, rows: pd.DataFrame) -> None:
             shown = here[(here["bits"] == bits) | (here["method"] == "fp32")]
             for method in methods:
                 at = shown[shown["method"] == method]
-                colour, marker = styles[method]
+                colour, marker, _ = styles[method]
                 ax.errorbar(
                     at["accuracy"] * 100, at["fvo"] * 100,
                     xerr=_whiskers(at, "accuracy", "accuracy_") * 100,
@@ -265,7 +266,8 @@ def bars(figure: Figure, rows: pd.DataFrame) -> None:
             at = part[part["series"] == one].set_index("x").reindex(names)
             ax.bar(
                 np.arange(len(names)) - 0.4 + step * (number + 0.5), at["value"], step, label=one,
-                yerr=_whiskers(at), color=styles[one][0], error_kw={"lw": 0.7},
+                yerr=_whiskers(at), color=styles[one][0], hatch=styles[one][2],
+                error_kw={"lw": 0.7},
             )  # fmt: skip
         ax.set_xticks(range(len(names)), names)
         ax.grid(False, axis="x")

@@ -163,9 +163,9 @@ FLOW = {
         figures.points("epoch", "accuracy", joined=True),
         "Difficulty of the classes while fp32 is trained",
         "Lines of accuracy by epoch, one a class, on training and on test samples.",
-        "As many samples of each class are looked at, but not trained on: what differs is their "
-        "difficulty and how many of the class the network learns from. §4.6 of Bellam & Kim "
-        "balances those too.",
+        "The same number of samples of each class is watched; training is not balanced. What "
+        "differs is their difficulty and how many of the class the network learns from. §4.6 of "
+        "Bellam & Kim balances those too.",
     ),
     "attribution": Drawing(
         partial(figures.heatmap, signed=True),

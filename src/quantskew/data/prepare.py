@@ -243,8 +243,8 @@ def _split(
         sides = rows.groupby(raw.together)["split"].nunique() if raw.together else pd.Series()
         if (sides > 1).any():
             raise SourceError(
-                f"{name}: {raw.together} {sides.idxmax()!r} is in training and in test, as "
-                f"{(sides > 1).sum() - 1} others are; mend the split column, or leave out together"
+                f"{name}: {raw.together} {sides.idxmax()!r} is in training and in test, and so are "
+                f"{(sides > 1).sum() - 1} more; mend the split column, or leave out together"
             )
         return rows, {"by": "published"}
     fraction = source.test_fraction or raw.test_fraction

@@ -171,7 +171,7 @@ def _annotate(path: Path, notes: Mapping[str, str]) -> None:
 
 
 def stored_bytes(path: Path) -> int:
-    """Size of a file, with the files beside it that hold weights of its."""
+    """Size of a file, with the files beside it that hold its weights."""
     stored = onnx.load(path, load_external_data=False).graph.initializer
     beside = {
         external_data_helper.ExternalDataInfo(item).location

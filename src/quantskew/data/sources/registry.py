@@ -122,7 +122,7 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
             f"sources.{name}: no reader is named {given!r}{close_names(given, names())}; "
             f"there are {', '.join(names())}. Your own images are read by reader: parquet or folder"
         )
-    for key in ("revision", "config", "table", "image", "classes", "split", "together"):
+    for key in sorted(set().union(*KEYS.values())):
         idle = key not in KEYS.get(given, ())
         if idle and getattr(source, key) != Source.model_fields[key].default:
             raise SourceError(f"sources.{name}.{key}: the reader {given!r} has no use for it")
