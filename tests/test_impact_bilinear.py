@@ -7,6 +7,7 @@ from torch import nn
 from torch.autograd.functional import hessian
 from torch.func import functional_call
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quantskew.impact.bilinear import Factors
 from quantskew.impact.gradients import flatten
@@ -15,7 +16,7 @@ from quantskew.impact.spectrum import largest_eigenvalue, trace
 
 
 class Mixed(nn.Module):
-    """Convolutions of all sorts, shared and tied weights, work in place, normalization, tokens."""
+    """Convolutions of all sorts, shared and tied weights, work in place, norms, attention."""
 
     def __init__(self):
         super().__init__()
@@ -40,6 +41,7 @@ class Mixed(nn.Module):
         x = torch.tanh(self.same(x))
         x = self.scale(self.tokens(x.flatten(2).mT))
         x = torch.tanh(self.tied(x)) + F.linear(x, self.tied.weight)
+        x = x + F.scaled_dot_product_attention(*[x[:, None]] * 3)[:, 0]
         return self.head(x.mean(1))
 
 
@@ -61,7 +63,8 @@ def truth():
         )
 
     flat = flatten(point.values())
-    dense = [hessian(lambda flat, i=i: loss(flat, i), flat) for i in range(len(labels))]
+    with sdpa_kernel(SDPBackend.MATH):
+        dense = [hessian(lambda flat, i=i: loss(flat, i), flat) for i in range(len(labels))]
     return network, images, labels, torch.stack(dense)
 
 

@@ -17,6 +17,7 @@ from functools import cached_property, reduce
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quantskew.impact.bilinear import Factors, watched
 from quantskew.impact.gradients import NotFiniteError, chosen, explain, flatten
@@ -72,7 +73,8 @@ class GroupLoss:
     ) -> None:
         self._network, self._images, self._labels, self._group = network, images, labels, group
         self._weights = chosen(network)
-        with watched(network, self._weights) as calls:
+        # the fused attention kernels have no second derivative
+        with watched(network, self._weights) as calls, sdpa_kernel(SDPBackend.MATH):
             loss = F.cross_entropy(network(images), labels)
         nodes = [*self._weights.values(), *(call.y for call in calls)]
         nodes += [call.x for call in calls if call.x.requires_grad]
@@ -164,7 +166,8 @@ class GroupLoss:
         weights = [*self._weights.values()]
         # a weight of one for each sample, by which the curvature can be told apart again
         shares = torch.ones(len(self._labels), device=vector.device, requires_grad=True)
-        losses = F.cross_entropy(self._network(self._images), self._labels, reduction="none")
+        with sdpa_kernel(SDPBackend.MATH):
+            losses = F.cross_entropy(self._network(self._images), self._labels, reduction="none")
         along = losses @ shares.to(losses)
         for _ in range(2):
             slopes = torch.autograd.grad(along, weights, create_graph=True, materialize_grads=True)
