@@ -8,6 +8,7 @@ from torch import nn
 from torch.func import functional_call, hessian
 from torch.nn import functional as F  # noqa: N812
 
+from quantskew import models
 from quantskew.impact import curvature, damage, gradients
 from quantskew.impact.hessian import GroupLoss
 from quantskew.impact.spectrum import eigenvalue_error, largest_eigenvalue, trace
@@ -339,3 +340,24 @@ def test_refuses_training_mode_frozen_networks_and_empty_groups(small):
         GroupLoss(network.train(), images, labels)
     with pytest.raises(ValueError, match="no parameter of the network requires a gradient"):
         GroupLoss(network.eval().requires_grad_(False), images, labels)
+
+
+def test_what_is_measured_has_all_digits_of_fp32():
+    seen, before = [], torch.backends.cudnn.conv.fp32_precision
+
+    class Watching(nn.Linear):
+        def forward(self, x):
+            kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+            seen.append({kind.fp32_precision for kind in kinds})
+            return super().forward(x)
+
+    network, labels = Watching(3, 2).eval(), torch.tensor([0, 1])
+    images = torch.rand(2, 3)
+    loss = GroupLoss(network, images, labels)
+    loss.curvatures_along(loss.gradient)
+    direction = gradients.mean_gradient(network, images, labels)
+    gradients.per_sample(network, images, labels, direction)
+    models.logits(nn.Sequential(nn.Flatten(), network), images[..., None, None])
+    assert len(seen) == 5
+    assert all(kinds == {"ieee"} for kinds in seen)
+    assert torch.backends.cudnn.conv.fp32_precision == before != "ieee"

@@ -20,11 +20,13 @@ from quantskew.impact.curvature import measure, subsample
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
 from quantskew.params import Architecture, Groups
+from quantskew.precision import all_digits
 from quantskew.quantization import packing
 from quantskew.quantization.codes import FLOAT
 from quantskew.quantization.layers import fold_batch_norm
 
 
+@all_digits()
 def survey(
     folder: Path,
     *,

@@ -36,6 +36,7 @@ from quantskew._torchvision import torchvision
 from quantskew.command import UserError
 from quantskew.data.loading import Samples
 from quantskew.params import Architecture, close_names
+from quantskew.precision import all_digits
 
 # isort: split
 import timm  # it imports torchvision, which must have loaded by then
@@ -254,6 +255,7 @@ def as_input(images: Tensor, where: torch.device) -> Tensor:
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
+@all_digits()
 @torch.inference_mode()
 def logits(network: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
     """Logits of uint8 images in evaluation mode.

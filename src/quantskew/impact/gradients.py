@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F  # noqa: N812
 
+from quantskew.precision import all_digits
+
 BATCH = 256
 PER_SAMPLE_NUMBERS = 2**27
 """How many numbers of per-sample gradients are held at once (half a GiB in single precision)."""
@@ -69,6 +71,7 @@ def inner(a: Tensor, b: Tensor) -> float:
     return float(torch.stack([x @ y for x, y in pieces]).double().sum())
 
 
+@all_digits()
 def mean_gradient(
     network: nn.Module, images: Tensor, labels: Tensor, *, group: str = "all"
 ) -> Tensor:
@@ -105,6 +108,7 @@ def mean_gradient(
     return gradient
 
 
+@all_digits()
 def per_sample(
     network: nn.Module, images: Tensor, labels: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quantskew.impact.bilinear import Factors, watched
 from quantskew.impact.gradients import NotFiniteError, chosen, explain, flatten
+from quantskew.precision import all_digits
 
 
 class GroupLoss:
@@ -63,6 +64,7 @@ class GroupLoss:
         When the loss, its gradient or a product is NaN or infinite.
     """
 
+    @all_digits()
     def __init__(
         self,
         network: nn.Module,
@@ -106,6 +108,7 @@ class GroupLoss:
         """Multiply the Hessian by a vector."""
         return self.vector(self.curve(self.image_of(vector)))
 
+    @all_digits()
     def curve(self, image: Tensor) -> Tensor:
         """Multiply the Hessian by the vector of an image; give the factors of the product."""
         given = self._split(image)
@@ -161,6 +164,7 @@ class GroupLoss:
                 part.copy_(given[name])
         return vector
 
+    @all_digits()
     def curvatures_along(self, vector: Tensor) -> Tensor:
         """Second derivative of each sample's loss along a vector, (n,); their mean is vᵀHv."""
         weights = [*self._weights.values()]

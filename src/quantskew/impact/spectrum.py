@@ -78,10 +78,9 @@ def largest_eigenvalue(
         trace of H within it, for :func:`trace`.
     """
     size = start.numel()
-    vector = start.clone()
-    noise = _gaussian(start, seed)
-    length, spread = (_length(v, image(v)) for v in (start, noise))
-    vector = (start / length if length > 0 else start).add(noise, alpha=0.1 / spread)
+    vector, length = _gaussian(start, seed), start.norm()
+    if length > 0:
+        vector.mul_(0.1 * length / vector.norm()).add_(start)
     mirror = image(vector)
     basis = start.new_empty(min(max_products, size), size)
     images = basis if image is itself else torch.empty_like(basis)

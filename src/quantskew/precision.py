@@ -1,0 +1,24 @@
+"""All digits of float32 on a GPU, whose convolutions else keep ten bits of them (TF32).
+
+For measuring, not for training: with TF32 the largest eigenvalue of a ResNet-18 was off by six
+parts in ten thousand, and its true residual fifteen times the one that the solver saw.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def all_digits() -> Iterator[None]:
+    """Compute convolutions and matrix products on a GPU as IEEE 754 says; also a decorator."""
+    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
