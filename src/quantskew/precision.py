@@ -1,7 +1,8 @@
 """All digits of float32 on a GPU, whose convolutions else keep ten bits of them (TF32).
 
-For measuring, not for training: with TF32 the largest eigenvalue of a ResNet-18 was off by six
-parts in ten thousand, and its true residual fifteen times the one that the solver saw.
+For measuring, not for training. With TF32, on an H200, the largest eigenvalue of an untrained
+ResNet-18 was off by 4e-4 of itself, and its residual in double precision was 1.5e-2 where the
+solver, held to 1e-3, saw 9.8e-4; with all digits it was what the solver saw.
 """
 
 from collections.abc import Iterator
