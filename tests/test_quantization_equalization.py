@@ -17,10 +17,11 @@ PAIRS = {"resnet18": 8, "vgg_bn": 3, "mobilenetv2_035": 2, "squeezenet1_1": 1}
 @torch.no_grad()
 def test_the_logits_stay(name):
     made, images = network(name)
-    made, _ = fold_batch_norm(made, images)
+    images = images.double()  # in fp32 rounding alone moves small logits, by how much a CPU decides
+    made, _ = fold_batch_norm(made.double(), images)
     before = made(images)
     assert len(equalize(made, images)) == PAIRS[name]
-    torch.testing.assert_close(made(images), before, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made(images), before)
 
 
 @torch.no_grad()
