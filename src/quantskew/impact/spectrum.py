@@ -58,9 +58,9 @@ def largest_eigenvalue(
         :class:`~quantskew.impact.hessian.GroupLoss`, or, vectors being their own images, as its
         ``product``.
     start
-        Shape (Q,): factors, or (P,): a vector. The gradient is the best start and is free. A tenth
-        of its length is added at random, so that no start is blind to a direction. A zero start is
-        replaced at random.
+        Shape (Q,): factors, or (P,): a vector. The gradient is the best start and is free. Random
+        numbers of a tenth of the norm of its own are added, so that no start is blind to a
+        direction. A zero start is replaced at random.
     image
         As ``image`` of the same.
     tolerance
@@ -78,7 +78,7 @@ def largest_eigenvalue(
         trace of H within it, for :func:`trace`.
     """
     size = start.numel()
-    vector, length = _gaussian(start, seed), start.norm()
+    vector, length = _noise(start, seed), start.norm()
     if length > 0:
         vector.mul_(0.1 * length / vector.norm()).add_(start)
     mirror = image(vector)
@@ -187,9 +187,8 @@ def _generator(like: Tensor, seed: int) -> torch.Generator:
     return torch.Generator(device=like.device).manual_seed(seed)
 
 
-def _gaussian(like: Tensor, seed: int) -> Tensor:
-    generator = _generator(like, seed)
-    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+def _noise(like: Tensor, seed: int) -> Tensor:
+    return torch.empty_like(like).uniform_(-1, 1, generator=_generator(like, seed))
 
 
 def _length(vector: Tensor, image: Tensor) -> float:
