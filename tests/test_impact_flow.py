@@ -41,8 +41,10 @@ def made(sign: float, groups: int = 8) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = [
         {
             "dataset": "d", "model": "m", "seed": 0, "method": "fp32" if bits == 32 else "ptq",
-            "bits": bits, "attribute": "label", "group": f"g{g}", "n": 50, "n_train": 10 + g,
+            "bits": bits, "attribute": "label", "group": f"g{g}", "n": 50,
+            "n_train": 10 + g, "sampled": 12,
             "gradient_plain": 9.0 - g, "gradient_equal_n": 3.0, "accuracy": 0.5 + g / 100,
+            "gradient_unbiased_square_error": 4.0, "largest_eigenvalue_error": 2.0,
             "top_probability": 0.9, "largest_eigenvalue": 50 + sign * g - bits,
             "logit_variance": bits + g, "cosine_distance": 1 / bits,
         }
@@ -50,7 +52,8 @@ def made(sign: float, groups: int = 8) -> tuple[pd.DataFrame, pd.DataFrame]:
         for g in range(groups)
     ]  # fmt: skip
     table = pd.DataFrame(rows)
-    own = ["n_train", "gradient_plain", "gradient_equal_n", "largest_eigenvalue"]
+    surveyed = ("n_train", "sampled", "gradient_", "largest_")
+    own = [name for name in table if name.startswith(surveyed)]
     return table.drop(columns=["accuracy", "top_probability"]), table.drop(columns=own)
 
 
@@ -104,13 +107,18 @@ def test_views_keep_the_numbers_and_can_be_drawn():
     curvature, groups = made(-1)
     heat = flow.eigenvalues(curvature, STUDY)
     assert list(heat["x"].unique()) == ["fp32", "int8", "int4", "int2"]
-    cell = heat[(heat["x"] == "int4") & (heat["y"] == "g2")].set_index("drawing")["value"]
+    cell = heat[(heat["x"] == "int4") & (heat["y"] == "g2, n=50")].set_index("drawing")["value"]
     assert cell["largest eigenvalue"] == 50 - 2 - 4
     assert "44" in figures.svg(figures.heatmap, heat)
     norms = flow.gradient_norms(flow.surfaces(curvature, groups), STUDY)
     assert set(norms["series"]) == {"int4"}
     first = norms[(norms["group"] == "g1") & (norms["drawing"] == "norm against accuracy")]
     assert first[["x", "y"]].to_numpy().tolist() == [[0.51, 8.0]]
+    # a square that is off by 4 is of a norm of 8 that is off by a quarter
+    assert (first["high"] - first["y"]).item() == pytest.approx(2.201 * 0.25, rel=1e-3)
+    assert norms.loc[norms["drawing"].str.startswith("at equal n"), "low"].isna().all()
+    steep = flow.steepness(flow.surfaces(curvature, groups), STUDY)
+    assert (steep["y"] - steep["low"]).to_numpy() == pytest.approx(2.201 * 2, rel=1e-3)
     assert "g7" in figures.svg(figures.points(), norms)
 
 

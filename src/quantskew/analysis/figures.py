@@ -222,7 +222,10 @@ def points(
     scale: str = "linear",
     diagonal: bool = False,
 ) -> Callable[[Figure, pd.DataFrame], None]:
-    """Points ``x``, ``y`` in a colour and marker a series; where there is one alone, named."""
+    """Points ``x``, ``y`` in a colour and marker a series; where there is one alone, named.
+
+    With limits ``low`` and ``high`` of ``y`` where the rows have them.
+    """
 
     def draw(figure: Figure, rows: pd.DataFrame) -> None:
         series = rows["series"].unique()
@@ -232,10 +235,11 @@ def points(
             for number, (name, colour) in enumerate(zip(series, colours, strict=True)):
                 at = part[part["series"] == name]
                 if len(at):
-                    (drawn[name],) = ax.plot(
-                        at["x"], at["y"], ls="-" if joined else "", lw=1, ms=4, color=colour,
+                    drawn[name] = ax.errorbar(
+                        at["x"], at["y"], _whiskers(at, "y") if "low" in at else None,
+                        ls="-" if joined else "", lw=1, ms=4, color=colour, elinewidth=0.7,
                         marker=MARKERS[number % len(MARKERS)],
-                    )  # fmt: skip
+                    )[0]  # fmt: skip
             if len(series) == 1 and "group" in part:
                 for group, x, y in part[["group", "x", "y"]].itertuples(index=False):
                     ax.annotate(group, (x, y), (3, 3), textcoords="offset points", fontsize=7)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 
 import pandas as pd
+from scipy.stats import t as student
 
 from quantskew.analysis.effects import plain_method
 from quantskew.analysis.views import first_groupings, panel, plain
@@ -100,11 +101,12 @@ def eigenvalues(curvature: pd.DataFrame, study: Params) -> pd.DataFrame:
 
 def _by_group(rows: pd.DataFrame, fields: dict[str, str]) -> pd.DataFrame:
     return pd.concat(
-        rows.groupby(["panel", "group", "width"], sort=False, as_index=False)
+        rows.assign(y=rows["group"] + ", n=" + rows["n"].astype(str))
+        .groupby(["panel", "y", "width"], sort=False, as_index=False)
         .agg(value=(column, "mean"))
         .assign(drawing=field)
         for column, field in fields.items()
-    ).rename(columns={"width": "x", "group": "y"})
+    ).rename(columns={"width": "x"})
 
 
 def surfaces(curvature: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
@@ -119,12 +121,14 @@ def gradient_norms(surfaces: pd.DataFrame, study: Params) -> pd.DataFrame:
     """Gradient norms at int4 against group size and accuracy (Figure 8)."""
     rows = plain(first_groupings(surfaces, study), study)
     rows = rows[rows["bits"] == (4 if (rows["bits"] == 4).any() else rows["bits"].min())]
+    error = rows["gradient_unbiased_square_error"] / (2 * rows["gradient_plain"])
+    rows = rows.assign(gradient_plain_error=error)
     fields = (
         ("norm against training samples", "n_train", "gradient_plain"),
         ("at equal n, against training samples", "n_train", "gradient_equal_n"),
         ("norm against accuracy", "accuracy", "gradient_plain"),
     )
-    return _points(rows, fields)
+    return _points(rows, fields, study)
 
 
 def steepness(surfaces: pd.DataFrame, study: Params) -> pd.DataFrame:
@@ -135,7 +139,7 @@ def steepness(surfaces: pd.DataFrame, study: Params) -> pd.DataFrame:
         ("against top probability", "top_probability", "largest_eigenvalue"),
         ("against gradient norm", "gradient_plain", "largest_eigenvalue"),
     )
-    return _points(rows, fields)
+    return _points(rows, fields, study)
 
 
 def predicted_damage(curvature: pd.DataFrame, study: Params) -> pd.DataFrame:
@@ -149,9 +153,21 @@ def predicted_damage(curvature: pd.DataFrame, study: Params) -> pd.DataFrame:
     )[["panel", "drawing", "series", "group", "x", "y"]]
 
 
-def _points(rows: pd.DataFrame, fields: tuple[tuple[str, str, str], ...]) -> pd.DataFrame:
+def _points(
+    rows: pd.DataFrame, fields: tuple[tuple[str, str, str], ...], study: Params
+) -> pd.DataFrame:
     kept = rows[["panel", "width", "group"]].rename(columns={"width": "series"})
-    return pd.concat(kept.assign(drawing=field, x=rows[x], y=rows[y]) for field, x, y in fields)
+    # errors are those of the samples that were drawn of a group
+    half = student.ppf(1 - study.statistics.alpha / 2, rows["sampled"] - 1)
+    parts = []
+    for field, x, y in fields:
+        part = kept.assign(drawing=field, x=rows[x], y=rows[y])
+        if f"{y}_error" in rows:
+            reach = half * rows[f"{y}_error"]
+            # no norm is below 0, and no λmax: to shift all logits alike has no curvature
+            part = part.assign(low=(rows[y] - reach).clip(0), high=rows[y] + reach)
+        parts.append(part)
+    return pd.concat(parts)
 
 
 def layer_damage(damage: pd.DataFrame, study: Params) -> pd.DataFrame:

@@ -129,19 +129,22 @@ FLOW = {
         "Gradient norm against group size and accuracy",
         "Points, one a group, at int4.",
         "At equal n every group counts as many test samples as the smallest, for a mean over fewer "
-        "is longer by chance alone. After Figure 8 of Bellam & Kim.",
+        "is longer by chance alone. Whiskers, of the plain norm: other test samples. After "
+        "Figure 8 of Bellam & Kim.",
     ),
     "eigenvalues": Drawing(
         figures.heatmap,
         "Largest eigenvalue of the Hessian, and gradient norm",
         "Heat maps of group by width.",
-        "Batch norms are folded at every width, so that networks compare. After Figure 10 of "
+        "Batch norms are folded at every width, so that networks compare. n is of the gradient; "
+        "the eigenvalue is of as many of these samples as the study names. After Figure 10 of "
         "Bellam & Kim.",
     ),
     "steepness": Drawing(
         figures.points(ylabel="largest eigenvalue", scale="log"),
         "Largest eigenvalue against accuracy, confidence and gradient norm",
         "Points, one a group and width.",
+        "Whiskers: other test samples, where the study asks for errors of the eigenvalues. "
         "After Figure 9 of Bellam & Kim.",
     ),
     "predicted_damage": Drawing(
