@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from quantskew import costs, tables
+from quantskew import tables
 from quantskew.analysis import effects
 from quantskew.description import Grouping
+from quantskew.engine import costs
+from quantskew.names import Variant
 from quantskew.params import Params
-from quantskew.variants import Variant
 
 SEEDS, METHODS, WIDTHS, CLASSES, GROUPS = 5, 4, (8, 7, 6, 4, 3, 2), 10, 8
 

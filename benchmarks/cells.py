@@ -21,10 +21,13 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from quantskew import cells, models, workers
-from quantskew.cells import Cell
+from quantskew import models
 from quantskew.data.prepare import prepare
-from quantskew.params import Compute, Recipe, Source, Training
+from quantskew.data.source import Source
+from quantskew.engine import cells, compute
+from quantskew.engine.cells import Cell
+from quantskew.engine.compute import Compute
+from quantskew.training.settings import Recipe, Training
 
 PLACES = {
     "in this process": Compute(where="here"),
@@ -106,7 +109,7 @@ def cores() -> None:
         prepare("mnist5k", Source(imbalance="paper"), folder).write(samples)
         base = trained(samples, Compute(where="here", cpus=1))
         print(f"1 process, 1 thread: {base:.1f} cells a minute")
-        here = workers.cores()
+        here = compute.cores()
         splits = {(n, 1) for n in (2, 4)} | {(1, here), (max(1, here // 2), 2)}
         for processes, threads in sorted(s for s in splits if s[0] * s[1] <= here and s != (1, 1)):
             rate = trained(samples, Compute(workers=processes, cpus=threads))

@@ -31,7 +31,7 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm, trange
 
 import quantskew._torchvision  # noqa: F401
-from quantskew import workers
+from quantskew.engine import compute
 from quantskew.impact import gradients
 from quantskew.impact.hessian import GroupLoss
 from quantskew.impact.spectrum import largest_eigenvalue
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    workers.keep_freed_memory()
+    compute.keep_freed_memory()
     warnings.filterwarnings("ignore")
     rounds = [
         pd.DataFrame(measured(seed, options.samples, options.bits))

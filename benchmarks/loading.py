@@ -24,7 +24,7 @@ import torch
 import quantskew._torchvision  # noqa: F401
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
-from quantskew.params import Source
+from quantskew.data.source import Source
 
 SIZE, BATCH = 64, 64
 

@@ -26,12 +26,14 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from quantskew import models, workers
-from quantskew.params import Training, Weights
+from quantskew import models
+from quantskew.engine import compute
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.ptq import quantize_network, quantize_weight
 from quantskew.quantization.qat import damp, prepare
+from quantskew.quantization.settings import Weights
 from quantskew.training.loop import make_optimizer, parameter_groups
+from quantskew.training.settings import Training
 
 PLAIN = "fp32, plain process"
 
@@ -188,7 +190,7 @@ def evaluation(rounds: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    workers.keep_freed_memory()
+    compute.keep_freed_memory()
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     for model in ("resnet18_quarter", "mobilenetv2_narrow"):
         training(model, steps)

@@ -19,10 +19,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from quantskew import models, params, workers
+from quantskew import models, params
 from quantskew.data.loading import load
-from quantskew.params import Training
+from quantskew.engine import compute
 from quantskew.training.loop import fit
+from quantskew.training.settings import Training
 from quantskew.variants import samples_path
 
 
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     new = partial(ProcessPoolExecutor, 1, get_context("spawn"))
-    with new(initializer=workers.keep_freed_memory) as ours, new() as peer:
+    with new(initializer=compute.keep_freed_memory) as ours, new() as peer:
         places = {"ours": ours, "plain": peer}
         rounds = [
             {

@@ -9,20 +9,21 @@ import pandas as pd
 
 from quantskew import params, tables
 from quantskew.analysis import answer, attribution, claims, figures, flow, report, views
-from quantskew.analysis.effects import Frames, Point, Predictions, analyze, read_predictions
+from quantskew.analysis.effects import Frames, Predictions, analyze, read_predictions
 from quantskew.analysis.exemplars import exemplar_rows
 from quantskew.analysis.frontier import frontier, recommendations
 from quantskew.analysis.hypotheses import assess
 from quantskew.analysis.published import latex, markdown, published
 from quantskew.analysis.remedies import cheapest, remedies
 from quantskew.analysis.sampled import sample
-from quantskew.cells import file_hash
-from quantskew.command import run
+from quantskew.analysis.study import Study
 from quantskew.data.loading import load
 from quantskew.description import Grouping, groupings
+from quantskew.engine.command import run
+from quantskew.engine.fingerprint import file_hash
 from quantskew.files import write_json, write_text
-from quantskew.params import Params
-from quantskew.tables import POINT
+from quantskew.names import Point
+from quantskew.schemas import POINT
 from quantskew.variants import STAGES, folder_of, samples_path
 
 ANALYSIS = Path("data/analysis")
@@ -35,7 +36,7 @@ SHIPPED = ("deployed", "deployed_groups")
 
 def main() -> None:
     """Compare all variants of the study; write what was found."""
-    study = params.load()
+    study = params.load().judged()
     found = [compared(study, dataset) for dataset in study.datasets]
     shutil.rmtree(ANALYSIS, ignore_errors=True)
     frames = {name: pd.concat([one[name] for one in found], ignore_index=True) for name in found[0]}
@@ -93,7 +94,7 @@ def main() -> None:
     write_text(PLOTS / "report.html", page)
 
 
-def stored(study: Params, folder: str, name: str) -> pd.DataFrame:
+def stored(study: Study, folder: str, name: str) -> pd.DataFrame:
     """A table of an earlier stage, of all data sets and models."""
     return pd.concat(
         tables.read(name, Path("data", folder, d, m, f"{name}.parquet")).to_pandas()
@@ -103,7 +104,7 @@ def stored(study: Params, folder: str, name: str) -> pd.DataFrame:
 
 
 def answers(
-    study: Params, dataset: str, model: str
+    study: Study, dataset: str, model: str
 ) -> tuple[Predictions, list[Grouping], np.ndarray]:
     """What all variants of a data set and a model answered, on which samples of which groups."""
     predictions, ids = read_predictions(Path("data/evaluations", dataset, model))
@@ -116,7 +117,7 @@ def answers(
     return predictions, divisions, ids
 
 
-def compared(study: Params, dataset: str) -> dict[str, pd.DataFrame]:
+def compared(study: Study, dataset: str) -> dict[str, pd.DataFrame]:
     """Compare the variants of a data set, whose predictions are let go of before the next one's."""
     loaded = {model: answers(study, dataset, model) for model in study.models}
     found = pd.DataFrame([analyze(given, ways, study) for given, ways, _ in loaded.values()])
@@ -127,7 +128,7 @@ def compared(study: Params, dataset: str) -> dict[str, pd.DataFrame]:
 
 
 def decide(
-    study: Params,
+    study: Study,
     dataset: str,
     loaded: Mapping[str, tuple[Predictions, list[Grouping], np.ndarray]],
     frames: Mapping[str, pd.DataFrame],

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from quantskew import params
-from quantskew.command import run
 from quantskew.deployment.cards import write_cards
 from quantskew.deployment.shipped import ship_all
+from quantskew.engine.command import run
 
 
 def main(dataset: str, model: str) -> None:

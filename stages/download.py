@@ -3,9 +3,9 @@
 import json
 
 from quantskew import params, tables
-from quantskew.command import run
 from quantskew.data.groups import GroupError, group_codes
 from quantskew.data.prepare import prepare
+from quantskew.engine.command import run
 from quantskew.variants import samples_path
 
 

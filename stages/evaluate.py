@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import safetensors.numpy
 
-from quantskew import cells, params, tables
-from quantskew.analysis.effects import plain_method
-from quantskew.command import run
+from quantskew import params, tables
 from quantskew.data.loading import load
 from quantskew.description import bounded, describe, groupings, history_by_group, predictions
+from quantskew.engine import cells
+from quantskew.engine.command import run
+from quantskew.names import Variant
 from quantskew.params import Params
-from quantskew.variants import Variant, samples_path, stored_variants
+from quantskew.schemas import TABLES
+from quantskew.variants import samples_path, stored_variants
 
 ROWS = 1 << 16
 """Of predictions held at once, and in a row group."""
@@ -29,12 +31,11 @@ def main(dataset: str, model: str) -> None:
     data = load(samples_path(dataset))
     divisions = groupings(data.test, study.groups_of(dataset), study.groups)
     variants = stored_variants(dataset, model)
-    plain = plain_method(study)
-    folds = plain is not None and study.methods[plain].weights.fold_bn
+    folds = study.methods[study.reference].weights.fold_bn
     work = [
         cells.Cell(
             variant.stem,
-            "quantskew.evaluation:evaluate",
+            "quantskew.evaluation.run:evaluate",
             samples=samples_path(dataset),
             file=file,
             base=variants[base][0],
@@ -72,7 +73,7 @@ def main(dataset: str, model: str) -> None:
     ]
     damage = {v: pd.read_parquet(done[c.name] / "layer_damage.parquet") for v, c in layered.items()}
     parts["layer_damage"] = [variant.name(rows) for variant, rows in damage.items()] or [
-        tables.TABLES["layer_damage"].schema.empty_table().to_pandas()
+        TABLES["layer_damage"].schema.empty_table().to_pandas()
     ]
     target = Path("data/evaluations", dataset, model)
     shutil.rmtree(target, ignore_errors=True)
@@ -128,7 +129,7 @@ def survey_cells(
     return [
         cells.Cell(
             surface(variant),
-            "quantskew.loss_surface:survey",
+            "quantskew.evaluation.loss_surface:survey",
             samples=samples_path(dataset),
             file=variants[variant][0],
             base=None if variant == base else variants[base][0],
@@ -159,7 +160,7 @@ def layer_cells(
     return {
         variant: cells.Cell(
             f"each layer of {variant.stem} alone",
-            "quantskew.layer_damage:survey",
+            "quantskew.evaluation.layer_damage:survey",
             samples=samples_path(variant.dataset),
             file=variants[made_from[variant]][0],
             model=variant.model,

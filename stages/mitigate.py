@@ -1,7 +1,7 @@
 """Make the fairer variants of a data set and a model: retrained, fine-tuned, mixed in precision."""
 
 from quantskew import params
-from quantskew.command import run
+from quantskew.engine.command import run
 from quantskew.variants import make_variants
 
 

@@ -1,7 +1,7 @@
 """Quantize the baselines of a data set and a model by every method at every width."""
 
 from quantskew import params
-from quantskew.command import run
+from quantskew.engine.command import run
 from quantskew.variants import make_variants
 
 

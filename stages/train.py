@@ -1,7 +1,7 @@
 """Train the fp32 baselines of a data set and a model, one a seed."""
 
 from quantskew import params
-from quantskew.command import run
+from quantskew.engine.command import run
 from quantskew.variants import make_baselines
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 from quantskew.analysis import attribution, figures, flow
 from quantskew.analysis.attribution import EVERY, LOST, STEPS, mediation, rank_correlations
 from quantskew.params import parse
-from quantskew.tables import TABLES
+from quantskew.schemas import TABLES
 
 STUDY = parse(
     {

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from quantskew.analysis import answer
-from quantskew.analysis.effects import Point, Predictions, analyze
+from quantskew.analysis.effects import Predictions, analyze
 from quantskew.analysis.frontier import frontier, recommendations
 from quantskew.analysis.sampled import sample
+from quantskew.analysis.study import Targets
 from quantskew.description import Grouping
 from quantskew.fairness.certificate import smallest_detectable_drop
 from quantskew.fairness.parity import fairness_differences
-from quantskew.params import Targets, load
+from quantskew.names import Point
+from quantskew.params import load
 
 STUDY = load(Path(__file__).parents[1] / "params.yaml")
 STUDY = STUDY.model_copy(

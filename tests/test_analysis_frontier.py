@@ -5,12 +5,15 @@ import pandas as pd
 import pytest
 from scipy.stats import mode
 
-from quantskew.analysis.effects import Point, Predictions, analyze, references
+from quantskew.analysis.effects import Predictions, analyze, references
 from quantskew.analysis.exemplars import exemplar_rows, exemplars
 from quantskew.analysis.frontier import frontier, judged, recommendations
 from quantskew.analysis.sampled import sample
+from quantskew.analysis.study import Targets
 from quantskew.description import Grouping
-from quantskew.params import Method, Targets, load
+from quantskew.names import Point
+from quantskew.params import load
+from quantskew.quantization.method import Method
 
 STUDY = load(Path(__file__).parents[1] / "params.yaml")
 CODES = np.repeat([0, 1], [300, 200])

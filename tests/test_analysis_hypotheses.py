@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from quantskew.analysis.effects import Point
 from quantskew.analysis.hypotheses import assess, two_sided
 from quantskew.analysis.sampled import sample
 from quantskew.description import Grouping
+from quantskew.names import Point
 from quantskew.params import load
 
 SIZES = np.array([250, 250, 250, 250])

@@ -4,7 +4,8 @@ import pytest
 
 from quantskew import tables
 from quantskew.analysis import effects
-from quantskew.tables import POINT, VARIANT, TableError
+from quantskew.schemas import POINT, VARIANT
+from quantskew.tables import TableError
 
 
 def rows(n: int) -> pd.DataFrame:

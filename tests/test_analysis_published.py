@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 
 from quantskew.analysis.published import latex, markdown, published
-from quantskew.params import Method, load
+from quantskew.params import load
+from quantskew.quantization.method import Method
 
 STUDY = load(Path(__file__).parents[1] / "params.yaml")
 STUDY = STUDY.model_copy(update={"datasets": ("mnist5k",), "bits": (8, 4), "models": ("n_1",)})

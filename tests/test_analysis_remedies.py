@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from quantskew.analysis.answer import metrics
-from quantskew.analysis.effects import Point
 from quantskew.analysis.remedies import cheapest, remedies
-from quantskew.params import Targets, load
+from quantskew.analysis.study import Targets
+from quantskew.names import Point
+from quantskew.params import load
 
 STUDY = load(Path(__file__).parents[1] / "params.yaml")
 IMAGES = {"fp32": 700.0, "ptq": 0.0, "free": 0.0, "qat": 100.0, "long": 800.0}

@@ -20,13 +20,19 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, T
 
 import quantskew
 from quantskew import api, compat, inputs, models, tables
-from quantskew.analysis.effects import Point, Predictions, analyze
-from quantskew.command import UserError
+from quantskew.analysis.effects import Predictions, analyze
+from quantskew.analysis.study import Statistics
+from quantskew.data.groups import Groups
 from quantskew.data.prepare import prepare
+from quantskew.data.source import Source
 from quantskew.description import describe, groupings
-from quantskew.params import Groups, Method, Qat, Source, Statistics, Weights
+from quantskew.errors import UserError
+from quantskew.names import Point
+from quantskew.quantization.method import Method
 from quantskew.quantization.policies import choose_widths
 from quantskew.quantization.ptq import quantize_network
+from quantskew.quantization.settings import Qat, Weights
+from quantskew.schemas import TABLES
 
 FEW = Statistics(draws=100)
 ROOT = Path(__file__).parents[1]
@@ -115,7 +121,7 @@ def test_the_tables_are_those_of_the_stages(network, test, tmp_path):
     result = api.audit(network, test, bits=3, groups="ink", statistics=FEW)
     frames, described = by_the_stages(network, test, "ink", 3)
     for name, rows in frames._asdict().items():
-        key = list(tables.TABLES[name].key)
+        key = list(TABLES[name].key)
         expected = rows[result.to_frame(name).columns].sort_values(key, ignore_index=True)
         pd.testing.assert_frame_equal(result.to_frame(name), expected)
         tables.write(name, result.to_frame(name), tmp_path / "canonical.parquet")

@@ -1,4 +1,3 @@
-import ast
 import os
 import platform
 import resource
@@ -12,12 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-import yaml
-from conftest import ROOT
 
-from quantskew import cells, params, workers
-from quantskew.cells import Cell, CellError
-from quantskew.params import Architecture, Compute, Method
+from quantskew.engine import cells, compute, fingerprint
+from quantskew.engine.cells import Cell, CellError
+from quantskew.engine.compute import Compute, cores
+from quantskew.errors import UserError
+from quantskew.quantization.method import Method
+from quantskew.subject import Architecture
 
 HERE = Compute(where="here")
 TWO = Compute(workers=2)
@@ -104,16 +104,16 @@ def test_an_interrupted_cell_goes_on_from_its_checkpoint(store):
 def test_the_fingerprint_follows_arguments_and_the_content_of_files(tmp_path):
     file = tmp_path / "data"
     file.write_text("one")
-    before = Cell("x", f"{__name__}:note", text="a", journal=file).fingerprint
-    assert Cell("another name", f"{__name__}:note", text="a", journal=file).fingerprint == before
-    assert Cell("x", f"{__name__}:note", text="b", journal=file).fingerprint != before
+    before = Cell("x", f"{__name__}:note", text="a", journal=file).fingerprint()
+    assert Cell("another name", f"{__name__}:note", text="a", journal=file).fingerprint() == before
+    assert Cell("x", f"{__name__}:note", text="b", journal=file).fingerprint() != before
     file.write_text("two!")
-    assert Cell("x", f"{__name__}:note", text="a", journal=file).fingerprint != before
+    assert Cell("x", f"{__name__}:note", text="a", journal=file).fingerprint() != before
 
 
 def test_an_argument_without_identity_is_refused():
     with pytest.raises(TypeError, match="cannot depend on a object"):
-        _ = Cell("x", f"{__name__}:note", text=object(), journal="").fingerprint
+        Cell("x", f"{__name__}:note", text=object(), journal="").fingerprint()
 
 
 @pytest.fixture
@@ -130,9 +130,9 @@ def package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
     def code(module: str = "top") -> str:
-        for function in (cells.code_hash, cells._tree):
+        for function in (fingerprint.code_hash, fingerprint._tree):
             function.cache_clear()
-        return cells.code_hash(f"{name}.{module}")
+        return fingerprint.code_hash(f"{name}.{module}")
 
     return root, code
 
@@ -168,7 +168,7 @@ def test_two_cells_of_one_name_are_refused():
 
 
 def test_analysis_is_no_part_of_training():
-    found = cells._imports("quantskew.training.baseline")
+    found = fingerprint.imports("quantskew.training.baseline")
     assert "quantskew.training.loop" in found
     assert "quantskew.models" in found
     assert not [m for m in found if "analysis" in m or "fairness" in m or "quantization" in m]
@@ -182,9 +182,9 @@ def test_a_network_of_ones_own_counts_with_its_code_and_its_weights(tmp_path, mo
     own = Architecture(factory="own_network:make", checkpoint=str(weights))
 
     def name() -> str:
-        for function in (cells.code_hash, cells._tree):
+        for function in (fingerprint.code_hash, fingerprint._tree):
             function.cache_clear()
-        return Cell("x", "a:b", architecture=own).fingerprint
+        return Cell("x", "a:b", architecture=own).fingerprint()
 
     names = {name()}
     weights.write_text("other")
@@ -193,7 +193,7 @@ def test_a_network_of_ones_own_counts_with_its_code_and_its_weights(tmp_path, mo
     names.add(name())
     assert len(names) == 3
     weights.unlink()
-    with pytest.raises(CellError, match=r"w.safetensors: no such file"):
+    with pytest.raises(UserError, match=r"w.safetensors: no such file"):
         name()
 
 
@@ -203,10 +203,10 @@ def test_an_own_function_counts_with_its_code(tmp_path, monkeypatch):
     names = set()
     for number in (1, 2):
         code.write_text(f"def repair(network, **given): return {number}")
-        for function in (cells.code_hash, cells._tree):
+        for function in (fingerprint.code_hash, fingerprint._tree):
             function.cache_clear()
         method = Method(function="own_function:repair")
-        names.add(Cell("x", "a:b", method=method).fingerprint)
+        names.add(Cell("x", "a:b", method=method).fingerprint())
     assert len(names) == 2
 
 
@@ -219,57 +219,25 @@ def test_what_an_own_module_imports_from_the_study_counts(tmp_path, monkeypatch,
     names = set()
     for number in (1, 2):
         (tmp_path / helper).write_text(f"number = {number}\n")
-        for function in (cells.code_hash, cells._tree, cells._specification):
+        for function in (fingerprint.code_hash, fingerprint._tree, fingerprint._specification):
             function.cache_clear()
-        names.add(cells.code_hash("own_caller"))
+        names.add(fingerprint.code_hash("own_caller"))
     assert len(names) == 2
-    assert cells._imports("own_caller") == {"own_caller", module}
+    assert fingerprint.imports("own_caller") == {"own_caller", module}
 
 
-def test_what_parameters_compute_counts_and_what_they_declare_does_not(monkeypatch):
-    plain, declared = cells._tree, Path(params.__file__).read_text(encoding="utf-8")
-
-    def code(old: str = "", new: str = "") -> str:
-        assert old in declared
-        tree = ast.parse(declared.replace(old, new) if old else declared)
-        monkeypatch.setattr(cells, "_tree", lambda m: tree if m == cells.PARAMETERS else plain(m))
-        return cells.code_hash.__wrapped__("quantskew.methods")
-
-    before = code()
-    assert code("abs(width - bits)", "width") != before
-    assert code("warmup: Fraction = 0.1", "warmup: Fraction = 0.2") == before
-    assert code("rising numbers", "numbers that rise") == before
-
-
-RUN = {
-    "train": ["training.baseline", "variants"],
-    "quantize": ["methods", "variants"],
-    "mitigate": ["methods", "variants"],
-    "deploy": ["deployment.shipped", "deployment.shipping"],
-    "evaluate": ["description", "evaluation", "layer_damage", "loss_surface", "variants"],
-    "analyze": ["analysis.report"],
-}
-PLUMBING = ("_torchvision", "cells", "files", "ray_workers", "workers")
-
-
-@pytest.mark.parametrize("stage", RUN)
-def test_a_stage_depends_on_the_code_that_it_runs(stage):
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    given = [ROOT / path for path in stages[stage]["deps"] if "{" not in path]
-    found = {name for module in RUN[stage] for name in cells._imports(f"quantskew.{module}")}
-    needed = {name.replace(".", "/") for name in found if not name.endswith(PLUMBING)}
-    sources = [ROOT / "src" / name for name in needed]
-    files = [path.with_suffix(".py") for path in sources if not path.is_dir()]
-    missing = [path for path in files if not {path, *path.parents} & {*given}]
-    assert sorted(path.name for path in missing) == []
+def test_the_fingerprint_names_the_threads_of_a_cell():
+    cell = Cell("x", f"{__name__}:note", text="a", journal="")
+    assert cell.fingerprint() == cell.fingerprint(1) != cell.fingerprint(2)
 
 
 def test_naming_a_cell_imports_nothing_of_what_it_runs():
     program = """
 import sys
-from quantskew.cells import Cell, _imports
-assert Cell("x", "quantskew.methods:quantize").fingerprint
-assert "quantskew.models" in _imports("quantskew.methods")
+from quantskew.engine.cells import Cell
+assert Cell("x", "quantskew.methods:quantize").fingerprint()
+from quantskew.engine.fingerprint import imports
+assert "quantskew.models" in imports("quantskew.methods")
 assert not {"torch", "timm", "quantskew.models"} & set(sys.modules), "imported"
 """
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -297,8 +265,8 @@ def test_workers_end_with_the_stage_and_the_next_run_goes_on(store, where, how, 
     journal = store.parent / "journal"
     program = f"""
 import signal
-from quantskew import cells, command
-from quantskew.params import Compute
+from quantskew.engine import cells, command
+from quantskew.engine.compute import Compute
 
 def main():
     work = [cells.Cell("x", "test_cells:wait_the_first_time"),
@@ -342,8 +310,8 @@ def device(folder: Path, *, number: int) -> None:
 
 def test_processes_are_dealt_out_to_the_gpus(store, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-x")
-    assert workers.at_once(Compute(gpus=0.5)) == min(4, workers.cores())
-    assert workers.at_once(Compute(gpus=1, cpus=1)) == min(2, workers.cores())
+    assert Compute(gpus=0.5).at_once() == min(4, cores())
+    assert Compute(gpus=1, cpus=1).at_once() == min(2, cores())
     work = [Cell(str(n), f"{__name__}:device", number=n) for n in range(6)]
     cells.run(work, title="t", compute=TWO)
     assert {path.read_text() for path in store.rglob("out.txt")} == {"3", "GPU-x"}
@@ -360,7 +328,7 @@ def killed(folder: Path, *, times: int) -> None:
 def test_a_cell_whose_worker_is_killed_is_tried_again_and_costs_no_other(store):
     work = [Cell(str(n), f"{__name__}:killed", times=n) for n in (0, 1, 9)]
     work += [Cell(f"a{n}", f"{__name__}:fail_on_three", number=10 + n) for n in range(6)]
-    told = r"1 of 9 cells failed.*\n  9: processes were killed 3 times.*\n    times=9"
+    told = r"1 of 9 cells failed.*\n  9: its process ended 3 times: SIGKILL.*\n    times=9"
     with pytest.raises(CellError, match=told):
         cells.run(work, title="t", compute=TWO)
     assert len([*store.rglob("out.txt")]) == 8
@@ -368,11 +336,9 @@ def test_a_cell_whose_worker_is_killed_is_tried_again_and_costs_no_other(store):
     assert begun in (2, 3)  # the death of 1 may take 9 with it before it has begun
 
 
-def test_threads_and_processes_share_out_the_cores(monkeypatch):
-    monkeypatch.setattr(workers, "cores", lambda: 8)
-    monkeypatch.setattr(workers, "gpus", list)
-    assert [workers.threads(Compute(), cells) for cells in (1, 3, 8, 100)] == [8, 2, 1, 1]
-    assert workers.threads(Compute(where="ray"), 1) == 1
-    assert workers.at_once(Compute()) == 8
-    assert workers.at_once(Compute(cpus=4)) == 2
-    assert workers.at_once(Compute(cpus=4, workers=3)) == 3
+def test_processes_share_out_the_cores(monkeypatch):
+    monkeypatch.setattr(compute, "cores", lambda: 8)
+    monkeypatch.setattr(compute, "gpus", list)
+    assert Compute().at_once() == 8
+    assert Compute(cpus=4).at_once() == 2
+    assert Compute(cpus=4, workers=3).at_once() == 3

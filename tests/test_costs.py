@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from quantskew import costs
+from quantskew.engine import costs
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantskew.data.groups import GroupError, group_codes, is_label, small
-from quantskew.params import Groups
+from quantskew.data.groups import GroupError, Groups, group_codes, is_label, small
 
 PEOPLE = pd.DataFrame(
     {

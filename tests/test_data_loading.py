@@ -10,6 +10,7 @@ import torch
 from quantskew import tables
 from quantskew.data.groups import group_codes
 from quantskew.data.loading import Samples, load
+from quantskew.schemas import TABLES
 
 
 def test_numbers_become_the_groups_of_their_edges(tmp_path):
@@ -35,7 +36,7 @@ def _write(images, path):
             "sex": ["f", "m"] * (count // 2),
         }
     )
-    spec = tables.TABLES["samples"].schema
+    spec = TABLES["samples"].schema
     fields = [spec.field(n) if n in spec.names else table.field(n) for n in table.column_names]
     pq.write_table(table.cast(pa.schema(fields)).replace_schema_metadata(META), path)
 

@@ -11,8 +11,8 @@ import pytest
 from quantskew import params
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
+from quantskew.data.source import Source
 from quantskew.data.sources import SourceError
-from quantskew.params import Source
 
 COUNT = 24
 

@@ -9,8 +9,8 @@ from sklearn.datasets import load_digits
 from quantskew import tables
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
+from quantskew.data.source import Source
 from quantskew.data.sources import Raw, SourceError, Terms, names, read, registry
-from quantskew.params import Source
 
 
 @pytest.fixture

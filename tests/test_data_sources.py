@@ -4,10 +4,10 @@ import data_layouts as layouts
 import numpy as np
 import pytest
 
-from quantskew.data.groups import group_codes
+from quantskew.data.groups import Groups, group_codes
 from quantskew.data.prepare import prepare
+from quantskew.data.source import Source
 from quantskew.data.sources import SourceError, vision
-from quantskew.params import Groups, Source
 
 datasets = vision._datasets()
 

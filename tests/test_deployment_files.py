@@ -10,10 +10,12 @@ from torch import nn
 from quantskew import models
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
+from quantskew.data.source import Source
 from quantskew.deployment import onnx_files, shipping
 from quantskew.deployment.onnx_files import FileError, OnnxNetwork
-from quantskew.params import Calibration, Recipe, Source, Training
+from quantskew.quantization.settings import Calibration
 from quantskew.training.baseline import train
+from quantskew.training.settings import Recipe, Training
 
 
 @pytest.fixture(scope="module")

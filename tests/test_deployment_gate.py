@@ -11,7 +11,7 @@ from quantskew.description import Grouping
 from quantskew.fairness.certificate import loss_bound, loss_floor
 from quantskew.fairness.paired import parity_levels
 from quantskew.fairness.parity import fairness_differences
-from quantskew.params import ParamsError, read
+from quantskew.sections import ParamsError, read
 
 
 def evidence(sizes, lost, *, accuracy=0.9, minimum=30, size=1000):

@@ -12,8 +12,8 @@ from quantskew import models
 from quantskew.impact import curvature, damage, gradients
 from quantskew.impact.hessian import GroupLoss
 from quantskew.impact.spectrum import eigenvalue_error, largest_eigenvalue, trace
-from quantskew.params import Activations
 from quantskew.quantization.activations import quantize_activations
+from quantskew.quantization.settings import Activations
 
 
 @pytest.fixture(autouse=True)

@@ -9,19 +9,26 @@ import torch
 from scipy import stats
 from torch.nn import functional
 
-from quantskew import layer_damage, methods, models, tables
+from quantskew import methods, models
 from quantskew.analysis import claims, figures, flow
+from quantskew.data.groups import Groups
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
+from quantskew.data.source import Source
 from quantskew.description import bounded
-from quantskew.evaluation import evaluate
+from quantskew.evaluation import evaluate, layer_damage
+from quantskew.evaluation.loss_surface import survey
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
-from quantskew.loss_surface import survey
-from quantskew.params import Groups, Method, ParamsError, Qat, Source, Training, Weights, parse
+from quantskew.params import parse
 from quantskew.quantization import packing
 from quantskew.quantization.layers import fold_batch_norm, quantizable
+from quantskew.quantization.method import Method
 from quantskew.quantization.ptq import quantize_network
+from quantskew.quantization.settings import Qat, Weights
+from quantskew.schemas import TABLES, VARIANT
+from quantskew.sections import ParamsError
+from quantskew.training.settings import Training
 
 MODEL = "resnet18_quarter"
 STUDY = parse(
@@ -60,7 +67,7 @@ def made(sign: float, groups: int = 8) -> tuple[pd.DataFrame, pd.DataFrame]:
 def verdicts(sign: float) -> pd.DataFrame:
     curvature, groups = made(sign)
     found = claims.assess(flow.surfaces(curvature, groups), groups, STUDY)
-    assert set(found) == set(tables.TABLES["claims"].schema.names)
+    assert set(found) == set(TABLES["claims"].schema.names)
     return found.set_index(["claim", "width"])["verdict"]
 
 
@@ -240,8 +247,8 @@ def test_histograms_of_a_network_have_one_set_of_edges_where_all_are_folded(
 
 def test_a_survey_fills_its_table(surfaces):
     *_, (before, after) = surfaces
-    known = tables.TABLES["curvature"].schema
-    assert set(before) | set(tables.VARIANT) == set(known.names)
+    known = TABLES["curvature"].schema
+    assert set(before) | set(VARIANT) == set(known.names)
     assert before["excess_loss"].isna().all()
     assert after.drop(columns="trace_error").notna().all(axis=None)
     assert (after["residual"] <= 1e-3).all()
@@ -281,7 +288,7 @@ def test_one_layer_alone_is_quantized(surfaces, tmp_path):
         architecture=None, bits=3, weights=Weights(), attribute="slant", groups=Groups(), size=999,
     )  # fmt: skip
     rows = pd.read_parquet(tmp_path / "layer_damage.parquet")
-    assert set(rows) | set(tables.VARIANT) == set(tables.TABLES["layer_damage"].schema.names)
+    assert set(rows) | set(VARIANT) == set(TABLES["layer_damage"].schema.names)
     network = models.build_for(data, MODEL, None, base).eval()
     images = data.test.images / 255
     names = [*quantizable(network)]

@@ -7,9 +7,12 @@ import torch
 from quantskew import methods, models
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
-from quantskew.params import Method, Qat, Recipe, Source, Training
+from quantskew.data.source import Source
 from quantskew.quantization import packing
+from quantskew.quantization.method import Method
+from quantskew.quantization.settings import Qat
 from quantskew.training.baseline import train
+from quantskew.training.settings import Recipe, Training
 
 MODEL = "resnet18_quarter"
 TRAINING = Training(epochs=3, batch_size=64)
@@ -160,7 +163,7 @@ def test_the_recipe_of_a_method_is_that_of_its_qat(apply, recipe):
 
 OWN = """
 from quantskew import models
-from quantskew.params import Weights
+from quantskew.quantization.settings import Weights
 from quantskew.quantization.ptq import quantize_network
 
 

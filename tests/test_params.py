@@ -3,7 +3,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantskew.params import Method, ParamsError, Recipe, close_names, load, parse
+from quantskew.errors import close_names
+from quantskew.params import load, parse
+from quantskew.quantization.method import Method
+from quantskew.sections import ParamsError
+from quantskew.training.settings import Recipe
 from quantskew.variants import widths
 
 ROOT = Path(__file__).parents[1]

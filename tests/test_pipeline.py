@@ -11,7 +11,7 @@ import yaml
 from conftest import TINY, Project
 
 from quantskew import tables
-from quantskew.tables import TABLES
+from quantskew.schemas import TABLES
 
 pytestmark = pytest.mark.slow
 

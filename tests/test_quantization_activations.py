@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from quantization_networks import SMALL, network
 from torch import nn
 
-from quantskew.command import UserError
-from quantskew.params import Activations, Weights
+from quantskew.errors import UserError
 from quantskew.quantization.activations import (
     ActivationQuantizer,
     Histogram,
@@ -20,6 +19,7 @@ from quantskew.quantization.affine import code_range, fake_quantize, scale_and_z
 from quantskew.quantization.calibration import choose
 from quantskew.quantization.packing import load, save
 from quantskew.quantization.ptq import quantize_network
+from quantskew.quantization.settings import Activations, Weights
 
 
 def histogram_of(*groups):

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from quantskew import models
-from quantskew.params import Weights
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.packing import load, save
 from quantskew.quantization.ptq import quantize_network
+from quantskew.quantization.settings import Weights
 
 pytestmark = pytest.mark.slow
 

@@ -7,14 +7,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from quantization_networks import network
 
-from quantskew.params import Method, Policy, Weights
 from quantskew.quantization.layers import fold_batch_norm, quantizable
+from quantskew.quantization.method import Method
 from quantskew.quantization.packing import load, read, save
 from quantskew.quantization.policies import choose_widths
 from quantskew.quantization.ptq import quantize_network, quantize_weight
 from quantskew.quantization.qat import LearnedScale
 from quantskew.quantization.rounding import adaround, gptq
 from quantskew.quantization.sensitivity import importance
+from quantskew.quantization.settings import Policy, Weights
 from quantskew.quantization.widths import keep_most_important
 
 LABELS, GROUPS = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 0, 1])

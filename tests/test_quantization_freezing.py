@@ -5,10 +5,12 @@ import torch
 from torch import nn
 
 from quantskew import methods
-from quantskew.params import Method, Qat, Training, Weights
 from quantskew.quantization.freezing import Freezer
+from quantskew.quantization.method import Method
 from quantskew.quantization.qat import prepare, quantizers
+from quantskew.quantization.settings import Qat, Weights
 from quantskew.training.loop import fit
+from quantskew.training.settings import Training
 
 
 def linear():

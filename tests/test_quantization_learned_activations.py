@@ -6,7 +6,6 @@ import pytest
 import torch
 from quantization_networks import SMALL, network
 
-from quantskew.params import Activations, Weights
 from quantskew.quantization.learned_activations import LearnedGrid, learned_grids
 from quantskew.quantization.packing import load, save
 from quantskew.quantization.qat import (
@@ -15,6 +14,7 @@ from quantskew.quantization.qat import (
     reestimate_batch_norm,
     scale_parameters,
 )
+from quantskew.quantization.settings import Activations, Weights
 
 
 def ste(x, value):

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from quantization_networks import SMALL, network
 from safetensors.torch import save_file
 
-from quantskew.params import Weights
 from quantskew.quantization.codes import pack, unpack
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.packing import PackingError, load, read, save
 from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.qat import convert, prepare, quantizers
+from quantskew.quantization.settings import Weights
 
 
 def test_golden_bytes():

@@ -4,9 +4,9 @@ import pytest
 import torch
 from quantization_networks import network
 
-from quantskew.params import Weights
 from quantskew.quantization.layers import fold_batch_norm, quantizable
 from quantskew.quantization.ptq import quantize_network
+from quantskew.quantization.settings import Weights
 
 
 def quantized(name="resnet18", channels=3, bits=4, **weights):

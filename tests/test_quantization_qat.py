@@ -7,7 +7,6 @@ import torch
 from quantization_networks import SMALL, network
 from torch import nn
 
-from quantskew.params import Weights
 from quantskew.quantization.packing import load, save
 from quantskew.quantization.ptq import quantize_weight
 from quantskew.quantization.qat import (
@@ -18,6 +17,7 @@ from quantskew.quantization.qat import (
     quantizers,
     scale_parameters,
 )
+from quantskew.quantization.settings import Weights
 
 
 def lsq(weight, scale, low, high, gradient_scale):

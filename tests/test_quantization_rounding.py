@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from quantskew.params import Weights
 from quantskew.quantization.affine import code_range, dequantize, quantize
 from quantskew.quantization.ptq import quantize_weight
 from quantskew.quantization.rounding import adaround, gptq, second_moment
+from quantskew.quantization.settings import Weights
 
 LAYERS = {
     "linear": lambda: (nn.Linear(12, 7), (96, 12)),

@@ -8,7 +8,6 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from quantskew.params import Activations, Weights
 from quantskew.quantization.calibration import choose
 from quantskew.quantization.layers import fold_batch_norm, inputs_and_outputs, quantizable
 from quantskew.quantization.ptq import quantize_network, quantize_weight
@@ -19,6 +18,7 @@ from quantskew.quantization.qat import (
     scale_parameters,
 )
 from quantskew.quantization.rounding import adaround, gptq
+from quantskew.quantization.settings import Activations, Weights
 
 pytestmark = pytest.mark.slow
 

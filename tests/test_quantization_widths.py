@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from quantization_networks import SMALL, network
 from torch import nn
 
-from quantskew.params import Policy, Weights
 from quantskew.quantization import policies
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.learned_widths import learn_widths
@@ -24,6 +23,7 @@ from quantskew.quantization.sensitivity import (
     measured,
     rounded,
 )
+from quantskew.quantization.settings import Policy, Weights
 from quantskew.quantization.widths import allocate, by_quantile, fit_to_size, reduce_groups
 
 CHOICES = (2, 4, 8)

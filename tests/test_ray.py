@@ -10,10 +10,11 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from quantskew import cells, params
-from quantskew.cells import Cell, CellError
+from quantskew import params
 from quantskew.data.prepare import prepare
-from quantskew.params import Compute
+from quantskew.engine import cells
+from quantskew.engine.cells import Cell, CellError
+from quantskew.engine.compute import Compute
 from quantskew.variants import samples_path
 
 ray = pytest.importorskip("ray")

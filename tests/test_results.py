@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantskew import tables
-from quantskew.command import UserError
+from quantskew.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results"

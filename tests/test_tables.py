@@ -4,7 +4,8 @@ import pytest
 
 from quantskew import tables
 from quantskew.files import replacing, write_json
-from quantskew.tables import TABLES, TableError
+from quantskew.schemas import TABLES
+from quantskew.tables import TableError
 
 
 def variants(**changes):

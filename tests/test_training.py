@@ -11,10 +11,14 @@ from torch import nn
 from quantskew import models
 from quantskew.methods import dampening_strength
 from quantskew.models import ModelError
-from quantskew.params import Architecture, Method, Training, Weights, parse
+from quantskew.params import parse
+from quantskew.quantization.method import Method
+from quantskew.quantization.settings import Weights
+from quantskew.subject import Architecture
 from quantskew.training.loop import DivergedError, fit, parameter_groups, rate_factor
 from quantskew.training.losses import CrossEntropy, check_class_weights, difficulty_weights
 from quantskew.training.sampling import balanced_subset, epoch_order, target_counts
+from quantskew.training.settings import Training
 from quantskew.variants import make_variants, widths
 
 

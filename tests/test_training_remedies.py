@@ -13,7 +13,6 @@ from torch.nn.functional import cross_entropy
 
 from quantskew import models
 from quantskew.data.loading import Samples
-from quantskew.params import Augmentation, Recipe, Training
 from quantskew.training.augmentation import augmenter, erase, move
 from quantskew.training.baseline import sample_order
 from quantskew.training.loop import fit
@@ -24,6 +23,7 @@ from quantskew.training.losses import (
     GroupDro,
     objective,
 )
+from quantskew.training.settings import Augmentation, Recipe, Training
 
 # isort: split
 from torchvision.transforms import InterpolationMode, v2  # which quantskew lets load

@@ -22,10 +22,10 @@ from quantskew.analysis.frontier import recommendations
 from quantskew.analysis.hypotheses import ALL, NOTHING
 from quantskew.analysis.published import markdown, published
 from quantskew.analysis.report import FIGURES, FLOW
-from quantskew.analysis.views import first_groupings, width_name
-from quantskew.command import run
+from quantskew.analysis.views import first_groupings
+from quantskew.engine.command import run
 from quantskew.files import write_text
-from quantskew.variants import BASELINE, FULL_PRECISION
+from quantskew.names import BASELINE, FULL_PRECISION, width_name
 
 HERE = Path("docs/results")
 PARITY = ("demographic_parity", "equalized_odds", "predictive_equality", "disparate_impact")

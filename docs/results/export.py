@@ -20,11 +20,13 @@ import torch
 
 from quantskew import params, tables
 from quantskew.analysis.views import first_groupings
-from quantskew.cells import LIBRARIES, default_store, file_hash
-from quantskew.command import UserError, run
-from quantskew.costs import LOG
+from quantskew.engine.cells import LIBRARIES, default_store, file_hash
+from quantskew.engine.command import run
+from quantskew.engine.costs import LOG
+from quantskew.errors import UserError
 from quantskew.files import write_json
 from quantskew.params import Params
+from quantskew.schemas import TABLES
 from quantskew.variants import samples_path
 
 ANALYSED = ("levels", "effects", "hypotheses", "claims", "frontier", "remedies")
@@ -77,7 +79,7 @@ def timed(dataset: str) -> dict[str, object]:
 
 def keep(table: str, rows: pd.DataFrame, target: Path) -> None:
     """Write the columns of a table's schema."""
-    tables.write(table, rows[tables.TABLES[table].schema.names], target / f"{table}.parquet")
+    tables.write(table, rows[TABLES[table].schema.names], target / f"{table}.parquet")
 
 
 def provenance(study: Params) -> dict[str, object]:

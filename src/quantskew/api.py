@@ -29,32 +29,28 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from quantskew import methods as composing
-from quantskew import models, tables
+from quantskew import models
 from quantskew.analysis import answer, figures, report, views
-from quantskew.analysis.effects import Point, Predictions, analyze, plain_method
-from quantskew.command import UserError
+from quantskew.analysis.effects import Predictions, analyze
+from quantskew.analysis.study import Statistics, Study
+from quantskew.data.groups import Groups
 from quantskew.data.loading import Samples
 from quantskew.description import describe, groupings
+from quantskew.errors import UserError, close_names
 from quantskew.inputs import Data, samples
 from quantskew.methods import MethodError
 from quantskew.models import CPU
-from quantskew.params import (
-    Groups,
-    Method,
-    Params,
-    Qat,
-    Recipe,
-    Statistics,
-    Training,
-    close_names,
-    load,
-    parse,
-)
+from quantskew.names import BASELINE, FULL_PRECISION, Point, Variant
+from quantskew.params import load
 from quantskew.quantization import packing
 from quantskew.quantization.layers import dry_run
+from quantskew.quantization.method import Method
 from quantskew.quantization.packing import Quantized
+from quantskew.quantization.settings import Qat
+from quantskew.schemas import TABLES
 from quantskew.training.baseline import class_weights
-from quantskew.variants import BASELINE, FULL_PRECISION, Variant, widths
+from quantskew.training.settings import Recipe, Training
+from quantskew.variants import widths
 
 AnyMethod = Method | Mapping[str, Any] | str
 DATA = "data"
@@ -106,7 +102,7 @@ class Result:
     ----------
     frames
         ``levels``, ``effects``, ``certificates``, ``groups`` and ``fairness``: tables by name, as
-        :data:`quantskew.tables.TABLES` describes them.
+        :data:`quantskew.TABLES` describes them.
     networks
         What was made, by (method, bits), to look at or to keep with
         :func:`quantskew.quantization.packing.save`.
@@ -116,7 +112,7 @@ class Result:
 
     frames: dict[str, pd.DataFrame]
     networks: dict[tuple[str, int], Quantized]
-    study: Params
+    study: Study
 
     def to_frame(self, table: str = "levels") -> pd.DataFrame:
         """Return one of the tables."""
@@ -140,7 +136,7 @@ class Result:
             ``accuracy_by_group`` (plain quantization, for which it is the default),
             ``fvo_by_width`` (all methods) or ``trade_off`` (accuracy against FVO).
         """
-        alone = list(self.study.methods) == [plain_method(self.study)]
+        alone = list(self.study.methods) == [self.study.reference]
         view = view or ("accuracy_by_group" if alone else "fvo_by_width")
         if view not in _VIEWS:
             raise UserError(f"no view {view!r}; there are {', '.join(_VIEWS)}")
@@ -183,7 +179,15 @@ def audit(
         As in :func:`compare`.
     """
     name = "ptq" if method == PLAIN else method if isinstance(method, str) else "method"
-    return compare(model, methods={name: method}, data=data, bits=bits, groups=groups, **options)
+    return compare(
+        model,
+        methods={name: method},
+        data=data,
+        bits=bits,
+        groups=groups,
+        reference=name,
+        **options,
+    )
 
 
 def compare(
@@ -200,11 +204,11 @@ def compare(
     grouping: Groups = _GROUPS,
     statistics: Statistics = _STATISTICS,
     params: str | Path = "params.yaml",
+    reference: str = "ptq",
 ) -> Result:
     """Compare methods of quantization by what they do to each group.
 
-    Every method is compared with the network as it is, and with the first of the methods that is
-    plain post-training quantization.
+    Every method is compared with the network as it is, and with ``reference`` if that is one of them.
 
     Parameters
     ----------
@@ -218,6 +222,8 @@ def compare(
         Bins of numeric attributes, and the size below which a group is left out of maxima.
     statistics
         Confidence and number of draws.
+    reference
+        Name of the method that all others are compared with, width by width.
 
     Raises
     ------
@@ -232,7 +238,7 @@ def compare(
     seen = material(model, calibration, train, training, qat, example=test.images)
     return evaluate(
         model, grid, test, seen,
-        bits=wanted, groups=groups, grouping=grouping, statistics=statistics,
+        bits=wanted, groups=groups, grouping=grouping, statistics=statistics, reference=reference,
     )  # fmt: skip
 
 
@@ -320,18 +326,21 @@ def evaluate(
     groups: str | Sequence[str],
     grouping: Groups = _GROUPS,
     statistics: Statistics = _STATISTICS,
+    reference: str = "ptq",
 ) -> Result:
     """Apply methods and describe what each does: :func:`compare` for a grid of any shape."""
     label = type(model).__name__.lstrip("_")
     by = (groups,) if isinstance(groups, str) else tuple(groups) or ("label",)
-    study = parse(
-        {
-            "datasets": (DATA,), "sources": {DATA: None}, "models": (label,),
-            "bits": tuple(bits), "seeds": (SEED,), "methods": {a.name: a.method for a in grid},
-            "groups": grouping.model_copy(update={"by": {DATA: by}}), "statistics": statistics,
-        },
-        "these options",
-    )  # fmt: skip
+    study = Study(
+        datasets=(DATA,),
+        models=(label,),
+        bits=tuple(bits),
+        seeds=(SEED,),
+        methods={a.name: a.method.model_dump() for a in grid},
+        reference=reference,
+        groups=grouping.model_copy(update={"by": {DATA: by}}),
+        statistics=statistics,
+    )
     divisions = groupings(test, by, grouping)  # a wrong name stops here, before any work
     networks = {(a.name, a.bits): _apply(model, a.method, a.bits, given) for a in grid}
     reference = outputs(model, test)
@@ -360,7 +369,7 @@ def outputs(network: nn.Module, test: Samples) -> np.ndarray:
 
 
 def _canonical(table: str, rows: pd.DataFrame) -> pd.DataFrame:
-    spec = tables.TABLES[table]
+    spec = TABLES[table]
     chosen = rows[spec.schema.names].reset_index(drop=True)
     return chosen.sort_values(list(spec.key), ignore_index=True)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quantskew.command import UserError
+from quantskew.errors import UserError
 
 PASS, FAIL, COULD_NOT_TELL = 0, 1, 2
 USAGE = 64  # EX_USAGE of sysexits.h: apart from the verdicts

@@ -28,10 +28,12 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from quantskew import api
+from quantskew.data.groups import Groups
 from quantskew.data.loading import Samples
 from quantskew.description import describe, groupings
+from quantskew.errors import close_names
 from quantskew.inputs import Data, samples
-from quantskew.params import Groups, Method, close_names
+from quantskew.quantization.method import Method
 
 MEGABYTE = 1e6
 _BALANCED = {

@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from quantskew.data.groups import group_codes, small
+from quantskew.data.groups import Groups, group_codes, small
 from quantskew.data.loading import Samples
 from quantskew.fairness.metrics import calibration_error, fvo, worst_group
 from quantskew.fairness.parity import fairness_differences
 from quantskew.impact.logits import boundary_histograms, by_group, per_sample
-from quantskew.params import Groups
 
 
 class Grouping(NamedTuple):
@@ -158,7 +157,7 @@ def history_by_group(
 def bounded(surface: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     """Complete the bound of Tran et al. by the largest eigenvalue at the fp32 network.
 
-    Both are what :func:`quantskew.loss_surface.survey` wrote, of a variant and of ``base``.
+    Both are what the survey of the loss wrote, of a variant and of ``base``.
     """
     curved = base["largest_eigenvalue"] * surface["weight_distance"] ** 2 / 2
     return surface.assign(bound=surface["bound"] + curved)

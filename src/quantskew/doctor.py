@@ -9,7 +9,7 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 
 from quantskew import params
-from quantskew.command import UserError
+from quantskew.errors import UserError
 
 MARKS = {True: "ok", False: "missing", None: "note"}
 BUNDLED = ("digits", "mnist5k")

@@ -36,11 +36,11 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
 from quantskew import models
-from quantskew.command import UserError
 from quantskew.data.loading import Samples, load
 from quantskew.data.prepare import prepare
+from quantskew.data.source import Source
 from quantskew.data.sources.registry import KEYS
-from quantskew.params import Source
+from quantskew.errors import UserError
 
 Data = Samples | str | Path | Source | DataLoader[Any] | Dataset[Any] | tuple[Any, ...] | list[Any]
 _BATCH = 256

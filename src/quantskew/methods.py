@@ -31,19 +31,22 @@ import torch
 from torch import Tensor, nn
 
 from quantskew import models
-from quantskew.command import UserError
 from quantskew.data.loading import Samples, load
+from quantskew.errors import UserError
 from quantskew.models import CPU
-from quantskew.params import Architecture, Method, Qat, Training
 from quantskew.quantization import packing, qat
 from quantskew.quantization.calibration import calibration_set
 from quantskew.quantization.freezing import Freezer
+from quantskew.quantization.method import Method
 from quantskew.quantization.policies import choose_widths
 from quantskew.quantization.ptq import quantize_network
+from quantskew.quantization.settings import Qat
+from quantskew.subject import Architecture
 from quantskew.training.augmentation import augmenter
 from quantskew.training.baseline import class_weights, sample_order
 from quantskew.training.loop import History, fit, parameter_groups
 from quantskew.training.losses import objective
+from quantskew.training.settings import Training
 
 DAMPENING_FROM = 0.25
 

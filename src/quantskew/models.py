@@ -33,10 +33,10 @@ import torch
 from torch import Tensor, nn
 
 from quantskew._torchvision import torchvision
-from quantskew.command import UserError
 from quantskew.data.loading import Samples
-from quantskew.params import Architecture, close_names
+from quantskew.errors import UserError, close_names
 from quantskew.precision import all_digits
+from quantskew.subject import Architecture
 
 # isort: split
 import timm  # it imports torchvision, which must have loaded by then

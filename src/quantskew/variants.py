@@ -1,46 +1,29 @@
 """Which variants a study has, and the making of them, stage by stage.
 
-A variant is a network in a state one could ship: a method at a width, for a seed. The files of a
-stage lie in one folder for a data set and a model, with the table ``variants`` beside them.
+The files of a stage lie in one folder for a data set and a model, with the table ``variants``
+beside them.
 """
 
 import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from quantskew import tables
-from quantskew.cells import Cell, run
+from quantskew.engine.cells import Cell, run
 from quantskew.files import write_json
-from quantskew.params import Method, Params, Qat, Recipe, Training, recipe_owners
+from quantskew.names import BASELINE, FULL_PRECISION, Variant
+from quantskew.params import Params, recipe_owners
+from quantskew.quantization.method import Method
+from quantskew.quantization.settings import Qat
+from quantskew.training.settings import Recipe, Training
 
-BASELINE = "fp32"
-FULL_PRECISION = 32
 COST = "cost.json"
 PLAIN = Recipe()
 STAGES = {"train": "baselines", "quantize": "quantized", "mitigate": "mitigated"}
-
-
-class Variant(NamedTuple):
-    """The columns that name a network in every table."""
-
-    dataset: str
-    model: str
-    seed: int
-    method: str
-    bits: int
-
-    @property
-    def stem(self) -> str:
-        """Name of its files."""
-        return f"{self.method}-{self.bits}bit-seed{self.seed}"
-
-    def name(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Add the columns of the variant to rows of a table."""
-        return rows.assign(**self._asdict())
 
 
 def samples_path(dataset: str) -> Path:

@@ -2,10 +2,8 @@
 
 import pandas as pd
 
-from quantskew.analysis.effects import WHOLE, plain_method
-from quantskew.analysis.views import width_name
-from quantskew.params import Params
-from quantskew.variants import BASELINE
+from quantskew.analysis.study import Study
+from quantskew.names import BASELINE, WHOLE, width_name
 
 
 def points(share: float) -> str:
@@ -19,7 +17,7 @@ def points(share: float) -> str:
     return f"{share * 100:+.1f}".replace("-", "−")
 
 
-def headline(effects: pd.DataFrame, study: Params) -> pd.DataFrame:
+def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
     """What plain quantization does at each width, against fp32, on the first grouping.
 
     Returns
@@ -30,7 +28,7 @@ def headline(effects: pd.DataFrame, study: Params) -> pd.DataFrame:
         does), and the remedy with the highest accuracy of the worst group among those detectably
         better than plain.
     """
-    plain = plain_method(study)
+    plain = study.reference
     rows = []
     first = effects["attribute"] == effects["dataset"].map(lambda d: study.groups_of(d)[0])
     for (dataset, model), part in effects[first].groupby(["dataset", "model"], sort=True):
@@ -92,7 +90,7 @@ def metrics(
     return result
 
 
-def of_chance(study: Params) -> str:
+def of_chance(study: Study) -> str:
     """Say what the intervals and verdicts speak of, and what they do not."""
     seeds = len(study.seeds)
     return (
@@ -103,10 +101,10 @@ def of_chance(study: Params) -> str:
     )
 
 
-def sentences(rows: pd.DataFrame, study: Params) -> list[str]:
+def sentences(rows: pd.DataFrame, study: Study) -> list[str]:
     """Say for each data set and model who is hurt, by how much, how sure, and what helps."""
     told = []
-    plain = plain_method(study)
+    plain = study.reference
     for (dataset, model), part in rows.groupby(["dataset", "model"], sort=True):
         attribute = study.groups_of(str(dataset))[0]
         safe = part[part["groups_harmed"] == 0]["bits"]

@@ -14,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from quantskew.analysis.views import first_groupings, plain, width_name
-from quantskew.params import Params
-from quantskew.variants import FULL_PRECISION
+from quantskew.analysis.study import Study
+from quantskew.analysis.views import first_groupings, plain
+from quantskew.names import FULL_PRECISION, width_name
 
 PLACE = ["dataset", "model", "seed"]
 LOST = "accuracy lost"
@@ -35,7 +35,7 @@ FALLING = ("true_probability",)
 FROM_FP32 = ("relative_error", "cosine_distance")
 
 
-def changes(tables: Mapping[str, pd.DataFrame], study: Params) -> pd.DataFrame:
+def changes(tables: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
     """How far every step moved from fp32 in each group, and the accuracy it lost.
 
     Parameters

@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from quantskew.analysis.views import first_groupings, plain, width_name
+from quantskew.analysis.study import Study
+from quantskew.analysis.views import first_groupings, plain
 from quantskew.fairness.paired import holm
-from quantskew.params import Params
-from quantskew.variants import FULL_PRECISION
+from quantskew.names import FULL_PRECISION, width_name
 
 DRAWS = 9999
 
@@ -50,7 +50,7 @@ OVER_WIDTHS = (
 )
 
 
-def assess(surfaces: pd.DataFrame, groups: pd.DataFrame, study: Params) -> pd.DataFrame:
+def assess(surfaces: pd.DataFrame, groups: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Compute the table ``claims``: test every claim.
 
     Parameters

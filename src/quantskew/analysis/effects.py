@@ -17,6 +17,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from quantskew import tables
+from quantskew.analysis.study import Statistics, Study
 from quantskew.data.groups import is_label
 from quantskew.description import Grouping
 from quantskew.fairness.certificate import certificate, smallest_detectable_drop
@@ -33,21 +34,10 @@ from quantskew.fairness.resampling import (
     right,
     tabulate,
 )
-from quantskew.params import Params, Statistics
-from quantskew.tables import POINT, VARIANT
-from quantskew.variants import BASELINE, FULL_PRECISION, Variant
+from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, Point, Variant
+from quantskew.schemas import POINT, VARIANT
 
-WHOLE = "all"
 FAMILY = ["dataset", "model", "method", "reference", "attribute", "metric"]
-
-
-class Point(NamedTuple):
-    """A method at a width on a data set and a model: all its seeds together."""
-
-    dataset: str
-    model: str
-    method: str
-    bits: int
 
 
 class Predictions(NamedTuple):
@@ -102,37 +92,28 @@ def read_predictions(folder: Path) -> tuple[Predictions, np.ndarray]:
     return Predictions(np.concatenate(labels), n_classes, seeds, predicted), ids["id"].to_numpy()
 
 
-def plain_method(study: Params) -> str | None:
-    """Name of the plain post-training quantization that remedies are compared with."""
-    for name, method in study.methods.items():
-        if method.training == "none" and method.weights.format == "integer" and not method.function:
-            return name
-    return None
-
-
-def references(study: Params, point: Point, points: Container[Point]) -> list[tuple[str, int]]:
+def references(study: Study, point: Point, points: Container[Point]) -> list[tuple[str, int]]:
     """Methods and widths that a point is compared with, of those there are."""
     if point.method == BASELINE:
         return []
-    plain = plain_method(study)
-    if plain is None or point.method == plain or point._replace(method=plain) not in points:
+    plain = study.reference
+    if point.method == plain or point._replace(method=plain) not in points:
         return [(BASELINE, FULL_PRECISION)]
     beside = [plain, *_shuffled(study, point.method)]
     same_width = [(m, point.bits) for m in beside if point._replace(method=m) in points]
     return [(BASELINE, FULL_PRECISION), *same_width]
 
 
-def _shuffled(study: Params, name: str) -> list[str]:
+def _shuffled(study: Study, name: str) -> list[str]:
     """Names of the controls of a method: alike, but for widths dealt to channels at random."""
     methods = study.all_methods()
-    if name not in methods or methods[name].policy.shuffle:
+    if name not in methods or methods[name]["policy"]["shuffle"]:
         return []
-    policy = methods[name].policy.model_copy(update={"shuffle": True})
-    control = methods[name].model_copy(update={"policy": policy})
+    control = {**methods[name], "policy": {**methods[name]["policy"], "shuffle": True}}
     return [other for other, method in methods.items() if method == control]
 
 
-def analyze(predictions: Predictions, divisions: list[Grouping], study: Params) -> Frames:
+def analyze(predictions: Predictions, divisions: list[Grouping], study: Study) -> Frames:
     """Compute the tables ``levels``, ``effects`` and ``certificates`` of a data set and a model.
 
     Parameters
@@ -191,7 +172,7 @@ def verdicts(effects: pd.DataFrame, alpha: float) -> pd.Series:
     )
 
 
-def detectable(effects: pd.DataFrame, certificates: pd.DataFrame, study: Params) -> pd.Series:
+def detectable(effects: pd.DataFrame, certificates: pd.DataFrame, study: Study) -> pd.Series:
     """Find the smallest drop that a test would probably have seen where none was detected.
 
     Of a single network, by the exact McNemar test with a chance of 80 %, at alpha divided among

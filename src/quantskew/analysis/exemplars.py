@@ -7,9 +7,9 @@ sample on which several networks agree before and agree otherwise after is where
 import numpy as np
 import pandas as pd
 
-from quantskew.analysis.effects import Point, Predictions
+from quantskew.analysis.effects import Predictions
 from quantskew.fairness.metrics import Ints, one_hot
-from quantskew.variants import BASELINE, FULL_PRECISION
+from quantskew.names import BASELINE, FULL_PRECISION, Point
 
 
 def exemplar_rows(predictions: Predictions, ids: np.ndarray) -> pd.DataFrame:

@@ -10,16 +10,15 @@ from collections.abc import Mapping
 import pandas as pd
 from scipy.stats import t as student
 
-from quantskew.analysis.effects import plain_method
+from quantskew.analysis.study import Study
 from quantskew.analysis.views import first_groupings, panel, plain
-from quantskew.params import Params
-from quantskew.tables import POINT
-from quantskew.variants import BASELINE
+from quantskew.names import BASELINE
+from quantskew.schemas import POINT
 
 POINT_GROUP = [*POINT, "attribute", "group"]
 
 
-def weight_change(layers: pd.DataFrame, study: Params) -> pd.DataFrame:
+def weight_change(layers: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Change and sparsity of the weights by width (Bellam & Kim, Figure 3)."""
     rows = layers[(layers["layer"] == "all") & layers["method"].isin(study.methods)]
     rows = rows[rows["bits"] < 16]
@@ -36,7 +35,7 @@ def weight_change(layers: pd.DataFrame, study: Params) -> pd.DataFrame:
     ).rename(columns={"width": "x", "method": "series"})
 
 
-def layer_bits(layers: pd.DataFrame, study: Params) -> pd.DataFrame:
+def layer_bits(layers: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Width of each layer by method: those that give layers different ones, beside plain.
 
     Layers come in the order of their names, numbers in them by value; means over seeds, and over
@@ -46,7 +45,7 @@ def layer_bits(layers: pd.DataFrame, study: Params) -> pd.DataFrame:
     place = ["panel", "width", "method"]
     mixed = rows.groupby(place)["layer_bits"].transform("nunique") > 1
     shown = rows["width"].isin(rows.loc[mixed, "width"]) | (not mixed.any())
-    rows = rows[mixed | (shown & (rows["method"] == plain_method(study)))]
+    rows = rows[mixed | (shown & (rows["method"] == study.reference))]
     rows = rows.sort_values("layer", key=lambda names: names.map(_by_number), kind="stable")
     rows = rows.sort_values(["panel", "bits"], ascending=[True, False], kind="stable")
     names = {"width": "drawing", "method": "x", "layer": "y", "layer_bits": "value"}
@@ -60,7 +59,7 @@ def _by_number(name: str) -> tuple[tuple[int, str], ...]:
 
 
 def distributions(
-    weight_histograms: pd.DataFrame, boundaries: pd.DataFrame, study: Params
+    weight_histograms: pd.DataFrame, boundaries: pd.DataFrame, study: Study
 ) -> pd.DataFrame:
     """Weights, and distances to the decision boundary, by width (Figures 4 and 6b)."""
     parts = []
@@ -79,7 +78,7 @@ def distributions(
     return rows[["panel", "drawing", "series", "x", "y"]]
 
 
-def logits(groups: pd.DataFrame, study: Params) -> pd.DataFrame:
+def logits(groups: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Turn and variance of each group's logits by width (Figures 5a and 5d)."""
     rows = plain(first_groupings(groups, study), study)
     return _by_group(
@@ -91,7 +90,7 @@ def logits(groups: pd.DataFrame, study: Params) -> pd.DataFrame:
     )
 
 
-def eigenvalues(curvature: pd.DataFrame, study: Params) -> pd.DataFrame:
+def eigenvalues(curvature: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Largest Hessian eigenvalue and gradient norm of each group by width (Figure 10)."""
     rows = plain(first_groupings(curvature, study), study)
     return _by_group(
@@ -117,7 +116,7 @@ def surfaces(curvature: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
     return joined.groupby(POINT_GROUP, sort=False, as_index=False).mean(numeric_only=True)
 
 
-def gradient_norms(surfaces: pd.DataFrame, study: Params) -> pd.DataFrame:
+def gradient_norms(surfaces: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Gradient norms at int4 against group size and accuracy (Figure 8)."""
     rows = plain(first_groupings(surfaces, study), study)
     rows = rows[rows["bits"] == (4 if (rows["bits"] == 4).any() else rows["bits"].min())]
@@ -131,7 +130,7 @@ def gradient_norms(surfaces: pd.DataFrame, study: Params) -> pd.DataFrame:
     return _points(rows, fields, study)
 
 
-def steepness(surfaces: pd.DataFrame, study: Params) -> pd.DataFrame:
+def steepness(surfaces: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Largest eigenvalue against accuracy, top probability and gradient norm (Figure 9)."""
     rows = plain(first_groupings(surfaces, study), study)
     fields = (
@@ -142,7 +141,7 @@ def steepness(surfaces: pd.DataFrame, study: Params) -> pd.DataFrame:
     return _points(rows, fields, study)
 
 
-def predicted_damage(curvature: pd.DataFrame, study: Params) -> pd.DataFrame:
+def predicted_damage(curvature: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Excess loss as gradient and curvature at fp32 predict it, against the measured (Liu et al.).
 
     A drawing a method; every seed is a point.
@@ -154,7 +153,7 @@ def predicted_damage(curvature: pd.DataFrame, study: Params) -> pd.DataFrame:
 
 
 def _points(
-    rows: pd.DataFrame, fields: tuple[tuple[str, str, str], ...], study: Params
+    rows: pd.DataFrame, fields: tuple[tuple[str, str, str], ...], study: Study
 ) -> pd.DataFrame:
     kept = rows[["panel", "width", "group"]].rename(columns={"width": "series"})
     # errors are those of the samples that were drawn of a group
@@ -170,7 +169,7 @@ def _points(
     return pd.concat(parts)
 
 
-def layer_damage(damage: pd.DataFrame, study: Params) -> pd.DataFrame:
+def layer_damage(damage: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Rise of each group's loss where one layer alone is quantized, in the order of the layers.
 
     A drawing a method and width; the mean over seeds.
@@ -194,7 +193,7 @@ def example_difficulty(history: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def views(tables: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd.DataFrame]:
+def views(tables: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.DataFrame]:
     """All of them by name, from the tables of the stage ``evaluate``."""
     merged = surfaces(tables["curvature"], tables["groups"])
     return {

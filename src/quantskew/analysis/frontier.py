@@ -5,15 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from quantskew.analysis.effects import Point
 from quantskew.analysis.sampled import Sampled
-from quantskew.analysis.views import width_name
+from quantskew.analysis.study import Study
 from quantskew.fairness.certificate import certificate
 from quantskew.fairness.frontier import frontier_probability, on_frontier
 from quantskew.fairness.metrics import fvo
-from quantskew.params import Params
-from quantskew.tables import POINT
-from quantskew.variants import BASELINE, FULL_PRECISION
+from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
+from quantskew.schemas import POINT
 
 MAXIMIZE = (True, False, False)  # accuracy, FVO, bytes
 
@@ -23,7 +21,7 @@ def frontier(
     sizes: Mapping[Point, float],
     levels: pd.DataFrame,
     certificates: pd.DataFrame,
-    study: Params,
+    study: Study,
 ) -> pd.DataFrame:
     """Compute the table ``frontier`` of a data set, a frontier for each of its models.
 
@@ -83,7 +81,7 @@ def _floor(sampled: Sampled, alpha: float) -> float:
     return certificate(nothing, nothing, sampled.sizes, counted=counted, alpha=alpha).bound
 
 
-def judged(rows: pd.DataFrame, study: Params) -> pd.DataFrame:
+def judged(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Add how far each variant of a model is from the targets, and which is recommended."""
     targets = study.targets
     over = [np.maximum(0.0, rows["loss_bound"] - targets.worst_group_loss)]
@@ -96,7 +94,7 @@ def judged(rows: pd.DataFrame, study: Params) -> pd.DataFrame:
     return rows.assign(excess=excess, meets=meets, recommended=rows.index.isin(best))
 
 
-def recommendations(rows: pd.DataFrame, study: Params) -> list[str]:
+def recommendations(rows: pd.DataFrame, study: Study) -> list[str]:
     """Say for each data set and model what to ship, or how far the best is from the targets."""
     return [
         f"What to do with {dataset}, {model}: {_advice(part, study)}"
@@ -104,7 +102,7 @@ def recommendations(rows: pd.DataFrame, study: Params) -> list[str]:
     ]
 
 
-def _advice(rows: pd.DataFrame, study: Params) -> str:
+def _advice(rows: pd.DataFrame, study: Study) -> str:
     targets = study.targets
     attribute, floor = rows[["attribute", "floor"]].iloc[0]
     if np.isnan(floor):

@@ -24,22 +24,22 @@ Diyora (2024), "Beyond Naive Quantization"; the others are claims of Bellam & Ki
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from quantskew.analysis.effects import Point, plain_method
 from quantskew.analysis.sampled import Sampled
-from quantskew.analysis.views import width_name
+from quantskew.analysis.study import Study
 from quantskew.fairness.intervals import cohens_d
 from quantskew.fairness.metrics import Floats
 from quantskew.fairness.paired import holm
 from quantskew.fairness.seeds import seed_and_sampling_variance
-from quantskew.params import Calibration, Method, Params, Recipe
-from quantskew.variants import BASELINE, FULL_PRECISION
+from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
+from quantskew.training.settings import Recipe
 
+AS_IS = Recipe().model_dump()
 NOTHING = 0.01
 """Accuracy, in the mean over networks, below which a group has nothing left to lose."""
 
@@ -67,16 +67,13 @@ class Grid:
     """The networks of a data set, by what they are."""
 
     sampled: Sampled
-    study: Params
+    study: Study
     bytes: Mapping[Point, float]
 
     @property
     def plain(self) -> str:
-        """Name of the plain post-training quantization."""
-        name = plain_method(self.study)
-        if name is None:
-            raise NotTestable("needs a plain post-training quantization among the methods")
-        return name
+        """Name of the method that others are compared with."""
+        return self.study.reference
 
     def bits(self, *methods: str) -> list[int]:
         """Widths, falling, at which all of some methods are."""
@@ -105,26 +102,26 @@ class Grid:
         """Side by side, what a function of the model gives: (1 + B, models × S)."""
         return np.concatenate([each(model) for model in self.study.models], axis=1)
 
-    def first(self, wanted: Callable[[Method], bool], words: str) -> str:
+    def first(self, wanted: Callable[[Mapping[str, Any]], bool], words: str) -> str:
         """Name of the first method that is as wanted."""
         for name, method in self.study.all_methods().items():
-            if method.weights.format == "integer" and wanted(method):
+            if method["weights"]["format"] == "integer" and wanted(method):
                 return name
         raise NotTestable(f"needs {words}")
 
 
-def is_mixed(method: Method) -> bool:
+def is_mixed(method: Mapping[str, Any]) -> bool:
     """Whether layers may have different widths by design (not only for a first RGB layer)."""
-    return method.weights.first_last is not None or method.policy.by != "uniform"
+    return method["weights"]["first_last"] is not None or method["policy"]["by"] != "uniform"
 
 
 def _mixed_and_uniform(grid: Grid) -> tuple[str, str]:
     mixed = grid.first(
-        lambda m: is_mixed(m) and m.recipe == Recipe(), "a method of mixed precision, recipe as is"
+        lambda m: is_mixed(m) and m["recipe"] == AS_IS, "a method of mixed precision, recipe as is"
     )
-    training = grid.study.all_methods()[mixed].training
+    training = grid.study.all_methods()[mixed]["training"]
     uniform = grid.first(
-        lambda m: m.training == training and not is_mixed(m) and m.recipe == Recipe(),
+        lambda m: m["training"] == training and not is_mixed(m) and m["recipe"] == AS_IS,
         f"a method of uniform precision with training: {training}",
     )
     return mixed, uniform
@@ -132,7 +129,7 @@ def _mixed_and_uniform(grid: Grid) -> tuple[str, str]:
 
 def _qat(grid: Grid) -> str:
     return grid.first(
-        lambda m: m.training == "qat" and not is_mixed(m) and m.recipe == Recipe(),
+        lambda m: m["training"] == "qat" and not is_mixed(m) and m["recipe"] == AS_IS,
         "a method with training: qat, uniform precision and recipe as is",
     )
 
@@ -169,9 +166,8 @@ def qat_fairness(grid: Grid) -> Contrast:
     return _between(grid, grid.sampled.debiased, _qat(grid), grid.plain)
 
 
-def _but_for_choice(method: Method) -> Method:
-    plain = Calibration(samples=method.calibration.samples)
-    return method.model_copy(update={"calibration": plain})
+def _but_for_choice(method: Mapping[str, Any]) -> dict[str, Any]:
+    return {**method, "calibration": method["calibration"]["samples"]}
 
 
 def balanced_calibration(grid: Grid) -> Contrast:
@@ -179,7 +175,7 @@ def balanced_calibration(grid: Grid) -> Contrast:
     methods = grid.study.all_methods()
     for random, balanced in permutations(methods, 2):
         one, other = methods[random], methods[balanced]
-        choices = one.calibration.choice, other.calibration.choice
+        choices = one["calibration"]["choice"], other["calibration"]["choice"]
         if choices == ("random", "balanced") and _but_for_choice(one) == _but_for_choice(other):
             return _between(grid, grid.sampled.debiased, balanced, random)
     raise NotTestable(
@@ -280,7 +276,9 @@ def fair_training(grid: Grid) -> Contrast:
     """Compare balanced and weighted QAT of mixed precision with PTQ."""
     wanted = ("balanced", "weighted")
     fair = grid.first(
-        lambda m: m.training == "qat" and (m.recipe.sampling, m.recipe.loss) == wanted,
+        lambda m: (
+            m["training"] == "qat" and (m["recipe"]["sampling"], m["recipe"]["loss"]) == wanted
+        ),
         "a method with training: qat and recipe: {sampling: balanced, loss: weighted}",
     )
     return _between(grid, grid.sampled.debiased, fair, grid.plain)
@@ -405,7 +403,7 @@ def two_sided(values: Floats, *, boundary: float = 0.0, alpha: float = 0.05) -> 
     return Tested(estimate, estimate - half, estimate + half, float(p_value))
 
 
-def assess(sampled: Sampled, study: Params, sizes: Mapping[Point, float]) -> pd.DataFrame:
+def assess(sampled: Sampled, study: Study, sizes: Mapping[Point, float]) -> pd.DataFrame:
     """Test all claims on a data set: rows of the table ``hypotheses``.
 
     Parameters

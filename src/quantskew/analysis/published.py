@@ -10,15 +10,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from quantskew.analysis.effects import WHOLE, plain_method
-from quantskew.analysis.views import first_groupings, width_name
-from quantskew.params import Params
-from quantskew.variants import BASELINE, FULL_PRECISION
+from quantskew.analysis.study import Study
+from quantskew.analysis.views import first_groupings
+from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, width_name
 
 PLACE = ["dataset", "model", "method", "bits"]
 
 
-def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd.DataFrame]:
+def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.DataFrame]:
     """Lay out the results as the tables of Diyora (2024), by file name.
 
     Parameters
@@ -37,10 +36,10 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
     ``damage``, how unequal it is and how well its expansion tells; ``files`` that ship and
     ``shipped``, what they answer for each group. A table without rows is left out.
     """
-    plain = plain_method(study)
+    plain = study.reference
     against_fp32 = _against_fp32(frames, study)
     against_plain = _against_plain(first_groupings(frames["remedies"], study))
-    qat = [name for name, method in study.methods.items() if method.training == "qat"]
+    qat = [name for name, method in study.methods.items() if method["training"] == "qat"]
     tables = {"baseline": _standing(frames, study, [BASELINE])}
     for bits in sorted(study.bits, reverse=True):
         rows = against_fp32[(against_fp32["method"] == plain) & (against_fp32["bits"] == bits)]
@@ -50,7 +49,7 @@ def published(frames: Mapping[str, pd.DataFrame], study: Params) -> dict[str, pd
     tables["qat"] = against_plain[against_plain["method"].isin(qat)]
     tables["mitigation"] = against_plain[against_plain["method"].isin(study.mitigations)]
     tables["methods"] = _over_seeds(frames, study)
-    policies = [name for name, m in study.all_methods().items() if m.policy.by != "uniform"]
+    policies = [name for name, m in study.all_methods().items() if m["policy"]["by"] != "uniform"]
     same_size = tables["methods"]["method"].isin([plain, *policies] if policies else [])
     tables["policies"] = tables["methods"][same_size]
     tables["groups"] = _by_group(frames["levels"], study)
@@ -69,7 +68,7 @@ _WIDTHS = {bits: width_name(bits) for bits in (*range(2, 9), 16, 32)}
 
 
 def _standing(
-    frames: Mapping[str, pd.DataFrame], study: Params, methods: list[str] | None = None
+    frames: Mapping[str, pd.DataFrame], study: Study, methods: list[str] | None = None
 ) -> pd.DataFrame:
     levels = first_groupings(frames["levels"], study)
     whole = levels[levels["group"] == WHOLE]
@@ -88,7 +87,7 @@ def _standing(
     return pd.DataFrame(shown).loc[wide.index].reset_index()
 
 
-def _over_seeds(frames: Mapping[str, pd.DataFrame], study: Params) -> pd.DataFrame:
+def _over_seeds(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
     """Accuracy, worst group and FVO, each with half of Student's interval over 3 seeds or more."""
     levels = first_groupings(frames["levels"], study)
     whole = levels[levels["group"] == WHOLE]
@@ -111,7 +110,7 @@ def _over_seeds(frames: Mapping[str, pd.DataFrame], study: Params) -> pd.DataFra
     )
 
 
-def _against_fp32(frames: Mapping[str, pd.DataFrame], study: Params) -> pd.DataFrame:
+def _against_fp32(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
     standing = _standing(frames, study).set_index(PLACE)
     effects = first_groupings(frames["effects"], study)
     whole = effects[(effects["group"] == WHOLE) & (effects["reference"] == BASELINE)]
@@ -143,9 +142,9 @@ def _against_plain(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**shown, "training, × fp32": rows["training"], "kB": rows["bytes"] / 1000})
 
 
-def _by_group(levels: pd.DataFrame, study: Params) -> pd.DataFrame:
+def _by_group(levels: pd.DataFrame, study: Study) -> pd.DataFrame:
     rows = first_groupings(levels, study)
-    chosen = rows["method"].isin([BASELINE, plain_method(study)]) & (rows["metric"] == "accuracy")
+    chosen = rows["method"].isin([BASELINE, study.reference]) & (rows["metric"] == "accuracy")
     key = ["dataset", "model", "attribute", "group", "n"]
     wide = rows[chosen].pivot(index=key, columns="bits", values=["value", "seed_sd"]) * 100
     shown = {}

@@ -10,11 +10,9 @@ import numpy as np
 import pandas as pd
 
 from quantskew.analysis.answer import points
-from quantskew.analysis.effects import WHOLE, Point, plain_method
-from quantskew.analysis.views import width_name
-from quantskew.params import Params
-from quantskew.tables import POINT
-from quantskew.variants import BASELINE, FULL_PRECISION
+from quantskew.analysis.study import Study
+from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, Point, width_name
+from quantskew.schemas import POINT
 
 MEASURES = {"accuracy": "overall", "fvo": "fvo", "worst_group": "worst_group"}
 """Columns of the table, and the metrics of ``levels`` and ``effects`` that fill them."""
@@ -25,7 +23,7 @@ def remedies(
     images: Mapping[Point, float],
     levels: pd.DataFrame,
     effects: pd.DataFrame,
-    study: Params,
+    study: Study,
 ) -> pd.DataFrame:
     """Compute the table ``remedies``: every method at every width of the study.
 
@@ -53,7 +51,7 @@ def remedies(
     # the user's own weights took no training that is known
     rows["training"] = rows["images_trained"] / np.where(np.equal(whole, 0), np.nan, whole)
     key = [*POINT, "attribute"]
-    against = effects[(effects["reference"] == plain_method(study)) & (effects["group"] == WHOLE)]
+    against = effects[(effects["reference"] == study.reference) & (effects["group"] == WHOLE)]
     for name, metric in MEASURES.items():
         level = levels[levels["metric"] == metric].set_index(key)["value"].rename(name)
         change = against[against["metric"] == metric].set_index(key)
@@ -62,15 +60,15 @@ def remedies(
         rows[f"{name}_verdict"] = rows[f"{name}_verdict"].fillna("")
     fitting = rows[rows["excess"].notna() & (rows["bytes"] <= (study.targets.bytes or np.inf))]
     order = fitting.assign(
-        remedy=fitting["method"] != plain_method(study), errors=1 - fitting["accuracy"]
+        remedy=fitting["method"] != study.reference, errors=1 - fitting["accuracy"]
     ).sort_values(["excess", "images_trained", "remedy", "bytes", "errors"])
     best = order.drop_duplicates(["dataset", "model", "bits"]).index
     return rows.assign(cheapest=rows.index.isin(best))
 
 
-def cheapest(rows: pd.DataFrame, study: Params) -> list[str]:
+def cheapest(rows: pd.DataFrame, study: Study) -> list[str]:
     """Say for each data set and model which remedy meets the targets at the lowest cost."""
-    plain = plain_method(study)
+    plain = study.reference
     return [
         f"Cheapest remedies for {dataset}, {model}: "
         + "; ".join(

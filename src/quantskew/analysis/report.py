@@ -11,9 +11,9 @@ import yaml
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from quantskew.analysis import figures, views
-from quantskew.cells import LIBRARIES
-from quantskew.params import Params
-from quantskew.tables import POINT, VARIANT
+from quantskew.analysis.study import Study
+from quantskew.engine.fingerprint import LIBRARIES
+from quantskew.schemas import POINT, VARIANT
 
 
 class Figure(NamedTuple):
@@ -209,7 +209,7 @@ def carried(mediation: pd.DataFrame) -> ReportTable:
 
 
 def listed(
-    headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame], study: Params
+    headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame], study: Study
 ) -> list[ReportTable]:
     """Tables of the page; the long ones show the first grouping, the rest stays in Parquet."""
     levels, effects = frames["levels"], frames["effects"]
@@ -300,7 +300,7 @@ def _of(
     return rows[[*key, *names.split()]]
 
 
-def limits(frames: Mapping[str, pd.DataFrame], study: Params) -> list[str]:
+def limits(frames: Mapping[str, pd.DataFrame], study: Study) -> list[str]:
     """What the data of this run cannot tell."""
     told = [
         "Where the groups are the classes themselves, demographic parity, equalized odds and "
@@ -327,7 +327,7 @@ def render(
     carried: ReportTable,
     tables: list[ReportTable],
     limits: list[str],
-    study: Params,
+    study: Study,
     hashes: Mapping[str, str],
 ) -> str:
     """Fill the page.

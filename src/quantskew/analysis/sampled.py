@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from quantskew.analysis.effects import Point
+from quantskew.analysis.study import Statistics
 from quantskew.description import Grouping
 from quantskew.fairness.metrics import Floats, Ints
 from quantskew.fairness.null import debiased_fvo
 from quantskew.fairness.resampling import accuracies, observe, placed, resampled, right, tabulate
-from quantskew.params import Statistics
+from quantskew.names import Point
 
 
 class Sampled(NamedTuple):

@@ -5,23 +5,11 @@ All views show the first grouping of a data set. ``panel`` names the data set an
 
 import pandas as pd
 
-from quantskew.analysis.effects import WHOLE, plain_method
-from quantskew.params import Params
-from quantskew.variants import BASELINE
+from quantskew.analysis.study import Study
+from quantskew.names import BASELINE, WHOLE, width_name
 
 
-def width_name(bits: int) -> str:
-    """Name of a width as people say it.
-
-    Examples
-    --------
-    >>> [width_name(bits) for bits in (32, 16, 4)]
-    ['fp32', 'fp16', 'int4']
-    """
-    return f"fp{bits}" if bits >= 16 else f"int{bits}"
-
-
-def first_groupings(rows: pd.DataFrame, study: Params) -> pd.DataFrame:
+def first_groupings(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Rows of the first grouping of every data set, with the columns of a figure."""
     first = {dataset: study.groups_of(dataset)[0] for dataset in study.datasets}
     chosen = rows[rows["attribute"] == rows["dataset"].map(first)]
@@ -36,15 +24,15 @@ def panel(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def plain(rows: pd.DataFrame, study: Params) -> pd.DataFrame:
+def plain(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Rows of fp32, fp16 and plain quantization, from wide to narrow."""
-    return rows[rows["method"].isin([BASELINE, "fp16", plain_method(study)])].sort_values(
+    return rows[rows["method"].isin([BASELINE, "fp16", study.reference])].sort_values(
         ["dataset", "model", "bits"], ascending=[True, True, False], kind="stable"
     )
 
 
 def accuracy_by_group(
-    levels: pd.DataFrame, study: Params, groups: pd.DataFrame | None = None
+    levels: pd.DataFrame, study: Study, groups: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Accuracy of each group at each width, plain quantization (Bellam & Kim, Figure 1).
 
@@ -60,7 +48,7 @@ def accuracy_by_group(
     return rows.join(each, on=key)[[*shown, "seeds"]]
 
 
-def loss_by_group(groups: pd.DataFrame, study: Params) -> pd.DataFrame:
+def loss_by_group(groups: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Mean loss of each group at each width, plain quantization (Bellam & Kim, Figure 7).
 
     The limits are the lowest and the highest seed.
@@ -72,14 +60,14 @@ def loss_by_group(groups: pd.DataFrame, study: Params) -> pd.DataFrame:
     )
 
 
-def fvo_by_width(levels: pd.DataFrame, study: Params) -> pd.DataFrame:
+def fvo_by_width(levels: pd.DataFrame, study: Study) -> pd.DataFrame:
     """FVO of every method as the width falls, beside what chance alone would show."""
     rows = first_groupings(levels, study)
     rows = rows[rows["metric"] == "fvo"]
     return rows[["panel", "method", "width", "bits", "value", "low", "high", "chance_upper"]]
 
 
-def trade_off(levels: pd.DataFrame, study: Params) -> pd.DataFrame:
+def trade_off(levels: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Overall accuracy and FVO of every method and width (Bellam & Kim, Figures 11 and 12)."""
     rows = first_groupings(levels, study)
     keys = ["panel", "method", "width", "bits"]

@@ -2,18 +2,37 @@
 
 import math
 from functools import reduce
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from pydantic import field_validator
 
-from quantskew.command import UserError
-from quantskew.params import Groups, close_names
+from quantskew.errors import UserError, close_names
+from quantskew.sections import Count, Section
 
 UNKNOWN = "unknown"
 EVERYONE = "all"
 """Name that the tables give to all groups together."""
 _MANY = 20
+
+
+class Groups(Section):
+    """Who is compared (``groups:``)."""
+
+    minimum: Count = 30
+    unknown: Literal["group", "leave_out"] = "group"
+    by: dict[str, tuple[str, ...]] = {}
+    bins: dict[str, tuple[float, ...]] = {}
+
+    @field_validator("bins")
+    @classmethod
+    def _edges_rise(cls, bins: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        for attribute, edges in bins.items():
+            if not edges or list(edges) != sorted(set(edges)):
+                raise ValueError(f"the bin edges of {attribute!r} must be rising numbers")
+        return {"age": (0, 19, 40, 60), **bins}
 
 
 class GroupError(UserError, ValueError):

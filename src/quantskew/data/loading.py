@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from quantskew import tables
-from quantskew.data.groups import group_codes
-from quantskew.params import Groups
+from quantskew.data.groups import Groups, group_codes
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from pandas.api.types import union_categoricals
 
 from quantskew.data import quality, splits
 from quantskew.data.decoding import decode_all
+from quantskew.data.source import Source
 from quantskew.data.sources import Raw, SourceError, read
 from quantskew.data.sources.own import need
 from quantskew.data.sources.registry import RESERVED
 from quantskew.data.storing import Prepared
-from quantskew.params import Source
 
 _AT = "\0at"  # place of the pixels, while rows are moved about: no name a table has
 _SPLITS = {

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quantskew import tables
+from quantskew.schemas import TABLES
 
 _PART = 1 << 25  # bytes of pixels in a row group
 
@@ -52,7 +53,7 @@ class Prepared:
 
     def parts(self) -> Iterator[pa.RecordBatch]:
         """The rows of the table, a few thousand at a time."""
-        spec = tables.TABLES["samples"].schema
+        spec = TABLES["samples"].schema
         further = sorted(set(self.rows.columns.astype(str)) - set(spec.names))
         stride = int(np.prod(self.pixels.shape[1:]))
         step = max(_PART // stride, 1)

@@ -12,12 +12,13 @@ import jinja2
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
-from quantskew.cells import file_hash
 from quantskew.data.loading import Samples, load
 from quantskew.deployment.shipped import Deployed
+from quantskew.engine.fingerprint import file_hash
 from quantskew.files import write_text
+from quantskew.names import Variant
 from quantskew.params import Params
-from quantskew.variants import Variant, samples_path
+from quantskew.variants import samples_path
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 

@@ -11,12 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quantskew import tables
-from quantskew.command import UserError
+from quantskew.data.groups import Groups
 from quantskew.data.loading import load
+from quantskew.data.source import Source
 from quantskew.deployment.gate import Evidence, Policy
 from quantskew.description import groupings
-from quantskew.params import Groups, Params, Source, close_names
-from quantskew.variants import FULL_PRECISION, Variant, samples_path, stored_variants
+from quantskew.errors import UserError, close_names
+from quantskew.names import FULL_PRECISION, Variant
+from quantskew.params import Params
+from quantskew.variants import samples_path, stored_variants
 
 
 class EvidenceError(UserError, ValueError):

@@ -26,7 +26,7 @@ from quantskew.description import Grouping
 from quantskew.fairness.certificate import certificate, loss_floor
 from quantskew.fairness.metrics import Ints
 from quantskew.fairness.paired import compare_accuracy, flips, parity_levels
-from quantskew.params import Count, Fraction, Section
+from quantskew.sections import Count, Fraction, Section
 
 Verdict = Literal["pass", "fail", "could not tell"]
 

@@ -28,7 +28,7 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from quantskew.command import UserError
+from quantskew.errors import UserError
 
 OPSET = 17
 INPUT, OUTPUT = "images", "logits"

@@ -14,21 +14,16 @@ import safetensors.numpy
 from scipy.stats import binomtest
 
 from quantskew import tables
-from quantskew.cells import Cell, run
 from quantskew.data.loading import Samples, load
 from quantskew.description import Grouping, groupings, predictions
+from quantskew.engine.cells import Cell, run
 from quantskew.fairness.certificate import certificate
 from quantskew.fairness.metrics import group_accuracy
 from quantskew.fairness.paired import flips
-from quantskew.params import Calibration, Params
-from quantskew.variants import (
-    BASELINE,
-    FULL_PRECISION,
-    Variant,
-    bins_of,
-    samples_path,
-    stored_variants,
-)
+from quantskew.names import BASELINE, FULL_PRECISION, Variant
+from quantskew.params import Params
+from quantskew.quantization.settings import Calibration
+from quantskew.variants import bins_of, samples_path, stored_variants
 
 RUNTIME = ("onnx", "onnxruntime")
 

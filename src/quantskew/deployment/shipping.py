@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from quantskew import models
 from quantskew.data.loading import load
 from quantskew.deployment import onnx_files
-from quantskew.params import Activations, Architecture, Calibration, Weights
 from quantskew.quantization.activations import restore
 from quantskew.quantization.calibration import calibration_set
 from quantskew.quantization.codes import FLOAT
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.ptq import quantize_network
+from quantskew.quantization.settings import Activations, Calibration, Weights
+from quantskew.subject import Architecture
 
 
 def ship(

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantskew.command import UserError
-from quantskew.params import Activations
+from quantskew.errors import UserError
 from quantskew.quantization.affine import (
     Scheme,
     code_range,
@@ -22,6 +21,7 @@ from quantskew.quantization.affine import (
 )
 from quantskew.quantization.layers import dry_run, quantizable, watching
 from quantskew.quantization.ranges import CANDIDATES
+from quantskew.quantization.settings import Activations
 
 BINS = 2048
 
@@ -112,7 +112,7 @@ def quantize_activations(
     network
         In evaluation mode.
     activations
-        How: see :class:`quantskew.params.Activations`.
+        How: see :class:`quantskew.quantization.settings.Activations`.
     images, groups
         Calibration images and the group of each as a code from 0 on (N,); static mode needs them.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from quantskew import models
 from quantskew.data.groups import group_codes
 from quantskew.data.loading import Samples
-from quantskew.params import Calibration
+from quantskew.quantization.settings import Calibration
 
 
 class CalibrationSet(NamedTuple):

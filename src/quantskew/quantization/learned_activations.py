@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantskew.params import Activations
 from quantskew.quantization.activations import activation_range, observe
 from quantskew.quantization.affine import code_range, fake_quantize, scale_and_zero_point
 from quantskew.quantization.layers import Layer, quantizable
+from quantskew.quantization.settings import Activations
 
 _NAME = "input_quantizer"
 _SMALLEST = torch.finfo(torch.float32).tiny

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 
-from quantskew.params import Weights
 from quantskew.quantization.layers import Layer
 from quantskew.quantization.ptq import quantize_weight
+from quantskew.quantization.settings import Weights
 
 
 class _Rounded(torch.autograd.Function):

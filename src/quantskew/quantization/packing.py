@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from quantskew import models
-from quantskew.command import UserError
+from quantskew.errors import UserError
 from quantskew.files import replacing
 from quantskew.quantization.activations import restore
 from quantskew.quantization.codes import (

@@ -7,11 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from quantskew.params import Policy, Weights
 from quantskew.quantization.codes import Widths
 from quantskew.quantization.layers import Layer, fold_batch_norm, quantizable
 from quantskew.quantization.learned_widths import learn_widths
 from quantskew.quantization.sensitivity import hawq, importance, measured
+from quantskew.quantization.settings import Policy, Weights
 from quantskew.quantization.widths import (
     allocate,
     by_quantile,
@@ -53,7 +53,7 @@ def choose_widths(
     weights
         How weights are rounded, and which layers are exempt.
     policy
-        See :class:`quantskew.params.Policy`.
+        See :class:`quantskew.quantization.settings.Policy`.
     seed
         Of random probes and batches, and of what is dealt at random.
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantskew.params import Activations, Weights
 from quantskew.quantization.activations import quantize_activations
 from quantskew.quantization.affine import quantize, scale_and_zero_point
 from quantskew.quantization.codes import (
@@ -31,6 +30,7 @@ from quantskew.quantization.layers import (
 from quantskew.quantization.packing import Quantized, in_half
 from quantskew.quantization.ranges import clipping_range
 from quantskew.quantization.rounding import adaround, gptq
+from quantskew.quantization.settings import Activations, Weights
 from quantskew.quantization.widths import uniform
 
 
@@ -60,8 +60,7 @@ def quantize_network(
     bits
         Width of the codes, 2 to 8; the float formats do not use it.
     weights, activations
-        How: see :class:`quantskew.params.Weights` and :class:`quantskew.params.Activations`;
-        activations stay in floating point by default.
+        How (:mod:`quantskew.quantization.settings`); activations stay in floating point by default.
     calibration
         Input images (N, …), for the parts that look at what layers compute.
     groups

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
 
-from quantskew.params import Activations, Weights
 from quantskew.quantization.activations import restore
 from quantskew.quantization.affine import code_range, quantize, scale_and_zero_point
 from quantskew.quantization.codes import FLOAT, QuantizedWeight, Widths
@@ -30,6 +29,7 @@ from quantskew.quantization.learned_activations import (
 )
 from quantskew.quantization.packing import Quantized
 from quantskew.quantization.ranges import clipping_range
+from quantskew.quantization.settings import Activations, Weights
 from quantskew.quantization.widths import uniform
 
 Start = Literal["mse", "lsq"]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
-from quantskew.params import Weights
 from quantskew.quantization.layers import Layer, quantizable, watching
 from quantskew.quantization.ptq import quantize_weight
+from quantskew.quantization.settings import Weights
 
 _BATCH = 32
 

@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import LinearConstraint, milp
 from torch import Tensor, nn
 
-from quantskew.params import Weights
 from quantskew.quantization.layers import ends, quantizable
+from quantskew.quantization.settings import Weights
 
 
 def exempt(network: nn.Module, example: Tensor, weights: Weights) -> dict[str, int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import quantskew._torchvision  # noqa: F401 - torchvision loads only after it
-from quantskew.params import Augmentation
+from quantskew.training.settings import Augmentation
 
 # isort: split
 from torchvision.transforms import v2

@@ -11,11 +11,12 @@ from torch import Tensor
 from quantskew import models
 from quantskew.data.groups import group_codes
 from quantskew.data.loading import Samples, load
-from quantskew.params import Architecture, Recipe, Training
+from quantskew.subject import Architecture
 from quantskew.training.augmentation import augmenter
 from quantskew.training.loop import History, fit
 from quantskew.training.losses import check_class_weights, difficulty_weights, objective
 from quantskew.training.sampling import balanced_subset, epoch_order
+from quantskew.training.settings import Recipe, Training
 
 WATCHED = 25
 

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from quantskew.files import replacing, write_json
 from quantskew.models import as_input, logits
-from quantskew.params import Training
 from quantskew.training.augmentation import Augment
 from quantskew.training.losses import CrossEntropy
+from quantskew.training.settings import Training
 
 CHECKPOINT_SECONDS = 60
 BAR_AFTER_SECONDS = 20

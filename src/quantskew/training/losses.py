@@ -14,7 +14,7 @@ from torch.nn import functional
 from quantskew.data.groups import group_codes
 from quantskew.data.loading import Samples
 from quantskew.models import device, logits
-from quantskew.params import Recipe
+from quantskew.training.settings import Recipe
 
 HARDEST = 6.0
 REMEMBERED = 40

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from quantskew.data.attributes import digit_attributes
+from quantskew.data.source import Source
 from quantskew.data.sources.registry import Image, Raw, SourceError, Terms, source
-from quantskew.params import Source
 
 DIGITS = tuple("0123456789")
 MNIST_TERMS = Terms(

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from quantskew.data.groups import Groups
+from quantskew.data.source import Source
 from quantskew.data.sources.hub import fetch, placed, read_images, read_rows
 from quantskew.data.sources.own import need, read_csv
 from quantskew.data.sources.registry import Raw, SourceError, Terms, choice, missing, source
 from quantskew.data.sources.store import Store, first_of
 from quantskew.data.sources.vision import check_md5
-from quantskew.params import Groups, Source
 
 SIZE = 64
 

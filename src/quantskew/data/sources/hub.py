@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quantskew.data.sources.registry import Image, SourceError, Terms, as_pixels, missing
-from quantskew.params import close_names
+from quantskew.errors import close_names
 
 _BATCH = 64
 _NUMBERED = re.compile(r"(.*)-\d{5}-of-(\d{5})")

@@ -5,10 +5,11 @@ from typing import Any
 
 import pandas as pd
 
+from quantskew.data.source import Source
 from quantskew.data.sources.hub import placed, read_images, read_rows
 from quantskew.data.sources.registry import RESERVED, Raw, SourceError, Terms, source
 from quantskew.data.sources.store import Store
-from quantskew.params import Source, close_names
+from quantskew.errors import close_names
 
 SIZE = 64
 _OWN = Terms(page="", licence="as agreed with whoever made the data")

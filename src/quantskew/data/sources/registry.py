@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from quantskew.command import UserError
-from quantskew.params import Source, close_names
+from quantskew.data.source import Source
+from quantskew.errors import UserError, close_names
 
 RESERVED = ("id", "split", "label", "image")
 """Columns of the table of samples that are no attributes."""

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from quantskew.data.source import Source
 from quantskew.data.sources.own import need, read_csv
 from quantskew.data.sources.registry import Raw, Terms, choice, missing, source
 from quantskew.data.sources.store import Store, first_of
-from quantskew.params import Source
 
 SIZE = 128
 

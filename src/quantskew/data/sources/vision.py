@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from quantskew.data.source import Source
 from quantskew.data.sources.bundled import MNIST_TERMS, digit_rows, mnist_like
 from quantskew.data.sources.registry import Raw, SourceError, Terms, as_pixels, missing, source
 from quantskew.data.sources.store import Store
-from quantskew.params import Source
 
 MNIST_UNPACKED = {  # many copies were packed anew, which changes the checksum of the gzip
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",

@@ -14,16 +14,16 @@ import torch
 from torch import nn
 
 from quantskew import models
-from quantskew.data.groups import group_codes
+from quantskew.data.groups import Groups, group_codes
 from quantskew.data.loading import load
 from quantskew.impact.curvature import measure, subsample
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
-from quantskew.params import Architecture, Groups
 from quantskew.precision import all_digits
 from quantskew.quantization import packing
 from quantskew.quantization.codes import FLOAT
 from quantskew.quantization.layers import fold_batch_norm
+from quantskew.subject import Architecture
 
 
 @all_digits()

@@ -6,12 +6,13 @@ import pandas as pd
 import torch
 
 from quantskew import models
-from quantskew.data.groups import group_codes
+from quantskew.data.groups import Groups, group_codes
 from quantskew.data.loading import load
-from quantskew.params import Architecture, Groups, Weights
 from quantskew.quantization.calibration import choose
 from quantskew.quantization.layers import fold_batch_norm, quantizable
 from quantskew.quantization.sensitivity import measured
+from quantskew.quantization.settings import Weights
+from quantskew.subject import Architecture
 
 
 def survey(

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from quantskew import models
 from quantskew.data.loading import load
 from quantskew.impact.weights import WHOLE, compare, histogram
-from quantskew.params import Architecture
 from quantskew.quantization import packing
 from quantskew.quantization.codes import FLOAT, QuantizedWeight
 from quantskew.quantization.layers import fold, fold_batch_norm, quantizable
+from quantskew.subject import Architecture
 
 BINS = 20
 """Steps of a histogram of weights."""

@@ -9,11 +9,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from quantskew.costs import noted
-
-
-class UserError(Exception):
-    """Something the user can put right; its message is all they need to see."""
+from quantskew.engine.costs import noted
+from quantskew.engine.store import default_store
+from quantskew.errors import UserError
 
 
 def run(main: Callable[..., None]) -> None:
@@ -22,7 +20,7 @@ def run(main: Callable[..., None]) -> None:
     Modules of the user's own are found in the folder in which the command is run. A
     :class:`UserError` ends the program with its message and status 1, without a trace. While the
     same command is still at work, as a stage is whose ``dvc repro`` was killed, this one waits.
-    What it took is kept by :mod:`quantskew.costs`.
+    Its time and memory are recorded by :mod:`quantskew.engine.costs`.
     """
     sys.path.insert(0, str(Path.cwd()))
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
@@ -41,8 +39,6 @@ def run(main: Callable[..., None]) -> None:
 
 @contextmanager
 def _alone(name: str) -> Iterator[None]:
-    from quantskew.cells import default_store
-
     default_store().mkdir(parents=True, exist_ok=True)
     lock = FileLock(default_store() / f"{name}.lock")
     try:

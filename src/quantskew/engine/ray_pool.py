@@ -12,9 +12,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from quantskew.command import UserError
-from quantskew.params import Compute
-from quantskew.workers import GPU_SHARE, TRIES, Outcomes, Tasks
+from quantskew.engine.compute import TRIES, Compute, Outcomes, Tasks
+from quantskew.errors import UserError
 
 IN_FLIGHT = 1000
 """Tasks handed to Ray at a time: more than it can run, few enough to wait for any of them."""
@@ -26,7 +25,7 @@ def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Ou
     Parameters
     ----------
     do, tasks
-        As in :func:`quantskew.workers.start`.
+        As in :func:`quantskew.engine.pool.processes`.
     compute
         CPUs and GPUs of a task, and the ``address`` of a running cluster; without one a cluster is
         started on this machine, unless the environment names one (``RAY_ADDRESS``).
@@ -46,10 +45,9 @@ def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Ou
             ray.init(address=compute.address, log_to_driver=False, include_dashboard=False)
         except ConnectionError as error:
             raise UserError(f"compute.address: no Ray cluster answers: {error}") from None
-    share = GPU_SHARE if compute.gpus is None else compute.gpus
     has_gpus = "GPU" in ray.cluster_resources()
     remote = ray.remote(
-        num_cpus=compute.cpus or 1, num_gpus=share if has_gpus else 0, max_retries=TRIES
+        num_cpus=compute.cpus, num_gpus=compute.gpus if has_gpus else 0, max_retries=TRIES
     )(_there)
     waiting = iter(tasks.items())
     names: dict[Any, str] = {}
@@ -74,6 +72,6 @@ def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Ou
 
 def _there(study: str, do: Callable[..., str | None], task: tuple[Any, ...]) -> str | None:
     os.chdir(study)
-    if study not in sys.path:  # as quantskew.command.run has it
+    if study not in sys.path:  # as quantskew.engine.command.run has it
         sys.path.insert(0, study)
     return do(*task)

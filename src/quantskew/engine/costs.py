@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import psutil
 
+from quantskew.engine.store import default_store
+
 LOG = "commands.jsonl"
 """Beside the finished cells: a line for every command that ended well."""
 SECONDS = 2.0
@@ -26,8 +28,6 @@ def noted(command: list[str]) -> Iterator[None]:
     command
         Name and arguments of what the block does.
     """
-    from quantskew.cells import default_store
-
     started, over, peak = time.monotonic(), threading.Event(), [_memory()]
 
     def watch() -> None:

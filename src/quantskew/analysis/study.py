@@ -1,0 +1,66 @@
+"""What is compared, and how sure an answer has to be (``statistics:``, ``targets:``)."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from quantskew.data.groups import Groups
+from quantskew.sections import Count, Fraction, Section
+
+
+class Statistics(Section):
+    """How sure we are (``statistics:``)."""
+
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    draws: Annotated[int, Field(ge=100)] = 2000
+    seed: int = 0
+
+
+class Targets(Section):
+    """What a variant must meet to be recommended (``targets:``); null asks nothing.
+
+    ``worst_group_loss`` is the accuracy that any group may lose against fp32, as certified;
+    ``fvo`` bounds the upper limit of the interval of FVO; ``bytes`` the file.
+    """
+
+    bytes: Count | None = None
+    worst_group_loss: Fraction = 0.02
+    fvo: Fraction | None = None
+
+
+class Study(Section):
+    """A study as those see it who judge its answers, without any code that makes a network.
+
+    Attributes
+    ----------
+    datasets, models, bits, seeds
+        What is compared.
+    methods, mitigations
+        The parts of each method by its name, as plain values under the keys of ``params.yaml``,
+        with the defaults filled in: ``methods["ptq"]["weights"]["granularity"]``. A part that is
+        one of several kinds is a mapping with the key ``kind``.
+    reference
+        Name of the method that all others are compared with, width by width; a name that is not
+        among ``methods`` compares them with the fp32 network alone.
+    groups, statistics, targets
+        Sections of ``params.yaml``.
+    """
+
+    datasets: tuple[str, ...]
+    models: tuple[str, ...]
+    bits: tuple[int, ...]
+    seeds: tuple[int, ...]
+    methods: dict[str, dict[str, Any]]
+    reference: str
+    mitigations: dict[str, dict[str, Any]] = {}
+    groups: Groups = Groups()
+    statistics: Statistics = Statistics()
+    targets: Targets = Targets()
+
+    def all_methods(self) -> dict[str, dict[str, Any]]:
+        """Methods of both stages by name."""
+        return {**self.methods, **self.mitigations}
+
+    def groups_of(self, dataset: str) -> tuple[str, ...]:
+        """Groupings of a data set, the first being the one that summaries show; else the label."""
+        return self.groups.by.get(dataset) or ("label",)

@@ -1,0 +1,35 @@
+"""Where the images of a data set come from (``sources:``)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from quantskew.sections import Fraction, Section
+
+
+class Source(Section):
+    """Where the images of a data set come from and how they are made ready (``sources:``).
+
+    The key of the section names the reader (``mnist5k``, ``utkface``, …) unless ``reader`` does.
+    What is left empty is the reader's own: its size, its label, its split.
+    """
+
+    reader: str | None = None
+    path: str | None = None  # files already on disk; without it they are looked for, then fetched
+    revision: str | None = None  # commit of a data set on the hub
+    config: str | None = None  # variant of a data set on the hub
+    size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    channels: Literal[1, 3] | None = None
+    table: str | None = None  # CSV beside a folder of images
+    image: str = "image"
+    label: str | None = None
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # labels, in their order
+    split: str | None = None
+    attributes: tuple[str, ...] | None = None
+    together: str | None = None  # column whose equal values stay on one side of the split
+    imbalance: Literal["paper"] | tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    validation: Literal["leave_out", "train", "test"] = "leave_out"
+    duplicates: Literal["together", "drop", "keep"] = "together"
+    max_rejects: Fraction = 0.02

@@ -1,0 +1,188 @@
+"""What a cell is, and the running of cells: a finished cell is never done again.
+
+A cell is one unit of work, a function that fills a folder with files: one network trained, one
+variant quantized, one variant evaluated. It is named by a *fingerprint* of everything that its
+files depend on:
+
+==========  ======================================================================================
+code        of the function's module and of what it imports (:mod:`quantskew.engine.fingerprint`)
+libraries   the versions of those that compute
+data        the content of the files that it reads
+parameters  its other arguments
+threads     how many it may use on a CPU
+==========  ======================================================================================
+
+A finished cell is a folder with the fingerprint as its name. It appears in one step, by a rename,
+so what is in the store is whole; what is under way ends in ``.part`` and may hold a checkpoint
+with which the function goes on after an interruption. Nothing in the store is ever overwritten.
+Cells of one process share nothing that one of them could change: each starts from the same random
+state, and what is loaded for several is copied before a user's function gets it.
+"""
+
+import hashlib
+import importlib
+import json
+import random
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from pydantic import BaseModel
+from tqdm import tqdm
+
+from quantskew.engine.compute import Compute, Outcomes, Tasks, keep_freed_memory
+from quantskew.engine.fingerprint import code_hash, identity, libraries
+from quantskew.engine.pool import processes
+from quantskew.engine.ray_pool import cluster
+from quantskew.engine.store import default_store
+from quantskew.errors import UserError
+
+
+class CellError(UserError, RuntimeError):
+    """A cell failed; the message names it and what went wrong."""
+
+
+class Cell:
+    """A call ``function(folder, **arguments)`` that writes its results into ``folder``.
+
+    Parameters
+    ----------
+    name
+        What the user sees of it in progress bars and errors.
+    function
+        As ``package.module:function``. It is imported where it runs, so that the process that
+        hands out the cells starts without the seconds that importing torch takes.
+    arguments
+        Strings, numbers, lists, mappings, sections of parameters; a :class:`~pathlib.Path` stands
+        for the content of its file, and a section for what it says itself
+        (:meth:`quantskew.sections.Section.identity`).
+    """
+
+    def __init__(self, name: str, function: str, /, **arguments: Any) -> None:
+        self.name = name
+        self.function = function
+        self.arguments = arguments
+
+    @cached_property
+    def depends_on(self) -> dict[str, Any]:
+        """What the result depends on, but for the number of threads."""
+        return {
+            "function": self.function,
+            "code": code_hash(self.function.partition(":")[0]),
+            "libraries": libraries(),
+            "arguments": identity(self.arguments),
+        }
+
+    def fingerprint(self, threads: int = 1) -> str:
+        """Hexadecimal name of everything that the result depends on."""
+        text = json.dumps({**self.depends_on, "threads": threads}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Path]:
+    """Do the cells that are not done yet, and return the folder of each by its name.
+
+    Parameters
+    ----------
+    cells
+        With different names. Two cells of one fingerprint are done once.
+    title
+        Stands before the progress bar.
+    compute
+        Where the cells run. No result depends on it but by ``cpus``, the threads of a cell.
+
+    Raises
+    ------
+    CellError
+        When cells failed. The others are done and kept.
+    """
+    store = default_store()
+    names = {cell.name: cell.fingerprint(compute.cpus) for cell in cells}
+    folders = {name: store / digest[:2] / digest for name, digest in names.items()}
+    if len(folders) < len(cells):
+        raise ValueError("two cells of a stage share a name")
+    waiting = {folders[cell.name]: cell for cell in cells if not folders[cell.name].is_dir()}
+    tasks = {
+        cell.name: (cell.function, folder, cell.arguments, compute.cpus)
+        for folder, cell in waiting.items()
+    }
+    modules = {cell.function.partition(":")[0] for cell in waiting.values()}
+    failures = []
+    bar = tqdm(
+        total=len(set(folders.values())),
+        initial=len(set(folders.values())) - len(waiting),
+        desc=title,
+        unit="cell",
+        dynamic_ncols=True,
+    )
+    with bar, closing(_outcomes(tasks, modules, compute)) as outcomes:
+        for name, failure in outcomes:
+            if failure:
+                failures.append(f"{name}: {failure}\n    {_as_text(tasks[name][2])}")
+            bar.set_postfix_str(f"{len(failures)} failed, {name}" if failures else name, False)
+            bar.update()
+    if failures:
+        done = len(waiting) - len(failures)
+        raise CellError(
+            f"{len(failures)} of {len(waiting)} cells failed ({done} are done and kept):\n  "
+            + "\n  ".join(sorted(failures))
+        )
+    return folders
+
+
+def _outcomes(tasks: Tasks, modules: set[str], compute: Compute) -> Outcomes:
+    """Do the tasks where ``compute`` says; closing the generator ends what still runs."""
+    if compute.where == "ray":
+        return cluster(_do, tasks, compute)
+    at_once = min(compute.at_once(), len(tasks))
+    if compute.where == "here" or at_once <= 1:
+        return ((name, _do(*task)) for name, task in tasks.items())
+    return processes(_do, tasks, modules, at_once)
+
+
+def _as_text(arguments: Mapping[str, Any]) -> str:
+    """Arguments as a person would give them: without what is left at its default."""
+    given = {
+        name: value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
+        for name, value in arguments.items()
+    }
+    return ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+
+
+def _do(function: str, folder: Path, arguments: Mapping[str, Any], threads: int) -> str | None:
+    keep_freed_memory()
+    part = folder.with_suffix(".part")
+    part.mkdir(parents=True, exist_ok=True)
+    # a node that lost touch may still be at this cell when another is given it
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.is_dir():
+            return None
+        try:
+            module, _, name = function.partition(":")
+            call = getattr(importlib.import_module(module), name)
+            _start_alike(threads)
+            call(part, **arguments)
+        except Exception as error:
+            (part / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            return f"{type(error).__name__}: {error}  (trace: {part / 'error.txt'})"
+        # those with a dot were being written when an earlier try was killed
+        for leftover in (*part.glob("checkpoint*"), *part.glob(".*"), *part.glob("error.txt")):
+            leftover.unlink()
+        part.rename(folder)
+    return None
+
+
+def _start_alike(threads: int) -> None:
+    """Give every cell the same random state and number of threads, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 (that of a user's function)
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        torch.manual_seed(0)
+        torch.set_num_threads(threads)

@@ -1,0 +1,164 @@
+"""The digest of everything that a result depends on: code, files and values.
+
+The code of a module is its source and that of every module of its own package that it imports,
+anywhere in it, without comments and docstrings. Of modules that are neither ours nor installed (a
+user's own) those that lie beside them and are imported count too.
+"""
+
+import ast
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from quantskew.errors import UserError
+from quantskew.sections import Section
+
+LIBRARIES = ("numpy", "pandas", "pyarrow", "scipy", "timm", "torch", "torchvision")
+DECLARATIONS = {"quantskew", "quantskew.schemas"}
+"""Modules that compute nothing: the package lends names to its users, and of the schemas of tables
+the stage depends that writes and reads the tables."""
+
+
+class Code(NamedTuple):
+    """Stands for the code of a module in the identity of a section."""
+
+    module: str
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that results depend on."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def identity(value: Any) -> Any:
+    """Return what stands for a value in a fingerprint, as plain values that JSON can hold.
+
+    Raises
+    ------
+    TypeError
+        When a result cannot depend on a value of this type.
+    """
+    match value:
+        case Path():
+            return file_hash(value)
+        case Code():
+            return None if value.module.partition(".")[0] in LIBRARIES else code_hash(value.module)
+        case Section():
+            return identity(value.identity())
+        case BaseModel():
+            return identity(value.model_dump())
+        case Mapping():
+            return {str(key): identity(item) for key, item in value.items()}
+        case list() | tuple():
+            return [identity(item) for item in value]
+        case None | str() | int() | float():
+            return value
+    raise TypeError(f"a cell cannot depend on a {type(value).__name__}: {value!r}")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, read once as long as its size and time stay the same."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    status = path.stat()
+    return _file_hash(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _file_hash(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code_hash(module: str) -> str:
+    """SHA-256 of a module and of all that it imports of its own package."""
+    digest = hashlib.sha256()
+    for name in sorted(imports(module)):
+        digest.update(f"{name}\n{_bare_source(name)}\n".encode())
+    return digest.hexdigest()
+
+
+def imports(module: str) -> set[str]:
+    """Names of a module and of the modules of its own package that it reaches by imports."""
+    package, found, waiting = module.partition(".")[0], set[str](), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in DECLARATIONS:
+            continue
+        specification = _specification(name)
+        if specification is None or not specification.has_location:
+            continue
+        if name.partition(".")[0] != package and not _beside(package, specification):
+            continue
+        found.add(name)
+        for node in ast.walk(_tree(name)):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                relative = "." * node.level + (node.module or "")
+                source = importlib.util.resolve_name(relative, specification.parent)
+                # its names may be modules too
+                waiting += [source, *(f"{source}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                waiting += _named_code(node.value)
+    return found
+
+
+def _named_code(text: str) -> list[str]:
+    """Module of a text such as ``quantskew.methods:quantize``, which names a cell's function."""
+    module, colon, function = text.partition(":")
+    named = colon and module.startswith("quantskew.") and function.isidentifier()
+    return [module] if named else []
+
+
+def _beside(package: str, specification: ModuleSpec) -> bool:
+    """Whether a module lies in the folder that a package is in, neither ours nor installed."""
+    top = _specification(package)
+    if top is None or specification.name.partition(".")[0] == "quantskew":
+        return False
+    place = next(iter(top.submodule_search_locations or [top.origin or ""]))
+    origin = Path(specification.origin or "").resolve()
+    installed = {"site-packages", "dist-packages"} & {*origin.parts}
+    return origin.is_relative_to(Path(place).resolve().parent) and not installed
+
+
+@cache
+def _specification(module: str) -> ModuleSpec | None:
+    """Find a module; :func:`importlib.util.find_spec` would import the packages around it."""
+    parent = module.rpartition(".")[0]
+    if not parent:
+        return importlib.util.find_spec(module)
+    package = _specification(parent)
+    if package is None or package.submodule_search_locations is None:
+        return None
+    return PathFinder.find_spec(module, package.submodule_search_locations)
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    specification = _specification(module)
+    assert specification is not None
+    assert specification.origin is not None
+    return ast.parse(Path(specification.origin).read_text(encoding="utf-8"))
+
+
+def _bare_source(module: str) -> str:
+    tree = _tree(module)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # type: ignore[attr-defined]
+                item
+                for item in body
+                if not (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))
+            ]
+    return ast.dump(tree)

@@ -1,0 +1,103 @@
+"""Cells in several processes of one machine, each of which may be killed and is tried again."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from multiprocessing.sharedctypes import Synchronized
+from typing import Any
+
+from quantskew.engine.compute import TRIES, Outcomes, Tasks, gpus
+
+
+def processes(
+    do: Callable[..., str | None], tasks: Tasks, modules: Collection[str], workers: int
+) -> Outcomes:
+    """Run the tasks in processes; those that were at work when one was killed again, alone.
+
+    One server imports ``modules`` and then forks the workers, so that the seconds this takes are
+    spent once and not in each of them. The server itself is a fresh process without threads.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context.set_forkserver_preload([*modules])
+    waiting = iter(tasks.items())
+    lost: dict[str, tuple[Any, ...]] = {}
+    while (killed := (yield from _pool(do, waiting, context, workers)))[0]:
+        lost |= killed[0]
+    for task in lost.items():  # alone, each has all the memory, and the blame
+        for _ in range(TRIES - 1):
+            at_work, how = yield from _pool(do, iter([task]), context, 1)
+            if not at_work:
+                break
+        else:
+            yield task[0], f"its process ended {TRIES} times: {how}"
+
+
+def _pool(
+    do: Callable[..., str | None],
+    waiting: Iterator[tuple[str, tuple[Any, ...]]],
+    context: BaseContext,
+    workers: int,
+) -> Generator[tuple[str, str | None], None, tuple[Tasks, str]]:
+    """Run tasks until none waits or a process ends: return what was at work and how it ended."""
+    # only this process holds the other end: whatever ends it closes the pipe
+    alive, holding = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, _enter, (alive, context.Value("i", 0), gpus()))
+    names: dict[Future[str | None], str] = {}
+    running: dict[str, tuple[Any, ...]] = {}
+    try:
+        while True:
+            for name, task in islice(waiting, workers - len(running)):
+                running[name] = task
+                names[pool.submit(do, *task)] = name
+            if not running:
+                return {}, ""
+            workers_alive = dict(pool._processes)
+            for future in wait(names, return_when=FIRST_COMPLETED).done:
+                outcome = future.result()
+                name = names.pop(future)
+                del running[name]
+                yield name, outcome
+    except BrokenProcessPool:
+        return running, _how_ended(workers_alive.values())
+    except BaseException:
+        holding.close()
+        raise
+    finally:
+        pool.shutdown()
+        holding.close()
+
+
+def _how_ended(workers: Iterable[BaseProcess]) -> str:
+    """Name the signal, or the status, that the process of a task ended with."""
+    for worker in workers:
+        worker.join(10)
+    codes = [worker.exitcode for worker in workers if worker.exitcode]
+    # the pool ends the other processes with SIGTERM
+    code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)
+    if code > 0:
+        return f"exit status {code}"
+    name = signal.Signals(-code).name
+    return f"{name}, perhaps for want of memory" if code == -signal.SIGKILL else name
+
+
+def _enter(alive: Connection, entered: "Synchronized[int]", devices: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is meant for the stage, which ends them
+
+    def end_with_the_stage() -> None:
+        alive.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=end_with_the_stage, daemon=True).start()
+    if devices:
+        with entered.get_lock():
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices[entered.value % len(devices)]
+            entered.value += 1

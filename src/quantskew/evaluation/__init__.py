@@ -1,0 +1,1 @@
+"""Every variant on the test set: its answers, and the loss around it."""

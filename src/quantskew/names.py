@@ -1,0 +1,54 @@
+"""How tables name the networks of a study.
+
+A *variant* is a network in a state that one could ship: a method at a width, for a seed. A *point*
+is all seeds of it together.
+"""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+BASELINE = "fp32"
+"""Name of the method of networks before any method."""
+FULL_PRECISION = 32
+WHOLE = "all"
+"""Name of the group of all samples together."""
+
+
+class Variant(NamedTuple):
+    """The columns that name a network in every table."""
+
+    dataset: str
+    model: str
+    seed: int
+    method: str
+    bits: int
+
+    @property
+    def stem(self) -> str:
+        """Name of its files."""
+        return f"{self.method}-{self.bits}bit-seed{self.seed}"
+
+    def name(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Add the columns of the variant to rows of a table."""
+        return rows.assign(**self._asdict())
+
+
+class Point(NamedTuple):
+    """A method at a width on a data set and a model: all its seeds together."""
+
+    dataset: str
+    model: str
+    method: str
+    bits: int
+
+
+def width_name(bits: int) -> str:
+    """Name of a width as people say it.
+
+    Examples
+    --------
+    >>> [width_name(bits) for bits in (32, 16, 4)]
+    ['fp32', 'fp16', 'int4']
+    """
+    return f"fp{bits}" if bits >= 16 else f"int{bits}"

@@ -1,0 +1,370 @@
+"""The schema of every Parquet table, in one place.
+
+Every column says what it holds in its field metadata, which ``TABLES[name].describe()`` prints and
+which travels inside the file.
+
+The *variant* of a network is named by five columns that most tables share, :data:`VARIANT`; its
+*point* in the study, :data:`POINT`, is all but the seed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+import pyarrow as pa
+
+VARIANT = ("dataset", "model", "seed", "method", "bits")
+POINT = ("dataset", "model", "method", "bits")
+
+
+def _column(name: str, kind: pa.DataType, what: str, null: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=null, metadata={"description": what})
+
+
+_VARIANT = [
+    _column("dataset", pa.string(), "name of the data set"),
+    _column("model", pa.string(), "name of the architecture"),
+    _column("seed", pa.int32(), "training seed"),
+    _column("method", pa.string(), "name of the method; 'fp32' is the baseline"),
+    _column("bits", pa.int32(), "width of the weights; 32 and 16 are floating point"),
+]
+_NETWORK = _VARIANT[:2]
+_POINT = [field for field in _VARIANT if field.name != "seed"]
+_GROUP = [
+    _column("attribute", pa.string(), "grouping, e.g. 'race' or 'race*gender'"),
+    _column("group", pa.string(), "value of the grouping, e.g. 'Asian' or 'Asian*female'"),
+]
+_SCOPE = [_GROUP[0], _column("width", pa.string(), "at which groups are compared; 'all': at each")]
+
+
+_MEASURES = {
+    "accuracy": "overall accuracy",
+    "fvo": "largest gap between groups",
+    "worst_group": "accuracy of the worst group",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A schema and the columns whose values name a row and order the rows."""
+
+    schema: pa.Schema
+    key: tuple[str, ...]
+
+    def describe(self) -> pd.DataFrame:
+        """One row a column: name, type, what it holds."""
+        return pd.DataFrame(
+            {
+                "column": self.schema.names,
+                "type": [str(field.type) for field in self.schema],
+                "description": [f.metadata[b"description"].decode() for f in self.schema],
+            }
+        )
+
+
+def _table(key: tuple[str, ...], *columns: pa.Field) -> Table:
+    return Table(pa.schema(columns), key)
+
+
+TABLES: Mapping[str, Table] = {
+    "samples": _table(
+        ("split", "id"),  # so that either side of the split is one slice
+        _column("id", pa.string(), "name of the sample, unique in the data set"),
+        _column("split", pa.string(), "'train' or 'test'"),
+        _column("label", pa.int32(), "index of the class"),
+        _column("image", pa.binary(), "uint8 pixels, channels × height × width"),
+    ),
+    "rejects": _table(
+        ("id", "reason"),
+        _column("id", pa.string(), "file or row with a defect"),
+        _column("reason", pa.string(), "what is wrong with it"),
+        _column("kept", pa.bool_(), "whether it is in the data set all the same"),
+    ),
+    "history": _table(
+        (*VARIANT, "epoch", "split", "attribute", "group"),
+        *_VARIANT,
+        _column("epoch", pa.int32(), "1 is the first"),
+        _column("split", pa.string(), "'train' or 'test'"),
+        *_GROUP,
+        _column("n", pa.int64(), "watched samples of the group"),
+        _column("accuracy", pa.float64(), "share of them that is right"),
+        _column("loss", pa.float64(), "mean cross-entropy, nats"),
+    ),
+    "variants": _table(
+        VARIANT,
+        *_VARIANT,
+        _column("base", pa.string(), "method of the fp32 network it was made from"),
+        _column("file", pa.string(), "its weights, beside this table"),
+        _column("bytes", pa.int64(), "size of that file"),
+        _column("images_trained", pa.int64(), "forward and backward, beyond fp32's"),
+    ),
+    "deployed": _table(
+        VARIANT,
+        *_VARIANT,
+        _column("base", pa.string(), "method of the fp32 network it was made from"),
+        _column("file", pa.string(), "ONNX, beside this table"),
+        _column("bytes", pa.int64(), "size of that file"),
+        _column("opset", pa.int32(), "version of the operators it wants"),
+        _column("operators", pa.string(), "their names"),
+        _column("layers", pa.int32(), "convolutions and matrix products by weights"),
+        _column("integer_layers", pa.int32(), "those with integer weights"),
+        _column("calibration", pa.string(), "training images that set its ranges"),
+        _column("accuracy", pa.float64(), "of the file, share of the test samples"),
+        _column("agreement_fp32", pa.float64(), "same answers as the fp32 file, share"),
+        _column("difference_fp32", pa.float64(), "to it, the largest of a logit"),
+        _column("agreement_pytorch", pa.float64(), "as fp32, or simulated int8, there"),
+        _column("difference_pytorch", pa.float64(), "to it, the largest of a logit"),
+    ),
+    "deployed_groups": _table(
+        (*VARIANT, "attribute", "group"),
+        *_VARIANT,
+        *_GROUP,
+        _column("n", pa.int64(), "test samples of the group"),
+        _column("counted", pa.bool_(), "large enough to judge by"),
+        _column("fp32", pa.float64(), "accuracy of the fp32 file"),
+        _column("accuracy", pa.float64(), "of this file"),
+        _column("low", pa.float64(), "lower limit of it (Wilson)"),
+        _column("high", pa.float64(), "upper limit"),
+        _column("pytorch", pa.float64(), "of fp32, or simulated int8, there"),
+        _column("lost", pa.int64(), "right by the fp32 file, wrong by this"),
+        _column("gained", pa.int64(), "wrong by the fp32 file, right by this"),
+        _column("bound", pa.float64(), "no more accuracy is lost than this", null=True),
+    ),
+    "predictions": _table(
+        (*VARIANT, "id"),
+        *_VARIANT,
+        _column("id", pa.string(), "name of the test sample"),
+        _column("label", pa.int32(), "index of its class"),
+        _column("prediction", pa.int32(), "index of the class with the highest logit"),
+        _column("logits", pa.list_(pa.float32()), "one a class"),
+    ),
+    "groups": _table(
+        (*VARIANT, "attribute", "group"),
+        *_VARIANT,
+        *_GROUP,
+        _column("n", pa.int64(), "test samples of the group"),
+        _column("counted", pa.bool_(), "large enough to enter FVO and the worst group"),
+        _column("accuracy", pa.float64(), "share that is right"),
+        _column("loss", pa.float64(), "mean cross-entropy, nats"),
+        _column("calibration_error", pa.float64(), "expected calibration error, 15 bins"),
+        _column("null_logits", pa.int64(), "samples whose logits are all zero"),
+        _column("cosine_distance", pa.float64(), "mean, to fp32 logits (eq. 8)", null=True),
+        _column("l1_distance", pa.float64(), "mean, to the fp32 logits"),
+        _column("l2_distance", pa.float64(), "mean, to the fp32 logits"),
+        _column("logit_variance", pa.float64(), "mean over samples (eq. 9)"),
+        _column("softmax_variance", pa.float64(), "mean over samples"),
+        _column("top_probability", pa.float64(), "mean highest softmax (eq. 11)"),
+        _column("true_probability", pa.float64(), "mean softmax of the true class"),
+    ),
+    "fairness": _table(
+        (*VARIANT, "attribute", "metric"),
+        *_VARIANT,
+        _column("attribute", pa.string(), "grouping; 'all' for the whole test set"),
+        _column("metric", pa.string(), "e.g. 'fvo', 'demographic_parity_worst'"),
+        _column("value", pa.float64(), "NaN where it has no meaning", null=True),
+        _column("note", pa.string(), "why it is NaN, whose it is, or what was left out"),
+    ),
+    "layers": _table(
+        (*VARIANT, "layer"),
+        *_VARIANT,
+        _column("layer", pa.string(), "name in the network; 'all' is their sum"),
+        _column("weights", pa.int64(), "how many"),
+        _column("layer_bits", pa.float64(), "mean width of its weights"),
+        _column("absolute_change", pa.float64(), "sum of |change| to fp32 (eq. 5)"),
+        _column("relative_error", pa.float64(), "change over fp32, norms", null=True),
+        _column("original_sparsity", pa.float64(), "share of zeros in fp32"),
+        _column("sparsity", pa.float64(), "share of zeros (eq. 6)"),
+    ),
+    "weight_histograms": _table(
+        (*VARIANT, "low"),
+        *_VARIANT,
+        _column("low", pa.float64(), "lower edge; they span fp32, folded as it is"),
+        _column("high", pa.float64(), "upper edge"),
+        _column("count", pa.int64(), "weights of all layers between them"),
+    ),
+    "boundaries": _table(
+        (*VARIANT, "attribute", "group", "low"),
+        *_VARIANT,
+        *_GROUP,
+        _column("low", pa.float64(), "lower edge of the true class's probability"),
+        _column("high", pa.float64(), "upper edge"),
+        _column("count", pa.int64(), "test samples between them"),
+    ),
+    "curvature": _table(
+        (*VARIANT, "attribute", "group"),
+        *_VARIANT,
+        *_GROUP,
+        _column("n", pa.int64(), "test samples of the group, all in gradient_plain"),
+        _column("n_train", pa.int64(), "its training samples"),
+        _column("sampled", pa.int64(), "test samples in all other columns"),
+        _column("gradient_plain", pa.float64(), "of the mean loss (eq. 10)"),
+        _column("gradient_equal_n", pa.float64(), "the same at the smallest group's n"),
+        _column("gradient_unbiased_square", pa.float64(), "U-statistic", null=True),
+        _column("gradient_unbiased_square_error", pa.float64(), "its SE", null=True),
+        _column("largest_eigenvalue", pa.float64(), "of the Hessian"),
+        _column("largest_eigenvalue_error", pa.float64(), "its SE", null=True),
+        _column("residual", pa.float64(), "of the eigenpair over the eigenvalue"),
+        _column("products", pa.int64(), "Hessian-vector products it took"),
+        _column("trace", pa.float64(), "of the Hessian", null=True),
+        _column("trace_error", pa.float64(), "SE of its estimate", null=True),
+        _column("weight_distance", pa.float64(), "norm of the change", null=True),
+        _column("excess_loss", pa.float64(), "loss less that at fp32", null=True),
+        _column("first_order", pa.float64(), "excess loss by the gradient", null=True),
+        _column("second_order", pa.float64(), "and by the curvature", null=True),
+        _column("bound", pa.float64(), "Tran et al.'s on second_order", null=True),
+    ),
+    "layer_damage": _table(
+        (*VARIANT, "attribute", "group", "position"),
+        *_VARIANT,
+        *_GROUP,
+        _column("layer", pa.string(), "the only one that is quantized"),
+        _column("position", pa.int32(), "of the layer in the network, from 0"),
+        _column("sampled", pa.int64(), "test samples of the group that were run"),
+        _column("rise", pa.float64(), "of their mean loss over fp32, nats"),
+    ),
+    "claims": _table(
+        ("dataset", "model", "claim", "width"),
+        *_NETWORK,
+        _column("claim", pa.string(), "of the impact flow, in words"),
+        _column("width", pa.string(), "at which it is tested; 'all': over widths"),
+        _column("groups", pa.int64(), "how many are compared"),
+        _column("spearman", pa.float64(), "rank correlation", null=True),
+        _column("p_value", pa.float64(), "of none, two-sided", null=True),
+        _column("p_holm", pa.float64(), "adjusted for claims and widths", null=True),
+        _column("verdict", pa.string(), "holds, does not hold, undecided"),
+    ),
+    "attribution": _table(
+        ("dataset", "model", "attribute", "width", "group", "step"),
+        *_NETWORK,
+        *_SCOPE,
+        _column("group", pa.string(), "whose widths are compared; 'all': groups are"),
+        _column("step", pa.string(), "of the impact flow, in words"),
+        _column("rows", pa.int64(), "groups, widths or both that are compared"),
+        _column("spearman", pa.float64(), "with the accuracy lost", null=True),
+        _column("kendall", pa.float64(), "the same as tau-b", null=True),
+    ),
+    "mediation": _table(
+        ("dataset", "model", "attribute", "width", "step"),
+        *_NETWORK,
+        *_SCOPE,
+        _column("step", pa.string(), "of the impact flow, in words"),
+        _column("mediator", pa.string(), "the next step"),
+        _column("rows", pa.int64(), "groups, or groups and widths, that are compared"),
+        _column("total", pa.float64(), "slope to the accuracy lost, on ranks", null=True),
+        _column("direct", pa.float64(), "with the mediator held fixed", null=True),
+        _column("association_through", pa.float64(), "total less direct", null=True),
+    ),
+    "levels": _table(
+        (*POINT, "attribute", "group", "metric"),
+        *_POINT,
+        *_GROUP,
+        _column("metric", pa.string(), "'accuracy', 'overall', 'fvo' or 'worst_group'"),
+        _column("n", pa.int64(), "test samples"),
+        _column("counted", pa.bool_(), "large enough to enter FVO and the worst group"),
+        _column("value", pa.float64(), "mean over seeds", null=True),
+        _column("low", pa.float64(), "lower limit: other test samples", null=True),
+        _column("high", pa.float64(), "upper limit", null=True),
+        _column("seed_sd", pa.float64(), "deviation between seeds", null=True),
+        _column("chance_mean", pa.float64(), "FVO of equal groups, mean", null=True),
+        _column("chance_upper", pa.float64(), "FVO of equal groups, 95 %", null=True),
+        _column("p_chance", pa.float64(), "of such an FVO with equal groups", null=True),
+        _column("debiased", pa.float64(), "FVO less the share of chance", null=True),
+    ),
+    "effects": _table(
+        (*POINT, "reference", "attribute", "group", "metric"),
+        *_POINT,
+        _column("reference", pa.string(), "method compared with: fp32, or one as wide"),
+        *_GROUP,
+        _column("metric", pa.string(), "what changed; 'against_rest' is a group's own"),
+        _column("change", pa.float64(), "mean over seeds", null=True),
+        _column("low", pa.float64(), "lower limit: other test samples", null=True),
+        _column("high", pa.float64(), "upper limit", null=True),
+        _column("p_value", pa.float64(), "of no change", null=True),
+        _column("p_holm", pa.float64(), "adjusted for groups × widths", null=True),
+        _column("seed_sd", pa.float64(), "deviation between seeds", null=True),
+        _column("sampling_sd", pa.float64(), "deviation between test sets", null=True),
+        _column("detectable", pa.float64(), "smallest drop likely to be seen", null=True),
+        _column("verdict", pa.string(), "worse, better, no detectable effect, undefined"),
+    ),
+    "certificates": _table(
+        (*VARIANT, "attribute", "group"),
+        *_VARIANT,
+        *_GROUP,
+        _column("n", pa.int64(), "test samples of the group"),
+        _column("lost", pa.int64(), "right at fp32, wrong now"),
+        _column("gained", pa.int64(), "wrong at fp32, right now"),
+        _column("still_wrong", pa.int64(), "wrong at fp32 and now, by another answer"),
+        _column("bound", pa.float64(), "no more accuracy is lost than this", null=True),
+    ),
+    "hypotheses": _table(
+        ("dataset", "hypothesis", "width"),
+        _column("dataset", pa.string(), "name of the data set; all its models together"),
+        _column("hypothesis", pa.string(), "name of the claim"),
+        _column("claim", pa.string(), "what is claimed"),
+        _column("width", pa.string(), "'all': of all that it speaks of; or one of them"),
+        _column("attribute", pa.string(), "grouping"),
+        _column("estimand", pa.string(), "the number that is compared with the boundary"),
+        _column("compared", pa.string(), "methods, models or groups in it"),
+        _column("units", pa.int64(), "networks, or pairs of them, behind the mean"),
+        _column("estimate", pa.float64(), "mean over the units", null=True),
+        _column("boundary", pa.float64(), "the claim: above or below this", null=True),
+        _column("low", pa.float64(), "limit: other seeds, other test samples", null=True),
+        _column("high", pa.float64(), "upper limit", null=True),
+        _column("d", pa.float64(), "Cohen's d over the units", null=True),
+        _column("d_low", pa.float64(), "lower limit of d", null=True),
+        _column("d_high", pa.float64(), "upper limit of d", null=True),
+        _column("p_value", pa.float64(), "of lying on the boundary, two-sided", null=True),
+        _column("p_holm", pa.float64(), "adjusted for the claims, or the widths", null=True),
+        _column("verdict", pa.string(), "supported, refuted, undecided, not testable"),
+        _column("missing", pa.string(), "what the study lacks for a test"),
+    ),
+    "frontier": _table(
+        POINT,
+        *_POINT,
+        _column("attribute", pa.string(), "grouping"),
+        _column("bytes", pa.float64(), "of the file, mean over seeds"),
+        _column("accuracy", pa.float64(), "overall, mean over seeds"),
+        _column("fvo", pa.float64(), "mean over seeds", null=True),
+        _column("fvo_high", pa.float64(), "upper limit of FVO", null=True),
+        _column("loss", pa.float64(), "of the group that loses most, against fp32"),
+        _column("loss_bound", pa.float64(), "no group of a seed loses more", null=True),
+        _column("floor", pa.float64(), "such a bound were no answer changed", null=True),
+        _column("on_frontier", pa.bool_(), "none is as good at all, better at one"),
+        _column("probability", pa.float64(), "of that, on other test samples"),
+        _column("excess", pa.float64(), "above the targets, share of 1", null=True),
+        _column("meets", pa.bool_(), "all targets"),
+        _column("recommended", pa.bool_(), "the smallest of its model that meets them"),
+    ),
+    "remedies": _table(
+        POINT,
+        *_POINT,
+        _column("attribute", pa.string(), "grouping"),
+        _column("images_trained", pa.float64(), "beyond fp32's, mean over seeds"),
+        _column("training", pa.float64(), "the same over fp32's own", null=True),
+        _column("bytes", pa.float64(), "of the file, mean over seeds"),
+        *(
+            column
+            for name, what in _MEASURES.items()
+            for column in (
+                _column(name, pa.float64(), f"{what}, mean over seeds", null=True),
+                _column(f"{name}_change", pa.float64(), "against plain", null=True),
+                _column(f"{name}_low", pa.float64(), "limit of the change", null=True),
+                _column(f"{name}_high", pa.float64(), "upper limit", null=True),
+                _column(f"{name}_verdict", pa.string(), "as in effects; '' for plain"),
+            )
+        ),
+        _column("excess", pa.float64(), "above the targets, share of 1", null=True),
+        _column("meets", pa.bool_(), "all targets"),
+        _column("cheapest", pa.bool_(), "least training of those nearest to the targets"),
+    ),
+    "exemplars": _table(
+        (*POINT, "id"),
+        *_POINT,
+        _column("id", pa.string(), "test sample whose usual answer changed"),
+        _column("label", pa.int32(), "index of its class"),
+        _column("before", pa.int32(), "most frequent answer over seeds at fp32"),
+        _column("after", pa.int32(), "most frequent answer now"),
+        _column("flips", pa.int64(), "seeds whose answer changed"),
+        _column("taxicab", pa.float64(), "0: same answers, 2: none in common"),
+    ),
+}
