@@ -208,7 +208,7 @@ def compare(
 ) -> Result:
     """Compare methods of quantization by what they do to each group.
 
-    Every method is compared with the network as it is, and with ``reference`` if that is one of them.
+    Every method is compared with the network as it is, and with ``reference`` if it is among them.
 
     Parameters
     ----------
@@ -343,19 +343,19 @@ def evaluate(
     )
     divisions = groupings(test, by, grouping)  # a wrong name stops here, before any work
     networks = {(a.name, a.bits): _apply(model, a.method, a.bits, given) for a in grid}
-    reference = outputs(model, test)
-    logits = {(BASELINE, FULL_PRECISION): reference}
+    fp32 = outputs(model, test)
+    logits = {(BASELINE, FULL_PRECISION): fp32}
     logits |= {key: outputs(made.network, test) for key, made in networks.items()}
     described = []
     predicted = {}
     for (name, width), values in logits.items():
         variant = Variant(DATA, label, SEED, name, width)
-        rows = describe(values, reference, test, divisions)
+        rows = describe(values, fp32, test, divisions)
         described.append({table: variant.name(frame) for table, frame in rows.items()})
         predicted[Point(DATA, label, name, width)] = values.argmax(1)[None]
     # counts of a single network take less time than starting processes for them
     with joblib.parallel_config("threading"):
-        given_answers = Predictions(test.labels.numpy(), reference.shape[1], [SEED], predicted)
+        given_answers = Predictions(test.labels.numpy(), fp32.shape[1], [SEED], predicted)
         found = analyze(given_answers, divisions, study)
     frames = found._asdict()
     frames |= {table: pd.concat([d[table] for d in described]) for table in ("groups", "fairness")}
