@@ -22,7 +22,7 @@ import pandas as pd
 
 from quantskew import tables
 from quantskew.analysis import effects
-from quantskew.description import Grouping
+from quantskew.data.groups import Grouping
 from quantskew.engine import costs
 from quantskew.names import Variant
 from quantskew.params import Params

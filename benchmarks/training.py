@@ -22,9 +22,9 @@ from torch.nn import functional
 from quantskew import models, params
 from quantskew.data.loading import load
 from quantskew.engine import compute
+from quantskew.layout import samples_path
 from quantskew.training.loop import fit
 from quantskew.training.settings import Training
-from quantskew.variants import samples_path
 
 
 def plain(

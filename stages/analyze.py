@@ -17,14 +17,14 @@ from quantskew.analysis.published import latex, markdown, published
 from quantskew.analysis.remedies import cheapest, remedies
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Study
+from quantskew.data.groups import Grouping, groupings
 from quantskew.data.loading import load
-from quantskew.description import Grouping, groupings
 from quantskew.engine.command import run
 from quantskew.engine.fingerprint import file_hash
 from quantskew.files import write_json, write_text
+from quantskew.layout import NETWORKS, folder_of, gathered, samples_path
 from quantskew.names import Point
 from quantskew.schemas import POINT
-from quantskew.variants import STAGES, folder_of, samples_path
 
 ANALYSIS = Path("data/analysis")
 PLOTS = Path("plots")
@@ -40,8 +40,10 @@ def main() -> None:
     found = [compared(study, dataset) for dataset in study.datasets]
     shutil.rmtree(ANALYSIS, ignore_errors=True)
     frames = {name: pd.concat([one[name] for one in found], ignore_index=True) for name in found[0]}
-    measured = {name: stored(study, "evaluations", name) for name in MEASURED}
-    shipped = {name: stored(study, "deployed", name) for name in SHIPPED}
+    measured = {
+        name: gathered(["evaluate"], name, study.datasets, study.models) for name in MEASURED
+    }
+    shipped = {name: gathered(["deploy"], name, *where) for name in SHIPPED}
     surfaces = flow.surfaces(measured["curvature"], measured["groups"])
     frames["claims"] = claims.assess(surfaces, measured["groups"], study)
     frames |= attribution.attribution(attribution.changes(measured, study))
@@ -94,25 +96,16 @@ def main() -> None:
     write_text(PLOTS / "report.html", page)
 
 
-def stored(study: Study, folder: str, name: str) -> pd.DataFrame:
-    """A table of an earlier stage, of all data sets and models."""
-    return pd.concat(
-        tables.read(name, Path("data", folder, d, m, f"{name}.parquet")).to_pandas()
-        for d in study.datasets
-        for m in study.models
-    )
-
-
 def answers(
     study: Study, dataset: str, model: str
 ) -> tuple[Predictions, list[Grouping], np.ndarray]:
     """What all variants of a data set and a model answered, on which samples of which groups."""
-    predictions, ids = read_predictions(Path("data/evaluations", dataset, model))
+    predictions, ids = read_predictions(folder_of("evaluate", dataset, model))
     test = load(samples_path(dataset)).test
     order = pd.Series(np.arange(len(test)), test.ids).loc[ids].to_numpy()
     divisions = [
         division._replace(codes=division.codes[order])
-        for division in groupings(test, study.groups_of(dataset), study.groups)
+        for division in groupings(test.attributes, study.groups_of(dataset), study.groups)
     ]
     return predictions, divisions, ids
 
@@ -155,11 +148,7 @@ def decide(
 
 def costs(dataset: str, models: tuple[str, ...]) -> list[dict[Point, float]]:
     """Size of the file and images trained on by point, mean over seeds."""
-    rows = pd.concat(
-        tables.read("variants", folder_of(stage, dataset, m) / "variants.parquet").to_pandas()
-        for stage in STAGES
-        for m in models
-    )
+    rows = gathered(NETWORKS, "variants", [dataset], models)
     means = rows.groupby(list(POINT), as_index=False)[["bytes", "images_trained"]].mean()
     points = [Point(*key) for key in means[list(POINT)].itertuples(index=False)]
     return [dict(zip(points, means[name], strict=True)) for name in ("bytes", "images_trained")]

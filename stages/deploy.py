@@ -1,7 +1,5 @@
 """Make the ONNX files that ship of a data set and a model, and describe each in a card."""
 
-from pathlib import Path
-
 from quantskew import params
 from quantskew.deployment.cards import write_cards
 from quantskew.deployment.shipped import ship_all
@@ -9,11 +7,9 @@ from quantskew.engine.command import run
 
 
 def main(dataset: str, model: str) -> None:
-    """Write the files, what they answer, and their model cards."""
+    """Write the files, their answers, and their model cards."""
     study = params.load()
-    target = Path("data/deployed", dataset, model)
-    made = ship_all(study, dataset, model, target)
-    write_cards(study, made, target)
+    write_cards(study, ship_all(study, dataset, model), dataset, model)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from quantskew import params, tables
 from quantskew.data.groups import GroupError, group_codes
 from quantskew.data.prepare import prepare
 from quantskew.engine.command import run
-from quantskew.variants import samples_path
+from quantskew.layout import samples_path
 
 
 def main(dataset: str) -> None:

@@ -7,8 +7,7 @@ from quantskew.variants import make_variants
 
 def main(dataset: str, model: str) -> None:
     """Make the variants of the section ``mitigations``."""
-    study = params.load()
-    make_variants(study, study.mitigations, dataset, model, stage="mitigate")
+    make_variants(params.load(), "mitigate", dataset, model)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ from quantskew.variants import make_variants
 
 def main(dataset: str, model: str) -> None:
     """Make the variants of the section ``methods``."""
-    study = params.load()
-    make_variants(study, study.methods, dataset, model, stage="quantize")
+    make_variants(params.load(), "quantize", dataset, model)
 
 
 if __name__ == "__main__":

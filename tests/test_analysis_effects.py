@@ -11,7 +11,7 @@ from quantskew.analysis.effects import Predictions, analyze
 from quantskew.analysis.frontier import frontier, recommendations
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Targets
-from quantskew.description import Grouping
+from quantskew.data.groups import Grouping
 from quantskew.fairness.certificate import smallest_detectable_drop
 from quantskew.fairness.parity import fairness_differences
 from quantskew.names import Point

@@ -10,7 +10,7 @@ from quantskew.analysis.exemplars import exemplar_rows, exemplars
 from quantskew.analysis.frontier import frontier, judged, recommendations
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Targets
-from quantskew.description import Grouping
+from quantskew.data.groups import Grouping
 from quantskew.names import Point
 from quantskew.params import load
 from quantskew.quantization.method import Method

@@ -7,7 +7,7 @@ from scipy.stats import ttest_1samp
 
 from quantskew.analysis.hypotheses import assess, two_sided
 from quantskew.analysis.sampled import sample
-from quantskew.description import Grouping
+from quantskew.data.groups import Grouping
 from quantskew.names import Point
 from quantskew.params import load
 

@@ -22,10 +22,10 @@ import quantskew
 from quantskew import api, compat, inputs, models, tables
 from quantskew.analysis.effects import Predictions, analyze
 from quantskew.analysis.study import Statistics
-from quantskew.data.groups import Groups
+from quantskew.data.groups import Groups, groupings
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
-from quantskew.description import describe, groupings
+from quantskew.description import describe
 from quantskew.errors import UserError
 from quantskew.names import Point
 from quantskew.quantization.method import Method

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multinomial
 
+from quantskew.data.groups import Grouping
 from quantskew.deployment.gate import Evidence, Policy, as_json, as_markdown, judge, overall
-from quantskew.description import Grouping
 from quantskew.fairness.certificate import loss_bound, loss_floor
 from quantskew.fairness.paired import parity_levels
 from quantskew.fairness.parity import fairness_differences

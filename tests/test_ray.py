@@ -15,7 +15,7 @@ from quantskew.data.prepare import prepare
 from quantskew.engine import cells
 from quantskew.engine.cells import Cell, CellError
 from quantskew.engine.compute import Compute
-from quantskew.variants import samples_path
+from quantskew.layout import samples_path
 
 ray = pytest.importorskip("ray")
 pytestmark = [

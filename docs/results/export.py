@@ -25,9 +25,9 @@ from quantskew.engine.command import run
 from quantskew.engine.costs import LOG
 from quantskew.errors import UserError
 from quantskew.files import write_json
+from quantskew.layout import samples_path
 from quantskew.params import Params
 from quantskew.schemas import TABLES
-from quantskew.variants import samples_path
 
 ANALYSED = ("levels", "effects", "hypotheses", "claims", "frontier", "remedies")
 MEASURED = {

@@ -33,9 +33,9 @@ from quantskew import models
 from quantskew.analysis import answer, figures, report, views
 from quantskew.analysis.effects import Predictions, analyze
 from quantskew.analysis.study import Statistics, Study
-from quantskew.data.groups import Groups
+from quantskew.data.groups import Groups, groupings
 from quantskew.data.loading import Samples
-from quantskew.description import describe, groupings
+from quantskew.description import describe
 from quantskew.errors import UserError, close_names
 from quantskew.inputs import Data, samples
 from quantskew.methods import MethodError
@@ -341,7 +341,7 @@ def evaluate(
         groups=grouping.model_copy(update={"by": {DATA: by}}),
         statistics=statistics,
     )
-    divisions = groupings(test, by, grouping)  # a wrong name stops here, before any work
+    divisions = groupings(test.attributes, by, grouping)  # a wrong name stops here, before any work
     networks = {(a.name, a.bits): _apply(model, a.method, a.bits, given) for a in grid}
     fp32 = outputs(model, test)
     logits = {(BASELINE, FULL_PRECISION): fp32}

@@ -28,9 +28,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from quantskew import api
-from quantskew.data.groups import Groups
+from quantskew.data.groups import Groups, groupings
 from quantskew.data.loading import Samples
-from quantskew.description import describe, groupings
+from quantskew.description import describe
 from quantskew.errors import close_names
 from quantskew.inputs import Data, samples
 from quantskew.quantization.method import Method
@@ -115,7 +115,7 @@ def compute_fairness_metrics(
         bytes of the packed file), and ``note``: what is NaN or left out, and why.
     """
     test = samples(test_loader, model, split="test")
-    divisions = groupings(test, [sensitive_attr], Groups())
+    divisions = groupings(test.attributes, [sensitive_attr], Groups())
     logits = api.outputs(model, test)
     described = describe(logits, logits, test, divisions)
     rows = described["fairness"].set_index("metric")

@@ -1,40 +1,16 @@
 """What the logits of a variant mean for each group."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from quantskew.data.groups import Groups, group_codes, small
+from quantskew.data.groups import Grouping
 from quantskew.data.loading import Samples
 from quantskew.fairness.metrics import calibration_error, fvo, worst_group
 from quantskew.fairness.parity import fairness_differences
 from quantskew.impact.logits import boundary_histograms, by_group, per_sample
-
-
-class Grouping(NamedTuple):
-    """A way of dividing the test samples."""
-
-    attribute: str
-    codes: np.ndarray
-    names: list[str]
-    counted: np.ndarray
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """Samples of each group, (G,)."""
-        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
-
-
-def groupings(test: Samples, specs: Iterable[str], groups: Groups) -> list[Grouping]:
-    """Divide the test samples in every way asked for."""
-    found = []
-    for spec in specs:
-        codes, names = group_codes(test.attributes, spec, groups)
-        found.append(Grouping(spec, codes, names, ~small(codes, names, groups.minimum)))
-    return found
 
 
 def describe(

@@ -84,11 +84,10 @@ def _data() -> Iterator[Check]:
     elsewhere = []
     for name in study.sources:
         source = study.source(name)
-        own = (source.reader or name).removeprefix("imbalanced-")
-        folder = Path(source.path or Path(study.downloads, own))
+        folder, *_ = source.files(name, study.downloads)
         if Path(f"data/samples/{name}.parquet").is_file():
             yield Check(True, f"data {name}: prepared")
-        elif own in BUNDLED:
+        elif (source.reader or name) in BUNDLED:
             yield Check(True, f"data {name}: comes with the libraries")
         elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             yield Check(True, f"data {name}: files in {folder}")

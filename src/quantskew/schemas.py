@@ -98,6 +98,12 @@ TABLES: Mapping[str, Table] = {
         _column("bytes", pa.int64(), "size of that file"),
         _column("images_trained", pa.int64(), "forward and backward, beyond fp32's"),
     ),
+    "failures": _table(
+        (*VARIANT, "step"),
+        *_VARIANT,
+        _column("step", pa.string(), "what could not be done, such as 'quantize' or 'curvature'"),
+        _column("reason", pa.string(), "the error, and the settings that led to it"),
+    ),
     "deployed": _table(
         VARIANT,
         *_VARIANT,

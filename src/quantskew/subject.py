@@ -1,12 +1,18 @@
-"""A network of the study: how it is built."""
+"""What a cell is about: a network, and the samples that it is run on."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from quantskew.engine.fingerprint import Code
+from quantskew.names import FULL_PRECISION
 from quantskew.sections import PositiveFloat, Section
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from quantskew.data.loading import Samples
 
 
 class Architecture(Section):
@@ -23,3 +29,51 @@ class Architecture(Section):
         weights = None if self.checkpoint is None else Path(self.checkpoint)
         code = Code(self.factory.partition(":")[0])
         return {**super().identity(), "checkpoint": weights, "code": code}
+
+
+class Subject(Section):
+    """A network of the study, and the samples that it is run on: what every cell is about.
+
+    Attributes
+    ----------
+    samples
+        Table of samples.
+    model, architecture
+        Which network: a name of :data:`quantskew.models.MODELS`, or the user's own.
+    weights
+        Its file; ``None`` for a network that is not trained yet.
+    bits
+        Width of the weights in that file; 32 and 16 are floating point.
+    """
+
+    samples: Path
+    model: str
+    architecture: Architecture | None = None
+    weights: Path | None = None
+    bits: int = FULL_PRECISION
+
+    def at(self, weights: Path, bits: int = FULL_PRECISION) -> "Subject":
+        """Return the same network in another state."""
+        return self.model_copy(update={"weights": weights, "bits": bits})
+
+    def file(self) -> Path:
+        """Return the file of the weights, of a network that has some."""
+        if self.weights is None:
+            raise ValueError(f"{self.model} has no weights yet")
+        return self.weights
+
+    def data(self) -> "Samples":
+        """Read the samples; those of the last table stay in memory for the next cell."""
+        from quantskew.data.loading import load
+
+        return load(self.samples)
+
+    def open(self) -> "nn.Module":
+        """Build the network on the CPU, with its weights if it has some."""
+        from quantskew import models
+        from quantskew.quantization import packing
+
+        network = models.build_for(self.data(), self.model, self.architecture)
+        if self.weights is None:
+            return network
+        return packing.open_variant(self.weights, network, self.bits)

@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from quantskew import tables
 from quantskew.analysis.study import Statistics, Study
-from quantskew.data.groups import is_label
-from quantskew.description import Grouping
+from quantskew.data.groups import Grouping, is_label
 from quantskew.fairness.certificate import certificate, smallest_detectable_drop
 from quantskew.fairness.metrics import fvo, worst_group
 from quantskew.fairness.null import debiased_fvo, fvo_null
@@ -61,35 +60,19 @@ class Frames(NamedTuple):
 
 
 def read_predictions(folder: Path) -> tuple[Predictions, np.ndarray]:
-    """Read the predicted classes of all variants of a folder, and the ids of the samples.
-
-    What is held is four bytes a prediction; the rest of the table is read past, part by part.
-    """
-    path = folder / "predictions.parquet"
-    answers: dict[Variant, list[np.ndarray]] = {}
-    labels: list[np.ndarray] = []  # of the first variant: all answer the same samples in one order
-    for rows in tables.batches("predictions", path, [*VARIANT, "label", "prediction"]):
-        for key, part in rows.groupby(list(VARIANT), sort=False):
-            answers.setdefault(Variant(*key), []).append(part["prediction"].to_numpy())
-            if len(answers) == 1:
-                labels.append(part["label"].to_numpy())
-    whole = {variant: np.concatenate(parts) for variant, parts in answers.items()}
-    first = next(iter(whole))
-    filters = [(name, "=", value) for name, value in first._asdict().items()]
-    ids = tables.read("predictions", path, ["id", "logits"], filters)
-    for variant, answered in whole.items():
-        if len(answered) != len(ids):
-            raise tables.TableError(
-                f"{path}: {variant.stem} answers {len(answered)} samples, not {len(ids)}"
-            )
-    seeds = sorted({variant.seed for variant in whole})
-    points = sorted({Point(*(getattr(variant, name) for name in POINT)) for variant in whole})
+    """Read the predicted classes of all variants of a folder, and the ids of the samples."""
+    answers: dict[Variant, np.ndarray] = {}
+    for path in sorted((folder / "predictions").iterdir()):
+        rows = tables.read("predictions", path, [*VARIANT, "id", "label", "prediction"]).to_pandas()
+        answers[Variant(*rows.loc[0, list(VARIANT)])] = rows["prediction"].to_numpy()
+    n_classes = len(tables.read("predictions", path, ["logits"])["logits"][0])
+    seeds = sorted({variant.seed for variant in answers})
+    points = sorted({Point(*(getattr(variant, name) for name in POINT)) for variant in answers})
     predicted = {
-        point: np.stack([whole[Variant(seed=seed, **point._asdict())] for seed in seeds])
+        point: np.stack([answers[Variant(seed=seed, **point._asdict())] for seed in seeds])
         for point in points
     }
-    n_classes = len(ids["logits"][0])
-    return Predictions(np.concatenate(labels), n_classes, seeds, predicted), ids["id"].to_numpy()
+    return Predictions(rows["label"].to_numpy(), n_classes, seeds, predicted), rows["id"].to_numpy()
 
 
 def references(study: Study, point: Point, points: Container[Point]) -> list[tuple[str, int]]:

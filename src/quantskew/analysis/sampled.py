@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from quantskew.analysis.study import Statistics
-from quantskew.description import Grouping
+from quantskew.data.groups import Grouping
 from quantskew.fairness.metrics import Floats, Ints
 from quantskew.fairness.null import debiased_fvo
 from quantskew.fairness.resampling import accuracies, observe, placed, resampled, right, tabulate

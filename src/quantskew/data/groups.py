@@ -1,8 +1,9 @@
 """Who is compared: attributes, bins of numbers, the label, and intersections of them."""
 
 import math
+from collections.abc import Iterable
 from functools import reduce
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,15 @@ class Groups(Section):
             if not edges or list(edges) != sorted(set(edges)):
                 raise ValueError(f"the bin edges of {attribute!r} must be rising numbers")
         return {"age": (0, 19, 40, 60), **bins}
+
+    def edges(self, *groupings: str) -> dict[str, tuple[float, ...]]:
+        """Bins that some groupings need; others may change, and nothing is computed anew."""
+        named = {name.strip() for grouping in groupings for name in grouping.split("*")}
+        return {name: edges for name, edges in self.bins.items() if name in named}
+
+    def needed_by(self, *groupings: str) -> "Groups":
+        """Return what some groupings depend on, without the other groupings and bins."""
+        return self.model_copy(update={"by": {}, "bins": self.edges(*groupings)})
 
 
 class GroupError(UserError, ValueError):
@@ -91,6 +101,29 @@ def group_codes(
 def small(codes: np.ndarray, names: list[str], minimum: int) -> np.ndarray:
     """Mark the groups of fewer than ``minimum`` samples: shown, but left out of any maximum."""
     return np.bincount(codes[codes >= 0], minlength=len(names)) < minimum
+
+
+class Grouping(NamedTuple):
+    """A way of dividing the test samples."""
+
+    attribute: str
+    codes: np.ndarray
+    names: list[str]
+    counted: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Samples of each group, (G,)."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
+
+
+def groupings(attributes: pd.DataFrame, specs: Iterable[str], groups: Groups) -> list[Grouping]:
+    """Divide samples in every way asked for; ``attributes`` has one row a sample."""
+    found = []
+    for spec in specs:
+        codes, names = group_codes(attributes, spec, groups)
+        found.append(Grouping(spec, codes, names, ~small(codes, names, groups.minimum)))
+    return found
 
 
 def is_label(codes: np.ndarray, labels: np.ndarray) -> bool:

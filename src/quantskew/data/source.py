@@ -1,5 +1,6 @@
 """Where the images of a data set come from (``sources:``)."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -33,3 +34,8 @@ class Source(Section):
     validation: Literal["leave_out", "train", "test"] = "leave_out"
     duplicates: Literal["together", "drop", "keep"] = "together"
     max_rejects: Fraction = 0.02
+
+    def files(self, name: str, downloads: str) -> list[Path]:
+        """Files and folders that the data set of a name is read from; they may be missing."""
+        own = [Path(path) for path in (self.path, self.table) if path is not None]
+        return own or [Path(downloads, (self.reader or name).removeprefix("imbalanced-"))]

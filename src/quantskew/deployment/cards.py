@@ -16,14 +16,14 @@ from quantskew.data.loading import Samples, load
 from quantskew.deployment.shipped import Deployed
 from quantskew.engine.fingerprint import file_hash
 from quantskew.files import write_text
+from quantskew.layout import folder_of, samples_path
 from quantskew.names import Variant
 from quantskew.params import Params
-from quantskew.variants import samples_path
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 
-def write_cards(study: Params, made: Deployed, target: Path) -> None:
+def write_cards(study: Params, made: Deployed, dataset: str, model: str) -> None:
     """Write ``<file>.md`` beside every file.
 
     Parameters
@@ -32,10 +32,10 @@ def write_cards(study: Params, made: Deployed, target: Path) -> None:
         All parameters.
     made
         Tables of the files.
-    target
-        Folder of the files.
+    dataset, model
+        Which part of the study.
     """
-    data = load(samples_path(made.deployed["dataset"].iloc[0]))
+    data, target = load(samples_path(dataset)), folder_of("deploy", dataset, model)
     for _, file in made.deployed.iterrows():
         variant = Variant(*(file[column] for column in Variant._fields))
         same = (made.deployed_groups[[*Variant._fields]] == list(variant)).all(axis=1)

@@ -11,15 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quantskew import tables
-from quantskew.data.groups import Groups
+from quantskew.data.groups import Groups, groupings
 from quantskew.data.loading import load
 from quantskew.data.source import Source
 from quantskew.deployment.gate import Evidence, Policy
-from quantskew.description import groupings
 from quantskew.errors import UserError, close_names
+from quantskew.layout import samples_path, stored_variants
 from quantskew.names import FULL_PRECISION, Variant
 from quantskew.params import Params
-from quantskew.variants import samples_path, stored_variants
 
 
 class EvidenceError(UserError, ValueError):
@@ -74,7 +73,7 @@ def from_study(
         before=_answers(folder, base, test.ids),
         after=_answers(folder, found, test.ids),
         n_classes=len(test.classes),
-        divisions=groupings(test, policy.groups or study.groups_of(dataset), groups),
+        divisions=groupings(test.attributes, policy.groups or study.groups_of(dataset), groups),
         bytes=size,
     )
 
@@ -153,7 +152,9 @@ def from_files(
         before=answers[0],
         after=answers[1],
         n_classes=len(test.classes),
-        divisions=groupings(test, policy.groups or ("label",), Groups(minimum=policy.minimum)),
+        divisions=groupings(
+            test.attributes, policy.groups or ("label",), Groups(minimum=policy.minimum)
+        ),
         bytes=stored_bytes(int8),
     )
 

@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from scipy.stats import binomtest
 
-from quantskew.description import Grouping
+from quantskew.data.groups import Grouping
 from quantskew.fairness.certificate import certificate, loss_floor
 from quantskew.fairness.metrics import Ints
 from quantskew.fairness.paired import compare_accuracy, flips, parity_levels

@@ -19,8 +19,8 @@ from quantskew import models, tables
 from quantskew.data.loading import load
 from quantskew.deployment.onnx_files import OnnxNetwork
 from quantskew.files import write_json
+from quantskew.layout import samples_path, stored_variants
 from quantskew.names import Variant
-from quantskew.variants import samples_path, stored_variants
 
 BATCHES = (1, 32)
 WARM_UP = 5

@@ -1,9 +1,9 @@
-"""The files that ship of a study: which they are, and the tables of what they answer."""
+"""The files that ship of a study: which they are, and the tables of their answers."""
 
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,30 +14,32 @@ import safetensors.numpy
 from scipy.stats import binomtest
 
 from quantskew import tables
+from quantskew.data.groups import Grouping, groupings
 from quantskew.data.loading import Samples, load
-from quantskew.description import Grouping, groupings, predictions
-from quantskew.engine.cells import Cell, run
+from quantskew.description import predictions
+from quantskew.engine.cells import Cell, attempt
 from quantskew.fairness.certificate import certificate
 from quantskew.fairness.metrics import group_accuracy
 from quantskew.fairness.paired import flips
+from quantskew.layout import empty, folder_of, predictions_path, samples_path, stored_variants
 from quantskew.names import BASELINE, FULL_PRECISION, Variant
 from quantskew.params import Params
 from quantskew.quantization.settings import Calibration
-from quantskew.variants import bins_of, samples_path, stored_variants
+from quantskew.subject import Subject
+from quantskew.variants import write_failures
 
 RUNTIME = ("onnx", "onnxruntime")
 
 
 class Deployed(NamedTuple):
-    """Tables of the files of a data set and a model, by their names in :mod:`quantskew.tables`."""
+    """Tables of the files of a data set and a model, by their names in :mod:`quantskew.schemas`."""
 
     deployed: pd.DataFrame
     deployed_groups: pd.DataFrame
-    predictions: pd.DataFrame
 
 
-def ship_all(study: Params, dataset: str, model: str, target: Path) -> Deployed:
-    """Make every file that ships of a data set and a model, and write files and tables.
+def ship_all(study: Params, dataset: str, model: str) -> Deployed:
+    """Make every file that ships of a data set and a model; write files, answers and tables.
 
     Parameters
     ----------
@@ -45,52 +47,66 @@ def ship_all(study: Params, dataset: str, model: str, target: Path) -> Deployed:
         All parameters.
     dataset, model
         Which part of it.
-    target
-        Folder of the files, made anew.
     """
-    stored = stored_variants(dataset, model, stages=("train", "mitigate"))
-    cells, references = {}, {}
-    for network in study.deploy.networks:
-        for seed in study.seeds[: study.deploy.seeds]:
-            base = Variant(dataset, model, seed, network, FULL_PRECISION)
-            file, _ = stored[base]
-            calibrations: dict[str, Calibration | None] = {"": None, **study.deploy.calibrations}
-            for name, calibration in calibrations.items():
-                variant = base
-                if calibration is not None:
-                    prefix = "" if network == BASELINE else f"{network}_"
-                    variant = base._replace(method=f"{prefix}int8_{name}", bits=8)
-                references[variant] = base
-                cells[variant] = Cell(
-                    f"{variant.stem}.onnx",
-                    "quantskew.deployment.shipping:ship",
-                    samples=samples_path(dataset),
-                    base=file,
-                    model=model,
-                    architecture=study.architectures.get(model),
-                    seed=seed,
-                    calibration=calibration,
-                    bins=bins_of(study, calibration.by) if calibration else {},
-                    ranges=study.deploy.range,
-                    reduce_range=study.deploy.reduce_range,
-                    notes={
-                        "variant": variant.stem,
-                        "dataset": dataset,
-                        "model": model,
-                        **{name: version(name) for name in RUNTIME},
-                    },
-                )
-    done = run([*cells.values()], title=f"deploy {dataset} {model}", compute=study.compute)
-    folders = {variant: done[cell.name] for variant, cell in cells.items()}
+    stored = stored_variants(dataset, model, ["train", "mitigate"])
+    cells, references, failures = {}, {}, {}
+    for variant, base, calibration in _files(study, dataset, model):
+        references[variant] = base
+        if base in stored:
+            cells[variant] = _cell(study, variant, stored[base].file, calibration)
+        else:
+            failures[variant, "deploy"] = f"the fp32 network {base.stem} could not be trained"
+    done = attempt([*cells.values()], title=f"deploy {dataset} {model}", compute=study.compute)
+    folders = {v: done.folders[cell.name] for v, cell in cells.items() if cell.name in done.folders}
+    for variant, cell in cells.items():
+        if cell.name in done.failures:
+            failures[variant, "deploy"] = done.failures[cell.name]
+        elif references[variant] not in folders:
+            del folders[variant]
+            failures[variant, "deploy"] = "the fp32 file to compare it with could not be made"
+    target = folder_of("deploy", dataset, model)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for variant, folder in folders.items():
         shutil.copyfile(folder / "network.onnx", target / f"{variant.stem}.onnx")
-    test = load(samples_path(dataset)).test
-    made = described(folders, references, test, study)
+    made = described(folders, references, load(samples_path(dataset)).test, study, target)
     for table, frame in made._asdict().items():
         tables.write(table, frame, target / f"{table}.parquet")
+    write_failures(target, failures)
     return made
+
+
+def _files(
+    study: Params, dataset: str, model: str
+) -> Iterator[tuple[Variant, Variant, Calibration | None]]:
+    """Every file that ships, with the fp32 network behind it and the calibration of an int8 one."""
+    for network in study.deploy.networks:
+        prefix = "" if network == BASELINE else f"{network}_"
+        for seed in study.seeds[: study.deploy.seeds]:
+            base = Variant(dataset, model, seed, network, FULL_PRECISION)
+            yield base, base, None
+            for name, calibration in study.deploy.calibrations.items():
+                yield base._replace(method=f"{prefix}int8_{name}", bits=8), base, calibration
+
+
+def _cell(study: Params, variant: Variant, base: Path, calibration: Calibration | None) -> Cell:
+    notes = {"variant": variant.stem, "dataset": variant.dataset, "model": variant.model}
+    return Cell(
+        f"{variant.stem}.onnx",
+        "quantskew.deployment.shipping:ship",
+        subject=Subject(
+            samples=samples_path(variant.dataset),
+            model=variant.model,
+            architecture=study.architectures.get(variant.model),
+            weights=base,
+        ),
+        seed=variant.seed,
+        calibration=calibration,
+        bins=study.groups.edges(calibration.by) if calibration else {},
+        ranges=study.deploy.range,
+        reduce_range=study.deploy.reduce_range,
+        notes=notes | {name: version(name) for name in RUNTIME},
+    )
 
 
 def described(
@@ -98,14 +114,18 @@ def described(
     references: Mapping[Variant, Variant],
     test: Samples,
     study: Params,
+    target: Path,
 ) -> Deployed:
     """Say what each file answers, for each group, beside its fp32 file and its simulation."""
-    divisions = groupings(test, study.groups_of(next(iter(folders)).dataset), study.groups)
+    if not folders:
+        return Deployed(empty("deployed"), empty("deployed_groups"))
+    dataset = next(iter(folders)).dataset
+    divisions = groupings(test.attributes, study.groups_of(dataset), study.groups)
     outputs = {
         variant: safetensors.numpy.load_file(folder / "logits.safetensors")
         for variant, folder in folders.items()
     }
-    files, groups, answers = [], [], []
+    files, groups = [], []
     for variant, folder in folders.items():
         base, given = references[variant], outputs[variant]
         facts = json.loads((folder / "facts.json").read_text())
@@ -123,8 +143,9 @@ def described(
         files.append(variant.name(pd.DataFrame([row])))
         three = (given["logits"], outputs[base]["logits"], given["pytorch"])
         groups += [variant.name(_by_group(*three, test, d, study)) for d in divisions]
-        answers.append(variant.name(predictions(given["logits"], test)))
-    return Deployed(*(pd.concat(parts, ignore_index=True) for parts in (files, groups, answers)))
+        answers = variant.name(predictions(given["logits"], test))
+        tables.write("predictions", answers, predictions_path(target, variant))
+    return Deployed(*(pd.concat(parts, ignore_index=True) for parts in (files, groups)))
 
 
 def _agreement(found: np.ndarray, other: np.ndarray, name: str) -> dict[str, Any]:

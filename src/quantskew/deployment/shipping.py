@@ -9,7 +9,6 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from quantskew import models
-from quantskew.data.loading import load
 from quantskew.deployment import onnx_files
 from quantskew.quantization.activations import restore
 from quantskew.quantization.calibration import calibration_set
@@ -17,16 +16,13 @@ from quantskew.quantization.codes import FLOAT
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.settings import Activations, Calibration, Weights
-from quantskew.subject import Architecture
+from quantskew.subject import Subject
 
 
 def ship(
     folder: Path,
     *,
-    samples: Path,
-    base: Path,
-    model: str,
-    architecture: Architecture | None,
+    subject: Subject,
     seed: int,
     calibration: Calibration | None,
     bins: Mapping[str, tuple[float, ...]],
@@ -43,12 +39,10 @@ def ship(
     ----------
     folder
         Of the cell.
-    samples
-        Table of samples.
-    base
-        Weights of the fp32 network.
-    model, architecture, seed
-        Which network; the seed draws the calibration images.
+    subject
+        The fp32 network.
+    seed
+        Of the choice of the calibration images.
     calibration
         Of an int8 file; ``None`` makes the fp32 file.
     bins
@@ -58,8 +52,8 @@ def ship(
     notes
         For the metadata of the file.
     """
-    data = load(samples).divided(bins)
-    network = models.build_for(data, model, architecture, base)
+    data = subject.data().divided(bins)
+    network = subject.open()
     example = models.as_input(data.train.images[:2], models.CPU)
     path = folder / "network.onnx"
     onnx_files.export(network, example, path, {**notes, "classes": "\n".join(data.classes)})

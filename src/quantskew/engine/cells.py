@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -85,8 +85,37 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+class Done(NamedTuple):
+    """Folders of finished cells by name, and what went wrong with the others."""
+
+    folders: dict[str, Path]
+    failures: dict[str, str]
+
+
 def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Path]:
-    """Do the cells that are not done yet, and return the folder of each by its name.
+    """Do the cells that are not done yet, all of them or it is an error.
+
+    Returns
+    -------
+    dict
+        The folder of each cell by its name.
+
+    Raises
+    ------
+    CellError
+        When cells failed. The others are done and kept.
+    """
+    folders, failures = attempt(cells, title=title, compute=compute)
+    if failures:
+        raise CellError(
+            f"{len(failures)} of {len(cells)} cells failed (the others are done and kept):\n  "
+            + "\n  ".join(f"{name}: {failures[name]}" for name in sorted(failures))
+        )
+    return folders
+
+
+def attempt(cells: Sequence[Cell], *, title: str, compute: Compute) -> Done:
+    """Do the cells that are not done yet; what one cannot do does not end the others.
 
     Parameters
     ----------
@@ -96,11 +125,6 @@ def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Pat
         Stands before the progress bar.
     compute
         Where the cells run. No result depends on it but by ``cpus``, the threads of a cell.
-
-    Raises
-    ------
-    CellError
-        When cells failed. The others are done and kept.
     """
     store = default_store()
     names = {cell.name: cell.fingerprint(compute.cpus) for cell in cells}
@@ -113,27 +137,21 @@ def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Pat
         for folder, cell in waiting.items()
     }
     modules = {cell.function.partition(":")[0] for cell in waiting.values()}
-    failures = []
+    failures: dict[Path, str] = {}
+    total = len({*folders.values()})
     bar = tqdm(
-        total=len(set(folders.values())),
-        initial=len(set(folders.values())) - len(waiting),
-        desc=title,
-        unit="cell",
-        dynamic_ncols=True,
+        desc=title, total=total, initial=total - len(waiting), unit="cell", dynamic_ncols=True
     )
     with bar, closing(_outcomes(tasks, modules, compute)) as outcomes:
         for name, failure in outcomes:
             if failure:
-                failures.append(f"{name}: {failure}\n    {_as_text(tasks[name][2])}")
+                failures[folders[name]] = f"{failure}\n    {_as_text(tasks[name][2])}"
             bar.set_postfix_str(f"{len(failures)} failed, {name}" if failures else name, False)
             bar.update()
-    if failures:
-        done = len(waiting) - len(failures)
-        raise CellError(
-            f"{len(failures)} of {len(waiting)} cells failed ({done} are done and kept):\n  "
-            + "\n  ".join(sorted(failures))
-        )
-    return folders
+    return Done(
+        {name: folder for name, folder in folders.items() if folder not in failures},
+        {name: failures[folder] for name, folder in folders.items() if folder in failures},
+    )
 
 
 def _outcomes(tasks: Tasks, modules: set[str], compute: Compute) -> Outcomes:

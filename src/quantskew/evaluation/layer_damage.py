@@ -7,21 +7,17 @@ import torch
 
 from quantskew import models
 from quantskew.data.groups import Groups, group_codes
-from quantskew.data.loading import load
 from quantskew.quantization.calibration import choose
 from quantskew.quantization.layers import fold_batch_norm, quantizable
 from quantskew.quantization.sensitivity import measured
 from quantskew.quantization.settings import Weights
-from quantskew.subject import Architecture
+from quantskew.subject import Subject
 
 
 def survey(
     folder: Path,
     *,
-    samples: Path,
-    file: Path,
-    model: str,
-    architecture: Architecture | None,
+    subject: Subject,
     bits: int,
     weights: Weights,
     attribute: str,
@@ -32,20 +28,19 @@ def survey(
 
     Parameters
     ----------
-    file
+    subject
         The fp32 network.
     bits, weights
         Width of the one layer, and how it is rounded.
     size
         Test samples of a group, on average, on which the rise of its loss is measured.
     """
-    data = load(samples)
-    test, where = data.test, models.device()
+    test, where = subject.data().test, models.device()
     every, names = group_codes(test.attributes, attribute, groups)
     codes = torch.as_tensor(every)
     some = choose(codes, samples=size * len(names), choice="balanced", seed=0)
     images = models.as_input(test.images[some], where)
-    network = models.build_for(data, model, architecture, file).to(where).eval()
+    network = subject.open().to(where)
     if weights.fold_bn:
         network, _ = fold_batch_norm(network, images[:1])
     layers = quantizable(network)

@@ -15,27 +15,20 @@ from torch import nn
 
 from quantskew import models
 from quantskew.data.groups import Groups, group_codes
-from quantskew.data.loading import load
 from quantskew.impact.curvature import measure, subsample
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
 from quantskew.precision import all_digits
-from quantskew.quantization import packing
-from quantskew.quantization.codes import FLOAT
 from quantskew.quantization.layers import fold_batch_norm
-from quantskew.subject import Architecture
+from quantskew.subject import Subject
 
 
 @all_digits()
 def survey(
     folder: Path,
     *,
-    samples: Path,
-    file: Path,
+    subject: Subject,
     base: Path | None,
-    model: str,
-    architecture: Architecture | None,
-    bits: int,
     attribute: str,
     groups: Groups,
     size: int,
@@ -46,8 +39,8 @@ def survey(
 
     Parameters
     ----------
-    file, bits
-        The variant and its width.
+    subject
+        The variant.
     base
         The fp32 network it was made from: with it the excess loss and its prediction are added
         (equation 4 of Bellam & Kim). None for that network itself. ``bound`` lacks the part of the
@@ -55,7 +48,7 @@ def survey(
     size, probes, errors
         As in :func:`quantskew.impact.curvature.measure`.
     """
-    data = load(samples)
+    data = subject.data()
     test, where = data.test, models.device()
     codes, names = group_codes(data.attributes, attribute, groups)
     in_test = data.split == "test"
@@ -66,19 +59,18 @@ def survey(
     }
     images, labels = models.as_input(test.images, where), test.labels.to(where)
 
-    def folded(path: Path, width: int) -> nn.Module:
-        network = packing.open_variant(path, models.build_for(data, model, architecture), width)
+    def folded(subject: Subject) -> nn.Module:
         # the biases that folding makes are parameters like all others
-        return fold_batch_norm(network.to(where), images[:1])[0].requires_grad_()
+        return fold_batch_norm(subject.open().to(where), images[:1])[0].requires_grad_()
 
-    network = folded(file, bits)
+    network = folded(subject)
     rows = measure(network, images, labels, members, size=size, probes=probes, errors=errors)
     sizes = pd.Series(np.bincount(codes[~in_test & (codes >= 0)], minlength=len(names)), names)
     rows.insert(1, "n_train", sizes.loc[rows["group"]].to_numpy())
     predicted = ["weight_distance", "excess_loss", "first_order", "second_order", "bound"]
     rows[predicted] = math.nan
     if base is not None:
-        original = folded(base, FLOAT)
+        original = folded(subject.at(base))
         change = weight_change(original, network)
         for row, (group, every) in enumerate(members.items()):
             some = torch.as_tensor(subsample(every, size), device=where)

@@ -1,10 +1,18 @@
 """What is evaluated, and around which networks the loss is surveyed (``curvature:``)."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field
 
-from quantskew.sections import Count, Names, Section, Width
+from quantskew.engine.cells import Cell
+from quantskew.layout import Stored, samples_path
+from quantskew.names import Variant
+from quantskew.sections import Names, Section, Width
+from quantskew.subject import Subject
+
+if TYPE_CHECKING:
+    from quantskew.params import Params
 
 
 class Curvature(Section):
@@ -13,13 +21,113 @@ class Curvature(Section):
     Per-sample gradients, curvature and the predicted damage are taken over ``samples`` test samples
     of each group; ``probes`` is the number of random vectors behind each trace, 0 for no trace.
     ``layers`` also quantizes every layer alone, as post-training methods among ``methods`` do, at
-    the narrowest of ``bits``.
+    the narrowest of ``bits``. With ``seeds: 0`` nothing is surveyed.
     """
 
     methods: Names = ("fp32",)
     bits: tuple[Width, ...] | None = None  # those of the study's widths; all unless given
-    seeds: Count = 1  # how many of the study's, from the first
+    seeds: Annotated[int, Field(ge=0)] = 1  # how many of the study's, from the first
     samples: Annotated[int, Field(ge=2)] = 25
     probes: Annotated[int, Field(ge=0)] = 0
     errors: bool = False
     layers: bool = False
+
+
+class Plan(NamedTuple):
+    """Cells of a data set and a model by the network that each is about."""
+
+    answers: dict[Variant, Cell]
+    surveys: dict[Variant, Cell]  # of the loss around a network
+    layers: dict[Variant, Cell]  # of the damage that each layer does alone
+    surveyed: dict[Variant, Variant]  # each with the fp32 network that it was made from
+
+
+def plan(study: "Params", variants: Mapping[Variant, Stored]) -> Plan:
+    """Plan the cells that evaluate the stored networks of a data set and a model."""
+    surveyed = _surveyed(study, variants)
+    return Plan(
+        {variant: _answers(study, variants, variant) for variant in variants},
+        {variant: _survey(study, variants, variant, base) for variant, base in surveyed.items()},
+        {variant: _layers(study, variants, variant) for variant in _narrowest(study, surveyed)},
+        surveyed,
+    )
+
+
+def _subject(study: "Params", variants: Mapping[Variant, Stored], variant: Variant) -> Subject:
+    return Subject(
+        samples=samples_path(variant.dataset),
+        model=variant.model,
+        architecture=study.architectures.get(variant.model),
+        weights=variants[variant].file,
+        bits=variant.bits,
+    )
+
+
+def _answers(study: "Params", variants: Mapping[Variant, Stored], variant: Variant) -> Cell:
+    return Cell(
+        variant.stem,
+        "quantskew.evaluation.run:evaluate",
+        subject=_subject(study, variants, variant),
+        base=variants[variants[variant].base].file,
+        folds=study.methods[study.reference].weights.fold_bn,
+    )
+
+
+def _surveyed(study: "Params", variants: Mapping[Variant, Stored]) -> dict[Variant, Variant]:
+    settings = study.curvature
+    seeds = study.seeds[: settings.seeds]
+    # an experiment with none of these widths is surveyed at its own
+    kept = {*study.bits} & {*(settings.bits or ())} or {*study.bits}
+    left_out = {*study.bits} - kept
+    made_from = {
+        variant: stored.base
+        for variant, stored in variants.items()
+        if variant.method in settings.methods
+        and variant.seed in seeds
+        and variant.bits not in left_out
+    }
+    return made_from | {base: base for base in made_from.values()}
+
+
+def _survey(
+    study: "Params", variants: Mapping[Variant, Stored], variant: Variant, base: Variant
+) -> Cell:
+    settings = study.curvature
+    attribute = study.groups_of(variant.dataset)[0]
+    return Cell(
+        f"loss around {variant.stem}",
+        "quantskew.evaluation.loss_surface:survey",
+        subject=_subject(study, variants, variant),
+        base=None if variant == base else variants[base].file,
+        attribute=attribute,
+        groups=study.groups.needed_by(attribute),
+        size=settings.samples,
+        probes=settings.probes,
+        errors=settings.errors,
+    )
+
+
+def _narrowest(study: "Params", surveyed: Mapping[Variant, Variant]) -> list[Variant]:
+    """The narrowest surveyed variant of each post-training method and seed."""
+    methods = study.all_methods()
+    narrowest: dict[tuple[int, str], Variant] = {}
+    for variant, base in surveyed.items():
+        rounds = variant != base and methods[variant.method].training == "none"
+        if study.curvature.layers and rounds and variant.bits <= 8:
+            key = variant.seed, variant.method
+            narrowest[key] = min(variant, narrowest.get(key, variant))
+    return [*narrowest.values()]
+
+
+def _layers(study: "Params", variants: Mapping[Variant, Stored], variant: Variant) -> Cell:
+    attribute = study.groups_of(variant.dataset)[0]
+    return Cell(
+        f"each layer of {variant.stem} alone",
+        "quantskew.evaluation.layer_damage:survey",
+        subject=_subject(study, variants, variants[variant].base),
+        bits=variant.bits,
+        weights=study.all_methods()[variant.method].weights,
+        attribute=attribute,
+        groups=study.groups.needed_by(attribute),
+        size=study.curvature.samples,
+    )

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from quantskew import models
-from quantskew.data.loading import load
 from quantskew.impact.weights import WHOLE, compare, histogram
 from quantskew.quantization import packing
 from quantskew.quantization.codes import FLOAT, QuantizedWeight
 from quantskew.quantization.layers import fold, fold_batch_norm, quantizable
-from quantskew.subject import Architecture
+from quantskew.subject import Subject
 
 BINS = 20
 """Steps of a histogram of weights."""
@@ -26,12 +25,8 @@ BINS = 20
 def evaluate(
     folder: Path,
     *,
-    samples: Path,
-    file: Path,
+    subject: Subject,
     base: Path,
-    model: str,
-    architecture: Architecture | None,
-    bits: int,
     folds: bool,
 ) -> None:
     """Run a variant; write ``logits.safetensors`` (test samples × classes) and its weights' tables.
@@ -40,8 +35,8 @@ def evaluate(
 
     Parameters
     ----------
-    file, bits
-        The variant and its width.
+    subject
+        The variant.
     base
         The fp32 network that its weights are compared with.
     folds
@@ -53,19 +48,19 @@ def evaluate(
     ModelError
         When a logit is NaN or infinite.
     """
-    data = load(samples)
-    network = packing.open_variant(file, models.build_for(data, model, architecture), bits)
+    data, bits = subject.data(), subject.bits
+    network, file = subject.open(), subject.file()
     outputs = models.logits(network.to(models.device()), data.test.images)
     if lost := int((~outputs.isfinite()).any(1).sum()):
         raise models.ModelError(
             f"{file}: its logits are NaN or infinite for {lost} of {len(outputs)} test samples"
         )
     safetensors.torch.save_file({"logits": outputs}, folder / "logits.safetensors")
-    original = models.build_for(data, model, architecture, base)
+    original = subject.at(base).open()
     weights: dict[str, QuantizedWeight] = {}
     if bits != FLOAT:
         weights, _, content = packing.read(file)
-        fold(original.eval(), content["notes"]["folded"])
+        fold(original, content["notes"]["folded"])
     before, after = _layer_weights(original), _layer_weights(network)
     rows = compare(before, after)
     widths = {name: weight.mean_bits() for name, weight in weights.items()}

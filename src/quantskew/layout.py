@@ -1,0 +1,92 @@
+"""Where the files of a study lie, and which networks are among them.
+
+=========================================  ====================================================
+``data/inputs``                            what the study depends on outside of itself
+``data/samples/<data set>.parquet``        images, labels and attributes
+``data/<folder>/<data set>/<model>/``      what a stage made: networks, their answers, tables
+``data/analysis``, ``metrics``, ``plots``  what was found
+=========================================  ====================================================
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from quantskew import tables
+from quantskew.names import FULL_PRECISION, Variant
+from quantskew.schemas import TABLES
+
+INPUTS = Path("data/inputs")
+ANALYSIS = Path("data/analysis")
+PLOTS = Path("plots")
+FOLDERS = {
+    "train": "baselines",
+    "quantize": "quantized",
+    "mitigate": "mitigated",
+    "deploy": "deployed",
+    "evaluate": "evaluations",
+}
+NETWORKS = ("train", "quantize", "mitigate")
+"""Stages that make networks."""
+
+
+class Stored(NamedTuple):
+    """A network on disk: its file, and the fp32 network that it was made from."""
+
+    file: Path
+    base: Variant
+
+
+def samples_path(dataset: str) -> Path:
+    """Table of the samples of a data set."""
+    return Path(f"data/samples/{dataset}.parquet")
+
+
+def folder_of(stage: str, dataset: str, model: str) -> Path:
+    """Folder of what a stage made of a data set and a model."""
+    return Path("data", FOLDERS[stage], dataset, model)
+
+
+def predictions_path(folder: Path, variant: Variant) -> Path:
+    """Table of what a variant answered, in the folder of stage ``evaluate`` or ``deploy``."""
+    return folder / "predictions" / f"{variant.stem}.parquet"
+
+
+def stored_variants(
+    dataset: str, model: str, stages: Iterable[str] = NETWORKS
+) -> dict[Variant, Stored]:
+    """Every network of a data set and a model that some stages made."""
+    stored = {}
+    for stage in stages:
+        folder = folder_of(stage, dataset, model)
+        for row in tables.read("variants", folder / "variants.parquet").to_pylist():
+            variant = Variant(*(row[column] for column in Variant._fields))
+            base = variant._replace(method=row["base"], bits=FULL_PRECISION)
+            stored[variant] = Stored(folder / row["file"], base)
+    return stored
+
+
+def gathered(
+    stages: Iterable[str], table: str, datasets: Iterable[str], models: Iterable[str]
+) -> pd.DataFrame:
+    """Rows of a table of some stages, of all data sets and models."""
+    places = [(stage, d, m) for stage in stages for d in datasets for m in models]
+    paths = [folder_of(*place) / f"{table}.parquet" for place in places]
+    return pd.concat(tables.read(table, path).to_pandas() for path in paths)
+
+
+def empty(table: str) -> pd.DataFrame:
+    """A table without rows."""
+    return TABLES[table].schema.empty_table().to_pandas()
+
+
+def name_rows(frames: Mapping[Variant, pd.DataFrame], table: str) -> pd.DataFrame:
+    """Rows of a table for several variants, each with the columns that name it."""
+    return pd.concat([*_named(frames)]) if frames else empty(table)
+
+
+def _named(frames: Mapping[Variant, pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    for variant, rows in frames.items():
+        yield variant.name(rows)

@@ -1,0 +1,41 @@
+"""What a study depends on outside of its parameters and of this package.
+
+``dvc.yaml`` cannot know these paths: they stand as values in ``params.yaml``, most studies have
+none of them, and DVC refuses a dependency that is missing. So the stage ``inputs`` runs every time,
+takes a moment, and writes digests of them, on which the other stages depend:
+
+===================================  ===========================================================
+``data/inputs/data/<data set>.json`` the user's own files: ``path`` and ``table`` of the source,
+                                     or what lies for it among the downloads
+``data/inputs/models/<model>.json``  the code of the factory and what it imports, the checkpoint
+``data/inputs/methods.json``         the code of the users' own functions
+===================================  ===========================================================
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from quantskew.engine.fingerprint import identity, tree_hash
+from quantskew.files import write_json
+from quantskew.layout import INPUTS
+from quantskew.params import Params
+
+
+def write_inputs(study: Params) -> None:
+    """Write the digests; a file whose content is what it was is left as it is."""
+    for name in study.datasets:
+        files = study.source(name).files(name, study.downloads)
+        _write(INPUTS / "data" / f"{name}.json", {str(path): tree_hash(path) for path in files})
+    for name in study.models:
+        _write(INPUTS / "models" / f"{name}.json", study.architectures.get(name))
+    own = {name: method for name, method in study.all_methods().items() if method.function}
+    _write(
+        INPUTS / "methods.json", {name: method.identity()["code"] for name, method in own.items()}
+    )
+
+
+def _write(path: Path, value: Any) -> None:
+    digests = json.loads(json.dumps(identity(value)))
+    if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != digests:
+        write_json(path, digests)
