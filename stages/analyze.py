@@ -40,9 +40,8 @@ def main() -> None:
     found = [compared(study, dataset) for dataset in study.datasets]
     shutil.rmtree(ANALYSIS, ignore_errors=True)
     frames = {name: pd.concat([one[name] for one in found], ignore_index=True) for name in found[0]}
-    measured = {
-        name: gathered(["evaluate"], name, study.datasets, study.models) for name in MEASURED
-    }
+    where = study.datasets, study.models
+    measured = {name: gathered(["evaluate"], name, *where) for name in MEASURED}
     shipped = {name: gathered(["deploy"], name, *where) for name in SHIPPED}
     surfaces = flow.surfaces(measured["curvature"], measured["groups"])
     frames["claims"] = claims.assess(surfaces, measured["groups"], study)
@@ -133,7 +132,9 @@ def decide(
         for point, predicted in given.predicted.items()
     }
     first = loaded[study.models[0]][1][0]
-    (trained,) = groupings(load(samples_path(dataset)).train, [first.attribute], study.groups)
+    (trained,) = groupings(
+        load(samples_path(dataset)).train.attributes, [first.attribute], study.groups
+    )
     numbers = dict(zip(trained.names, np.bincount(trained.codes[trained.codes >= 0]), strict=True))
     train_sizes = np.array([numbers.get(name, 0) for name in first.names])
     sampled = sample(correct, first, train_sizes, study.statistics)

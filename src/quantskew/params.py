@@ -21,7 +21,7 @@ from quantskew.deployment.settings import Deploy
 from quantskew.engine.compute import Compute
 from quantskew.errors import close_names
 from quantskew.evaluation.plan import Curvature
-from quantskew.quantization.method import Method
+from quantskew.quantization.method import Method, recipe_owners
 from quantskew.quantization.settings import Qat
 from quantskew.sections import Names, ParamsError, Section, Seeds, Widths, checked, read
 from quantskew.subject import Architecture
@@ -168,14 +168,6 @@ class Params(Section):
                 f"{close_names(dataset, self.sources)}"
             )
         return self.sources[dataset] or Source()
-
-
-def recipe_owners(methods: Mapping[str, Method]) -> dict[Recipe, str]:
-    """Recipes of fp32 networks with the name each network bears: of the first method with it."""
-    owners = {Recipe(): "fp32"}
-    for name, method in methods.items():
-        owners.setdefault(method.base_recipe(), name)
-    return owners
 
 
 def load(path: str | Path = "params.yaml") -> Params:

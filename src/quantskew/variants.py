@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,10 +17,12 @@ from quantskew.engine.cells import Cell, attempt
 from quantskew.files import write_json
 from quantskew.layout import empty, folder_of, samples_path, stored_variants
 from quantskew.names import BASELINE, FULL_PRECISION, Variant
-from quantskew.params import Params, recipe_owners
-from quantskew.quantization.method import Method
+from quantskew.quantization.method import Method, recipe_owners
 from quantskew.quantization.settings import Qat
 from quantskew.training.settings import Recipe, Training
+
+if TYPE_CHECKING:
+    from quantskew.params import Params
 
 COST = "cost.json"
 PLAIN = Recipe()
@@ -35,7 +37,7 @@ def widths(method: Method, bits: tuple[int, ...]) -> tuple[int, ...]:
     return (16,) if method.weights.format != "integer" else method.bits_of(bits)
 
 
-def make_baselines(study: Params, dataset: str, model: str) -> None:
+def make_baselines(study: "Params", dataset: str, model: str) -> None:
     """Train the fp32 network of every seed."""
     bases = {Variant(dataset, model, s, BASELINE, FULL_PRECISION): PLAIN for s in study.seeds}
     folders, failures = _run(study, _training_cells(study, bases), f"train {dataset} {model}")
@@ -43,7 +45,7 @@ def make_baselines(study: Params, dataset: str, model: str) -> None:
     collect("train", dataset, model, folders, made_from, failures)
 
 
-def make_variants(study: Params, stage: str, dataset: str, model: str) -> None:
+def make_variants(study: "Params", stage: str, dataset: str, model: str) -> None:
     """Make every variant of a section: first the fp32 networks it retrains, then the quantized.
 
     Parameters
@@ -83,7 +85,7 @@ def make_variants(study: Params, stage: str, dataset: str, model: str) -> None:
 
 
 def variants_of(
-    study: Params, name: str, method: Method, dataset: str, model: str
+    study: "Params", name: str, method: Method, dataset: str, model: str
 ) -> list[Variant]:
     """Variants that a method makes of a model: one a width and seed."""
     bits = widths(method, study.bits)
@@ -91,7 +93,7 @@ def variants_of(
 
 
 def _run(
-    study: Params, work: Mapping[Variant, Cell], title: str
+    study: "Params", work: Mapping[Variant, Cell], title: str
 ) -> tuple[dict[Variant, Path], Failures]:
     done = attempt([*work.values()], title=title, compute=study.compute)
     by_name = {cell.name: variant for variant, cell in work.items()}
@@ -99,7 +101,7 @@ def _run(
     return folders, {by_name[name]: why for name, why in done.failures.items()}
 
 
-def _training_cells(study: Params, bases: Mapping[Variant, Recipe]) -> dict[Variant, Cell]:
+def _training_cells(study: "Params", bases: Mapping[Variant, Recipe]) -> dict[Variant, Cell]:
     return {
         variant: Cell(
             variant.stem,
@@ -117,7 +119,7 @@ def _training_cells(study: Params, bases: Mapping[Variant, Recipe]) -> dict[Vari
     }
 
 
-def _quantizing_cell(study: Params, variant: Variant, method: Method, base: Path) -> Cell:
+def _quantizing_cell(study: "Params", variant: Variant, method: Method, base: Path) -> Cell:
     # what a method does not look at may change, and it is not done anew
     learns = method.training == "qat"
     return Cell(

@@ -6,7 +6,7 @@ with the file and its card as ``README.md`` can be uploaded as it is.
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pandas as pd
@@ -18,12 +18,14 @@ from quantskew.engine.fingerprint import file_hash
 from quantskew.files import write_text
 from quantskew.layout import folder_of, samples_path
 from quantskew.names import Variant
-from quantskew.params import Params
+
+if TYPE_CHECKING:
+    from quantskew.params import Params
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 
-def write_cards(study: Params, made: Deployed, dataset: str, model: str) -> None:
+def write_cards(study: "Params", made: Deployed, dataset: str, model: str) -> None:
     """Write ``<file>.md`` beside every file.
 
     Parameters
@@ -43,7 +45,7 @@ def write_cards(study: Params, made: Deployed, dataset: str, model: str) -> None
         write_text(target / f"{variant.stem}.md", text)
 
 
-def card(study: Params, file: "pd.Series[Any]", groups: pd.DataFrame, data: Samples) -> str:
+def card(study: "Params", file: "pd.Series[Any]", groups: pd.DataFrame, data: Samples) -> str:
     """Write the card of one file.
 
     Parameters

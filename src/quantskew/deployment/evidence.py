@@ -3,7 +3,7 @@
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,9 @@ from quantskew.deployment.gate import Evidence, Policy
 from quantskew.errors import UserError, close_names
 from quantskew.layout import samples_path, stored_variants
 from quantskew.names import FULL_PRECISION, Variant
-from quantskew.params import Params
+
+if TYPE_CHECKING:
+    from quantskew.params import Params
 
 
 class EvidenceError(UserError, ValueError):
@@ -26,7 +28,7 @@ class EvidenceError(UserError, ValueError):
 
 
 def from_study(
-    study: Params, policy: Policy, variant: str, *, dataset: str | None, model: str | None
+    study: "Params", policy: Policy, variant: str, *, dataset: str | None, model: str | None
 ) -> Evidence:
     """Read what a variant answered, and the fp32 network it was made from.
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,12 @@ from quantskew.fairness.metrics import group_accuracy
 from quantskew.fairness.paired import flips
 from quantskew.layout import empty, folder_of, predictions_path, samples_path, stored_variants
 from quantskew.names import BASELINE, FULL_PRECISION, Variant
-from quantskew.params import Params
 from quantskew.quantization.settings import Calibration
 from quantskew.subject import Subject
 from quantskew.variants import write_failures
+
+if TYPE_CHECKING:
+    from quantskew.params import Params
 
 RUNTIME = ("onnx", "onnxruntime")
 
@@ -38,7 +40,7 @@ class Deployed(NamedTuple):
     deployed_groups: pd.DataFrame
 
 
-def ship_all(study: Params, dataset: str, model: str) -> Deployed:
+def ship_all(study: "Params", dataset: str, model: str) -> Deployed:
     """Make every file that ships of a data set and a model; write files, answers and tables.
 
     Parameters
@@ -77,7 +79,7 @@ def ship_all(study: Params, dataset: str, model: str) -> Deployed:
 
 
 def _files(
-    study: Params, dataset: str, model: str
+    study: "Params", dataset: str, model: str
 ) -> Iterator[tuple[Variant, Variant, Calibration | None]]:
     """Every file that ships, with the fp32 network behind it and the calibration of an int8 one."""
     for network in study.deploy.networks:
@@ -89,7 +91,7 @@ def _files(
                 yield base._replace(method=f"{prefix}int8_{name}", bits=8), base, calibration
 
 
-def _cell(study: Params, variant: Variant, base: Path, calibration: Calibration | None) -> Cell:
+def _cell(study: "Params", variant: Variant, base: Path, calibration: Calibration | None) -> Cell:
     notes = {"variant": variant.stem, "dataset": variant.dataset, "model": variant.model}
     return Cell(
         f"{variant.stem}.onnx",
@@ -113,7 +115,7 @@ def described(
     folders: Mapping[Variant, Path],
     references: Mapping[Variant, Variant],
     test: Samples,
-    study: Params,
+    study: "Params",
     target: Path,
 ) -> Deployed:
     """Say what each file answers, for each group, beside its fp32 file and its simulation."""
@@ -161,7 +163,7 @@ def _by_group(
     pytorch: np.ndarray,
     test: Samples,
     division: Grouping,
-    study: Params,
+    study: "Params",
 ) -> pd.DataFrame:
     labels, alpha = test.labels.numpy(), study.statistics.alpha
     answers = np.stack([logits.argmax(1) for logits in (found, reference, pytorch)])

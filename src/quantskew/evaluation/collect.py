@@ -4,6 +4,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,11 +25,13 @@ from quantskew.layout import (
     stored_variants,
 )
 from quantskew.names import Variant
-from quantskew.params import Params
 from quantskew.variants import write_failures
 
+if TYPE_CHECKING:
+    from quantskew.params import Params
 
-def evaluate_all(study: Params, dataset: str, model: str) -> None:
+
+def evaluate_all(study: "Params", dataset: str, model: str) -> None:
     """Run every network of a data set and a model, and write its answers and tables."""
     variants = stored_variants(dataset, model)
     planned = plan(study, variants)
@@ -56,7 +59,7 @@ def evaluate_all(study: Params, dataset: str, model: str) -> None:
 
 
 def _described(
-    study: Params,
+    study: "Params",
     dataset: str,
     variants: Mapping[Variant, Stored],
     planned: Plan,

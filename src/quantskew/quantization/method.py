@@ -1,5 +1,6 @@
 """A method of quantization: a composition of parts (``methods:``, ``mitigations:``)."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -83,3 +84,11 @@ class Method(Section):
             idle["bias_correction"] = rounded
         refuse_idle(self.weights, idle, "weights.")
         refuse_idle(self.policy, {"unit": after}, "policy.")
+
+
+def recipe_owners(methods: Mapping[str, Method]) -> dict[Recipe, str]:
+    """Recipes of fp32 networks with the name each network bears: of the first method with it."""
+    owners = {Recipe(): "fp32"}
+    for name, method in methods.items():
+        owners.setdefault(method.base_recipe(), name)
+    return owners
