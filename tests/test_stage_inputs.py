@@ -85,7 +85,7 @@ def test_a_stage_needs_no_more_than_it_declares(project, stage, tmp_path):
     given = with_all_else_changed(params, kept)
     if "reference" in declared and "methods" not in declared:
         given["methods"] = params["methods"]
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(given, sort_keys=False), encoding="utf-8")
     alone = Project.__new__(Project)
     alone.folder = tmp_path
     alone.run(*filled(STAGES[stage]["cmd"]).split())
@@ -107,8 +107,8 @@ def own_study(folder: Path) -> Project:
         models=["mine"],
         seeds=[0],
         bits=[4],
-        sources={"own": {"reader": "folder", "path": "pictures", "table": "own.csv", "size": 8,
-                         "channels": 1, "label": "label", "attributes": ["site"]}},
+        sources={"own": {"reader": "folder", "path": "pictures", "size": 8, "channels": 1,
+                         "label": "label", "attributes": ["site"]}},
         architectures={"mine": {"factory": "networks:make"}},
         methods={"ptq": {}, "repaired": {"function": "repairs:repair"}},
         mitigations={},
@@ -124,7 +124,7 @@ def own_study(folder: Path) -> Project:
         Image.fromarray(pixels.astype(np.uint8)).save(made.folder / f"pictures/{number}.png")
         rows.append((f"{number}.png", "ab"[number % 2], "xy"[number % 3 == 0]))
     frame = pd.DataFrame(rows, columns=["image", "label", "site"])
-    frame.to_csv(made.folder / "own.csv", index=False)
+    frame.to_csv(made.folder / "pictures/own.csv", index=False)
     (made.folder / "networks.py").write_text(
         "from torch import nn\n\n\ndef make(classes, channels, size):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, classes))\n"
@@ -143,7 +143,7 @@ def test_what_lies_outside_of_the_study_is_seen(tmp_path):
     study.dvc("repro")
     assert ran(study.dvc("repro").stdout) == {"inputs"}
     changes = {
-        "own.csv": ("a,x", "a,y", "download"),  # a row of the user's own table
+        "pictures/own.csv": ("a,x", "a,y", "download"),  # a row of the user's own table
         "networks.py": ("nn.Flatten()", "nn.Flatten(1)", "train"),  # the code of the network
         "repairs.py": ("return network", "return network.eval()", "quantize"),
     }

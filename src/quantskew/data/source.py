@@ -37,5 +37,8 @@ class Source(Section):
 
     def files(self, name: str, downloads: str) -> list[Path]:
         """Files and folders that the data set of a name is read from; they may be missing."""
-        own = [Path(path) for path in (self.path, self.table) if path is not None]
-        return own or [Path(downloads, (self.reader or name).removeprefix("imbalanced-"))]
+        if self.path is None:
+            return [Path(downloads, (self.reader or name).removeprefix("imbalanced-"))]
+        path = Path(self.path)
+        beside = path if path.is_dir() else path.parent
+        return [path] if self.table is None else [path, beside / self.table]

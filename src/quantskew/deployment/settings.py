@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from quantskew.quantization.settings import Calibration
-from quantskew.sections import Count, Names, Section
+from quantskew.sections import Count, Section
 
 
 class Deploy(Section):
@@ -17,7 +17,7 @@ class Deploy(Section):
     answers of a file of full range then depend on the CPU.
     """
 
-    networks: Names = ("fp32",)  # methods whose fp32 network ships: fp32, or one with a recipe
+    networks: tuple[str, ...] = ("fp32",)  # fp32, or methods whose recipe retrains it
     seeds: Count = 1  # how many of the study's, from the first
     calibrations: Annotated[dict[str, Calibration], Field(min_length=1)] = {
         "random": Calibration(),
