@@ -155,8 +155,8 @@ def projection(tflops: float) -> None:
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else "overhead"
     if what == "overhead":
-        for place, compute in PLACES.items():
-            print(f"{place}: {1000 * overhead(compute):.1f} ms a cell without work")
+        for place, where in PLACES.items():
+            print(f"{place}: {1000 * overhead(where):.1f} ms a cell without work")
     elif what == "cores":
         cores()
     else:

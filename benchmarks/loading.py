@@ -97,7 +97,7 @@ def speed(count: int) -> None:
                 images, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
             )
 
-            def theirs(loader: torch.utils.data.DataLoader = loader) -> None:
+            def theirs(loader: torch.utils.data.DataLoader[Any] = loader) -> None:
                 for _ in loader:
                     pass
 
@@ -109,7 +109,7 @@ def speed(count: int) -> None:
             )
 
 
-def _watched(work: Callable[[], object], result: multiprocessing.Queue) -> None:
+def _watched(work: Callable[[], object], result: "multiprocessing.Queue[Any]") -> None:
     """Run, and give the peak of this process: private memory, and with mapped file pages."""
     peak, done = {"RssAnon": 0, "VmHWM": 0}, threading.Event()
 
@@ -162,7 +162,9 @@ def memory(count: int) -> None:
             )
 
 
-def _run(work: Callable[..., object], given: tuple, result: multiprocessing.Queue) -> None:
+def _run(
+    work: Callable[..., object], given: tuple[Any, ...], result: "multiprocessing.Queue[Any]"
+) -> None:
     _watched(lambda: work(*given), result)
 
 

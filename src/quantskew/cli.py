@@ -115,11 +115,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _gate(given: argparse.Namespace) -> int:
-    from quantskew import params
+    from quantskew import params, sections
     from quantskew.deployment import evidence, gate
     from quantskew.files import write_json, write_text
 
-    policy = params.read(gate.Policy, given.policy, "see quantskew gate --help for what it holds")
+    policy = sections.read(gate.Policy, given.policy, "see quantskew gate --help for what it holds")
     pair = (given.fp32, given.int8, given.data)
     if given.variant is not None and not any(pair):
         found = evidence.from_study(

@@ -109,7 +109,8 @@ class Choice(Section):
                 "{legal}{close}",
                 {"legal": cls._legal(), "close": close_names(str(kind), cls.kinds)},
             )
-        return cls.kinds[kind].model_validate(settings)
+        chosen: Self = cls.kinds[kind].model_validate(settings)
+        return chosen
 
     @classmethod
     def _legal(cls) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -106,7 +107,7 @@ def _result(file: "pd.Series[Any]", kind: str, name: str, value: float, dataset:
 
 
 def _fvo(groups: pd.DataFrame) -> float:
-    return groups["accuracy"].max() - groups["accuracy"].min()
+    return float(np.ptp(groups["accuracy"]))
 
 
 @cache

@@ -16,7 +16,7 @@ from quantskew.data.loading import load
 from quantskew.data.source import Source
 from quantskew.deployment.gate import Evidence, Policy
 from quantskew.errors import UserError, close_names
-from quantskew.layout import samples_path, stored_variants
+from quantskew.layout import folder_of, predictions_path, samples_path, stored_variants
 from quantskew.names import FULL_PRECISION, Variant
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def from_study(
     dataset = _one("dataset", dataset, study.datasets)
     model = _one("model", model, study.models)
     known = {}
-    evaluated = Path("data/evaluations", dataset, model)
+    evaluated = folder_of("evaluate", dataset, model)
     for one, (file, base) in stored_variants(dataset, model).items():
         known[one.stem] = (one, base, file.stat().st_size, evaluated)
-    deployed = Path("data/deployed", dataset, model)
+    deployed = folder_of("deploy", dataset, model)
     for row in tables.read("deployed", deployed / "deployed.parquet").to_pylist():
         one = Variant(*(row[column] for column in Variant._fields))
         base = one._replace(method=row["base"], bits=FULL_PRECISION)
@@ -81,13 +81,10 @@ def from_study(
 
 
 def _answers(folder: Path, variant: Variant, ids: np.ndarray) -> np.ndarray:
-    rows = tables.read(
-        "predictions",
-        folder / "predictions.parquet",
-        columns=["id", "prediction"],
-        filters=[(column, "=", value) for column, value in variant._asdict().items()],
-    ).to_pandas()
-    return rows.set_index("id").loc[ids, "prediction"].to_numpy()
+    path = predictions_path(folder, variant)
+    rows = tables.read("predictions", path, ["id", "prediction"]).to_pandas()
+    answers: np.ndarray = rows.set_index("id").loc[ids, "prediction"].to_numpy()
+    return answers
 
 
 def _one(what: str, given: str | None, known: tuple[str, ...]) -> str:

@@ -141,7 +141,7 @@ def quantize(
     _annotate(path, notes)
 
 
-class _Images(quantization.CalibrationDataReader):
+class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]
     """Batches of images; the histograms of the other ranges take none but of one size."""
 
     def __init__(self, images: Tensor, size: int) -> None:

@@ -59,7 +59,7 @@ class Layer:
 
     def _backward(self, g: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
         mask = [which == 0, which == 1, False]
-        results: Any = torch.ops.aten.convolution_backward(
+        results: list[Tensor] = torch.ops.aten.convolution_backward(
             g, x, weight, None, *self._how, False, (0, 0), self.groups, mask
         )
         return results[which]
@@ -174,7 +174,8 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return _Transposed.apply(gradients[0], ctx.saved_tensors[0].detach(), ctx.layer), None
+        x = ctx.saved_tensors[0].detach()
+        return _Transposed.apply(gradients[0], x, ctx.layer), None  # type: ignore[no-untyped-call]
 
 
 class _Transposed(torch.autograd.Function):
@@ -201,7 +202,7 @@ def watched(network: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Itera
     def forward(module: Any, x: Tensor) -> Tensor:
         inner = x.view_as(x)  # a node of this layer alone
         layer = Layer(module)
-        y: Any = _Forward.apply(inner, layer)
+        y: Tensor = _Forward.apply(inner, layer)  # type: ignore[no-untyped-call]
         if not y.requires_grad:
             y.requires_grad_()
         weight, bias = (names.get(id(p)) for p in (module.weight, module.bias))
