@@ -12,6 +12,7 @@ test: $(INSTALLED)
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports
 	pytest
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -33,6 +33,7 @@ from quantskew.data.loading import Samples
 from quantskew.description import describe
 from quantskew.errors import close_names
 from quantskew.inputs import Data, samples
+from quantskew.methods import MethodError
 from quantskew.quantization.method import Method
 
 MEGABYTE = 1e6
@@ -88,7 +89,7 @@ def apply_quantization(
     """
     name, width = _parsed(method)
     if bit_width is not None and width not in (None, bit_width):
-        raise api.MethodError(f"method {method!r} has {width} bits, bit_width = {bit_width}")
+        raise MethodError(f"method {method!r} has {width} bits, bit_width = {bit_width}")
     seen = None if calibration_data is None else samples(calibration_data, model, split="train")
     attributes = [] if seen is None else [a for a in seen.attributes if a != "label"]
     return api.quantize(
@@ -282,9 +283,9 @@ class FairnessAwareQuantizer:
 def _parsed(method: str) -> tuple[str, int | None]:
     name, _, width = method.lower().partition("_int")
     if width and width not in map(str, range(2, 9)):
-        raise api.MethodError(f"method {method!r}: weights have 2 to 8 bits, _INT2 to _INT8")
+        raise MethodError(f"method {method!r}: weights have 2 to 8 bits, _INT2 to _INT8")
     if name not in METHODS:
-        raise api.MethodError(
+        raise MethodError(
             f"no method {method!r}; there are {', '.join(METHODS)}, with _INT2 to _INT8 after "
             f"them{close_names(name, METHODS)}"
         )
