@@ -139,7 +139,7 @@ def test_a_folder_and_its_csv(tmp_path):
     )
     rows = _made(source, tmp_path).rows
     assert len(rows) == COUNT
-    assert "patient" not in rows
+    assert "patient" in rows  # for units of statistics
     patients = rows["id"].str[4:-4].astype(int) // 2
     assert all(len(set(side)) == 1 for _, side in rows["split"].groupby(patients))
     with pytest.raises(SourceError, match=r"sources.mine has no column 'six'; did you mean 'sex'"):

@@ -115,7 +115,7 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
         rows = rows.drop(index=train[~stay])
     rows = rows.sort_values(["split", "id"], ignore_index=True)
     where = rows[_AT].to_numpy()
-    rows = rows.drop(columns=[_AT, *([raw.together] if raw.together else [])])
+    rows = rows.drop(columns=_AT)
     if raw.measure:
         rows = rows.assign(**_measured(raw.measure, pixels, where))
     metadata = {
@@ -222,11 +222,12 @@ def _without_twins(
 ) -> np.ndarray:
     """N booleans: what stays of the samples, sorted with those of test first."""
     sides = split.to_numpy()
-    return {
+    stays: dict[str, np.ndarray] = {
         "drop": (twins.first == np.arange(len(sides))) & ~twins.conflicts[label],
         "together": (sides != "train") | (sides[twins.first] != "test"),
         "keep": np.ones(len(sides), bool),
-    }[policy]
+    }
+    return stays[policy]
 
 
 def _split(
@@ -290,7 +291,7 @@ def _fractions(
 
 def _counts(rows: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, dict[str, int]]:
     codes = pd.Categorical.from_codes(rows["label"], pd.Index(classes))
-    return pd.crosstab(rows["split"].to_numpy(), codes, dropna=False).to_dict("index")
+    return dict(pd.crosstab(rows["split"].to_numpy(), codes, dropna=False).to_dict("index"))
 
 
 def _measured(

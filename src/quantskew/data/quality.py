@@ -29,7 +29,7 @@ class Twins:
     @property
     def twin(self) -> np.ndarray:
         """N booleans: another sample has these pixels."""
-        return np.bincount(self.group)[self.group] > 1
+        return np.asarray(np.bincount(self.group)[self.group] > 1)
 
     def summary(self) -> dict[str, Any]:
         """Count the groups, their rows, and the groups in conflict, in all and by attribute."""

@@ -30,7 +30,7 @@ def units(*keys: np.ndarray) -> np.ndarray:
         offset += len(values)
     rows, columns = np.tile(samples, len(keys)), np.concatenate(ends)
     graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(offset, offset))
-    return connected_components(graph, directed=False)[1][: len(samples)]
+    return np.asarray(connected_components(graph, directed=False)[1][: len(samples)])
 
 
 def stratified(labels: np.ndarray, units: np.ndarray, fraction: float, seed: int) -> np.ndarray:

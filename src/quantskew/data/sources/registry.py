@@ -59,7 +59,7 @@ class Raw:
     native
         Height and width that every image must have before it is resized.
     together
-        Column of ``rows`` that is no attribute but names what must stay on one side of the split.
+        Column of ``rows`` that names what must stay on one side of the split, such as a person.
     measure
         Attributes measured on the prepared pixels (N×C×H×W): name to values.
     rejects
