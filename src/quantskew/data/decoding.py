@@ -80,8 +80,14 @@ def height_and_width(size: Size) -> tuple[int, int]:
 
 
 def _open(image: Path | bytes) -> PIL.Image.Image:
+    content = image if isinstance(image, bytes) else b""
     try:
-        content = _content(image) if isinstance(image, Path) else image
+        if isinstance(image, Path):
+            if image.exists() and not image.is_file() and not image.is_dir():
+                raise UnusableError("it is not a regular file")  # a pipe would wait for ever
+            if image.is_file() and (problem := too_large(image.stat().st_size)):
+                raise problem
+            content = image.read_bytes()
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise UnusableError(f"cannot be opened: {reason}") from None
@@ -93,14 +99,6 @@ def _open(image: Path | bytes) -> PIL.Image.Image:
         raise UnusableError("not an image") from None
     except Exception as error:  # a broken header may raise nearly anything in its codec
         raise UnusableError(f"unreadable: {error}") from None
-
-
-def _content(path: Path) -> bytes:
-    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would wait for ever
-        raise OSError("it is not a regular file")
-    if problem := path.exists() and too_large(path.stat().st_size):
-        raise problem
-    return path.read_bytes()
 
 
 def _fitted(picture: PIL.Image.Image, form: tuple[int, int], mode: str) -> np.ndarray:

@@ -163,9 +163,8 @@ def _attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarr
                 f"lower edges of its groups, e.g. groups.bins.{name}: [0, 19, 40, 60]"
             )
         if not is_numeric_dtype(values):
-            ordered = in_order(names)
-            places = np.array([*map(ordered.index, names), -1])
-            codes, names = places[codes], ordered
+            places = {name: place for place, name in enumerate(in_order(names))}
+            codes, names = np.array([*map(places.get, names), -1])[codes], [*places]
     codes = codes.astype(np.int64)
     if groups.unknown == "group" and (codes < 0).any():
         if UNKNOWN not in names:

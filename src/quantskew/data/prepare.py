@@ -18,6 +18,7 @@ from quantskew.data.sources.layout import SPLITS
 from quantskew.data.sources.registry import RESERVED, as_text, need
 from quantskew.data.storing import Prepared
 
+_MANY = 100  # groups of an attribute: one of more names samples instead of dividing them
 _AT = "\0at"  # place of the pixels, while rows are moved about: no name a table has
 
 
@@ -193,7 +194,7 @@ def _left_out(
             codes, groups = group_codes(table, attribute)
         except GroupError:  # not one to divide people by as it stands
             continue
-        for code in np.unique(codes[kinds.notna()]):
+        for code in np.unique(codes[kinds.notna()]) if len(groups) <= _MANY else ():
             of = {"of": int((codes == code).sum())}
             lost = kinds[codes == code].value_counts().sort_index()
             counts.setdefault(attribute, {})[groups[code]] = of | lost.to_dict()
