@@ -58,7 +58,8 @@ def read_hub(
     files = [where] if where.is_file() else _matching(where, patterns)
     problem = lacking_parts(files)
     if (problem or not files) and (revision is None or where.is_file()):
-        problem += f"give as revision the commit to read, of {page}/commits/main"
+        commit = f"give as revision the commit to read, of {page}/commits/main"
+        problem = f"{problem}; {commit}" if problem else commit
     elif problem or not files:
         problem = _fetched(where, repository, str(revision), patterns)
         files = _matching(where, patterns)

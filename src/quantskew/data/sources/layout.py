@@ -67,5 +67,5 @@ def lacking_parts(files: Iterable[Path]) -> str:
         total = numbers[0][1]
         if sorted(numbers) != [(number, total) for number in range(total)]:
             listed = ", ".join(f"{number:05d} of {of:05d}" for number, of in sorted(numbers)[:12])
-            return f"{name} is not whole: there are {listed}; get each of the {total} parts once; "
+            return f"{name} is not whole: there are {listed}; get each of the {total} parts once"
     return ""
