@@ -348,6 +348,12 @@ def test_fitzpatrick17k_and_its_unknown_types(tmp_path):
     assert json.loads(nine.metadata["classes"]) == ["inflammatory", "malignant melanoma"]
 
     lost = next((tmp_path / "data" / "finalfitz17k").glob("*.jpg"))
+    twice = tmp_path / "thumbs" / lost.name
+    twice.parent.mkdir()
+    twice.write_bytes(layouts.picture(0, 20, 20))
+    with pytest.raises(SourceError, match=f"{lost.name} and thumbs/{lost.name}; keep one of them"):
+        _made("fitzpatrick17k", tmp_path, tmp_path)
+    twice.unlink()
     lost.unlink()
     rejects = _made("fitzpatrick17k", tmp_path, tmp_path).rejects
     assert rejects.to_numpy().tolist() == [

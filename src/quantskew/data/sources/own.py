@@ -17,10 +17,9 @@ from quantskew.data.source import Source
 from quantskew.data.sources.hub import read_images, read_rows
 from quantskew.data.sources.layout import SPLITS, lacking_parts, splits_of
 from quantskew.data.sources.registry import RESERVED, Raw, SourceError, Terms, as_text, need, source
-from quantskew.data.sources.store import Store
+from quantskew.data.sources.store import PICTURES, Store
 
 SIZE = 64
-PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 FILE = "\0file"  # where an image is: no name that a table has
 _METADATA = ("metadata.csv", "metadata.jsonl")
 _OWN = Terms(page="", licence="as agreed with whoever made the data")

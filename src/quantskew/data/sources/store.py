@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from quantskew.data.sources.registry import MOST_BYTES, Image, SourceError, UnusableError
 
+PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _UNREADABLE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
     *(RuntimeError, NotImplementedError),  # of zipfile: a password, an unknown compression
@@ -86,8 +87,16 @@ class Store:
 
     @cached_property
     def by_stem(self) -> dict[str, str]:
-        """Names by the last part without its last suffix: ``a/b.x.jpg`` by ``b.x``."""
-        return {PurePosixPath(name).stem: name for name in self.names}
+        """Images by the last part of the name without its last suffix: ``a/b.x.jpg`` by ``b.x``."""
+        found: dict[str, str] = {}
+        for name in self.names:
+            if name.lower().endswith(PICTURES):
+                first = found.setdefault(PurePosixPath(name).stem, name)
+                if first != name:
+                    raise SourceError(
+                        f"{self.where} has {first} and {name}; keep one of them there"
+                    )
+        return found
 
     def read(self, names: Iterable[Any]) -> Iterator[Image]:
         """Give files one after the other: their paths, or their bytes in an archive.
