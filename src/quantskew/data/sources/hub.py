@@ -56,17 +56,18 @@ def read_hub(
     """
     page = f"https://huggingface.co/datasets/{repository}"
     files = [where] if where.is_file() else _matching(where, patterns)
-    problem = lacking_parts(files)
-    if (problem or not files) and (revision is None or where.is_file()):
-        commit = f"give as revision the commit to read, of {page}/commits/main"
-        problem = f"{problem}; {commit}" if problem else commit
-    elif problem or not files:
-        problem = _fetched(where, repository, str(revision), patterns)
-        files = _matching(where, patterns)
-        problem = problem or lacking_parts(files)
-    if problem or not files:
-        wanted = f"{', '.join(patterns)} of {page}, or the original files,"
-        raise registry.missing(terms, wanted, where, problem)
+    lacking = lacking_parts(files)
+    if lacking or not files:
+        if revision is None or where.is_file():
+            why = f"give as revision the commit to read, of {page}/commits/main"
+        else:
+            why = _fetched(where, repository, revision, patterns)
+            files = _matching(where, patterns)
+            lacking = lacking_parts(files)
+        if why or lacking or not files:
+            wanted = f"{', '.join(patterns)} of {page}, or the original files,"
+            because = "; ".join(filter(None, (lacking, why)))
+            raise registry.missing(terms, wanted, where, because)
     table, table["id"], names = read_rows(files, "image")
     table["split"] = names.map(splits_of(names))
     return table, read_images(files, "image")
