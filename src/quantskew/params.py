@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from quantskew.analysis.study import Statistics, Study, Targets
 from quantskew.data.groups import Groups
@@ -23,10 +23,12 @@ from quantskew.errors import close_names
 from quantskew.evaluation.plan import Curvature
 from quantskew.quantization.method import Method, recipe_owners
 from quantskew.quantization.settings import Qat
-from quantskew.sections import Names, ParamsError, Section, Seeds, Widths, checked, read
+from quantskew.sections import ParamsError, Section, Seeds, Widths, checked, read
 from quantskew.subject import Architecture
 from quantskew.training.settings import Recipe, Training
 
+Listed = Annotated[tuple[str, ...], Field(min_length=1)]
+"""DVC makes a stage of each of these names, for which it needs a list."""
 _JUDGED = (
     "datasets", "models", "bits", "seeds", "reference", "groups", "statistics", "targets",
 )  # fmt: skip
@@ -36,8 +38,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 class Params(Section):
     """All of ``params.yaml``."""
 
-    datasets: Names
-    models: Names
+    datasets: Listed
+    models: Listed
     bits: Widths
     seeds: Seeds
     reference: str = "ptq"

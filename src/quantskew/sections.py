@@ -203,6 +203,8 @@ def explained(
                 yield f"{key}: got {value!r}; legal: {', '.join(legal)}{close_names(value, legal)}"
             case "value_error":
                 yield f"{key}: {context['error']}" if problem["loc"] else str(context["error"])
+            case "tuple_type" | "list_type":
+                yield f"{key}: got {value!r}; a list is needed, such as [{value}]"
             case _:
                 yield f"{key}: got {value!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
