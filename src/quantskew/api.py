@@ -48,8 +48,8 @@ from quantskew.quantization.method import Method
 from quantskew.quantization.packing import Quantized
 from quantskew.quantization.settings import Qat
 from quantskew.schemas import TABLES
-from quantskew.training.baseline import class_weights
-from quantskew.training.settings import Recipe, Training
+from quantskew.training.recipe import Recipe
+from quantskew.training.training import Training
 from quantskew.variants import widths
 
 AnyMethod = Method | Mapping[str, Any] | str
@@ -417,7 +417,6 @@ def _apply(model: nn.Module, method: Method, bits: int, given: Material) -> Quan
         training=training,
         qat_settings=settings,
         seed=SEED,
-        weights=None if train is None else class_weights(method.recipe, train, None),
     )
     # the codes go where the network goes, so that its size can be told from the network alone
     vars(made.network)["quantized"] = made[1:]
@@ -445,8 +444,6 @@ def _refuse(method: Method, bits: int, given: Material) -> None:
             "the method has a recipe, which is how the fp32 network is trained; train it so and "
             "leave the recipe out, or give training: qat"
         )
-    if recipe.loss == "weighted" and recipe.class_weights is None:
-        raise MethodError("loss: weighted needs class_weights here, for no history is at hand")
     if learns and given.train is None:
         raise MethodError("training: qat trains the network; give its training images as train")
     if method.needs_calibration() and given.calibration is None:

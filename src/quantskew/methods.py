@@ -42,11 +42,10 @@ from quantskew.quantization.policies import choose_widths
 from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.settings import Qat
 from quantskew.subject import Architecture
-from quantskew.training.augmentation import augmenter
-from quantskew.training.baseline import class_weights, sample_order
+from quantskew.training.baseline import class_accuracy
 from quantskew.training.loop import History, fit, parameter_groups
-from quantskew.training.losses import objective
-from quantskew.training.settings import Training
+from quantskew.training.losses import Floats
+from quantskew.training.training import Training
 
 DAMPENING_FROM = 0.25
 
@@ -83,7 +82,7 @@ def quantize(
     base
         Weights of the fp32 network, trained with the recipe of the method.
     baseline_history
-        History of the plain baseline of this seed; needed for class weights by difficulty alone.
+        History of the plain baseline of this seed, for a loss that ``needs_history``.
     model, architecture
         Which network.
     seed
@@ -108,7 +107,7 @@ def quantize(
         training=training,
         qat_settings=qat_settings,
         seed=seed,
-        weights=class_weights(method.recipe, data, baseline_history),
+        accuracy=class_accuracy(data, baseline_history),
         history=history,
         checkpoint=folder / "checkpoint.safetensors",
         title=f"{model} seed {seed} at {bits} bits",
@@ -128,7 +127,7 @@ def apply(
     training: Training,
     qat_settings: Qat,
     seed: int,
-    weights: Tensor | None = None,
+    accuracy: Floats | None = None,
     **fitting: Any,
 ) -> packing.Quantized:
     """Apply a method to a network in memory.
@@ -146,8 +145,9 @@ def apply(
         needs none.
     training, qat_settings, seed
         As in :func:`quantize`.
-    weights
-        Of the classes in the loss of QAT.
+    accuracy
+        (classes,), mean accuracy of each class over the training of the baseline, for a loss of QAT
+        that ``needs_history``.
     **fitting
         Further options of :func:`quantskew.training.loop.fit`.
 
@@ -175,14 +175,14 @@ def apply(
     else:
         if train is None:
             raise MethodError("training: qat trains the network, and no training samples are given")
-        goal = objective(method.recipe, train, class_weights=weights, reference=network)
+        goal = method.recipe.loss.objective(train, accuracy, reference=network)
         prepared = qat.prepare(
             network, example, bits=bits, weights=method.weights, widths=widths,
             activations=method.activations, calibration=seen and seen.images,
             groups=seen and seen.groups, start=qat_settings.start,
         ).to(models.device())  # fmt: skip
         rates = {"epochs": qat_settings.epochs, "lr": qat_settings.lr_at(bits), "warmup": 0.0}
-        order = sample_order(train, method.recipe, seed)
+        order = method.recipe.sampling.order(train.attributes, seed)
         fit(
             prepared,
             train.images,
@@ -192,7 +192,7 @@ def apply(
             seed=seed,
             groups=_groups_of_parameters(prepared, qat_settings),
             objective=goal,
-            augment=augmenter(method.recipe.augmentation, classes=len(train.classes), seed=seed),
+            augment=method.recipe.augmentation.augmenter(classes=len(train.classes), seed=seed),
             **_against_oscillations(prepared, method, qat_settings),
             **fitting,
         )

@@ -25,7 +25,8 @@ from quantskew.quantization.method import Method, recipe_owners
 from quantskew.quantization.settings import Qat
 from quantskew.sections import ParamsError, Section, Seeds, Widths, checked, read
 from quantskew.subject import Architecture
-from quantskew.training.settings import Recipe, Training
+from quantskew.training.recipe import Recipe
+from quantskew.training.training import Training
 
 Listed = Annotated[tuple[str, ...], Field(min_length=1)]
 """DVC makes a stage of each of these names, for which it needs a list."""
@@ -138,10 +139,10 @@ class Params(Section):
                         "network; leave out the method or the checkpoint, or give the method "
                         "training: qat and recipe.during: qat"
                     )
-                if recipe.loss == "weighted" and recipe.class_weights is None:
+                if recipe.loss.needs_history:
                     raise ValueError(
                         f"{where}: no training tells how hard each class is, which the weights of "
-                        f"loss: weighted follow; give {name} recipe.class_weights"
+                        f"loss: {recipe.loss.kind} follow; give {name} recipe.loss.class_weights"
                     )
         return self
 

@@ -19,7 +19,8 @@ from quantskew.layout import empty, folder_of, samples_path, stored_variants
 from quantskew.names import BASELINE, FULL_PRECISION, Variant
 from quantskew.quantization.method import Method, recipe_owners
 from quantskew.quantization.settings import Qat
-from quantskew.training.settings import Recipe, Training
+from quantskew.training.recipe import Recipe
+from quantskew.training.training import Training
 
 if TYPE_CHECKING:
     from quantskew.params import Params
@@ -112,7 +113,7 @@ def _training_cells(study: "Params", bases: Mapping[Variant, Recipe]) -> dict[Va
             seed=variant.seed,
             training=study.training,
             recipe=recipe,
-            bins=study.groups.edges(recipe.by),
+            bins=study.groups.edges(*recipe.groupings),
             baseline_history=_baseline_history(variant, recipe),
         )
         for variant, recipe in bases.items()
@@ -135,12 +136,12 @@ def _quantizing_cell(study: "Params", variant: Variant, method: Method, base: Pa
         bits=variant.bits,
         training=study.training if learns else Training(),
         qat_settings=study.qat if learns else Qat(),
-        bins=study.groups.edges(method.recipe.by, method.calibration.by),
+        bins=study.groups.edges(*method.recipe.groupings, method.calibration.by),
     )
 
 
 def _baseline_history(variant: Variant, recipe: Recipe) -> Path | None:
-    if recipe.loss != "weighted" or recipe.class_weights is not None:
+    if not recipe.loss.needs_history:
         return None
     base = variant._replace(method=BASELINE, bits=FULL_PRECISION)
     folder = folder_of("train", variant.dataset, variant.model)

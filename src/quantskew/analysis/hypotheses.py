@@ -37,7 +37,7 @@ from quantskew.fairness.metrics import Floats
 from quantskew.fairness.paired import holm
 from quantskew.fairness.seeds import seed_and_sampling_variance
 from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
-from quantskew.training.settings import Recipe
+from quantskew.training.recipe import Recipe
 
 AS_IS = Recipe().model_dump()
 NOTHING = 0.01
@@ -277,7 +277,8 @@ def fair_training(grid: Grid) -> Contrast:
     wanted = ("balanced", "weighted")
     fair = grid.first(
         lambda m: (
-            m["training"] == "qat" and (m["recipe"]["sampling"], m["recipe"]["loss"]) == wanted
+            m["training"] == "qat"
+            and (m["recipe"]["sampling"]["kind"], m["recipe"]["loss"]["kind"]) == wanted
         ),
         "a method with training: qat and recipe: {sampling: balanced, loss: weighted}",
     )

@@ -51,6 +51,16 @@ class GroupError(UserError, ValueError):
     """A grouping that the samples cannot be divided by."""
 
 
+class ByGroup(Section):
+    """A setting that acts on groups of the samples; ``by`` names the grouping."""
+
+    by: str = "label"
+
+    def codes(self, attributes: pd.DataFrame) -> np.ndarray:
+        """Return the group of each row of a table of attributes; see :func:`group_codes`."""
+        return group_codes(attributes, self.by)[0]
+
+
 def group_codes(
     table: pd.DataFrame, spec: str, groups: Groups | None = None
 ) -> tuple[np.ndarray, list[str]]:

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 from quantskew.engine.fingerprint import Code
 from quantskew.quantization.settings import Activations, Calibration, Policy, Weights
 from quantskew.sections import Section, Widths
-from quantskew.training.settings import Recipe, refuse_idle
+from quantskew.training.recipe import Recipe
+from quantskew.training.settings import refuse_idle
 
 IN_QAT = Recipe(during="qat")
 

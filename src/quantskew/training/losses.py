@@ -1,219 +1,183 @@
-"""What training minimizes.
+"""What training minimizes (``recipe.loss``)."""
 
-An objective is a module: from logits (n, classes), targets and the positions of the batch's samples
-among those trained on to a loss. What it learns on the way is in its ``state_dict``.
-"""
+from __future__ import annotations
 
-import copy
+from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from numpy.typing import NDArray
+from pydantic import field_validator
 
-from quantskew.data.groups import group_codes
-from quantskew.data.loading import Samples
-from quantskew.models import device, logits
-from quantskew.training.settings import Recipe
+from quantskew.data.groups import ByGroup
+from quantskew.sections import Choice, Fraction, NonNegative, ParamsError, PositiveFloat
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from quantskew.data.loading import Samples
+
+Floats = NDArray[np.floating]
 HARDEST = 6.0
-REMEMBERED = 40
-"""Last samples of each group that its accuracy is taken of, as in the code of CEAG."""
 
 
-def objective(
-    recipe: Recipe,
-    train: Samples,
-    *,
-    class_weights: Tensor | None = None,
-    reference: nn.Module | None = None,
-) -> nn.Module:
-    """Make what a recipe wants minimized.
+class Loss(Choice):
+    """What training minimizes."""
 
-    Parameters
-    ----------
-    recipe
-        Its loss, and the groups.
-    train
-        The samples that are trained on.
-    class_weights
-        Of the weighted loss.
-    reference
-        Network whose gaps in accuracy are no fault of the one to be trained: the one it is
-        fine-tuned from. Without one no gap is excused.
-    """
-    if not recipe.knows_groups:
-        return CrossEntropy(class_weights)
-    groups = torch.from_numpy(group_codes(train.attributes, recipe.by)[0])
-    if recipe.loss == "group_dro":
-        return GroupDro(groups, step_size=recipe.step_size, adjustment=recipe.adjustment)
-    right = None
-    if reference is not None:
-        moved = copy.deepcopy(reference).to(device())
-        right = logits(moved, train.images).argmax(1) == train.labels
-    return Constrained(
-        groups, tolerance=recipe.tolerance, step_size=recipe.step_size, reference=right
-    )
+    @property
+    def needs_history(self) -> bool:
+        """Whether :meth:`objective` needs the accuracy of each class in a baseline's training."""
+        return False
+
+    @abstractmethod
+    def objective(
+        self, train: Samples, accuracy: Floats | None = None, reference: nn.Module | None = None
+    ) -> nn.Module:
+        """Return what is minimized as a module of :mod:`quantskew.training.objectives`.
+
+        Parameters
+        ----------
+        train
+            Training samples.
+        accuracy
+            (classes,), mean accuracy of each class over the training of the baseline.
+        reference
+            Network that the trained one is fine-tuned from. Its gaps in accuracy between groups
+            are not blamed on the trained network.
+
+        Returns
+        -------
+        nn.Module
+            From logits (n, classes), targets (labels, int64 (n,), or the share of each class,
+            float32 (n, classes)) and the positions of the batch among the training samples, int64
+            (n,), to a scalar. What it learns during the training is in its ``state_dict``.
+        """
 
 
-class CrossEntropy(nn.Module):
-    """Cross-entropy, its mean weighted by class if there are weights.
+class CrossEntropy(Loss, kind="cross_entropy"):
+    """The mean cross-entropy."""
 
-    Parameters
-    ----------
-    class_weights
-        (classes,), at least 0. A class of weight 0 is not learned from.
-    """
+    def objective(
+        self, train: Samples, accuracy: Floats | None = None, reference: nn.Module | None = None
+    ) -> nn.Module:
+        """Return the mean cross-entropy."""
+        from quantskew.training.objectives import CrossEntropyObjective
 
-    weights: Tensor | None
-
-    def __init__(self, class_weights: Tensor | None = None) -> None:
-        super().__init__()
-        self.register_buffer("weights", class_weights, persistent=False)
-
-    def forward(self, outputs: Tensor, targets: Tensor, batch: Tensor) -> Tensor:
-        """Loss of a batch; ``targets`` are labels, or the share of each class."""
-        loss = functional.cross_entropy(outputs, targets, weight=self.weights)
-        if self.weights is None:
-            return loss
-        hard = targets.ndim == 1
-        weights = self.weights[targets] if hard else targets @ self.weights
-        if not weights.any():  # nothing to take a mean of
-            return 0 * outputs.sum()
-        return loss if hard else loss / weights.mean()
+        return CrossEntropyObjective()
 
 
-class _OfGroups(nn.Module):
-    """An objective that tells the groups of the samples apart."""
+class Weighted(Loss, kind="weighted"):
+    """The cross-entropy with a weight for each class.
 
-    groups: Tensor
-    sizes: Tensor
-
-    def __init__(self, groups: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("groups", groups, persistent=False)
-        self.register_buffer("sizes", groups.bincount(), persistent=False)
-
-    def by_group(self, losses: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss of each group in a batch, 0 without members, and the numbers of members."""
-        member = functional.one_hot(self.groups[batch], len(self.sizes)).to(losses)
-        counts = member.sum(0)
-        return losses @ member / counts.clamp(min=1), counts
-
-
-class GroupDro(_OfGroups):
-    """Distributionally robust loss over groups (Sagawa et al. 2020, algorithm 1).
-
-    Every step the weights q of the groups follow their mean losses L in the batch,
-    q ← q·exp(η (L + C/√n)) / Σ, and Σ qL is minimized: the worst group comes to weigh most.
-
-    Parameters
-    ----------
-    groups
-        Group of every sample, int64, (N,).
-    step_size
-        η, above 0.
-    adjustment
-        C, at least 0: how much more the loss of a group of n samples is expected to be on new data,
-        times √n.
+    Without ``class_weights`` the class that was hardest for the baseline weighs most; see
+    :func:`difficulty_weights`.
     """
 
-    adjustments: Tensor
-    weights: Tensor
+    class_weights: tuple[NonNegative, ...] | None = None
 
-    def __init__(self, groups: Tensor, *, step_size: float, adjustment: float = 0.0) -> None:
-        super().__init__(groups)
-        self.step_size = step_size
-        self.register_buffer("adjustments", adjustment / self.sizes.sqrt(), persistent=False)
-        self.register_buffer("weights", torch.full((len(self.sizes),), 1 / len(self.sizes)))
+    @field_validator("class_weights")
+    @classmethod
+    def _one_is_positive(cls, weights: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if weights is not None and not any(weights):
+            raise ValueError("at least one weight must be above 0")
+        return weights
 
-    def forward(self, outputs: Tensor, targets: Tensor, batch: Tensor) -> Tensor:
-        """Move the weights, and return the loss of a batch."""
-        losses = functional.cross_entropy(outputs, targets, reduction="none")
-        means, _ = self.by_group(losses, batch)
-        with torch.no_grad():
-            grown = self.weights * torch.exp(self.step_size * (means + self.adjustments))
-            self.weights.copy_(grown / grown.sum())
-        return means @ self.weights
+    @property
+    def needs_history(self) -> bool:
+        """Whether the weights follow the accuracy of each class in a baseline's training."""
+        return self.class_weights is None
+
+    def objective(
+        self, train: Samples, accuracy: Floats | None = None, reference: nn.Module | None = None
+    ) -> nn.Module:
+        """Return the weighted cross-entropy.
+
+        Raises
+        ------
+        ParamsError
+            When there is not one weight for each class, or nothing that weights follow from.
+        """
+        import torch
+
+        from quantskew.training.objectives import CrossEntropyObjective
+
+        if self.class_weights is not None and len(self.class_weights) != len(train.classes):
+            raise ParamsError(
+                f"class_weights: got {len(self.class_weights)} numbers for {len(train.classes)} "
+                f"classes ({', '.join(train.classes)})"
+            )
+        weights = self.class_weights
+        if weights is None:
+            if accuracy is None:
+                raise ParamsError(
+                    "loss: weighted needs class_weights here, because there is no baseline whose "
+                    "training says which class is the hardest"
+                )
+            weights = tuple(difficulty_weights(accuracy))
+        return CrossEntropyObjective(torch.tensor(weights, dtype=torch.float32))
 
 
-class Constrained(_OfGroups):
-    """Cross-entropy under a bound on how far any group falls behind.
+class GroupDro(ByGroup, Loss, kind="group_dro"):
+    """Distributionally robust loss: the group with the highest loss comes to weigh most.
 
-    With A the accuracy on the training samples, of all or of a group g, the excess accuracy gap
-
-        ψ_g = (A − A_g) − (the same of the reference)
-
-    shall be at most ε for every group (CEAG: Hashemizadeh, Ramirez et al., "Balancing Act", 2024).
-    Each constraint has a multiplier λ_g ≥ 0, which moves by η (ψ_g − ε) every step, with the true
-    accuracies on the last samples seen of each group. Accuracies have no gradient, so the weights
-    of the network descend on a surrogate in which losses stand for them:
-
-        (L + Σ λ_g L_g) / (1 + Σ λ_g)
-
-    Two things are ours. The overall loss within a constraint is taken as constant, or worse answers
-    for the other groups would serve as well as better ones for g; and the sum is divided, so that
-    steps keep their length.
-
-    Parameters
-    ----------
-    groups
-        Group of every sample, int64, (N,).
-    tolerance
-        ε, in [0, 1].
-    step_size
-        η, above 0.
-    reference
-        Which samples the reference network has right, bool, (N,); ``None`` excuses no gap.
+    ``step_size`` is how fast the weights of the groups move; ``adjustment`` accounts for the loss
+    on new data, which exceeds that on training data most in small groups. See
+    :class:`quantskew.training.objectives.GroupDroObjective`.
     """
 
-    multipliers: Tensor
-    seen: Tensor
-    excused: Tensor
+    step_size: PositiveFloat = 0.01
+    adjustment: NonNegative = 0.0
 
-    def __init__(
-        self,
-        groups: Tensor,
-        *,
-        tolerance: float,
-        step_size: float,
-        reference: Tensor | None = None,
-    ) -> None:
-        super().__init__(groups)
-        self.tolerance, self.step_size = tolerance, step_size
-        count = len(self.sizes)
-        excused = torch.zeros(count)
+    def objective(
+        self, train: Samples, accuracy: Floats | None = None, reference: nn.Module | None = None
+    ) -> nn.Module:
+        """Return the robust loss over the groups of ``by``."""
+        import torch
+
+        from quantskew.training.objectives import GroupDroObjective
+
+        return GroupDroObjective(
+            torch.from_numpy(self.codes(train.attributes)),
+            step_size=self.step_size,
+            adjustment=self.adjustment,
+        )
+
+
+class Constrained(ByGroup, Loss, kind="constrained"):
+    """Cross-entropy while the accuracy of no group falls behind by more than ``tolerance``.
+
+    ``step_size`` is how fast the multipliers of the constraints move. See
+    :class:`quantskew.training.objectives.ConstrainedObjective`.
+    """
+
+    step_size: PositiveFloat = 0.01
+    tolerance: Fraction = 0.02
+
+    def objective(
+        self, train: Samples, accuracy: Floats | None = None, reference: nn.Module | None = None
+    ) -> nn.Module:
+        """Return the constrained loss; without a reference no gap between groups is excused."""
+        import copy
+
+        import torch
+
+        from quantskew.models import device, logits
+        from quantskew.training.objectives import ConstrainedObjective
+
+        right = None
         if reference is not None:
-            right = reference.float()
-            excused = right.mean() - groups.bincount(right).float() / self.sizes
-        self.register_buffer("excused", excused, persistent=False)
-        self.register_buffer("multipliers", torch.zeros(count))
-        self.register_buffer("seen", torch.full((count, REMEMBERED), torch.nan))
-
-    def excess(self) -> Tensor:
-        """Excess accuracy gap of each group as far as seen, (groups,); NaN before its first."""
-        accuracy = self.seen.nanmean(1)
-        known = accuracy.isfinite()
-        overall = (accuracy * self.sizes)[known].sum() / self.sizes[known].sum()
-        return overall - accuracy - self.excused
-
-    def forward(self, outputs: Tensor, targets: Tensor, batch: Tensor) -> Tensor:
-        """Move the multipliers, and return the surrogate of a batch."""
-        losses = functional.cross_entropy(outputs, targets, reduction="none")
-        means, counts = self.by_group(losses, batch)
-        with torch.no_grad():
-            right, members = (outputs.argmax(1) == targets).to(self.seen), self.groups[batch]
-            for group in members.unique():
-                recent = torch.cat([self.seen[group], right[members == group]])
-                self.seen[group] = recent[-REMEMBERED:]
-            moved = self.step_size * (self.excess() - self.tolerance).nan_to_num()
-            self.multipliers.add_(moved).clamp_(min=0)
-            weights = self.multipliers * (counts > 0)
-        return (losses.mean() + means @ weights) / (1 + weights.sum())
+            network = copy.deepcopy(reference).to(device())
+            right = logits(network, train.images).argmax(1) == train.labels
+        return ConstrainedObjective(
+            torch.from_numpy(self.codes(train.attributes)),
+            tolerance=self.tolerance,
+            step_size=self.step_size,
+            reference=right,
+        )
 
 
-def difficulty_weights(accuracy: np.ndarray) -> Tensor:
-    """Weights of the cross-entropy that favour the hardest class (WCR).
+def difficulty_weights(accuracy: Floats) -> Floats:
+    """Return class weights that favour the hardest class (WCR).
 
     Bellam & Kim (§5.1) give the hardest of five classes 0.6 and the others 0.1 each. The same
     ratio of six holds here for any number of classes; the weights add up to one.
@@ -221,29 +185,13 @@ def difficulty_weights(accuracy: np.ndarray) -> Tensor:
     Parameters
     ----------
     accuracy
-        (classes,), accuracy of each class over the course of training; the lowest is the hardest.
+        (classes,), mean accuracy of each class over a training; the lowest is the hardest.
 
     Examples
     --------
     >>> difficulty_weights(np.array([0.9, 0.8, 0.9, 0.5, 0.9]))
-    tensor([0.1000, 0.1000, 0.1000, 0.6000, 0.1000])
+    array([0.1, 0.1, 0.1, 0.6, 0.1])
     """
-    weights = torch.ones(len(accuracy))
-    weights[int(np.nanargmin(accuracy))] = HARDEST
+    weights = np.ones(len(accuracy))
+    weights[np.nanargmin(accuracy)] = HARDEST
     return weights / weights.sum()
-
-
-def check_class_weights(weights: tuple[float, ...], classes: tuple[str, ...]) -> Tensor:
-    """Class weights given by the user, one a class.
-
-    Raises
-    ------
-    ValueError
-        When their number is not that of the classes.
-    """
-    if len(weights) != len(classes):
-        raise ValueError(
-            f"class_weights: got {len(weights)} numbers for {len(classes)} classes "
-            f"({', '.join(classes)})"
-        )
-    return torch.tensor(weights)

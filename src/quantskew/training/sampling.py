@@ -1,68 +1,147 @@
-"""Which samples an epoch sees, and in which order."""
+"""Which samples an epoch of training sees, and in which order (``recipe.sampling``)."""
 
-from typing import Literal
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+import pandas as pd
+from numpy.typing import NDArray
 
-Sampling = Literal["as_is", "balanced", "grown"]
+from quantskew.data.groups import ByGroup
+from quantskew.sections import Choice
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
-def target_counts(counts: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """How many samples of each group an epoch sees, for groups of these sizes.
+class Sampling(Choice):
+    """Which samples an epoch sees."""
 
-    ============  ================================================================================
-    ``as_is``     all
-    ``balanced``  the mean size for every group that has members (under- and over-sampling, U-O;
-                  Bellam & Kim, §5.1): the epoch keeps its length, and costs what it did
-    ``grown``     the size of the largest for every group that has members: none loses a sample,
-                  and the epoch is longer
-    ============  ================================================================================
+    @abstractmethod
+    def epoch(self, attributes: pd.DataFrame, generator: torch.Generator) -> Tensor:
+        """Draw the samples of one epoch.
+
+        Parameters
+        ----------
+        attributes
+            One row a training sample, one column an attribute.
+        generator
+            The only source of randomness.
+
+        Returns
+        -------
+        Tensor
+            Row numbers, int64, shuffled; a sample may be left out or stand more than once.
+        """
+
+    def order(self, attributes: pd.DataFrame, seed: int) -> Callable[[int], Tensor]:
+        """Return a function from the number of an epoch to its samples; see :meth:`epoch`.
+
+        Its result depends on the seed and the number alone, so that an interrupted training goes on
+        as if it had not been interrupted.
+        """
+        import torch
+
+        return lambda number: self.epoch(
+            attributes, torch.Generator().manual_seed(seed * 1_000_003 + number)
+        )
+
+
+class AsIs(Sampling, kind="as_is"):
+    """Every sample once."""
+
+    def epoch(self, attributes: pd.DataFrame, generator: torch.Generator) -> Tensor:
+        """Draw a permutation of all samples."""
+        import torch
+
+        return torch.randperm(len(attributes), generator=generator)
+
+
+class _EqualGroups(ByGroup, Sampling):
+    """Equally many samples of every group that has any."""
+
+    @abstractmethod
+    def size(self, counts: NDArray[np.int64]) -> int:
+        """Return how many samples of each group an epoch sees.
+
+        Parameters
+        ----------
+        counts
+            (groups,), the numbers of samples there are, all above 0.
+        """
+
+    def epoch(self, attributes: pd.DataFrame, generator: torch.Generator) -> Tensor:
+        """Draw equally many samples of every group.
+
+        A group smaller than :meth:`size` repeats each of its samples equally often, up to one; a
+        larger group loses a random part.
+        """
+        import torch
+
+        groups = torch.from_numpy(self.codes(attributes))
+        present, counts = groups.unique(return_counts=True)
+        size = self.size(counts.numpy())
+        parts = []
+        for group in present:
+            members = torch.nonzero(groups == group).flatten()
+            repeats, rest = divmod(size, len(members))
+            extra = members[torch.randperm(len(members), generator=generator)[:rest]]
+            parts += [members.repeat(repeats), extra]
+        indices = torch.cat(parts)
+        return indices[torch.randperm(len(indices), generator=generator)]
+
+
+class Balanced(_EqualGroups, kind="balanced"):
+    """Every group at the mean size, so that the epoch keeps its length and its cost.
+
+    This is the under- and over-sampling (U-O) of Bellam & Kim (2025), §5.1.
 
     Examples
     --------
-    >>> target_counts(np.array([4, 2, 0]), "balanced"), target_counts(np.array([4, 2, 0]), "grown")
-    (array([3, 3, 0]), array([4, 4, 0]))
+    >>> Balanced().size(np.array([4, 2]))
+    3
     """
-    present = counts > 0
-    sizes = {"balanced": round(counts.sum() / present.sum()), "grown": counts.max()}
-    return counts if sampling == "as_is" else np.where(present, sizes[sampling], 0)
+
+    def size(self, counts: NDArray[np.int64]) -> int:
+        """Return the mean size."""
+        return round(counts.mean())
 
 
-def epoch_order(groups: Tensor, *, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """Indices of the samples of one epoch, shuffled.
+class Oversample(_EqualGroups, kind="oversample"):
+    """Every group at the size of the largest: no sample is lost, and the epoch is longer.
 
-    A group that is to be larger sees each of its samples equally often, up to one; one that is to
-    be smaller loses a random part.
+    Examples
+    --------
+    >>> Oversample().size(np.array([4, 2]))
+    4
+    """
+
+    def size(self, counts: NDArray[np.int64]) -> int:
+        """Return the size of the largest group."""
+        return int(counts.max())
+
+
+def balanced_subset(groups: NDArray[np.int64], *, most: int, seed: int) -> NDArray[np.int64]:
+    """Draw equally many samples of every group that has any, at most ``most`` of each.
+
+    Accuracy by epoch on such a subset shows how hard a group is, apart from how large it is
+    (Bellam & Kim, §4.6).
 
     Parameters
     ----------
     groups
-        Group of every sample, int64, (N,).
-    sampling
-        See :func:`target_counts`.
-    """
-    if sampling == "as_is":
-        return torch.randperm(len(groups), generator=generator)
-    counts = np.bincount(groups.numpy())
-    chosen = []
-    for group, wanted in enumerate(target_counts(counts, sampling)):
-        members = torch.nonzero(groups == group).flatten()
-        if len(members) == 0:
-            continue
-        whole, rest = divmod(int(wanted), len(members))
-        some = members[torch.randperm(len(members), generator=generator)[:rest]]
-        chosen += [members.repeat(whole), some]
-    order = torch.cat(chosen)
-    return order[torch.randperm(len(order), generator=generator)]
+        (N,), the group of every sample, integers from 0.
+    most, seed
+        Limit of the samples of a group, and the seed of the draw.
 
-
-def balanced_subset(groups: np.ndarray, *, most: int, seed: int) -> np.ndarray:
-    """Indices of a random subset with equally many of every group, at most ``most`` of each.
-
-    Accuracy by epoch on such a subset shows how hard a group is, apart from how large it is
-    (Bellam & Kim, §4.6).
+    Returns
+    -------
+    ndarray
+        Sorted indices, each at most once.
     """
     counts = np.bincount(groups)
     size = min(most, counts[counts > 0].min())
