@@ -28,20 +28,8 @@ class Augmentation(Choice):
     def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """Change a batch; random numbers come from torch's default generator on the CPU.
 
-        Parameters
-        ----------
-        images
-            (N, C, H, W) in floating point, in [0, 1].
-        labels
-            int64 (N,).
-        classes
-            Number of classes, for labels that are mixed.
-
-        Returns
-        -------
-        images, labels
-            In the same shapes; labels of mixed images are the share of each class, float32
-            (N, classes).
+        Images are (N, C, H, W) in floating point, labels int64 (N,). The labels of mixed images
+        become the share of each class, float32 (N, classes).
         """
 
     def augmenter(self, *, classes: int, seed: int) -> Augment:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from quantskew.files import replacing, write_json
 from quantskew.models import as_input, logits
 from quantskew.training.augmentation import Augment
-from quantskew.training.objectives import CrossEntropyObjective
+from quantskew.training.objective import Objective
 from quantskew.training.training import Training
 
 CHECKPOINT_SECONDS = 60
@@ -103,7 +103,7 @@ def fit(
     groups
         Groups of parameters for the optimizer; :func:`parameter_groups` by default.
     objective
-        A module of :mod:`quantskew.training.objectives`; the cross-entropy by default.
+        What is minimized; the cross-entropy by default. Its state is saved in checkpoints.
     augment
         See :meth:`quantskew.training.augmentation.Augmentation.augmenter`.
     penalty
@@ -111,8 +111,7 @@ def fit(
     after_step
         Called after every step with the same share.
     kept
-        State of ``penalty`` and ``after_step``. It is saved in checkpoints, as that of the
-        objective is.
+        State of ``penalty`` and ``after_step``, saved in checkpoints too.
     watched
         Images and labels whose accuracy and loss are recorded after every epoch.
     history
@@ -134,10 +133,10 @@ def fit(
     """
     where = next(network.parameters()).device
     optimizer = settings.optimizer.over(
-        groups or parameter_groups(network), lr=settings.lr, weight_decay=settings.weight_decay
+        groups or parameter_groups(network), settings.lr, settings.weight_decay
     )
     rates = [group["lr"] for group in optimizer.param_groups]
-    objective = (CrossEntropyObjective() if objective is None else objective).to(where)
+    objective = (Objective() if objective is None else objective).to(where)
     learned = nn.ModuleDict({"network": network, "objective": objective})
     if kept is not None:
         learned["kept"] = kept
@@ -185,27 +184,22 @@ def fit(
     return history
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"optimizer.{index}.{key}": value
-        for index, values in state.items()
-        for key, value in values.items()
-        if value is not None  # what is not a tensor cannot be stored, and is an error
-    }
-
-
 def _save(
     path: Path, learned: nn.Module, optimizer: torch.optim.Optimizer, history: History, epochs: int
 ) -> None:
-    tensors = {**learned.state_dict(), **_optimizer_tensors(optimizer)}
+    tensors = {
+        f"optimizer.{index}.{key}": value
+        for index, values in optimizer.state_dict()["state"].items()
+        for key, value in values.items()
+        if value is not None  # what is not a tensor cannot be stored, and is an error
+    }
     if history.correct:
         tensors |= {"correct": torch.stack(history.correct), "loss": torch.stack(history.loss)}
+    progress = torch.tensor([epochs, history.images, history.seconds], dtype=torch.float64)
+    tensors |= {**learned.state_dict(), "progress": progress}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    done = {"epochs": epochs, "images": history.images, "seconds": history.seconds}
-    metadata = {key: str(value) for key, value in done.items()}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        safetensors.torch.save_file(tensors, temporary)
 
 
 def _resume(
@@ -215,8 +209,6 @@ def _resume(
     if path is None or not path.exists():
         return 0
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            done = file.metadata()
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError):
         return 0
@@ -229,5 +221,6 @@ def _resume(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     if "correct" in tensors:
         history.correct[:], history.loss[:] = list(tensors["correct"]), list(tensors["loss"])
-    history.images, history.seconds = int(done["images"]), float(done["seconds"])
-    return int(done["epochs"])
+    epochs, images, history.seconds = tensors["progress"].tolist()
+    history.images = int(images)
+    return int(epochs)

@@ -23,26 +23,13 @@ class Sampling(Choice):
 
     @abstractmethod
     def epoch(self, attributes: pd.DataFrame, generator: torch.Generator) -> Tensor:
-        """Draw the samples of one epoch.
-
-        Parameters
-        ----------
-        attributes
-            One row a training sample, one column an attribute.
-        generator
-            The only source of randomness.
-
-        Returns
-        -------
-        Tensor
-            Row numbers, int64, shuffled; a sample may be left out or stand more than once.
-        """
+        """Draw the samples of an epoch: row numbers of a table of attributes, int64, shuffled."""
 
     def order(self, attributes: pd.DataFrame, seed: int) -> Callable[[int], Tensor]:
         """Return a function from the number of an epoch to its samples; see :meth:`epoch`.
 
-        Its result depends on the seed and the number alone, so that an interrupted training goes on
-        as if it had not been interrupted.
+        They depend on the seed and the number alone, so that an interrupted training goes on as if
+        it had not been interrupted.
         """
         import torch
 
@@ -62,71 +49,51 @@ class AsIs(Sampling, kind="as_is"):
 
 
 class _EqualGroups(ByGroup, Sampling):
-    """Equally many samples of every group that has any."""
+    """Equally many samples of every group."""
 
     @abstractmethod
-    def size(self, counts: NDArray[np.int64]) -> int:
-        """Return how many samples of each group an epoch sees.
-
-        Parameters
-        ----------
-        counts
-            (groups,), the numbers of samples there are, all above 0.
-        """
+    def _size(self, counts: NDArray[np.int64]) -> int:
+        """Return how many samples of each group an epoch sees, of how many there are."""
 
     def epoch(self, attributes: pd.DataFrame, generator: torch.Generator) -> Tensor:
         """Draw equally many samples of every group.
 
-        A group smaller than :meth:`size` repeats each of its samples equally often, up to one; a
-        larger group loses a random part.
+        A group that is too small repeats each of its samples equally often, up to one; a group that
+        is too large loses a random part.
         """
         import torch
 
-        groups = torch.from_numpy(self.codes(attributes))
-        present, counts = groups.unique(return_counts=True)
-        size = self.size(counts.numpy())
+        codes = self.codes(attributes)
+        counts = np.bincount(codes)
         parts = []
-        for group in present:
-            members = torch.nonzero(groups == group).flatten()
-            repeats, rest = divmod(size, len(members))
-            extra = members[torch.randperm(len(members), generator=generator)[:rest]]
+        for group, count in enumerate(counts.tolist()):
+            members = torch.from_numpy(np.flatnonzero(codes == group))
+            repeats, rest = divmod(self._size(counts), count)
+            extra = members[torch.randperm(count, generator=generator)[:rest]]
             parts += [members.repeat(repeats), extra]
         indices = torch.cat(parts)
         return indices[torch.randperm(len(indices), generator=generator)]
 
 
 class Balanced(_EqualGroups, kind="balanced"):
-    """Every group at the mean size, so that the epoch keeps its length and its cost.
+    """Every group at the mean size, so that an epoch keeps its length and its cost.
 
     This is the under- and over-sampling (U-O) of Bellam & Kim (2025), §5.1.
-
-    Examples
-    --------
-    >>> Balanced().size(np.array([4, 2]))
-    3
     """
 
-    def size(self, counts: NDArray[np.int64]) -> int:
-        """Return the mean size."""
+    def _size(self, counts: NDArray[np.int64]) -> int:
         return round(counts.mean())
 
 
 class Oversample(_EqualGroups, kind="oversample"):
-    """Every group at the size of the largest: no sample is lost, and the epoch is longer.
+    """Every group at the size of the largest: no sample is lost, and an epoch is longer."""
 
-    Examples
-    --------
-    >>> Oversample().size(np.array([4, 2]))
-    4
-    """
-
-    def size(self, counts: NDArray[np.int64]) -> int:
-        """Return the size of the largest group."""
+    def _size(self, counts: NDArray[np.int64]) -> int:
         return int(counts.max())
 
 
 def balanced_subset(groups: NDArray[np.int64], *, most: int, seed: int) -> NDArray[np.int64]:
-    """Draw equally many samples of every group that has any, at most ``most`` of each.
+    """Draw indices of equally many samples of every group that has any, sorted.
 
     Accuracy by epoch on such a subset shows how hard a group is, apart from how large it is
     (Bellam & Kim, §4.6).
@@ -135,13 +102,10 @@ def balanced_subset(groups: NDArray[np.int64], *, most: int, seed: int) -> NDArr
     ----------
     groups
         (N,), the group of every sample, integers from 0.
-    most, seed
-        Limit of the samples of a group, and the seed of the draw.
-
-    Returns
-    -------
-    ndarray
-        Sorted indices, each at most once.
+    most
+        Largest number of samples of a group.
+    seed
+        Seed of the draw.
     """
     counts = np.bincount(groups)
     size = min(most, counts[counts > 0].min())

@@ -5,8 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from quantskew.sections import Count, Fraction, NonNegative, PositiveFloat, Section
-from quantskew.training.optimizers import AdamW, Optimizer
-from quantskew.training.schedules import Cosine, Schedule
+from quantskew.training.optimizers import AdamW, Cosine, Optimizer, Schedule
 
 
 class Training(Section):

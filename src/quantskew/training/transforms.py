@@ -31,11 +31,6 @@ def move(
         (N,), above 0; above 1 enlarges.
     mirrored
         (N,) booleans: left and right are swapped, before everything else.
-
-    Returns
-    -------
-    Tensor
-        (N, C, H, W).
     """
     height, width = images.shape[2:]
     cosine, sine = angles.cos() / scales, angles.sin() / scales
@@ -66,11 +61,6 @@ def erase(images: Tensor, corners: Tensor, sides: Tensor) -> Tensor:
         (N, 2), row and column of the upper left pixel of the square.
     sides
         (N,), pixels.
-
-    Returns
-    -------
-    Tensor
-        (N, C, H, W).
     """
     inside = []
     for axis, size in enumerate(images.shape[2:]):
