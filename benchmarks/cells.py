@@ -27,7 +27,8 @@ from quantskew.data.source import Source
 from quantskew.engine import cells, compute
 from quantskew.engine.cells import Cell
 from quantskew.engine.compute import Compute
-from quantskew.training.settings import Recipe, Training
+from quantskew.training.recipe import Recipe
+from quantskew.training.training import Training
 
 PLACES = {
     "in this process": Compute(where="here"),

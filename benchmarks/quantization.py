@@ -32,8 +32,8 @@ from quantskew.quantization.layers import quantizable
 from quantskew.quantization.ptq import quantize_network, quantize_weight
 from quantskew.quantization.qat import damp, prepare
 from quantskew.quantization.settings import Weights
-from quantskew.training.loop import make_optimizer, parameter_groups
-from quantskew.training.settings import Training
+from quantskew.training.loop import parameter_groups
+from quantskew.training.optimizers import AdamW
 
 PLAIN = "fp32, plain process"
 
@@ -116,7 +116,8 @@ def steps_of(model: str) -> dict[str, Callable[[], object]]:
     if peer is not None:
         networks["brevitas, learned scale"] = peer
     optimizers = {
-        name: make_optimizer(parameter_groups(one), Training()) for name, one in networks.items()
+        name: AdamW().over(parameter_groups(one), lr=3e-3, weight_decay=0.05)
+        for name, one in networks.items()
     }
 
     def step(name: str) -> None:

@@ -15,7 +15,8 @@ from quantskew.deployment import onnx_files, shipping
 from quantskew.deployment.onnx_files import FileError, OnnxNetwork
 from quantskew.quantization.settings import Calibration
 from quantskew.training.baseline import train
-from quantskew.training.settings import Recipe, Training
+from quantskew.training.recipe import Recipe
+from quantskew.training.training import Training
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.settings import Qat, Weights
 from quantskew.schemas import TABLES, VARIANT
 from quantskew.sections import ParamsError
-from quantskew.training.settings import Training
+from quantskew.training.training import Training
 
 MODEL = "resnet18_quarter"
 STUDY = parse(

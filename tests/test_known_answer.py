@@ -76,7 +76,7 @@ def study(tmp_path_factory, photographs):
         mitigations={
             "channel": {"weights": {"granularity": "channel"}},
             "mse": {"weights": {"range": "mse"}},
-            "uo": {"recipe": {"sampling": "grown", "by": "camera"}},
+            "uo": {"recipe": {"sampling": {"kind": "oversample", "by": "camera"}}},
         },
         groups={"by": {"photographs": ["camera"]}},
         curvature={"methods": ["fp32"], "samples": 2, "layers": False},

@@ -12,7 +12,8 @@ from quantskew.quantization import packing
 from quantskew.quantization.method import Method
 from quantskew.quantization.settings import Qat
 from quantskew.training.baseline import train
-from quantskew.training.settings import Recipe, Training
+from quantskew.training.recipe import Recipe
+from quantskew.training.training import Training
 
 MODEL = "resnet18_quarter"
 TRAINING = Training(epochs=3, batch_size=64)
@@ -149,9 +150,9 @@ def test_batch_norms_may_be_estimated_anew_after_qat(apply):
     "recipe",
     [
         {"sampling": "balanced", "loss": "weighted"},
-        {"sampling": "grown", "by": "slant", "augmentation": "mixup"},
-        {"loss": "group_dro", "by": "slant*stroke"},
-        {"loss": "constrained", "by": "stroke", "tolerance": 0, "during": "qat"},
+        {"sampling": {"kind": "oversample", "by": "slant"}, "augmentation": "mixup"},
+        {"loss": {"kind": "group_dro", "by": "slant*stroke"}},
+        {"loss": {"kind": "constrained", "by": "stroke", "tolerance": 0}, "during": "qat"},
     ],
     ids=str,
 )

@@ -7,7 +7,8 @@ from quantskew.errors import close_names
 from quantskew.params import load, parse
 from quantskew.quantization.method import Method
 from quantskew.sections import ParamsError
-from quantskew.training.settings import Recipe
+from quantskew.training.losses import Constrained
+from quantskew.training.recipe import Recipe
 from quantskew.variants import widths
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,10 @@ def recipe(**parts):
     return mine(recipe=parts)
 
 
+def loss(kind, **settings):
+    return recipe(loss={"kind": kind, **settings})
+
+
 def weights(**parts):
     return mine(weights=parts)
 
@@ -40,15 +45,16 @@ def qat(**parts):
     return mine(training="qat", **parts)
 
 
-def own(**weights):
-    """A network that is not trained here; with weights, under a remedy that acts in QAT alone."""
-    made = {"models": "mine", "architectures": {"mine": {"factory": "a:b", "checkpoint": "w"}}}
-    remedy = {"training": "qat", "recipe": {"loss": "weighted", "during": "qat", **weights}}
-    return made | ({"mitigations": {"mine": remedy}} if weights else {})
+def own(loss=None):
+    """A network that is not trained here; with a loss, under a remedy that acts in QAT alone."""
+    network = {"models": "mine", "architectures": {"mine": {"factory": "a:b", "checkpoint": "w"}}}
+    remedy = {"training": "qat", "recipe": {"loss": loss, "during": "qat"}}
+    return network | ({"mitigations": {"mine": remedy}} if loss else {})
 
 
 def test_a_checkpoint_goes_with_remedies_that_act_in_qat():
-    study = parse(given(**own(class_weights=[1, 2]), deploy={"networks": "fp32"}))
+    loss = {"kind": "weighted", "class_weights": [1, 2]}
+    study = parse(given(**own(loss), deploy={"networks": ["fp32"]}))
     assert study.mitigations["mine"].base_recipe() == Recipe()
 
 
@@ -107,27 +113,54 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         ({"methods__fp32": {}}, ["fp32 is the name of the networks before any method"]),
         ({"training__batch_size": 1}, ["training.batch_size", "greater than or equal to 2"]),
         (own(), ["architectures.mine.checkpoint", "nothing is trained there, but uo_wcr has"]),
-        (own(class_weights=None), ["architectures.mine.checkpoint", "give mine recipe.class_we"]),
+        (own("weighted"), ["architectures.mine.checkpoint", "give mine recipe.loss.class_weights"]),
         ({"mitigations__ptq": {}}, ["ptq", "in methods and in mitigations"]),
         ({"datasets": ["minst5k"]}, ["minst5k", "sources", "did you mean 'mnist5k'"]),
         ({"statistics__alpha": 0.7}, ["statistics.alpha", "0.7"]),
         ({"targets": {"worst_group_loss": 2}}, ["targets.worst_group_loss", "2"]),
         ({"targets": {"size": 2}}, ["targets.size", "unknown key"]),
-        ({"deploy": {"networks": "fair_qat"}}, ["deploy.networks", "there are fp32, uo_wcr"]),
+        ({"deploy": {"networks": ["fair_qat"]}}, ["deploy.networks", "there are fp32, uo_wcr"]),
         ({"groups__bins": {"age": [40, 20]}}, ["groups.bins", "rising"]),
         ({"methods__ptq__oscillations": "dampen"}, ["methods.ptq", "training: qat"]),
         ({"methods__ptq__calibration": {"choice": "balanced"}}, ["calibration changes nothing"]),
-        ({"methods__ptq__recipe": {"class_weights": [1, 2]}}, ["recipe", "weighted"]),
-        (recipe(loss="weighted", class_weights=[0, 0]), ["one at least must be above 0"]),
-        (recipe(loss="weighted", step_size=1), ["step_size acts with loss: group_dro"]),
-        (recipe(loss="group_dro", tolerance=0.1), ["tolerance acts with loss: constrained"]),
-        (recipe(loss="weighted", by="race"), ["by acts with sampling: balanced or grown"]),
-        (recipe(augmentation="mixip"), ["augmentation.kind", "did you mean 'mixup'"]),
-        (recipe(augmentation={"kind": "mixup", "flip": True}), ["flip acts with kind: geometric"]),
-        (recipe(augmentation={"kind": "erasing", "sides": [0.4, 0.1]}), ["the least share"]),
+        (
+            {"methods__ptq__recipe": {"class_weights": [1, 2]}},
+            ["recipe.class_weights", "unknown key"],
+        ),
+        ({"training__momentum": 0.5}, ["training.momentum", "unknown key"]),
+        (
+            {"training__optimizer": {"kind": "adamw", "momentum": 0.5}},
+            ["training.optimizer.momentum"],
+        ),
+        (
+            {"training__optimizer": {"kind": "sgd", "momentum": 2}},
+            ["training.optimizer.momentum", "2"],
+        ),
+        ({"training__schedule": "cosin"}, ["training.schedule", "did you mean 'cosine'"]),
+        (
+            loss("weighted", class_weights=[0, 0]),
+            ["loss.class_weights", "at least one weight must"],
+        ),
+        (
+            loss("weighted", step_size=1),
+            ["recipe.loss.step_size", "legal here: kind, class_weights"],
+        ),
+        (loss("group_dro", tolerance=0.1), ["recipe.loss.tolerance", "adjustment"]),
+        (loss("constrained", adjustment=0.1), ["recipe.loss.adjustment", "tolerance"]),
+        (loss("weighted", by="race"), ["recipe.loss.by", "unknown key"]),
+        (loss("group_dor"), ["recipe.loss", "did you mean 'group_dro'"]),
+        (recipe(sampling={"kind": "as_is", "by": "race"}), ["recipe.sampling.by", "unknown key"]),
+        (recipe(sampling="grown"), ["sampling", "'grown'", "legal: as_is, balanced, oversample"]),
+        (recipe(augmentation="mixip"), ["recipe.augmentation", "did you mean 'mixup'"]),
+        (recipe(augmentation={"kind": "mixup", "flip": True}), ["augmentation.flip", "alpha"]),
+        (recipe(augmentation={"kind": "erasing", "sides": [0.4, 0.1]}), ["the smaller share"]),
         (recipe(augmentation={"kind": "erasing", "side": 0.1}), ["unknown key", "'sides'"]),
-        (recipe(augmentation="cutmix", loss="group_dro"), ["mixes images of two groups"]),
-        (recipe(sampling="grown", during="qat"), ["during: qat needs training: qat"]),
+        (recipe(augmentation="mixup", loss="constrained"), ["mixup mixes images of two groups"]),
+        (
+            recipe(augmentation="cutmix", loss={"kind": "group_dro", "by": "race"}),
+            ["cutmix mixes images of two groups", "loss: group_dro keeps apart"],
+        ),
+        (recipe(sampling="oversample", during="qat"), ["during: qat needs training: qat"]),
         (weights(percentile=99), ["percentile acts with range: percentile"]),
         (weights(adaround_steps=9), ["adaround_steps acts with rounding: adaround"]),
         (weights(format="float16", range="mse"), ["range acts with format: integer"]),
@@ -188,8 +221,9 @@ def test_choices_may_be_wide_where_a_method_is_kept_to_wide_bits():
 
 
 def test_a_recipe_may_leave_the_fp32_network_plain():
-    parts = {"recipe": {"loss": "constrained", "by": "race"}, "training": "qat"}
-    assert Method.model_validate(parts).base_recipe() == Recipe(loss="constrained", by="race")
+    constrained = {"kind": "constrained", "by": "race"}
+    parts = {"recipe": {"loss": constrained}, "training": "qat"}
+    assert Method.model_validate(parts).base_recipe() == Recipe(loss=Constrained(by="race"))
     parts["recipe"]["during"] = "qat"
     assert Method.model_validate(parts).base_recipe() == Recipe()
     with pytest.raises(ValueError, match="a recipe that acts in it"):

@@ -10,7 +10,7 @@ from quantskew.quantization.method import Method
 from quantskew.quantization.qat import prepare, quantizers
 from quantskew.quantization.settings import Qat, Weights
 from quantskew.training.loop import fit
-from quantskew.training.settings import Training
+from quantskew.training.training import Training
 
 
 def linear():

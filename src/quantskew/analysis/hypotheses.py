@@ -37,9 +37,7 @@ from quantskew.fairness.metrics import Floats
 from quantskew.fairness.paired import holm
 from quantskew.fairness.seeds import seed_and_sampling_variance
 from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
-from quantskew.training.recipe import Recipe
 
-AS_IS = Recipe().model_dump()
 NOTHING = 0.01
 """Accuracy, in the mean over networks, below which a group has nothing left to lose."""
 
@@ -74,6 +72,12 @@ class Grid:
     def plain(self) -> str:
         """Name of the method that others are compared with."""
         return self.study.reference
+
+    @property
+    def as_is(self) -> Mapping[str, Any]:
+        """Recipe of the method that others are compared with, which changes nothing."""
+        recipe: Mapping[str, Any] = self.study.methods[self.plain]["recipe"]
+        return recipe
 
     def bits(self, *methods: str) -> list[int]:
         """Widths, falling, at which all of some methods are."""
@@ -117,11 +121,12 @@ def is_mixed(method: Mapping[str, Any]) -> bool:
 
 def _mixed_and_uniform(grid: Grid) -> tuple[str, str]:
     mixed = grid.first(
-        lambda m: is_mixed(m) and m["recipe"] == AS_IS, "a method of mixed precision, recipe as is"
+        lambda m: is_mixed(m) and m["recipe"] == grid.as_is,
+        "a method of mixed precision, recipe as is",
     )
     training = grid.study.all_methods()[mixed]["training"]
     uniform = grid.first(
-        lambda m: m["training"] == training and not is_mixed(m) and m["recipe"] == AS_IS,
+        lambda m: m["training"] == training and not is_mixed(m) and m["recipe"] == grid.as_is,
         f"a method of uniform precision with training: {training}",
     )
     return mixed, uniform
@@ -129,7 +134,7 @@ def _mixed_and_uniform(grid: Grid) -> tuple[str, str]:
 
 def _qat(grid: Grid) -> str:
     return grid.first(
-        lambda m: m["training"] == "qat" and not is_mixed(m) and m["recipe"] == AS_IS,
+        lambda m: m["training"] == "qat" and not is_mixed(m) and m["recipe"] == grid.as_is,
         "a method with training: qat, uniform precision and recipe as is",
     )
 
