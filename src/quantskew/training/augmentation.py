@@ -132,7 +132,8 @@ class Mixup(_Mixing, kind="mixup"):
         """Mix each image with its neighbour in the batch."""
         from quantskew.training.transforms import v2
 
-        return v2.MixUp(alpha=self.alpha, num_classes=classes)(images, labels)
+        images, labels = v2.MixUp(alpha=self.alpha, num_classes=classes)(images, labels)
+        return images, labels
 
 
 class Cutmix(_Mixing, kind="cutmix"):
@@ -142,4 +143,5 @@ class Cutmix(_Mixing, kind="cutmix"):
         """Paste a part of its neighbour in the batch into each image."""
         from quantskew.training.transforms import v2
 
-        return v2.CutMix(alpha=self.alpha, num_classes=classes)(images, labels)
+        images, labels = v2.CutMix(alpha=self.alpha, num_classes=classes)(images, labels)
+        return images, labels

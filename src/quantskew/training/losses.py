@@ -260,4 +260,5 @@ def difficulty_weights(accuracy: Floats) -> Floats:
     """
     weights = np.ones(len(accuracy))
     weights[np.nanargmin(accuracy)] = HARDEST
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights

@@ -64,28 +64,32 @@ class Schedule(Choice):
         """
         if share < warmup:
             return (share + 1e-3) / (warmup + 1e-3)
-        return self._after_warmup(share, warmup)
+        return self.after_warmup(share, warmup)
 
     @abstractmethod
-    def _after_warmup(self, share: float, warmup: float) -> float: ...
+    def after_warmup(self, share: float, warmup: float) -> float:
+        """Return the learning rate at a share that is past the warm-up; see :meth:`factor`."""
 
 
 class Cosine(Schedule, kind="cosine"):
     """Fall to zero along half a cosine (Loshchilov & Hutter 2017)."""
 
-    def _after_warmup(self, share: float, warmup: float) -> float:
+    def after_warmup(self, share: float, warmup: float) -> float:
+        """Return a value that falls from 1 to 0."""
         return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
 
 
 class Step(Schedule, kind="step"):
     """Fall to a tenth after half of the training, and to a hundredth after three quarters."""
 
-    def _after_warmup(self, share: float, warmup: float) -> float:
+    def after_warmup(self, share: float, warmup: float) -> float:
+        """Return 1, 0.1 or 0.01."""
         return 0.1 ** ((share >= 0.5) + (share >= 0.75))
 
 
 class Constant(Schedule, kind="constant"):
     """Stay at the peak."""
 
-    def _after_warmup(self, share: float, warmup: float) -> float:
+    def after_warmup(self, share: float, warmup: float) -> float:
+        """Return 1."""
         return 1.0

@@ -82,7 +82,7 @@ class Balanced(_EqualGroups, kind="balanced"):
     """
 
     def _size(self, counts: NDArray[np.int64]) -> int:
-        return round(counts.mean())
+        return round(float(counts.mean()))
 
 
 class Oversample(_EqualGroups, kind="oversample"):
