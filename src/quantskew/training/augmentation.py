@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field, field_validator
+from typing_extensions import override
 
 from quantskew.sections import Choice, Fraction, PositiveFloat
 
@@ -54,8 +55,8 @@ class Augmentation(Choice):
 class Unchanged(Augmentation, kind="none"):
     """Images as they are."""
 
+    @override
     def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        """Return the batch as it is."""
         return images, labels
 
 
@@ -71,8 +72,8 @@ class Geometric(Augmentation, kind="geometric"):
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
     flip: bool = False
 
+    @override
     def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        """Move each image by amounts of its own."""
         import torch
 
         from quantskew.training.transforms import move
@@ -104,8 +105,8 @@ class Erasing(Augmentation, kind="erasing"):
             raise ValueError(f"the smaller share comes first; got {list(sides)}")
         return sides
 
+    @override
     def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        """Erase a square of each image."""
         import torch
 
         from quantskew.training.transforms import erase
@@ -128,8 +129,8 @@ class _Mixing(Augmentation):
 class Mixup(_Mixing, kind="mixup"):
     """Weighted means of two images (Zhang et al. 2018)."""
 
+    @override
     def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        """Mix each image with its neighbour in the batch."""
         from quantskew.training.transforms import v2
 
         images, labels = v2.MixUp(alpha=self.alpha, num_classes=classes)(images, labels)
@@ -139,8 +140,8 @@ class Mixup(_Mixing, kind="mixup"):
 class Cutmix(_Mixing, kind="cutmix"):
     """Images with a rectangle of another image pasted in (Yun et al. 2019)."""
 
+    @override
     def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        """Paste a part of its neighbour in the batch into each image."""
         from quantskew.training.transforms import v2
 
         images, labels = v2.CutMix(alpha=self.alpha, num_classes=classes)(images, labels)

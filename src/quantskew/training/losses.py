@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import field_validator
+from typing_extensions import override
 
 from quantskew.data.groups import ByGroup
 from quantskew.sections import Choice, Fraction, NonNegative, ParamsError, PositiveFloat
@@ -75,8 +76,8 @@ class Loss(Choice):
 class CrossEntropy(Loss, kind="cross_entropy"):
     """The mean cross-entropy."""
 
+    @override
     def of_batch(self, outputs: Tensor, targets: Tensor, batch: Tensor, state: State) -> Tensor:
-        """Return the mean cross-entropy."""
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(outputs, targets)
@@ -99,12 +100,12 @@ class Weighted(Loss, kind="weighted"):
         return weights
 
     @property
+    @override
     def needs_history(self) -> bool:
-        """Whether the weights follow the accuracy of each class in a baseline's training."""
         return self.class_weights is None
 
+    @override
     def start(self, train: Samples, accuracy: Floats | None, reference: nn.Module | None) -> State:
-        """Return the weights, one for each class."""
         import torch
 
         if self.class_weights is not None:
@@ -123,8 +124,8 @@ class Weighted(Loss, kind="weighted"):
             )
         return {"weights": torch.from_numpy(weights).float()}
 
+    @override
     def of_batch(self, outputs: Tensor, targets: Tensor, batch: Tensor, state: State) -> Tensor:
-        """Return the mean cross-entropy, weighted by class."""
         from torch.nn.functional import cross_entropy
 
         loss = cross_entropy(outputs, targets, weight=state["weights"])
@@ -140,8 +141,8 @@ class _OfGroups(ByGroup, Loss):
 
     step_size: PositiveFloat = 0.01
 
+    @override
     def start(self, train: Samples, accuracy: Floats | None, reference: nn.Module | None) -> State:
-        """Return the group of every training sample and the size of each group."""
         import torch
 
         groups = torch.from_numpy(self.codes(train.attributes))
@@ -167,14 +168,14 @@ class GroupDro(_OfGroups, kind="group_dro"):
 
     adjustment: NonNegative = 0.0
 
+    @override
     def start(self, train: Samples, accuracy: Floats | None, reference: nn.Module | None) -> State:
-        """Return the groups, with equal weights."""
         state = super().start(train, accuracy, reference)
         count = len(state["sizes"])
         return {**state, "weights": state["sizes"].new_ones(count).float() / count}
 
+    @override
     def of_batch(self, outputs: Tensor, targets: Tensor, batch: Tensor, state: State) -> Tensor:
-        """Update the weights of the groups, and return the weighted loss."""
         from torch.nn.functional import cross_entropy
 
         losses = cross_entropy(outputs, targets, reduction="none")
@@ -207,8 +208,8 @@ class Constrained(_OfGroups, kind="constrained"):
 
     tolerance: Fraction = 0.02
 
+    @override
     def start(self, train: Samples, accuracy: Floats | None, reference: nn.Module | None) -> State:
-        """Return the groups, the gaps of the reference, and multipliers of 0."""
         import torch
 
         from quantskew.models import device, logits
@@ -230,8 +231,8 @@ class Constrained(_OfGroups, kind="constrained"):
         overall = (accuracy * sizes)[known].sum() / sizes[known].sum()
         return overall - accuracy - state["excused"]
 
+    @override
     def of_batch(self, outputs: Tensor, targets: Tensor, batch: Tensor, state: State) -> Tensor:
-        """Update the multipliers, and return the surrogate."""
         import torch
         from torch.nn.functional import cross_entropy
 

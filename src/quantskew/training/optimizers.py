@@ -7,6 +7,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from quantskew.sections import Choice, Fraction
 
 if TYPE_CHECKING:
@@ -28,22 +30,22 @@ class Optimizer(Choice):
 
 
 class AdamW(Optimizer, kind="adamw"):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019) and PyTorch's default moments."""
 
+    @override
     def over(self, groups: Parameters, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        """Return the optimizer with the decay rates of its moments that PyTorch has by default."""
         import torch
 
         return torch.optim.AdamW(groups, lr, weight_decay=weight_decay, fused=True)
 
 
 class Sgd(Optimizer, kind="sgd"):
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum; weight decay is an L2 penalty."""
 
     momentum: Fraction = 0.9
 
+    @override
     def over(self, groups: Parameters, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        """Return the optimizer; its weight decay is an L2 penalty."""
         import torch
 
         return torch.optim.SGD(groups, lr, momentum=self.momentum, weight_decay=weight_decay)
@@ -74,22 +76,22 @@ class Schedule(Choice):
 class Cosine(Schedule, kind="cosine"):
     """Fall to zero along half a cosine (Loshchilov & Hutter 2017)."""
 
+    @override
     def after_warmup(self, share: float, warmup: float) -> float:
-        """Return a value that falls from 1 to 0."""
         return 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
 
 
 class Step(Schedule, kind="step"):
     """Fall to a tenth after half of the training, and to a hundredth after three quarters."""
 
+    @override
     def after_warmup(self, share: float, warmup: float) -> float:
-        """Return 1, 0.1 or 0.01."""
         return 0.1 ** ((share >= 0.5) + (share >= 0.75))
 
 
 class Constant(Schedule, kind="constant"):
     """Stay at the peak."""
 
+    @override
     def after_warmup(self, share: float, warmup: float) -> float:
-        """Return 1."""
         return 1.0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from quantskew.data.groups import ByGroup
 from quantskew.sections import Choice
@@ -41,8 +42,8 @@ class Sampling(Choice):
 class AsIs(Sampling, kind="as_is"):
     """Every sample once."""
 
+    @override
     def epoch(self, attributes: pd.DataFrame, generator: torch.Generator) -> Tensor:
-        """Draw a permutation of all samples."""
         import torch
 
         return torch.randperm(len(attributes), generator=generator)
@@ -55,6 +56,7 @@ class _EqualGroups(ByGroup, Sampling):
     def _size(self, counts: NDArray[np.int64]) -> int:
         """Return how many samples of each group an epoch sees, of how many there are."""
 
+    @override
     def epoch(self, attributes: pd.DataFrame, generator: torch.Generator) -> Tensor:
         """Draw equally many samples of every group.
 
@@ -96,16 +98,8 @@ def balanced_subset(groups: NDArray[np.int64], *, most: int, seed: int) -> NDArr
     """Draw indices of equally many samples of every group that has any, sorted.
 
     Accuracy by epoch on such a subset shows how hard a group is, apart from how large it is
-    (Bellam & Kim, §4.6).
-
-    Parameters
-    ----------
-    groups
-        (N,), the group of every sample, integers from 0.
-    most
-        Largest number of samples of a group.
-    seed
-        Seed of the draw.
+    (Bellam & Kim, §4.6). ``groups`` has the group of every sample, integers from 0, and ``most`` is
+    the largest number of samples that are drawn of one.
     """
     counts = np.bincount(groups)
     size = min(most, counts[counts > 0].min())
