@@ -47,7 +47,7 @@ def qat(**parts):
 
 def own(loss=None):
     """A network that is not trained here; with a loss, under a remedy that acts in QAT alone."""
-    network = {"models": "mine", "architectures": {"mine": {"factory": "a:b", "checkpoint": "w"}}}
+    network = {"models": ["mine"], "architectures": {"mine": {"factory": "a:b", "checkpoint": "w"}}}
     remedy = {"training": "qat", "recipe": {"loss": loss, "during": "qat"}}
     return network | ({"mitigations": {"mine": remedy}} if loss else {})
 

@@ -280,8 +280,8 @@ def test_edges_of_groups_go_where_a_recipe_divides_by_them(monkeypatch):
     recipe = {"loss": {"kind": "group_dro", "by": "age*sex"}}
     study = parse(
         {
-            "datasets": "digits", "sources": {"digits": None}, "models": "own", "bits": 4,
-            "seeds": 0, "reference": "plain", "groups": {"bins": {"age": [30], "height": [1.7]}},
+            "datasets": ["digits"], "sources": {"digits": None}, "models": ["own"], "bits": [4],
+            "seeds": [0], "reference": "plain", "groups": {"bins": {"age": [30], "height": [1.7]}},
             "methods": {
                 "plain": {}, "dro": {"recipe": recipe}, "qat": {"training": "qat"},
                 "weighted": {"recipe": {"loss": "weighted"}},
