@@ -14,6 +14,7 @@ from quantskew.data.source import Source
 from quantskew.deployment import onnx_files, shipping
 from quantskew.deployment.onnx_files import FileError, OnnxNetwork
 from quantskew.quantization.settings import Calibration
+from quantskew.subject import Subject
 from quantskew.training.baseline import train
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
@@ -24,7 +25,7 @@ def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
     prepare("digits", Source(), folder).write(folder / "samples.parquet")
     train(
-        folder, samples=folder / "samples.parquet", model="resnet18_quarter", architecture=None,
+        folder, subject=Subject(samples=folder / "samples.parquet", model="resnet18_quarter"),
         seed=0, training=Training(epochs=3), recipe=Recipe(),
     )  # fmt: skip
     return folder
@@ -32,9 +33,10 @@ def digits(tmp_path_factory):
 
 def shipped(digits, folder, calibration, ranges="minmax"):
     folder.mkdir()
+    weights = digits / "network.safetensors"
+    subject = Subject(samples=digits / "samples.parquet", model="resnet18_quarter", weights=weights)
     shipping.ship(
-        folder, samples=digits / "samples.parquet", base=digits / "network.safetensors",
-        model="resnet18_quarter", architecture=None, seed=0, calibration=calibration,
+        folder, subject=subject, seed=0, calibration=calibration,
         bins={}, ranges=ranges, reduce_range=True, notes={"dataset": "digits"},
     )  # fmt: skip
     return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -11,6 +11,7 @@ from quantskew.data.source import Source
 from quantskew.quantization import packing
 from quantskew.quantization.method import Method
 from quantskew.quantization.settings import Qat
+from quantskew.subject import Subject
 from quantskew.training.baseline import train
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
@@ -24,7 +25,7 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     prepare("digits", Source(imbalance="paper"), folder).write(folder / "samples.parquet")
     train(
-        folder, samples=folder / "samples.parquet", model=MODEL, architecture=None, seed=0,
+        folder, subject=Subject(samples=folder / "samples.parquet", model=MODEL), seed=0,
         training=TRAINING, recipe=Recipe(),
     )  # fmt: skip
     return folder

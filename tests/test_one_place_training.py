@@ -16,7 +16,7 @@ from quantskew.data.loading import Samples
 from quantskew.engine.fingerprint import identity
 from quantskew.models import logits
 from quantskew.sections import ParamsError, Section, checked
-from quantskew.subject import Architecture
+from quantskew.subject import Architecture, Subject
 from quantskew.training import baseline
 from quantskew.training.augmentation import Augmentation
 from quantskew.training.losses import Loss
@@ -101,14 +101,15 @@ def train(tmp_path, monkeypatch):
         torch.arange(60) % 2, np.arange(60).astype(str), np.repeat(["test", "train"], 30),
         attributes, ("a", "b"), {"shape": [1, 4, 4]},
     )  # fmt: skip
-    monkeypatch.setattr("quantskew.training.baseline.load", lambda _: data)
+    monkeypatch.setattr("quantskew.data.loading.load", lambda _: data)
+
+    own = Architecture(factory=f"{__name__}:linear", mean=(0,), std=(1,))
 
     def run(training, recipe):
         training = checked(Training, {"epochs": 2, "batch_size": 8, "warmup": 0, **training}, "")
         baseline.train(
-            tmp_path, samples=tmp_path, model="own", seed=0, training=training,
-            architecture=Architecture(factory=f"{__name__}:linear", mean=(0,), std=(1,)),
-            recipe=checked(Recipe, recipe, "a recipe"),
+            tmp_path, subject=Subject(samples=tmp_path, model="own", architecture=own), seed=0,
+            training=training, recipe=checked(Recipe, recipe, "a recipe"),
         )  # fmt: skip
         weights = safetensors.torch.load_file(tmp_path / "network.safetensors")
         return torch.cat([weight.flatten() for weight in weights.values()]), data

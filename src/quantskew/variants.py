@@ -19,6 +19,7 @@ from quantskew.layout import empty, folder_of, samples_path, stored_variants
 from quantskew.names import BASELINE, FULL_PRECISION, Variant
 from quantskew.quantization.method import Method, recipe_owners
 from quantskew.quantization.settings import Qat
+from quantskew.subject import Subject
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
 
@@ -93,6 +94,17 @@ def variants_of(
     return [Variant(dataset, model, seed, name, width) for width in bits for seed in study.seeds]
 
 
+def subject_of(study: "Params", variant: Variant, weights: Path | None = None) -> Subject:
+    """Return what a cell about a network is about; without weights it is not trained yet."""
+    return Subject(
+        samples=samples_path(variant.dataset),
+        model=variant.model,
+        architecture=study.architectures.get(variant.model),
+        weights=weights,
+        bits=variant.bits,
+    )
+
+
 def _run(
     study: "Params", work: Mapping[Variant, Cell], title: str
 ) -> tuple[dict[Variant, Path], Failures]:
@@ -107,9 +119,7 @@ def _training_cells(study: "Params", bases: Mapping[Variant, Recipe]) -> dict[Va
         variant: Cell(
             variant.stem,
             "quantskew.training.baseline:train",
-            samples=samples_path(variant.dataset),
-            model=variant.model,
-            architecture=study.architectures.get(variant.model),
+            subject=subject_of(study, variant),
             seed=variant.seed,
             training=study.training,
             recipe=recipe,

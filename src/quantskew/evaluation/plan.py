@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from pydantic import Field
 
 from quantskew.engine.cells import Cell
-from quantskew.layout import Stored, samples_path
+from quantskew.layout import Stored
 from quantskew.names import Variant
 from quantskew.sections import Names, Section, Width
 from quantskew.subject import Subject
+from quantskew.variants import subject_of
 
 if TYPE_CHECKING:
     from quantskew.params import Params
@@ -54,13 +55,7 @@ def plan(study: "Params", variants: Mapping[Variant, Stored]) -> Plan:
 
 
 def _subject(study: "Params", variants: Mapping[Variant, Stored], variant: Variant) -> Subject:
-    return Subject(
-        samples=samples_path(variant.dataset),
-        model=variant.model,
-        architecture=study.architectures.get(variant.model),
-        weights=variants[variant].file,
-        bits=variant.bits,
-    )
+    return subject_of(study, variant, variants[variant].file)
 
 
 def _answers(study: "Params", variants: Mapping[Variant, Stored], variant: Variant) -> Cell:

@@ -8,8 +8,8 @@ import safetensors.numpy
 import torch
 
 from quantskew import models
-from quantskew.data.loading import Samples, load
-from quantskew.subject import Architecture
+from quantskew.data.loading import Samples
+from quantskew.subject import Subject
 from quantskew.training.loop import History, fit
 from quantskew.training.losses import Floats
 from quantskew.training.recipe import Recipe
@@ -23,9 +23,7 @@ WATCHED = 25
 def train(
     folder: Path,
     *,
-    samples: Path,
-    model: str,
-    architecture: Architecture | None,
+    subject: Subject,
     seed: int,
     training: Training,
     recipe: Recipe,
@@ -38,10 +36,8 @@ def train(
     ----------
     folder
         Folder of the cell; training resumes from a ``checkpoint.safetensors`` in it.
-    samples
-        Table of samples.
-    model, architecture
-        Which network; an architecture with a checkpoint is not trained at all.
+    subject
+        The samples and the network; an architecture with a checkpoint is not trained at all.
     seed
         Seed of the initial weights and of the order of the samples.
     training, recipe
@@ -51,10 +47,10 @@ def train(
     baseline_history
         History of the plain baseline of this seed, for a loss that ``needs_history``.
     """
-    data = load(samples).divided(bins or {})
+    data = subject.data().divided(bins or {})
     torch.manual_seed(seed)
-    checkpoint = None if architecture is None else architecture.checkpoint
-    network = models.build_for(data, model, architecture, checkpoint).to(models.device())
+    checkpoint = subject.checkpoint
+    network = subject.build(checkpoint).to(models.device())
     if checkpoint is not None:
         history, watched = History(), np.array([], dtype=np.int64)
     else:
@@ -70,7 +66,7 @@ def train(
             augment=recipe.augmentation.augmenter(classes=len(data.classes), seed=seed),
             watched=(data.images[watched], data.labels[watched]),
             checkpoint=folder / "checkpoint.safetensors",
-            title=f"{model} seed {seed}",
+            title=f"{subject.model} seed {seed}",
         )
     models.save_weights(network, folder / "network.safetensors")
     save_history(folder / "history.safetensors", history, watched)
