@@ -46,7 +46,7 @@ from quantskew.quantization import packing
 from quantskew.quantization.layers import dry_run
 from quantskew.quantization.method import Method
 from quantskew.quantization.packing import Quantized
-from quantskew.quantization.settings import Qat
+from quantskew.quantization.fitting import Qat
 from quantskew.schemas import TABLES
 from quantskew.training.baseline import class_weights
 from quantskew.training.settings import Recipe, Training
@@ -437,8 +437,8 @@ def packed_bytes(network: nn.Module) -> int:
 
 
 def _refuse(method: Method, bits: int, given: Material) -> None:
-    recipe, learns = method.recipe, method.training == "qat"
-    if method.weights.format == "integer" and bits not in range(2, 9):
+    recipe, learns = method.recipe, method.training.trains
+    if method.weights.own_bits is None and bits not in range(2, 9):
         raise MethodError(f"bits: got {bits}; weights have 2 to 8 bits")
     if recipe != Recipe() and not learns:
         raise MethodError(

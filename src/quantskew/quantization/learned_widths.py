@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from quantskew.quantization.layers import Layer
 from quantskew.quantization.ptq import quantize_weight
-from quantskew.quantization.settings import Weights
+from quantskew.quantization.weights import IntegerWeights
 
 
 class _Rounded(torch.autograd.Function):
@@ -54,7 +54,7 @@ def learn_widths(
     *,
     choices: Sequence[int],
     capacity: int,
-    weights: Weights,
+    weights: IntegerWeights,
     steps: int = 100,
     seed: int = 0,
 ) -> Tensor:
