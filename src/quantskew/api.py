@@ -43,10 +43,10 @@ from quantskew.models import CPU
 from quantskew.names import BASELINE, FULL_PRECISION, Point, Variant
 from quantskew.params import load
 from quantskew.quantization import packing
+from quantskew.quantization.fitting import Qat
 from quantskew.quantization.layers import dry_run
 from quantskew.quantization.method import Method
 from quantskew.quantization.packing import Quantized
-from quantskew.quantization.fitting import Qat
 from quantskew.schemas import TABLES
 from quantskew.training.baseline import class_weights
 from quantskew.training.settings import Recipe, Training

@@ -16,7 +16,7 @@ from quantskew import models
 from quantskew.data.loading import Samples, load
 from quantskew.models import CPU
 from quantskew.quantization import packing
-from quantskew.quantization.fitting import MethodError, Qat
+from quantskew.quantization.fitting import Material, MethodError, Qat
 from quantskew.quantization.method import Method
 from quantskew.quantization.policies import allocate_bits
 from quantskew.subject import Architecture
@@ -143,10 +143,10 @@ def apply(
                 network, example, seen.images, seen.labels, seen.groups,
                 bits=bits, weights=method.integer_weights(), policy=method.policy, seed=seed,
             )  # fmt: skip
-    quantized = method.training.quantize(
-        network, method, bits, example=example, seen=seen, widths=widths, train=train,
-        training=training, qat_settings=qat_settings, class_weights=weights, seed=seed, **fitting,
-    )  # fmt: skip
+    material = Material(
+        example, seen, widths, train, training, qat_settings, weights, seed, fitting
+    )
+    quantized = method.training(network, method, bits, material)
     if seen is not None:
         quantized.notes["calibration"] = seen.counts
     return quantized
@@ -189,8 +189,8 @@ def own(
         return result
     if not isinstance(result, nn.Module) or _shapes(result) != _shapes(network):
         raise MethodError(
-            f"function: {function!r} gave a {type(result).__name__} that is neither a Quantized nor "
-            "the network with all its parameters in their shapes"
+            f"function: {function!r} gave a {type(result).__name__} that is neither a Quantized "
+            "nor the network with all its parameters in their shapes"
         )
     return result
 

@@ -19,7 +19,7 @@ from quantskew.quantization.ranges import ActivationRange, InputMinMax
 from quantskew.sections import Choice, Width
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from torch import Tensor, nn
 
@@ -96,78 +96,81 @@ class FloatActivations(Activations, kind="none"):
         pass
 
 
-class StaticActivations(Activations, kind="static"):
-    """The range of each input is measured on the calibration images."""
-
-    needs_images: ClassVar[bool] = True
+class _Quantized(Activations):
+    """Integer codes on a grid a layer."""
 
     bits: Width = 8
     scheme: Scheme = "asymmetric"
-    range: ActivationRange = InputMinMax()
+
+    @abstractmethod
+    def grids(
+        self, network: nn.Module, images: Tensor | None, groups: Tensor | None
+    ) -> Mapping[str, list[float] | None]:
+        """Return scale and zero point a layer, or ``None`` for those of each image."""
 
     @override
     def quantize(
         self, network: nn.Module, images: Tensor | None = None, groups: Tensor | None = None
     ) -> dict[str, Any]:
-        return _attached(
-            network, self, {name: self._grid(h) for name, h in self._seen(network, images, groups)}
-        )
+        from quantskew.quantization.input_quantizers import restore
+
+        layers = self.grids(network, images, groups)
+        notes = {"mode": self.kind, "bits": self.bits, "scheme": self.scheme, "layers": layers}
+        restore(network, notes)
+        return notes
+
+
+class StaticActivations(_Quantized, kind="static"):
+    """The range of each input is measured on the calibration images."""
+
+    needs_images: ClassVar[bool] = True
+
+    range: ActivationRange = InputMinMax()
+
+    @override
+    def grids(
+        self, network: nn.Module, images: Tensor | None, groups: Tensor | None
+    ) -> Mapping[str, list[float] | None]:
+        grids = {}
+        for name, ends in self._ends(network, images, groups).items():
+            scale, zero_point = scale_and_zero_point(*ends, self.bits, self.scheme)
+            grids[name] = [scale.item(), zero_point.item()]
+        return grids
 
     @override
     def check_learnable(self) -> None:
         if self.scheme != "asymmetric":
-            raise ValueError(
-                f"QAT learns activations of scheme: asymmetric, not of scheme: {self.scheme}"
-            )
+            raise ValueError(f"QAT learns asymmetric activations, not scheme: {self.scheme}")
 
     @override
     def learn(self, network: nn.Module, images: Tensor | None, groups: Tensor | None) -> None:
         from quantskew.quantization.learned_activations import learn_grid
 
         self.check_learnable()
-        for name, histogram in self._seen(network, images, groups):
-            ends = self.range.ends(histogram, bits=self.bits, scheme=self.scheme)
+        for name, ends in self._ends(network, images, groups).items():
             learn_grid(network.get_submodule(name), *ends, self.bits)
 
-    def _seen(
+    def _ends(
         self, network: nn.Module, images: Tensor | None, groups: Tensor | None
-    ) -> Iterable[tuple[str, Histogram]]:
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         if images is None:
             raise ValueError("static activations need calibration images")
-        return observe(network, images, groups).items()
-
-    def _grid(self, histogram: Histogram) -> list[float]:
-        ends = self.range.ends(histogram, bits=self.bits, scheme=self.scheme)
-        scale, zero_point = scale_and_zero_point(*ends, self.bits, self.scheme)
-        return [scale.item(), zero_point.item()]
+        return {
+            name: self.range.ends(histogram, bits=self.bits, scheme=self.scheme)
+            for name, histogram in observe(network, images, groups).items()
+        }
 
 
-class DynamicActivations(Activations, kind="dynamic"):
+class DynamicActivations(_Quantized, kind="dynamic"):
     """The range of each input is that of the image itself: min–max."""
 
-    bits: Width = 8
-    scheme: Scheme = "asymmetric"
-
     @override
-    def quantize(
-        self, network: nn.Module, images: Tensor | None = None, groups: Tensor | None = None
-    ) -> dict[str, Any]:
+    def grids(
+        self, network: nn.Module, images: Tensor | None, groups: Tensor | None
+    ) -> Mapping[str, list[float] | None]:
         from quantskew.quantization.layers import quantizable
 
-        return _attached(network, self, dict.fromkeys(quantizable(network)))
-
-
-def _attached(
-    network: nn.Module,
-    activations: StaticActivations | DynamicActivations,
-    layers: Mapping[str, list[float] | None],
-) -> dict[str, Any]:
-    from quantskew.quantization.input_quantizers import restore
-
-    mode, bits, scheme = activations.kind, activations.bits, activations.scheme
-    notes = {"mode": mode, "bits": bits, "scheme": scheme, "layers": layers}
-    restore(network, notes)
-    return notes
+        return dict.fromkeys(quantizable(network))
 
 
 def observe(

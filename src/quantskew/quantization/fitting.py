@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 from typing_extensions import override
@@ -38,7 +38,7 @@ class ScaleStart(Choice):
     """Where the learned scales of weights start (``qat.start``)."""
 
     @abstractmethod
-    def scale(self, weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
+    def __call__(self, weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
         """Return one scale, or one an output channel, that broadcasts against the weight."""
 
 
@@ -46,7 +46,7 @@ class LeastError(ScaleStart, kind="mse"):
     """Where the squared error of the weights is the least."""
 
     @override
-    def scale(self, weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
+    def __call__(self, weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
         ends = Mse().ends(weight, bits=bits, scheme="symmetric", per_channel=per_channel)
         return scale_and_zero_point(*ends, bits, "symmetric")[0]
 
@@ -55,7 +55,7 @@ class LsqStart(ScaleStart, kind="lsq"):
     """At ``2 · mean|w| / √Qp``, as in the paper of LSQ."""
 
     @override
-    def scale(self, weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
+    def __call__(self, weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
         dims = tuple(range(1 if per_channel else 0, weight.ndim))
         _, high = code_range(bits, "symmetric")
         return 2 * weight.detach().abs().mean(dims, keepdim=True) / high**0.5
@@ -86,7 +86,7 @@ class Oscillations(Choice):
     """What QAT does about weights that flip between two codes (``oscillations:``)."""
 
     @abstractmethod
-    def options(self, prepared: Prepared) -> dict[str, Any]:
+    def __call__(self, prepared: Prepared) -> dict[str, Any]:
         """Return the options that :func:`quantskew.training.loop.fit` gets for it."""
 
 
@@ -94,7 +94,7 @@ class AsIs(Oscillations, kind="as_is"):
     """Nothing."""
 
     @override
-    def options(self, prepared: Prepared) -> dict[str, Any]:
+    def __call__(self, prepared: Prepared) -> dict[str, Any]:
         return {}
 
 
@@ -108,7 +108,7 @@ class Dampen(Oscillations, kind="dampen"):
     strength: NonNegative = 0.1
 
     @override
-    def options(self, prepared: Prepared) -> dict[str, Any]:
+    def __call__(self, prepared: Prepared) -> dict[str, Any]:
         from quantskew.quantization import qat
 
         return {"penalty": lambda share: self.strength_at(share) * qat.damp(prepared)}
@@ -130,7 +130,7 @@ class Freeze(Oscillations, kind="freeze"):
     threshold: tuple[Fraction, Fraction] = (0.1, 0.01)
 
     @override
-    def options(self, prepared: Prepared) -> dict[str, Any]:
+    def __call__(self, prepared: Prepared) -> dict[str, Any]:
         from quantskew.quantization.freezing import Freezer
 
         freezer = Freezer(prepared)
@@ -147,65 +147,51 @@ def _half_cosine(share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * share))
 
 
+class Material(NamedTuple):
+    """What a method is given beside the network; see :func:`quantskew.methods.apply`.
+
+    ``seen`` are the calibration images and ``widths`` the bit allocation, where the method has any;
+    ``fitting`` are further options of :func:`quantskew.training.loop.fit`.
+    """
+
+    example: Tensor
+    seen: CalibrationSet | None
+    widths: Mapping[str, Widths] | None
+    train: Samples | None
+    training: Training
+    qat: Qat
+    class_weights: Tensor | None
+    seed: int
+    fitting: Mapping[str, Any]
+
+
 class Fitting(Choice):
     """Whether the network is trained with its quantizers in place (``training`` of a method)."""
 
     trains: ClassVar[bool] = False
 
     @abstractmethod
-    def quantize(
-        self,
-        network: nn.Module,
-        method: Method,
-        bits: int,
-        *,
-        example: Tensor,
-        seen: CalibrationSet | None,
-        widths: Mapping[str, Widths] | None,
-        train: Samples | None,
-        training: Training,
-        qat_settings: Qat,
-        class_weights: Tensor | None,
-        seed: int,
-        **fitting: Any,
+    def __call__(
+        self, network: nn.Module, method: Method, bits: int, material: Material
     ) -> Quantized:
-        """Quantize a network, which is not changed.
-
-        Parameters
-        ----------
-        network, method, bits, example, train, training, qat_settings, seed, **fitting
-            See :func:`quantskew.methods.apply`.
-        seen
-            Calibration images, where the method looks at some.
-        widths
-            Of each layer by name, where the policy is not uniform.
-        class_weights
-            Of the loss of QAT.
-        """
+        """Return the quantized network; the one that is given is not changed."""
 
 
 class PostTraining(Fitting, kind="none"):
     """The trained network is quantized as it is."""
 
     @override
-    def quantize(
-        self,
-        network: nn.Module,
-        method: Method,
-        bits: int,
-        *,
-        example: Tensor,
-        seen: CalibrationSet | None,
-        widths: Mapping[str, Widths] | None,
-        seed: int,
-        **unused: Any,
+    def __call__(
+        self, network: nn.Module, method: Method, bits: int, material: Material
     ) -> Quantized:
         from quantskew.quantization.ptq import quantize_network
 
+        seen = material.seen
         return quantize_network(
-            network, example, bits=bits, weights=method.weights, activations=method.activations,
-            calibration=seen and seen.images, groups=seen and seen.groups, widths=widths,
-            seed=seed,
+            network, material.example,
+            bits=bits, weights=method.weights, activations=method.activations,
+            calibration=seen and seen.images, groups=seen and seen.groups, widths=material.widths,
+            seed=material.seed,
         )  # fmt: skip
 
 
@@ -215,21 +201,8 @@ class QuantizationAware(Fitting, kind="qat"):
     trains: ClassVar[bool] = True
 
     @override
-    def quantize(
-        self,
-        network: nn.Module,
-        method: Method,
-        bits: int,
-        *,
-        example: Tensor,
-        seen: CalibrationSet | None,
-        widths: Mapping[str, Widths] | None,
-        train: Samples | None,
-        training: Training,
-        qat_settings: Qat,
-        class_weights: Tensor | None,
-        seed: int,
-        **fitting: Any,
+    def __call__(
+        self, network: nn.Module, method: Method, bits: int, material: Material
     ) -> Quantized:
         from quantskew import models
         from quantskew.quantization import qat
@@ -238,31 +211,36 @@ class QuantizationAware(Fitting, kind="qat"):
         from quantskew.training.loop import fit, parameter_groups
         from quantskew.training.losses import objective
 
+        seen, train, settings, seed = material.seen, material.train, material.qat, material.seed
         if train is None:
             raise MethodError("training: qat trains the network, and no training samples are given")
-        goal = objective(method.recipe, train, class_weights=class_weights, reference=network)
+        goal = objective(
+            method.recipe, train, class_weights=material.class_weights, reference=network
+        )
         prepared = qat.prepare(
-            network, example, bits=bits, weights=method.integer_weights(), widths=widths,
+            network, material.example,
+            bits=bits, weights=method.integer_weights(), widths=material.widths,
             activations=method.activations, calibration=seen and seen.images,
-            groups=seen and seen.groups, start=qat_settings.start,
+            groups=seen and seen.groups, start=settings.start,
         ).to(models.device())  # fmt: skip
-        rates = {"epochs": qat_settings.epochs, "lr": qat_settings.lr_at(bits), "warmup": 0.0}
+        rates = {"epochs": settings.epochs, "lr": settings.lr_at(bits), "warmup": 0.0}
         order = sample_order(train, method.recipe, seed)
         fit(
             prepared,
             train.images,
             train.labels,
-            settings=training.model_copy(update=rates),
+            settings=material.training.model_copy(update=rates),
             order=order,
             seed=seed,
-            groups=qat.apart(parameter_groups(prepared), prepared, lr=qat_settings.scale_lr),
+            groups=qat.apart(parameter_groups(prepared), prepared, lr=settings.scale_lr),
             objective=goal,
             augment=augmenter(method.recipe.augmentation, classes=len(train.classes), seed=seed),
-            **method.oscillations.options(prepared),
-            **fitting,
+            **method.oscillations(prepared),
+            **material.fitting,
         )
-        if qat_settings.bn_batches:
-            some = order(qat_settings.epochs)[: qat_settings.bn_batches * training.batch_size]
-            inputs = models.as_input(train.images[some], models.device())
-            qat.reestimate_batch_norm(prepared, inputs, batch_size=training.batch_size)
+        if settings.bn_batches:
+            batch_size = material.training.batch_size
+            chosen = order(settings.epochs)[: settings.bn_batches * batch_size]
+            inputs = models.as_input(train.images[chosen], models.device())
+            qat.reestimate_batch_norm(prepared, inputs, batch_size=batch_size)
         return qat.convert(prepared.cpu())

@@ -45,7 +45,9 @@ class ActivationQuantizer:
         else:
             dims = tuple(range(1, x.ndim))
             ends = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
-            scale, zero_point = scale_and_zero_point(ends[0].clamp_max(0), ends[1].clamp_min(0), self.bits, self.scheme)
+            scale, zero_point = scale_and_zero_point(
+                ends[0].clamp_max(0), ends[1].clamp_min(0), self.bits, self.scheme
+            )
         return scale, zero_point, *code_range(self.bits, self.scheme)
 
 

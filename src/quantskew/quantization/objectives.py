@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+from scipy.optimize import LinearConstraint
 from typing_extensions import override
 
 from quantskew.sections import Choice
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
 
@@ -22,7 +23,7 @@ class Objective(Choice):
         """Return one error, a scalar, from the summed errors and the counts of groups, (G,)."""
 
     @abstractmethod
-    def program(self, costs: np.ndarray) -> tuple[np.ndarray, list[Any]]:
+    def program(self, costs: np.ndarray) -> tuple[np.ndarray, list[LinearConstraint]]:
         """Return what an integer program minimises, and the constraints that this takes.
 
         Parameters
@@ -47,9 +48,7 @@ class Mean(Objective, kind="mean"):
         return errors.sum()
 
     @override
-    def program(self, costs: np.ndarray) -> tuple[np.ndarray, list[Any]]:
-        import numpy as np
-
+    def program(self, costs: np.ndarray) -> tuple[np.ndarray, list[LinearConstraint]]:
         return np.append(costs.sum(1), 0), []
 
 
@@ -64,10 +63,7 @@ class WorstGroup(Objective, kind="worst_group"):
         return (errors / counts.clamp_min(1)).max()
 
     @override
-    def program(self, costs: np.ndarray) -> tuple[np.ndarray, list[Any]]:
-        import numpy as np
-        from scipy.optimize import LinearConstraint
-
+    def program(self, costs: np.ndarray) -> tuple[np.ndarray, list[LinearConstraint]]:
         variables, groups = costs.shape
         bound = LinearConstraint(np.hstack([costs.T, -np.ones((groups, 1))]), ub=0)
         return np.append(np.zeros(variables), 1), [bound]

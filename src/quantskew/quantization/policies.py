@@ -7,6 +7,7 @@ becomes one (:class:`Reduction`), and what has a width of its own (:class:`Unit`
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,14 @@ from pydantic import Field
 from typing_extensions import override
 
 from quantskew.quantization.objectives import Mean, Objective
+from quantskew.quantization.widths import (
+    allocate,
+    by_quantile,
+    exempt,
+    fit_to_size,
+    keep_most_important,
+    uniform,
+)
 from quantskew.sections import Choice, Count, Fraction, Width
 
 if TYPE_CHECKING:
@@ -80,8 +89,8 @@ class Policy(Choice):
     rounds_weights: ClassVar[bool] = False  # whether it measures what rounding a weight costs
 
     def narrowest(self) -> int:
-        """Return the smallest width that it may give."""
-        return 2
+        """Return the smallest width that it may give: the least of its choices, if it has any."""
+        return min(getattr(self, "choices", (2,)))
 
     def splits_layers(self) -> bool:
         """Whether the channels of a layer may get different widths, which QAT cannot train."""
@@ -113,13 +122,7 @@ class _OfCosts(Policy):
         """Return what each choice costs each group, (layers, choices, groups)."""
 
     @override
-    def narrowest(self) -> int:
-        return min(self.choices)
-
-    @override
     def allocate(self, problem: Allocation) -> Sequence[Widths]:
-        from quantskew.quantization.widths import allocate
-
         costs, sizes = self.costs(problem), problem.sizes
         return allocate(costs, sizes, self.choices, problem.capacity, objective=self.objective)
 
@@ -157,17 +160,11 @@ class Learned(Policy, kind="learned"):
     choices: Choices = CHOICES
 
     @override
-    def narrowest(self) -> int:
-        return min(self.choices)
-
-    @override
     def allocate(self, problem: Allocation) -> Sequence[Widths]:
         from quantskew.quantization.learned_widths import learn_widths
-        from quantskew.quantization.widths import fit_to_size
 
-        network, layers, images, labels, _ = problem.data
         scores = learn_widths(
-            network, list(layers), images, labels,
+            problem.network, list(problem.layers), problem.images, problem.labels,
             choices=self.choices, capacity=problem.capacity, weights=problem.weights,
             seed=problem.seed,
         )  # fmt: skip
@@ -179,7 +176,7 @@ class Importance(Choice):
     """What the importance of a weight to a group is (``policy.importance``)."""
 
     @abstractmethod
-    def of(self, gradient: Tensor, weight: Tensor) -> Tensor:
+    def __call__(self, gradient: Tensor, weight: Tensor) -> Tensor:
         """Return the importance of each weight from the gradient of the group's loss."""
 
 
@@ -187,7 +184,7 @@ class Gradient(Importance, kind="gradient"):
     """The magnitude of the gradient."""
 
     @override
-    def of(self, gradient: Tensor, weight: Tensor) -> Tensor:
+    def __call__(self, gradient: Tensor, weight: Tensor) -> Tensor:
         return gradient.abs()
 
 
@@ -195,7 +192,7 @@ class Taylor(Importance, kind="taylor"):
     """The squared product of gradient and weight, as in FairGRAPE (Lin et al. 2022)."""
 
     @override
-    def of(self, gradient: Tensor, weight: Tensor) -> Tensor:
+    def __call__(self, gradient: Tensor, weight: Tensor) -> Tensor:
         return (gradient * weight).square()
 
 
@@ -203,13 +200,13 @@ class Reduction(Choice):
     """How the importance to each group becomes one number (``policy.reduce``)."""
 
     @abstractmethod
-    def reduce(self, importance: Tensor) -> Tensor:
+    def __call__(self, importance: Tensor) -> Tensor:
         """Return (units,) from (units, groups), not negative.
 
         Examples
         --------
         >>> import torch
-        >>> MaxOfGroups().reduce(torch.tensor([[1.0, 3.0], [2.0, 0.0]])).tolist()
+        >>> MaxOfGroups()(torch.tensor([[1.0, 3.0], [2.0, 0.0]])).tolist()
         [3.0, 2.0]
         """
 
@@ -218,7 +215,7 @@ class MaxOfGroups(Reduction, kind="max"):
     """The largest over groups."""
 
     @override
-    def reduce(self, importance: Tensor) -> Tensor:
+    def __call__(self, importance: Tensor) -> Tensor:
         return importance.amax(1)
 
 
@@ -226,7 +223,7 @@ class MeanOfGroups(Reduction, kind="mean"):
     """The mean over groups."""
 
     @override
-    def reduce(self, importance: Tensor) -> Tensor:
+    def __call__(self, importance: Tensor) -> Tensor:
         return importance.mean(1)
 
 
@@ -236,7 +233,7 @@ class Cvar(Reduction, kind="cvar"):
     share: Fraction = 0.3
 
     @override
-    def reduce(self, importance: Tensor) -> Tensor:
+    def __call__(self, importance: Tensor) -> Tensor:
         worst = max(1, round(self.share * importance.shape[1]))
         return importance.topk(worst, 1).values.mean(1)
 
@@ -245,7 +242,7 @@ class BalancedGroups(Reduction, kind="balanced"):
     """The mean after each group's importances are scaled to sum to 1: all have an equal say."""
 
     @override
-    def reduce(self, importance: Tensor) -> Tensor:
+    def __call__(self, importance: Tensor) -> Tensor:
         return (importance / importance.sum(0).clamp_min(2.0**-126)).mean(1)
 
 
@@ -254,9 +251,9 @@ class Unit(Choice):
 
     splits_layers: ClassVar[bool] = True
 
-    @abstractmethod
     def narrowest(self) -> int:
-        """Return the smallest width that it may give."""
+        """Return the smallest width that it may give: the least of its choices, if it has any."""
+        return min(getattr(self, "choices", (2,)))
 
     @abstractmethod
     def scores(self, by_channel: Sequence[Tensor]) -> Tensor:
@@ -275,10 +272,6 @@ class LayerUnit(Unit, kind="layer"):
     choices: Choices = CHOICES
 
     @override
-    def narrowest(self) -> int:
-        return min(self.choices)
-
-    @override
     def scores(self, by_channel: Sequence[Tensor]) -> Tensor:
         import torch
 
@@ -286,8 +279,6 @@ class LayerUnit(Unit, kind="layer"):
 
     @override
     def allocate(self, problem: Allocation, scores: Tensor) -> Sequence[Widths]:
-        from quantskew.quantization.widths import by_quantile, fit_to_size
-
         places = by_quantile(scores, self.choices)
         return fit_to_size(places, scores, problem.sizes, self.choices, problem.capacity)
 
@@ -330,13 +321,7 @@ class ChannelUnit(_Channels, kind="channel"):
     choices: Choices = CHOICES
 
     @override
-    def narrowest(self) -> int:
-        return min(self.choices)
-
-    @override
     def widths(self, scores: Tensor, sizes: Sequence[int], bits: int) -> list[int]:
-        from quantskew.quantization.widths import by_quantile, fit_to_size
-
         places = by_quantile(scores, self.choices)
         return fit_to_size(places, scores, sizes, self.choices, bits * sum(sizes))
 
@@ -351,13 +336,7 @@ class SalientChannelUnit(_Channels, kind="salient_channel"):
     bits: Width | Literal[32] = 8
 
     @override
-    def narrowest(self) -> int:
-        return 2
-
-    @override
     def widths(self, scores: Tensor, sizes: Sequence[int], bits: int) -> list[int]:
-        from quantskew.quantization.widths import keep_most_important
-
         return keep_most_important(scores, sizes, share=self.share, width=self.bits, bits=bits)
 
 
@@ -381,7 +360,7 @@ class ByImportance(Policy, kind="importance"):
         from quantskew.quantization import sensitivity
 
         table = sensitivity.importance(*problem.data, kind=self.importance, unit=self.unit)
-        return self.unit.allocate(problem, self.reduce.reduce(table))
+        return self.unit.allocate(problem, self.reduce(table))
 
 
 def allocate_bits(
@@ -418,10 +397,7 @@ def allocate_bits(
         Name of each quantizable layer → bits, or the bits of each output channel, for
         ``quantize_network``, and where they are of layers for ``prepare``.
     """
-    import copy
-
     from quantskew.quantization.layers import fold_batch_norm, quantizable
-    from quantskew.quantization.widths import exempt, uniform
 
     widths: dict[str, Widths] = {**uniform(network, example, bits=bits, weights=weights)}
     if weights.fold_bn:

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from quantskew.quantization.layers import (
     quantizable,
 )
 from quantskew.quantization.packing import Quantized
+from quantskew.quantization.rounding import Seen
 from quantskew.quantization.weights import IntegerWeights, NoCorrection, Weights
 from quantskew.quantization.widths import uniform
 
@@ -130,7 +130,9 @@ def _channels_left_out(codes: Mapping[str, QuantizedWeight]) -> dict[str, str]:
     }
 
 
-def _quantize_norms(network: nn.Module, bits: int, weights: IntegerWeights) -> dict[str, QuantizedWeight]:
+def _quantize_norms(
+    network: nn.Module, bits: int, weights: IntegerWeights
+) -> dict[str, QuantizedWeight]:
     return {
         f"{name}.{own}": _quantize_vector(parameter, bits, weights)
         for name, norm in norms(network).items()
@@ -139,7 +141,7 @@ def _quantize_norms(network: nn.Module, bits: int, weights: IntegerWeights) -> d
 
 
 def _quantize_biases(
-    network: nn.Module, codes: Mapping[str, QuantizedWeight], bits: int, weights: Weights
+    network: nn.Module, codes: Mapping[str, QuantizedWeight], bits: int, weights: IntegerWeights
 ) -> dict[str, QuantizedWeight]:
     """Quantize the biases of quantized layers, each at the width of its weight if it has one."""
     layers = {name: layer for name, layer in quantizable(network).items() if name in codes}
@@ -183,16 +185,17 @@ def _quantize_layers(
         if widths[name] == FLOAT:
             continue
         weight = quantize_weight(layer.weight, bits=widths[name], weights=weights)
-        inputs = targets = torch.empty(0)
+        seen = Seen(torch.empty(0), torch.empty(0), generator)
         if weights.needs_calibration() and images is not None:
             _, targets = inputs_and_outputs(original, name, images)
             inputs, _ = inputs_and_outputs(network, name, images)
-        if len(inputs) or not weights.rounding.needs_images:
-            weight = weights.rounding.choose(layer, weight, inputs, targets, generator)
+            seen = Seen(inputs, targets, generator)
+        if len(seen.inputs) or not weights.rounding.needs_images:
+            weight = weights.rounding(layer, weight, seen)
         codes[name] = weight
         layer.weight.data.copy_(weight.dequantize())  # in place: the memory format stays
-        if len(inputs):
-            weights.bias_correction.correct_layer(layer, inputs, targets)
+        if len(seen.inputs):
+            weights.bias_correction.correct_layer(layer, seen.inputs, seen.targets)
     return codes
 
 

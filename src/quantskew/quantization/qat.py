@@ -50,7 +50,7 @@ class LearnedScale(nn.Module):
         super().__init__()
         self.bits = bits
         self.low, self.high = code_range(bits, "symmetric")
-        scale = start.scale(weight, bits, per_channel=per_channel)
+        scale = start(weight, bits, per_channel=per_channel)
         self.scale = nn.Parameter(scale.clamp_min(_SMALLEST))
         self.gradient_scale = (self.high * weight.numel() / scale.numel()) ** -0.5
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from quantskew.quantization.activations import Histogram
 
+    Dims = tuple[int, ...]
+    Ends = tuple[Tensor, Tensor]
+
 Percent = Annotated[float, Field(gt=50, le=100)]
 CANDIDATES = 100  # shrunken copies of the min–max range that a search compares
 _BLOCK = 1 << 18  # weights
@@ -67,13 +70,11 @@ class WeightRange(Choice):
         return self.clip(weight, dims, bits, scheme)
 
     @abstractmethod
-    def clip(
-        self, weight: Tensor, dims: tuple[int, ...], bits: int, scheme: Scheme
-    ) -> tuple[Tensor, Tensor]:
+    def clip(self, weight: Tensor, dims: Dims, bits: int, scheme: Scheme) -> Ends:
         """Return the ends of the ranges; the weights along ``dims``, which stay, share one."""
 
 
-def _extremes(weight: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _extremes(weight: Tensor, dims: Dims) -> Ends:
     return weight.amin(dims, keepdim=True), weight.amax(dims, keepdim=True)
 
 
@@ -81,9 +82,7 @@ class MinMax(WeightRange, kind="minmax"):
     """From the smallest to the largest weight: nothing is clipped."""
 
     @override
-    def clip(
-        self, weight: Tensor, dims: tuple[int, ...], bits: int, scheme: Scheme
-    ) -> tuple[Tensor, Tensor]:
+    def clip(self, weight: Tensor, dims: Dims, bits: int, scheme: Scheme) -> Ends:
         return _extremes(weight, dims)
 
 
@@ -94,9 +93,7 @@ class Mse(WeightRange, kind="mse"):
     """
 
     @override
-    def clip(
-        self, weight: Tensor, dims: tuple[int, ...], bits: int, scheme: Scheme
-    ) -> tuple[Tensor, Tensor]:
+    def clip(self, weight: Tensor, dims: Dims, bits: int, scheme: Scheme) -> Ends:
         import torch
 
         minimum, maximum = _extremes(weight, dims)
@@ -109,10 +106,8 @@ class Mse(WeightRange, kind="mse"):
         height = max(1, _BLOCK // max(1, rows.shape[1]))
         for start in range(0, len(rows), height):
             block = slice(start, start + height)
-            low, high = (
-                end.reshape(shape)[block if len(end) > 1 else slice(None)]
-                for end in (minimum, maximum)
-            )
+            some = block if len(minimum) > 1 else slice(None)
+            low, high = (end.reshape(shape)[some] for end in (minimum, maximum))
             for index, factor in enumerate(factors):
                 grid = scale_and_zero_point(low * factor, high * factor, bits, scheme)
                 rounded = fake_quantize(rows[block], *grid, *limits)
@@ -129,9 +124,7 @@ class Percentile(WeightRange, kind="percentile"):
     percentile: Percent = 99.9
 
     @override
-    def clip(
-        self, weight: Tensor, dims: tuple[int, ...], bits: int, scheme: Scheme
-    ) -> tuple[Tensor, Tensor]:
+    def clip(self, weight: Tensor, dims: Dims, bits: int, scheme: Scheme) -> Ends:
         shape = weight.amin(dims, keepdim=True).shape
         ordered = weight.reshape(shape.numel(), -1).sort(1).values
         last = ordered.shape[1] - 1
@@ -148,13 +141,11 @@ class _Aciq(WeightRange):
     clips: ClassVar[tuple[float, ...]]
 
     @abstractmethod
-    def spread(self, deviation: Tensor, dims: tuple[int, ...]) -> Tensor:
+    def spread(self, deviation: Tensor, dims: Dims) -> Tensor:
         """Return the width of the distribution from the deviations from its mean."""
 
     @override
-    def clip(
-        self, weight: Tensor, dims: tuple[int, ...], bits: int, scheme: Scheme
-    ) -> tuple[Tensor, Tensor]:
+    def clip(self, weight: Tensor, dims: Dims, bits: int, scheme: Scheme) -> Ends:
         minimum, maximum = _extremes(weight, dims)
         center = weight.mean(dims, keepdim=True)
         alpha = self.spread(weight - center, dims) * self.clips[bits - 1]
@@ -167,7 +158,7 @@ class AciqGauss(_Aciq, kind="aciq_gauss"):
     clips: ClassVar[tuple[float, ...]] = (1.24, 1.71, 2.15, 2.55, 2.93, 3.28, 3.61, 3.92)
 
     @override
-    def spread(self, deviation: Tensor, dims: tuple[int, ...]) -> Tensor:
+    def spread(self, deviation: Tensor, dims: Dims) -> Tensor:
         return deviation.square().mean(dims, keepdim=True).sqrt()
 
 
@@ -177,7 +168,7 @@ class AciqLaplace(_Aciq, kind="aciq_laplace"):
     clips: ClassVar[tuple[float, ...]] = (1.86, 2.83, 3.89, 5.03, 6.2, 7.41, 8.64, 9.89)
 
     @override
-    def spread(self, deviation: Tensor, dims: tuple[int, ...]) -> Tensor:
+    def spread(self, deviation: Tensor, dims: Dims) -> Tensor:
         return deviation.abs().mean(dims, keepdim=True)
 
 
@@ -195,7 +186,7 @@ class ActivationRange(Choice):
         return self.clip(histogram, bits, scheme)
 
     @abstractmethod
-    def clip(self, histogram: Histogram, bits: int, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    def clip(self, histogram: Histogram, bits: int, scheme: Scheme) -> Ends:
         """Return the ends of the range of an input that was seen to vary."""
 
 
@@ -203,7 +194,7 @@ class InputMinMax(ActivationRange, kind="minmax"):
     """All values that were seen."""
 
     @override
-    def clip(self, histogram: Histogram, bits: int, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    def clip(self, histogram: Histogram, bits: int, scheme: Scheme) -> Ends:
         return histogram.minimum, histogram.maximum
 
 
@@ -213,7 +204,7 @@ class InputPercentile(ActivationRange, kind="percentile"):
     percentile: Percent = 99.99
 
     @override
-    def clip(self, histogram: Histogram, bits: int, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    def clip(self, histogram: Histogram, bits: int, scheme: Scheme) -> Ends:
         counts = histogram.counts.double()
         share = counts.sum(0).cumsum(0) / counts.sum()
         below = share.roll(1)
@@ -241,7 +232,7 @@ class _InputSearch(ActivationRange):
         """
 
     @override
-    def clip(self, histogram: Histogram, bits: int, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    def clip(self, histogram: Histogram, bits: int, scheme: Scheme) -> Ends:
         minimum, maximum = histogram.minimum, histogram.maximum
         centers, counts = histogram.centers(), histogram.counts.double()
         costs = []

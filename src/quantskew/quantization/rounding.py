@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from typing_extensions import override
 
@@ -26,6 +26,18 @@ _STRETCH = 1.2  # of the sigmoid, so that it reaches 0 and 1
 _BATCH = 32
 
 
+class Seen(NamedTuple):
+    """What a layer does on calibration images, and a generator for what is drawn at random.
+
+    ``inputs`` is what the layer gets in the quantized network, (N, …), and ``targets`` what it
+    should give, as it does in the float network. Both are empty where no image is looked at.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    generator: torch.Generator
+
+
 class Rounding(Choice):
     """How weights are rounded to the codes of a grid (``weights.rounding``).
 
@@ -36,14 +48,7 @@ class Rounding(Choice):
     needs_images: ClassVar[bool] = True
 
     @abstractmethod
-    def choose(
-        self,
-        layer: Layer,
-        nearest: QuantizedWeight,
-        inputs: Tensor,
-        targets: Tensor,
-        generator: torch.Generator,
-    ) -> QuantizedWeight:
+    def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
         """Choose the codes of a layer.
 
         Parameters
@@ -52,12 +57,8 @@ class Rounding(Choice):
             With its float weight; not changed.
         nearest
             The grid, and the nearest codes.
-        inputs
-            What the layer gets in the quantized network, (N, …); empty without ``needs_images``.
-        targets
-            What it should give, as it does in the float network, (N, …).
-        generator
-            Of random choices.
+        seen
+            What the layer does on the calibration images.
         """
 
 
@@ -67,14 +68,7 @@ class Nearest(Rounding, kind="nearest"):
     needs_images: ClassVar[bool] = False
 
     @override
-    def choose(
-        self,
-        layer: Layer,
-        nearest: QuantizedWeight,
-        inputs: Tensor,
-        targets: Tensor,
-        generator: torch.Generator,
-    ) -> QuantizedWeight:
+    def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
         return nearest
 
 
@@ -89,16 +83,10 @@ class AdaRound(Rounding, kind="adaround"):
     steps: Count = 1000
 
     @override
-    def choose(
-        self,
-        layer: Layer,
-        nearest: QuantizedWeight,
-        inputs: Tensor,
-        targets: Tensor,
-        generator: torch.Generator,
-    ) -> QuantizedWeight:
+    def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
         import torch
 
+        inputs, targets, generator = seen
         weight, scale = layer.weight.detach(), nearest.scale
         low, high = (code - nearest.zero_point for code in nearest.limits())
         floor = torch.floor(weight / scale)
@@ -134,17 +122,10 @@ class Gptq(Rounding, kind="gptq"):
     """
 
     @override
-    def choose(
-        self,
-        layer: Layer,
-        nearest: QuantizedWeight,
-        inputs: Tensor,
-        targets: Tensor,
-        generator: torch.Generator,
-    ) -> QuantizedWeight:
+    def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
         import torch
 
-        moment = second_moment(layer, inputs)
+        moment = second_moment(layer, seen.inputs)
         groups, size, _ = moment.shape
         diagonal = moment.diagonal(dim1=1, dim2=2)
         diagonal += (0.01 * diagonal.mean(1, keepdim=True)).clamp_min(1e-12)

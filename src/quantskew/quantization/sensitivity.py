@@ -223,7 +223,7 @@ def importance(
             loss = _mean_loss(network(images[some]), labels[some])
             gradients = torch.autograd.grad(loss, parameters)
             by_channel = [
-                kind.of(gradient, parameter.detach()).flatten(1).mean(1)
+                kind(gradient, parameter.detach()).flatten(1).mean(1)
                 for gradient, parameter in zip(gradients, parameters, strict=True)
             ]
             columns.append(unit.scores(by_channel))

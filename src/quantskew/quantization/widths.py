@@ -1,15 +1,18 @@
 """From sensitivities to widths: the arithmetic of bit allocation."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from scipy.optimize import LinearConstraint, milp
-from torch import Tensor, nn
 
-from quantskew.quantization.layers import ends, quantizable
-from quantskew.quantization.objectives import Objective
-from quantskew.quantization.weights import IntegerWeights
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from quantskew.quantization.objectives import Objective
+    from quantskew.quantization.weights import IntegerWeights
 
 
 def exempt(network: nn.Module, example: Tensor, weights: IntegerWeights) -> dict[str, int]:
@@ -21,15 +24,19 @@ def exempt(network: nn.Module, example: Tensor, weights: IntegerWeights) -> dict
     in Banner et al.'s implementation. Their test is on the channels, so the first layer of a
     network for grey images is *not* exempt there, nor here: use ``first_last`` for both kinds.
     """
+    from quantskew.quantization.layers import ends, quantizable
+
     first, last = ends(network, example)
-    layer = quantizable(network)[first]
-    is_rgb = isinstance(layer, nn.Conv2d) and layer.in_channels == 3
+    # a linear layer has in_features
+    is_rgb = getattr(quantizable(network)[first], "in_channels", None) == 3
     least = {first: max(weights.first_last or 0, (weights.rgb_first or 0) if is_rgb else 0)}
     least[last] = max(least.get(last, 0), weights.first_last or 0, weights.classifier or 0)
     return {name: width for name, width in least.items() if width}
 
 
-def uniform(network: nn.Module, example: Tensor, *, bits: int, weights: IntegerWeights) -> dict[str, int]:
+def uniform(
+    network: nn.Module, example: Tensor, *, bits: int, weights: IntegerWeights
+) -> dict[str, int]:
     """Give every layer the same width but for the exempt ones.
 
     Returns
@@ -37,6 +44,8 @@ def uniform(network: nn.Module, example: Tensor, *, bits: int, weights: IntegerW
     dict
         Name of each quantizable layer → bits; an exemption never lowers a width.
     """
+    from quantskew.quantization.layers import quantizable
+
     wider = {name: max(bits, width) for name, width in exempt(network, example, weights).items()}
     return dict.fromkeys(quantizable(network), bits) | wider
 
@@ -196,13 +205,13 @@ def keep_most_important(
         Width of each unit.
     """
     order = importance.argsort(stable=True)
-    n = torch.tensor(sizes)[order]
+    n = order.new_tensor(sizes)[order]
     # what the widest few take above the uniform width, and what all others can give
     taken = (n.flip(0).cumsum(0) * max(0, width - bits)).tolist()
     given = ((n.sum() - n.flip(0).cumsum(0)) * (bits - 2)).tolist()
     most = round(share * len(n))
     kept = sum(t <= g for t, g in zip(taken[:most], given[:most], strict=True))
-    widths = torch.full_like(n, bits)
+    widths = n.new_full(n.shape, bits)
     others = len(n) - kept
     widths[others:] = max(width, bits)
     excess = taken[kept - 1] if kept else 0
