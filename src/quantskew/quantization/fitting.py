@@ -58,7 +58,8 @@ class LsqStart(ScaleStart, kind="lsq"):
     def __call__(self, weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
         dims = tuple(range(1 if per_channel else 0, weight.ndim))
         _, high = code_range(bits, "symmetric")
-        return 2 * weight.detach().abs().mean(dims, keepdim=True) / high**0.5
+        scale: Tensor = 2 * weight.detach().abs().mean(dims, keepdim=True) / high**0.5
+        return scale
 
 
 class Qat(Section):

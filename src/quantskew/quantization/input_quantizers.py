@@ -36,7 +36,8 @@ class ActivationQuantizer:
 
     def __call__(self, _module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the inputs with the first one quantized."""
-        return (_StraightThrough.apply(given[0], *self._grid(given[0].detach())), *given[1:])
+        x = _StraightThrough.apply(given[0], *self._grid(given[0].detach()))  # type: ignore[no-untyped-call]
+        return (x, *given[1:])
 
     def _grid(self, x: Tensor) -> tuple[Tensor, Tensor, int, int]:
         if self.scale is not None:

@@ -31,7 +31,8 @@ class LearnedGrid(nn.Module):
 
     def forward(self, _layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the inputs of a layer with the first one fake-quantized."""
-        return (_FakeQuantize.apply(given[0], self.scale, self.offset, self), *given[1:])
+        x = _FakeQuantize.apply(given[0], self.scale, self.offset, self)  # type: ignore[no-untyped-call]
+        return (x, *given[1:])
 
     @torch.no_grad()
     def grid(self) -> tuple[Tensor, Tensor]:

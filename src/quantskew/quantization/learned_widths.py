@@ -43,7 +43,8 @@ class _LearnedWidth(nn.Module):
         return torch.sigmoid(self.logit) * (len(self.versions) - 1)
 
     def forward(self, _weight: Tensor) -> Tensor:
-        return _Rounded.apply(self.position(), self.versions)
+        chosen: Tensor = _Rounded.apply(self.position(), self.versions)  # type: ignore[no-untyped-call]
+        return chosen
 
 
 def learn_widths(

@@ -264,12 +264,21 @@ class Unit(Choice):
         """Return the widths of each layer from the scores of all units."""
 
 
-class LayerUnit(Unit, kind="layer"):
+class _Quantiles(Unit):
+    """An equal share of the units at each of ``choices``, fitted to the size."""
+
+    choices: Choices = CHOICES
+
+    def widths(self, scores: Tensor, sizes: Sequence[int], bits: int) -> list[int]:
+        """Return the width of each unit, at the size of the uniform width."""
+        places = by_quantile(scores, self.choices)
+        return fit_to_size(places, scores, sizes, self.choices, bits * sum(sizes))
+
+
+class LayerUnit(_Quantiles, kind="layer"):
     """Each layer: an equal share of them at each of ``choices``, fitted to the size."""
 
     splits_layers: ClassVar[bool] = False
-
-    choices: Choices = CHOICES
 
     @override
     def scores(self, by_channel: Sequence[Tensor]) -> Tensor:
@@ -279,8 +288,7 @@ class LayerUnit(Unit, kind="layer"):
 
     @override
     def allocate(self, problem: Allocation, scores: Tensor) -> Sequence[Widths]:
-        places = by_quantile(scores, self.choices)
-        return fit_to_size(places, scores, problem.sizes, self.choices, problem.capacity)
+        return self.widths(scores, problem.sizes, problem.bits)
 
 
 class _Channels(Unit):
@@ -315,15 +323,8 @@ class _Channels(Unit):
         return [tuple(layer.tolist()) for layer in layers]
 
 
-class ChannelUnit(_Channels, kind="channel"):
+class ChannelUnit(_Quantiles, _Channels, kind="channel"):
     """Each output channel: an equal share of them at each of ``choices``, fitted to the size."""
-
-    choices: Choices = CHOICES
-
-    @override
-    def widths(self, scores: Tensor, sizes: Sequence[int], bits: int) -> list[int]:
-        places = by_quantile(scores, self.choices)
-        return fit_to_size(places, scores, sizes, self.choices, bits * sum(sizes))
 
 
 class SalientChannelUnit(_Channels, kind="salient_channel"):

@@ -56,7 +56,8 @@ class LearnedScale(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight."""
-        return _FakeQuantize.apply([self], weight, self.scale)[0]
+        quantized: tuple[Tensor] = _FakeQuantize.apply([self], weight, self.scale)  # type: ignore[no-untyped-call]
+        return quantized[0]
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
         """Return ŵ without a graph; in place, a tenth of the time of torch's fused kernel."""
@@ -105,9 +106,10 @@ class Prepared(nn.Module):
         """Return the logits."""
         weights = [layer.weight for layer in self.layers.values()]
         scales = [quantizer.scale for quantizer in self.quantizers]
-        made = _FakeQuantize.apply(self.quantizers, *weights, *scales)
-        given = {name: made[number] for name, number in self.places.items()}
-        return functional_call(self.network, given, images, tie_weights=False)
+        quantized = _FakeQuantize.apply(self.quantizers, *weights, *scales)  # type: ignore[no-untyped-call]
+        given = {name: quantized[number] for name, number in self.places.items()}
+        logits: Tensor = functional_call(self.network, given, images, tie_weights=False)
+        return logits
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -234,7 +236,8 @@ def damp(network: Prepared) -> Tensor:
     fixed: it keeps weights from oscillating between two codes, and acts on weights only.
     """
     weights = [layer.weight for layer in network.layers.values()]
-    return _Dampening.apply(network.quantizers, *weights)
+    loss: Tensor = _Dampening.apply(network.quantizers, *weights)  # type: ignore[no-untyped-call]
+    return loss
 
 
 @torch.no_grad()

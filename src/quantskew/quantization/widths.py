@@ -151,7 +151,7 @@ def fit_to_size(
         Width of each layer.
     """
     choices = sorted(choices)
-    picked = places.tolist()
+    picked: list[int] = places.tolist()
     order = importance.argsort(stable=True).tolist()
     room = capacity - sum(n * choices[p] for n, p in zip(sizes, picked, strict=True))
 
