@@ -134,6 +134,7 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         (weights(range={"kind": "percentile", "percentile": 9}), ["range.percentile", "than 50"]),
         (weights(rounding={"kind": "nearest", "steps": 9}), ["rounding.steps", "unknown key"]),
         (weights(rounding={"steps": 9}), ["weights.rounding", "legal: nearest, adaround, gptq"]),
+        (weights(rounding={"kind": ["gptq"]}), ["weights.rounding", "legal: nearest, adaround"]),
         (weights(rounding="adaroud"), ["weights.rounding", "did you mean 'adaround'"]),
         (weights(format="float16", range="mse"), ["mine.weights.range", "legal here: format"]),
         (weights(format="float32"), ["mine.weights", "legal: integer, float16, bfloat16"]),

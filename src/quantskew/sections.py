@@ -113,7 +113,7 @@ class Choice(Section):
             raise PydanticCustomError("no_kind", "{legal}", {"legal": cls._legal()})
         kind = rest.get(cls.tag, cls.usual)
         settings = {key: value for key, value in rest.items() if key != cls.tag}
-        if kind not in cls.kinds:
+        if not isinstance(kind, str) or kind not in cls.kinds:
             raise PydanticCustomError(
                 "unknown_kind",
                 "{legal}{close}",
