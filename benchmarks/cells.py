@@ -73,7 +73,8 @@ def trained(samples: Path, compute: Compute) -> float:
     subject = Subject(samples=samples, model="resnet18_quarter")
     work = [
         Cell(
-            f"seed {seed}", "quantskew.training.baseline:train", subject=subject, seed=seed, training=Training(epochs=1, batch_size=32), recipe=Recipe(),
+            f"seed {seed}", "quantskew.training.baseline:train", subject=subject, seed=seed,
+            training=Training(epochs=1, batch_size=32), recipe=Recipe(),
         )
         for seed in range(12)
     ]  # fmt: skip

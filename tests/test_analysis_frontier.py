@@ -72,8 +72,9 @@ def test_numbers_of_the_frontier_are_those_of_the_levels(studied):
 
 
 def test_a_choice_of_channels_is_compared_with_its_shuffled_control():
-    policy = {"by": "importance", "unit": "channel", "keep": 0.1}
-    parts = {"ptq": {}, "kept": {"policy": policy}, "dealt": {"policy": policy | {"shuffle": True}}}
+    unit = {"kind": "salient_channel", "share": 0.1}
+    policies = [{"kind": "importance", "unit": unit | {"shuffle": s}} for s in (False, True)]
+    parts = {"ptq": {}, "kept": {"policy": policies[0]}, "dealt": {"policy": policies[1]}}
     methods = {name: Method.model_validate(given) for name, given in parts.items()}
     study = STUDY.model_copy(update={"methods": methods})
     points = [Point("d", "m", name, 4) for name in parts]

@@ -10,6 +10,8 @@ from quantskew.analysis.sampled import sample
 from quantskew.data.groups import Grouping
 from quantskew.names import Point
 from quantskew.params import load
+from quantskew.quantization.activations import StaticActivations
+from quantskew.quantization.calibration import BalancedChoice
 
 SIZES = np.array([250, 250, 250, 250])
 CODES = np.repeat(np.arange(4), SIZES)
@@ -182,11 +184,9 @@ def test_without_two_large_groups_there_is_no_fairness_to_test():
 
 def test_balanced_calibration_is_found_by_its_settings():
     methods = dict(STUDY.methods)
-    static = methods["ptq"].model_copy(
-        update={"activations": methods["ptq"].activations.model_copy(update={"mode": "static"})}
-    )
+    static = methods["ptq"].model_copy(update={"activations": StaticActivations()})
     balanced = static.model_copy(
-        update={"calibration": static.calibration.model_copy(update={"choice": "balanced"})}
+        update={"calibration": static.calibration.model_copy(update={"choice": BalancedChoice()})}
     )
     study = STUDY.model_copy(update={"methods": {**methods, "qat": balanced, "mpqat": static}})
     sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)

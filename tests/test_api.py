@@ -28,10 +28,11 @@ from quantskew.data.source import Source
 from quantskew.description import describe
 from quantskew.errors import UserError
 from quantskew.names import Point
+from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method
-from quantskew.quantization.policies import choose_widths
+from quantskew.quantization.policies import allocate_bits
 from quantskew.quantization.ptq import quantize_network
-from quantskew.quantization.settings import Qat, Weights
+from quantskew.quantization.weights import IntegerWeights
 from quantskew.schemas import TABLES
 
 FEW = Statistics(draws=100)
@@ -106,7 +107,7 @@ def by_the_stages(network, test, spec, bits):
     divisions = groupings(data, [spec], Groups())
     example = torch.tensor(test[0][:2]) / 255
     before = models.logits(network, data.images).numpy()
-    made = quantize_network(network, example, bits=bits, weights=Weights()).network
+    made = quantize_network(network, example, bits=bits, weights=IntegerWeights()).network
     after = models.logits(made, data.images).numpy()
     predicted = {
         Point("data", "Sequential", "fp32", 32): before.argmax(1)[None],
@@ -232,13 +233,11 @@ def test_float_images_are_taken_as_they_come():
 
 
 def test_a_policy_is_that_of_the_stages(network, train):
-    method = Method.model_validate(
-        {"policy": {"by": "hawq"}, "calibration": {"samples": 64, "by": "ink"}}
-    )
+    method = Method.model_validate({"policy": "hawq", "calibration": {"samples": 64, "by": "ink"}})
     made = api.quantize(network, method=method, bits=4, calibration=train)
     data = inputs.samples(train, network, split="train")
-    seen = api.composing.calibration_set(data, method.calibration, 0)
-    chosen = choose_widths(
+    seen = method.calibration.draw(data, 0)
+    chosen = allocate_bits(
         network, seen.images[:2], seen.images, seen.labels, seen.groups,
         bits=4, weights=method.weights, policy=method.policy,
     )  # fmt: skip
@@ -296,7 +295,7 @@ def test_results_are_written_drawn_and_told(network, test, tmp_path):
 
 def test_a_method_has_a_name_parts_or_a_file(tmp_path):
     path = ROOT / "params.yaml"
-    assert api.named("qat", path).training == "qat"
+    assert api.named("qat", path).training.kind == "qat"
     assert api.named({"training": "qat"}) == Method(training="qat")
     with pytest.raises(UserError, match="did you mean 'mpqat'"):
         api.named("mpqad", path)
@@ -357,7 +356,7 @@ def test_other_mistakes_are_answered(network, train, test, tmp_path):
     with pytest.raises(UserError, match="training images as train"):
         api.quantize(network, method={"training": "qat"})
     with pytest.raises(UserError, match="looks at calibration images"):
-        api.quantize(network, method={"activations": {"mode": "static"}})
+        api.quantize(network, method={"activations": "static"})
     with pytest.raises(UserError, match="recipe"):
         api.quantize(network, method={"recipe": {"sampling": "balanced"}}, train=train)
 

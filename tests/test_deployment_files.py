@@ -13,7 +13,7 @@ from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.deployment import onnx_files, shipping
 from quantskew.deployment.onnx_files import FileError, OnnxNetwork
-from quantskew.quantization.settings import Calibration
+from quantskew.quantization.calibration import BalancedChoice, Calibration
 from quantskew.subject import Subject
 from quantskew.training.baseline import train
 from quantskew.training.recipe import Recipe
@@ -76,7 +76,7 @@ def test_other_ranges_take_any_number_of_images(digits, tmp_path, ranges):
 
 def test_a_balanced_calibration_set_gives_another_file(digits, tmp_path):
     some = shipped(digits, tmp_path / "a", Calibration(samples=40))
-    balanced = shipped(digits, tmp_path / "b", Calibration(samples=40, choice="balanced"))
+    balanced = shipped(digits, tmp_path / "b", Calibration(samples=40, choice=BalancedChoice()))
     assert some["network.onnx"] != balanced["network.onnx"]
     assert b'"9": 4' in balanced["facts.json"]
 

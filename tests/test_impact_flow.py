@@ -22,10 +22,11 @@ from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
 from quantskew.params import parse
 from quantskew.quantization import packing
+from quantskew.quantization.fitting import Qat
 from quantskew.quantization.layers import fold_batch_norm, quantizable
 from quantskew.quantization.method import Method
 from quantskew.quantization.ptq import quantize_network
-from quantskew.quantization.settings import Qat, Weights
+from quantskew.quantization.weights import Float16, IntegerWeights
 from quantskew.schemas import TABLES, VARIANT
 from quantskew.sections import ParamsError
 from quantskew.training.training import Training
@@ -227,7 +228,7 @@ def test_histograms_of_a_network_have_one_set_of_edges_where_all_are_folded(
     half = tmp_path / "half.safetensors"
     network = models.build_for(data, MODEL, None, base)
     packing.save(half, quantize_network(network, data.test.images[:1] / 255, bits=16,
-                                        weights=Weights(format="float16")))  # fmt: skip
+                                        weights=Float16()))  # fmt: skip
     edges, counts = [], []
     for path, bits in ((base, 32), (half, 16), (file, 4)):
         evaluate(
@@ -285,7 +286,8 @@ def test_one_layer_alone_is_quantized(surfaces, tmp_path):
     data, base, *_ = surfaces
     layer_damage.survey(
         tmp_path, samples=base.parent / "samples.parquet", file=base, model=MODEL,
-        architecture=None, bits=3, weights=Weights(), attribute="slant", groups=Groups(), size=999,
+        architecture=None, bits=3, weights=IntegerWeights(), attribute="slant", groups=Groups(),
+        size=999,
     )  # fmt: skip
     rows = pd.read_parquet(tmp_path / "layer_damage.parquet")
     assert set(rows) | set(VARIANT) == set(TABLES["layer_damage"].schema.names)
@@ -295,7 +297,7 @@ def test_one_layer_alone_is_quantized(surfaces, tmp_path):
     assert rows.sort_values("position")["layer"].unique().tolist() == names
     row = rows[rows["layer"] == names[3]].iloc[1]
     widths = dict.fromkeys(names, 32) | {names[3]: 3}
-    made = quantize_network(network, images[:2], bits=3, weights=Weights(), widths=widths)
+    made = quantize_network(network, images[:2], bits=3, weights=IntegerWeights(), widths=widths)
     mine = torch.as_tensor([slant == row["group"] for slant in data.test.attributes["slant"]])
     with torch.no_grad():
         losses = [

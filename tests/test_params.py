@@ -69,12 +69,15 @@ def test_the_default_is_legal():
     assert study.mitigations["fair_qat"].recipe == study.mitigations["uo_wcr"].recipe
 
 
-def test_the_remedies_of_the_comments_are_legal():
+@pytest.mark.parametrize("section", ["methods", "mitigations"])
+def test_the_methods_of_the_comments_are_legal(section):
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    example = text.partition("# For instance:\n")[2].partition("mitigations:")[0]
-    mitigations = yaml.safe_load(example.replace("#", ""))
-    assert len(mitigations) == 3
-    assert set(parse(given(mitigations=mitigations)).mitigations) == set(mitigations)
+    above = text.partition(f"\n{section}:")[0]
+    example = above.rpartition("# For instance:\n")[2]
+    examples = yaml.safe_load(example.replace("#", ""))
+    assert len(examples) == 3
+    study = parse(given(mitigations=examples, groups={"by": {"mnist5k": ["digit"]}}))
+    assert set(study.mitigations) == set(examples)
 
 
 def test_bits_may_be_one_number():
@@ -108,7 +111,6 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         ({"training__lr": float("nan")}, ["training.lr", "nan"]),
         ({"training__epoch": 3}, ["training.epoch", "unknown key", "did you mean 'epochs'"]),
         ({"methods__ptq__weights": {"range": "mimmax"}}, ["methods.ptq.weights.range", "'minmax'"]),
-        ({"methods__ptq__weights": {"rang": "mse"}}, ["methods.ptq.weights.rang", "'range'"]),
         ({"methods__my/method": {}}, ["'my/method'", "file name"]),
         ({"methods__fp32": {}}, ["fp32 is the name of the networks before any method"]),
         ({"training__batch_size": 1}, ["training.batch_size", "greater than or equal to 2"]),
@@ -161,32 +163,53 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
             ["cutmix mixes images of two groups", "loss: group_dro keeps apart"],
         ),
         (recipe(sampling="oversample", during="qat"), ["during: qat needs training: qat"]),
-        (weights(percentile=99), ["percentile acts with range: percentile"]),
-        (weights(adaround_steps=9), ["adaround_steps acts with rounding: adaround"]),
-        (weights(format="float16", range="mse"), ["range acts with format: integer"]),
-        (weights(format="float16", first_last=8), ["first_last acts with format: integer"]),
+        (weights(range={"kind": "mse", "percentile": 99}), ["weights.range.percentile", "unknown"]),
+        (weights(range={"kind": "percentile", "percentile": 9}), ["range.percentile", "than 50"]),
+        (weights(rounding={"kind": "nearest", "steps": 9}), ["rounding.steps", "unknown key"]),
+        (weights(rounding={"steps": 9}), ["weights.rounding", "legal: nearest, adaround, gptq"]),
+        (weights(rounding={"kind": ["gptq"]}), ["weights.rounding", "legal: nearest, adaround"]),
+        (weights(rounding="adaroud"), ["weights.rounding", "did you mean 'adaround'"]),
+        (weights(format="float16", range="mse"), ["mine.weights.range", "legal here: format"]),
+        (weights(format="float32"), ["mine.weights", "legal: integer, float16, bfloat16"]),
+        (weights(rang="mse"), ["weights.rang", "legal here: format, granularity", "'range'"]),
         (qat(weights={"scheme": "symmetric"}), ["weights.scheme acts with training: none, or a"]),
+        (qat(weights={"range": "mse"}), ["weights.range acts with training: none, or a policy of"]),
         (qat(weights={"rounding": "gptq"}), ["weights.rounding acts with training: none alone"]),
         (qat(weights={"fold_bn": False}), ["weights.fold_bn acts with training: none, or a pol"]),
         (qat(weights={"quantize_norms": True}), ["weights.quantize_norms", "training: none"]),
         (
-            qat(weights={"bias_correction": "outputs"}, policy={"by": "measured"}),
+            qat(weights={"bias_correction": "outputs"}, policy="measured"),
             ["weights.bias_correction acts with training: none alone"],
         ),
-        (qat(activations={"mode": "static", "scheme": "symmetric"}), ["scheme: asymmetric"]),
-        (mine(activations={"bits": 4, "range": "mse"}), ["bits acts with mode: static or dynamic"]),
+        (qat(activations={"kind": "static", "scheme": "symmetric"}), ["asymmetric activations"]),
+        (qat(activations="dynamic"), ["asymmetric activations, not those of dynamic"]),
+        (mine(activations={"bits": 4, "range": "mse"}), ["legal: none, static, dynamic"]),
+        (mine(activations={"kind": "dynamic", "range": "mse"}), ["activations.range", "unknown"]),
         (
-            mine(weights={"format": "float16"}, activations={"mode": "dynamic"}),
+            mine(activations={"kind": "static", "range": {"kind": "entropy", "objective": "mean"}}),
+            ["activations.range.objective", "unknown key"],
+        ),
+        (
+            mine(weights={"format": "float16"}, activations="dynamic"),
             ["format: float16 goes with no other part"],
         ),
-        (mine(policy={"choices": [2, 3]}), ["choices acts with a policy that is not uniform"]),
-        (mine(policy={"by": "hawq", "reduce": "max"}), ["reduce acts with by: importance"]),
-        (mine(policy={"by": "hawq", "importance": "gradient"}), ["importance acts with by: imp"]),
-        (mine(policy={"by": "hawq", "kept_bits": 4}), ["kept_bits acts with keep"]),
+        (mine(policy={"kind": "uniform", "choices": [2, 3]}), ["policy.choices", "unknown key"]),
+        (mine(policy={"kind": "hawq", "reduce": "max"}), ["policy.reduce", "unknown key"]),
+        (mine(policy={"kind": "hawq", "objective": "min"}), ["legal: mean, worst_group"]),
         (
-            mine(policy={"by": "measured", "choices": [8, 4]}),
-            ["mine: policy.choices", "8, 4", "as narrow as 2 bits"],
+            mine(policy={"kind": "importance", "unit": {"kind": "channel", "share": 0.1}}),
+            ["policy.unit.share", "legal here: kind, shuffle, choices"],
         ),
+        (
+            mine(policy={"kind": "measured", "choices": [8, 4]}),
+            ["mine: policy", "is 4 bits", "the method runs at 2"],
+        ),
+        (
+            mine(policy={"kind": "importance", "unit": {"kind": "layer", "choices": [8, 4]}}),
+            ["mine: policy", "is 4 bits", "the method runs at 2"],
+        ),
+        ({"qat__start": "mean"}, ["qat.start", "legal: mse, lsq"]),
+        (qat(oscillations={"kind": "freeze", "strength": 1}), ["oscillations.strength", "unknown"]),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_legal(changes, words):
@@ -207,9 +230,9 @@ def test_all_problems_are_told_at_once():
     "parts",
     [
         # what the costs of a policy read, though QAT learns its grids
-        {"weights": {"scheme": "symmetric", "fold_bn": False}, "policy": {"by": "measured"}},
-        {"weights": {"bias_correction": "weights"}, "policy": {"by": "hawq"}},
-        {"weights": {"fold_bn": False}, "policy": {"by": "importance"}},
+        {"weights": {"scheme": "symmetric", "fold_bn": False}, "policy": "measured"},
+        {"weights": {"bias_correction": "weights"}, "policy": "hawq"},
+        {"weights": {"fold_bn": False}, "policy": "importance"},
     ],
 )
 def test_parts_that_act_through_a_policy_go_with_qat(parts):
@@ -217,7 +240,7 @@ def test_parts_that_act_through_a_policy_go_with_qat(parts):
 
 
 def test_choices_may_be_wide_where_a_method_is_kept_to_wide_bits():
-    assert parse(given(**mine(policy={"by": "measured", "choices": [8, 4]}, bits=[8, 4])))
+    assert parse(given(**mine(policy={"kind": "measured", "choices": [8, 4]}, bits=[8, 4])))
 
 
 def test_a_recipe_may_leave_the_fp32_network_plain():

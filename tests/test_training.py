@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from quantskew import models
-from quantskew.methods import dampening_strength
 from quantskew.models import ModelError
 from quantskew.names import Variant
 from quantskew.params import parse
+from quantskew.quantization.fitting import Dampen
 from quantskew.quantization.method import Method
-from quantskew.quantization.settings import Weights
+from quantskew.quantization.weights import Float16
 from quantskew.sections import ParamsError
 from quantskew.subject import Architecture
 from quantskew.training.loop import DivergedError, fit, parameter_groups
@@ -266,14 +266,15 @@ def test_each_step_has_the_rate_of_the_schedule(monkeypatch, schedule):
 
 
 def test_dampening_starts_after_a_quarter():
-    assert dampening_strength(0.2, 0.1) == 0
-    assert dampening_strength(0.625, 0.1) == pytest.approx(0.05)
-    assert dampening_strength(1.0, 0.1) == pytest.approx(0.1)
+    dampen = Dampen(strength=0.1)
+    assert dampen.strength_at(0.2) == 0
+    assert dampen.strength_at(0.625) == pytest.approx(0.05)
+    assert dampen.strength_at(1.0) == pytest.approx(0.1)
 
 
 def test_a_float_format_has_a_width_of_its_own():
     assert widths(Method(), (8, 4)) == (8, 4)
-    assert widths(Method(weights=Weights(format="float16")), (8, 4)) == (16,)
+    assert widths(Method(weights=Float16()), (8, 4)) == (16,)
 
 
 def test_edges_of_groups_go_where_a_recipe_divides_by_them(monkeypatch):

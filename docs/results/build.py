@@ -68,7 +68,7 @@ class Results:
         """Say what was found of each network, in short."""
         levels = first_groupings(self.frame("levels"), self.study)
         advice = iter(recommendations(self.frame("frontier"), self.study))
-        trained = [name for name, m in self.study.methods.items() if m.training == "qat"][:1]
+        trained = [name for name, m in self.study.methods.items() if m.training.trains][:1]
         told = []
         for (dataset, model), rows in levels[levels["method"] == BASELINE].groupby(
             ["dataset", "model"]

@@ -43,10 +43,10 @@ from quantskew.models import CPU
 from quantskew.names import BASELINE, FULL_PRECISION, Point, Variant
 from quantskew.params import load
 from quantskew.quantization import packing
+from quantskew.quantization.fitting import Qat
 from quantskew.quantization.layers import dry_run
 from quantskew.quantization.method import Method
 from quantskew.quantization.packing import Quantized
-from quantskew.quantization.settings import Qat
 from quantskew.schemas import TABLES
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
@@ -436,8 +436,8 @@ def packed_bytes(network: nn.Module) -> int:
 
 
 def _refuse(method: Method, bits: int, given: Material) -> None:
-    recipe, learns = method.recipe, method.training == "qat"
-    if method.weights.format == "integer" and bits not in range(2, 9):
+    recipe, learns = method.recipe, method.training.trains
+    if method.weights.own_bits is None and bits not in range(2, 9):
         raise MethodError(f"bits: got {bits}; weights have 2 to 8 bits")
     if recipe != Recipe() and not learns:
         raise MethodError(

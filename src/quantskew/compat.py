@@ -38,11 +38,14 @@ from quantskew.quantization.method import Method
 
 MEGABYTE = 1e6
 _BALANCED = {
-    "activations": {"mode": "static", "range": "mse", "objective": "worst_group"},
+    "activations": {
+        "kind": "static",
+        "range": {"kind": "mse", "objective": "worst_group"},
+    },
     "calibration": {"choice": "balanced"},
 }
 _SPARING = {
-    "policy": {"by": "measured", "objective": "worst_group"},
+    "policy": {"kind": "measured", "objective": "worst_group"},
     "calibration": {"choice": "balanced"},
 }
 _FINE = {"weights": {"granularity": "channel", "range": "mse"}}
@@ -173,7 +176,7 @@ def compare_quantization_methods(
         if name != "ptq"
     ]
     note = ""
-    trains = any(m.training == "qat" for _, m, _ in grid)
+    trains = any(m.training.trains for _, m, _ in grid)
     looks = any(m.needs_calibration() for _, m, _ in grid)
     if training_data is None and (trains or (looks and calibration_data is None)):
         training_data, test = _parted(test, 0.2)

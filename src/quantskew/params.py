@@ -21,8 +21,8 @@ from quantskew.deployment.settings import Deploy
 from quantskew.engine.compute import Compute
 from quantskew.errors import close_names
 from quantskew.evaluation.plan import Curvature
+from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method, recipe_owners
-from quantskew.quantization.settings import Qat
 from quantskew.sections import ParamsError, Section, Seeds, Widths, checked, read
 from quantskew.subject import Architecture
 from quantskew.training.recipe import Recipe
@@ -93,11 +93,11 @@ class Params(Section):
                         f"{close_names(name, legal)}"
                     )
         for name, method in self.all_methods().items():
-            bits, choices = min(method.bits_of(self.bits)), method.policy.choices
-            if min(choices) > bits:
+            bits, narrowest = min(method.bits_of(self.bits)), method.policy.narrowest()
+            if narrowest > bits:
                 raise ValueError(
-                    f"{name}: policy.choices: none of {', '.join(map(str, choices))} is as narrow "
-                    f"as {bits} bits, at which the method runs; add one, or give it other bits"
+                    f"{name}: policy: the narrowest of its choices is {narrowest} bits, and the "
+                    f"method runs at {bits}; add a narrower choice, or give the method other bits"
                 )
         missing = [name for name in self.datasets if name not in self.sources]
         if missing:
@@ -115,12 +115,12 @@ class Params(Section):
                 f"{', '.join(self.methods)}{close_names(self.reference, self.methods)}"
             )
         method = self.methods[self.reference]
-        if method.recipe != Recipe() or method.training != "none" or method.function is not None:
+        if method.recipe != Recipe() or method.training.trains or method.function is not None:
             raise ValueError(
                 f"reference: {self.reference} must be a post-training quantization without a "
                 "recipe and without a function, or remedies are compared with a remedy"
             )
-        if method.weights.format != "integer" or method.bits is not None:
+        if method.weights.own_bits is not None or method.bits is not None:
             raise ValueError(
                 f"reference: {self.reference} must have integer weights at every width of bits"
             )

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from quantskew.engine.fingerprint import Code
 from quantskew.names import FULL_PRECISION
-from quantskew.sections import PositiveFloat, Section
+from quantskew.sections import Code, PositiveFloat, Section
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,8 +17,8 @@ from quantskew.engine.cells import Cell, attempt
 from quantskew.files import write_json
 from quantskew.layout import empty, folder_of, samples_path, stored_variants
 from quantskew.names import BASELINE, FULL_PRECISION, Variant
+from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method, recipe_owners
-from quantskew.quantization.settings import Qat
 from quantskew.subject import Subject
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
@@ -36,7 +36,8 @@ def widths(method: Method, bits: tuple[int, ...]) -> tuple[int, ...]:
 
     A method that names widths is kept to them; an experiment with none of these has all its own.
     """
-    return (16,) if method.weights.format != "integer" else method.bits_of(bits)
+    own = method.weights.own_bits
+    return method.bits_of(bits) if own is None else (own,)
 
 
 def make_baselines(study: "Params", dataset: str, model: str) -> None:
@@ -132,7 +133,7 @@ def _training_cells(study: "Params", bases: Mapping[Variant, Recipe]) -> dict[Va
 
 def _quantizing_cell(study: "Params", variant: Variant, method: Method, base: Path) -> Cell:
     # what a method does not look at may change, and it is not done anew
-    learns = method.training == "qat"
+    learns = method.training.trains
     return Cell(
         variant.stem,
         "quantskew.methods:quantize",

@@ -90,9 +90,11 @@ def references(study: Study, point: Point, points: Container[Point]) -> list[tup
 def _shuffled(study: Study, name: str) -> list[str]:
     """Names of the controls of a method: alike, but for widths dealt to channels at random."""
     methods = study.all_methods()
-    if name not in methods or methods[name]["policy"]["shuffle"]:
+    policy = methods[name]["policy"] if name in methods else {}
+    unit = policy.get("unit", {})
+    if unit.get("shuffle", True):  # a control itself, or no choice of channels
         return []
-    control = {**methods[name], "policy": {**methods[name]["policy"], "shuffle": True}}
+    control = {**methods[name], "policy": {**policy, "unit": {**unit, "shuffle": True}}}
     return [other for other, method in methods.items() if method == control]
 
 

@@ -116,7 +116,7 @@ class Grid:
 
 def is_mixed(method: Mapping[str, Any]) -> bool:
     """Whether layers may have different widths by design (not only for a first RGB layer)."""
-    return method["weights"]["first_last"] is not None or method["policy"]["by"] != "uniform"
+    return method["weights"]["first_last"] is not None or method["policy"]["kind"] != "uniform"
 
 
 def _mixed_and_uniform(grid: Grid) -> tuple[str, str]:
@@ -127,14 +127,14 @@ def _mixed_and_uniform(grid: Grid) -> tuple[str, str]:
     training = grid.study.all_methods()[mixed]["training"]
     uniform = grid.first(
         lambda m: m["training"] == training and not is_mixed(m) and m["recipe"] == grid.as_is,
-        f"a method of uniform precision with training: {training}",
+        f"a method of uniform precision with training: {training['kind']}",
     )
     return mixed, uniform
 
 
 def _qat(grid: Grid) -> str:
     return grid.first(
-        lambda m: m["training"] == "qat" and not is_mixed(m) and m["recipe"] == grid.as_is,
+        lambda m: m["training"]["kind"] == "qat" and not is_mixed(m) and m["recipe"] == grid.as_is,
         "a method with training: qat, uniform precision and recipe as is",
     )
 
@@ -180,11 +180,11 @@ def balanced_calibration(grid: Grid) -> Contrast:
     methods = grid.study.all_methods()
     for random, balanced in permutations(methods, 2):
         one, other = methods[random], methods[balanced]
-        choices = one["calibration"]["choice"], other["calibration"]["choice"]
+        choices = tuple(m["calibration"]["choice"]["kind"] for m in (one, other))
         if choices == ("random", "balanced") and _but_for_choice(one) == _but_for_choice(other):
             return _between(grid, grid.sampled.debiased, balanced, random)
     raise NotTestable(
-        "needs two methods that look at calibration images (activations: {mode: static}, say), "
+        "needs two methods that look at calibration images (activations: static, say), "
         "alike but for calibration: {choice: random} and {choice: balanced}"
     )
 
@@ -282,7 +282,7 @@ def fair_training(grid: Grid) -> Contrast:
     wanted = ("balanced", "weighted")
     fair = grid.first(
         lambda m: (
-            m["training"] == "qat"
+            m["training"]["kind"] == "qat"
             and (m["recipe"]["sampling"]["kind"], m["recipe"]["loss"]["kind"]) == wanted
         ),
         "a method with training: qat and recipe: {sampling: balanced, loss: weighted}",

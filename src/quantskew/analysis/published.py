@@ -39,7 +39,7 @@ def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.
     plain = study.reference
     against_fp32 = _against_fp32(frames, study)
     against_plain = _against_plain(first_groupings(frames["remedies"], study))
-    qat = [name for name, method in study.methods.items() if method["training"] == "qat"]
+    qat = [name for name, method in study.methods.items() if method["training"]["kind"] == "qat"]
     tables = {"baseline": _standing(frames, study, [BASELINE])}
     for bits in sorted(study.bits, reverse=True):
         rows = against_fp32[(against_fp32["method"] == plain) & (against_fp32["bits"] == bits)]
@@ -49,7 +49,7 @@ def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.
     tables["qat"] = against_plain[against_plain["method"].isin(qat)]
     tables["mitigation"] = against_plain[against_plain["method"].isin(study.mitigations)]
     tables["methods"] = _over_seeds(frames, study)
-    policies = [name for name, m in study.all_methods().items() if m["policy"]["by"] != "uniform"]
+    policies = [name for name, m in study.all_methods().items() if m["policy"]["kind"] != "uniform"]
     same_size = tables["methods"]["method"].isin([plain, *policies] if policies else [])
     tables["policies"] = tables["methods"][same_size]
     tables["groups"] = _by_group(frames["levels"], study)

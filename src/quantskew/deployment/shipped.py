@@ -23,7 +23,7 @@ from quantskew.fairness.metrics import group_accuracy
 from quantskew.fairness.paired import flips
 from quantskew.layout import empty, folder_of, predictions_path, samples_path, stored_variants
 from quantskew.names import BASELINE, FULL_PRECISION, Variant
-from quantskew.quantization.settings import Calibration
+from quantskew.quantization.calibration import Calibration
 from quantskew.variants import subject_of, write_failures
 
 if TYPE_CHECKING:

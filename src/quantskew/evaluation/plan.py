@@ -64,7 +64,7 @@ def _answers(study: "Params", variants: Mapping[Variant, Stored], variant: Varia
         "quantskew.evaluation.run:evaluate",
         subject=_subject(study, variants, variant),
         base=variants[variants[variant].base].file,
-        folds=study.methods[study.reference].weights.fold_bn,
+        folds=study.methods[study.reference].integer_weights().fold_bn,
     )
 
 
@@ -107,7 +107,7 @@ def _narrowest(study: "Params", surveyed: Mapping[Variant, Variant]) -> list[Var
     methods = study.all_methods()
     narrowest: dict[tuple[int, str], Variant] = {}
     for variant, base in surveyed.items():
-        rounds = variant != base and methods[variant.method].training == "none"
+        rounds = variant != base and not methods[variant.method].training.trains
         if study.curvature.layers and rounds and variant.bits <= 8:
             key = variant.seed, variant.method
             narrowest[key] = min(variant, narrowest.get(key, variant))
