@@ -29,6 +29,7 @@ from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.weights import Float16, IntegerWeights
 from quantskew.schemas import TABLES, VARIANT
 from quantskew.sections import ParamsError
+from quantskew.subject import Subject
 from quantskew.training.training import Training
 
 MODEL = "resnet18_quarter"
@@ -188,22 +189,26 @@ def surfaces(tmp_path_factory):
     torch.manual_seed(0)
     base = folder / "base.safetensors"
     models.save_weights(models.build_for(data, MODEL, None), base)
-    common = {"samples": samples, "model": MODEL, "architecture": None}
+    original = Subject(samples=samples, model=MODEL, weights=base)
     variant = folder / "variant"
     variant.mkdir()
     methods.quantize(
-        variant, base=base, baseline_history=base, seed=0, method=Method(), bits=4,
-        training=Training(), qat_settings=Qat(), **common,
+        variant, subject=original, baseline_history=base, seed=0, method=Method(), bits=4,
+        training=Training(), qat_settings=Qat(),
     )  # fmt: skip
     file = variant / "network.safetensors"
     rows = []
-    for bits, path, origin in ((32, base, None), (4, file, base)):
+    for subject, origin in ((original, None), (original.at(file, 4), base)):
         survey(
-            folder, file=path, base=origin, bits=bits, attribute="slant", groups=Groups(), size=8,
-            probes=1, errors=True, **common,
+            folder, subject=subject, base=origin, attribute="slant", groups=Groups(), size=8,
+            probes=1, errors=True,
         )  # fmt: skip
         rows.append(pd.read_parquet(folder / "curvature.parquet"))
     return data, base, file, rows
+
+
+def subject(base):
+    return Subject(samples=base.parent / "samples.parquet", model=MODEL, weights=base)
 
 
 def test_logits_that_are_no_numbers_are_told_with_their_file(surfaces, tmp_path):
@@ -215,8 +220,8 @@ def test_logits_that_are_no_numbers_are_told_with_their_file(surfaces, tmp_path)
         models.ModelError, match=r"broken.safetensors: .* NaN or infinite for \d+ of"
     ):
         evaluate(
-            tmp_path, samples=base.parent / "samples.parquet", file=tmp_path / "broken.safetensors",
-            base=base, model=MODEL, architecture=None, bits=32, folds=True,
+            tmp_path, subject=subject(base).at(tmp_path / "broken.safetensors"), base=base,
+            folds=True,
         )  # fmt: skip
 
 
@@ -232,8 +237,7 @@ def test_histograms_of_a_network_have_one_set_of_edges_where_all_are_folded(
     edges, counts = [], []
     for path, bits in ((base, 32), (half, 16), (file, 4)):
         evaluate(
-            tmp_path, samples=base.parent / "samples.parquet", file=path, base=base, model=MODEL,
-            architecture=None, bits=bits, folds=folds,
+            tmp_path, subject=subject(base).at(path, bits), base=base, folds=folds,
         )  # fmt: skip
         rows = pd.read_parquet(tmp_path / "weight_histograms.parquet")
         edges.append(rows[["low", "high"]].to_numpy().tolist())
@@ -285,9 +289,8 @@ def test_a_survey_is_of_the_folded_network(surfaces):
 def test_one_layer_alone_is_quantized(surfaces, tmp_path):
     data, base, *_ = surfaces
     layer_damage.survey(
-        tmp_path, samples=base.parent / "samples.parquet", file=base, model=MODEL,
-        architecture=None, bits=3, weights=IntegerWeights(), attribute="slant", groups=Groups(),
-        size=999,
+        tmp_path, subject=subject(base), bits=3, weights=IntegerWeights(), attribute="slant",
+        groups=Groups(), size=999,
     )  # fmt: skip
     rows = pd.read_parquet(tmp_path / "layer_damage.parquet")
     assert set(rows) | set(VARIANT) == set(TABLES["layer_damage"].schema.names)

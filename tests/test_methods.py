@@ -39,11 +39,10 @@ def apply(base, tmp_path):
         folder.mkdir()
         methods.quantize(
             folder,
-            samples=base / "samples.parquet",
-            base=base / "network.safetensors",
+            subject=Subject(
+                samples=base / "samples.parquet", model=MODEL, weights=base / "network.safetensors"
+            ),
             baseline_history=base / "history.safetensors",
-            model=MODEL,
-            architecture=None,
             seed=0,
             method=Method.model_validate(parts),
             bits=bits,

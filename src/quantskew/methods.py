@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from quantskew import models
-from quantskew.data.loading import Samples, load
+from quantskew.data.loading import Samples
 from quantskew.models import CPU
 from quantskew.quantization import packing
 from quantskew.quantization.fitting import Material, MethodError, Qat
 from quantskew.quantization.method import Method
 from quantskew.quantization.policies import allocate_bits
-from quantskew.subject import Architecture
+from quantskew.subject import Subject
 from quantskew.training.baseline import class_accuracy
 from quantskew.training.loop import History
 from quantskew.training.losses import Floats
@@ -31,11 +31,8 @@ __all__ = ["MethodError", "apply", "own", "quantize"]
 def quantize(
     folder: Path,
     *,
-    samples: Path,
-    base: Path,
+    subject: Subject,
     baseline_history: Path | None,
-    model: str,
-    architecture: Architecture | None,
     seed: int,
     method: Method,
     bits: int,
@@ -51,14 +48,10 @@ def quantize(
     ----------
     folder
         Where the files are written.
-    samples
-        Table of samples.
-    base
-        Weights of the fp32 network, trained with the recipe of the method.
+    subject
+        The fp32 network, trained with the recipe of the method.
     baseline_history
         History of the plain baseline of this seed, for a loss that ``needs_history``.
-    model, architecture
-        Which network.
     seed
         Of everything that is drawn at random: calibration images, the order of samples in QAT, ….
     method, bits
@@ -68,11 +61,10 @@ def quantize(
     bins
         Lower edges of the groups of numeric attributes.
     """
-    data = load(samples).divided(bins or {})
-    network = models.build_for(data, model, architecture, base)
+    data = subject.data().divided(bins or {})
     history = History()
     quantized = apply(
-        network,
+        subject.open(),
         method,
         bits,
         example=models.as_input(data.train.images[:2], CPU),
@@ -84,7 +76,7 @@ def quantize(
         accuracy=class_accuracy(data, baseline_history),
         history=history,
         checkpoint=folder / "checkpoint.safetensors",
-        title=f"{model} seed {seed} at {bits} bits",
+        title=f"{subject.model} seed {seed} at {bits} bits",
     )
     packing.save(folder / "network.safetensors", quantized)
     history.write_cost(folder / "cost.json")

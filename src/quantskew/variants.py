@@ -137,11 +137,8 @@ def _quantizing_cell(study: "Params", variant: Variant, method: Method, base: Pa
     return Cell(
         variant.stem,
         "quantskew.methods:quantize",
-        samples=samples_path(variant.dataset),
-        base=base,
+        subject=subject_of(study, variant._replace(bits=FULL_PRECISION), base),
         baseline_history=_baseline_history(variant, method.recipe),
-        model=variant.model,
-        architecture=study.architectures.get(variant.model),
         seed=variant.seed,
         method=method.model_copy(update={"bits": None}),
         bits=variant.bits,
