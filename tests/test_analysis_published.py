@@ -46,8 +46,9 @@ def frames():
     claims = pd.DataFrame(
         {
             "dataset": "mnist5k",
-            "hypothesis": ["H2", "H3"],
-            "claim": ["QAT is more accurate.", "Balanced images help."],
+            "claim": ["H2", "H3"],
+            "scale": "share",
+            "text": ["QAT is more accurate.", "Balanced images help."],
             "width": "all",
             "compared": ["qat − ptq", ""],
             "missing": ["", "needs two methods"],
@@ -75,7 +76,7 @@ def frames():
         "frontier": sizes,
         "remedies": remedies,
     }
-    return {**{name: pd.DataFrame(part) for name, part in rows.items()}, "hypotheses": claims}
+    return {**{name: pd.DataFrame(part) for name, part in rows.items()}, "claims": claims}
 
 
 def test_every_kind_of_table_shows_its_methods(frames):

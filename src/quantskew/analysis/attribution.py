@@ -165,7 +165,7 @@ def mediation(changes: pd.DataFrame, accuracy_lost: str, steps: Sequence[str]) -
 def _scopes(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     yield EVERY, EVERY, part
     for bits, rows in part.groupby("bits", sort=False):
-        # seeds are averaged: otherwise differences between their weights would enter, not groups alone
+        # means over seeds, or the weights of the networks would stand in for the groups
         yield width_name(bits), EVERY, rows.groupby("group", sort=False).mean(numeric_only=True)
     for group, rows in part.groupby("group", sort=False):
         yield EVERY, str(group), rows

@@ -250,13 +250,12 @@ def _mixed_fairer(evidence: Evidence) -> Contrast:
 @claim("fair_qat", -1, "debiased FVO, fair QAT less PTQ")
 def _fair_training(evidence: Evidence) -> Contrast:
     """QAT on balanced samples with a weighted loss is fairer than PTQ of the same width."""
-    parts = {
-        ("training",): "qat",
-        ("recipe", "sampling"): "balanced",
-        ("recipe", "loss"): "weighted",
-    }
     fair = evidence.first(
-        lambda m: all(kind(m, *path) == name for path, name in parts.items()),
+        lambda m: (
+            kind(m, "training") == "qat"
+            and kind(m, "recipe", "sampling") == "balanced"
+            and kind(m, "recipe", "loss") == "weighted"
+        ),
         "a method with training: qat and recipe: {sampling: balanced, loss: weighted}",
     )
     return evidence.between(evidence.sampled.debiased, fair, evidence.reference)
