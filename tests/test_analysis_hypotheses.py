@@ -194,12 +194,11 @@ def test_without_two_large_groups_there_is_no_fairness_to_test():
 
 @pytest.mark.parametrize("choice", ["balanced", {"kind": "balanced"}])
 def test_balanced_calibration_is_recognized_by_its_settings(choice):
-    calibration = STUDY.methods["ptq"]["calibration"]
-    mixed = STUDY.methods["ptq"]
-    balanced = mixed | {"calibration": calibration | {"choice": choice}}
-    study = STUDY.model_copy(
-        update={"methods": {**STUDY.methods, "qat": balanced, "mpqat": mixed}, "mitigations": {}}
-    )
+    ptq = STUDY.methods["ptq"]
+    static = ptq | {"activations": ptq["activations"] | {"mode": "static"}}
+    balanced = static | {"calibration": ptq["calibration"] | {"choice": choice}}
+    methods = {**STUDY.methods, "qat": balanced, "mpqat": static}
+    study = STUDY.model_copy(update={"methods": methods, "mitigations": {}})
     sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)
     rows = pooled(assessed(sampled, study))
     assert rows.loc["H3", "compared"] == "qat − mpqat"

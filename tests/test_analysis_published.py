@@ -9,7 +9,7 @@ from quantskew.analysis.published import latex, markdown, published
 from quantskew.params import load
 from quantskew.quantization.method import Method
 
-STUDY = load(Path(__file__).parents[1] / "params.yaml")
+STUDY = load(Path(__file__).parents[1] / "params.yaml").judged()
 STUDY = STUDY.model_copy(update={"datasets": ("mnist5k",), "bits": (8, 4), "models": ("n_1",)})
 POINTS = [("fp32", 32), ("ptq", 8), ("ptq", 4), ("qat", 8), ("qat", 4), ("mpqat", 4)]
 

@@ -20,8 +20,9 @@ from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.description import bounded
-from quantskew.evaluation import evaluate, layer_damage
+from quantskew.evaluation import layer_damage
 from quantskew.evaluation.loss_surface import survey
+from quantskew.evaluation.run import evaluate
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
 from quantskew.names import Point

@@ -86,7 +86,9 @@ class Evidence:
 
     @property
     def reference(self) -> str:
-        """Name of the method that others are compared with."""
+        """Name of the method that others are compared with; it has no recipe."""
+        if self.study.reference not in self.study.methods:
+            raise NotTestable(f"needs the reference, {self.study.reference}, among methods")
         return self.study.reference
 
     def only_bits(self, *bits: int) -> "Evidence":
@@ -168,7 +170,7 @@ class Contrast(NamedTuple):
             "units": observed.size, "estimate": estimate, "boundary": self.boundary,
             "low": estimate - half, "high": estimate + half,
             "d": size.d, "d_low": size.low, "d_high": size.high,
-            "p_value": min(1.0, float(p_value) * self.looks), "smallest_p": lambda units: 0.0,
+            "p_value": min(1.0, float(p_value) * self.looks),
         }  # fmt: skip
 
 
@@ -183,7 +185,8 @@ class Trend(NamedTuple):
         if len(self.correlations) < 2:
             raise NotTestable("needs two networks at least: more seeds")
         return _permuted("samples", self.correlations, np.mean) | {
-            "smallest_p": lambda units: 2.0 ** (1 - units)
+            "unit": "networks",
+            "smallest_p": lambda units: 2.0 ** (1 - units),
         }
 
 
@@ -209,7 +212,8 @@ class Ranks(NamedTuple):
                 raise NotTestable(f"needs groups that differ in {column.name}")
         x, y = (stats.zscore(stats.rankdata(column)) for column in (self.x, self.y))
         return _permuted("pairings", x, lambda values, axis: (values * y).mean(axis=axis)) | {
-            "smallest_p": lambda units: 2 / math.factorial(units)
+            "unit": "groups",
+            "smallest_p": lambda units: 2 / math.factorial(units),
         }
 
 
@@ -292,13 +296,11 @@ def judge(evidence: Evidence, claims: Mapping[str, Claim]) -> pd.DataFrame:
         By name.
     """
     rows = [row for name in claims for row in _rows(name, claims[name], evidence)]
-    table = pd.DataFrame(rows).reindex(columns=[*rows[0], *NUMBERS])
-    table = table.astype(dict.fromkeys(NUMBERS, float)).assign(
-        dataset=evidence.sampled.points[0].dataset, attribute=evidence.sampled.division.attribute
-    )
+    dataset, attribute = evidence.sampled.points[0].dataset, evidence.sampled.division.attribute
+    table = pd.DataFrame(rows).assign(dataset=dataset, attribute=attribute)
     alpha = evidence.study.statistics.alpha
     families = [part for _, part in table.groupby(["model", "family"], sort=False)]
-    table = pd.concat([_adjusted(part, alpha) for part in families], ignore_index=True)
+    table = pd.concat([_adjusted(part.copy(), alpha) for part in families], ignore_index=True)
     shown, side = table["p_holm"] <= alpha, table.pop("side")
     agrees = (side == 0) | (side * (table["estimate"] - table["boundary"]) > 0)
     cases = {
@@ -324,7 +326,9 @@ def _rows(name: str, claim: Claim, evidence: Evidence) -> Iterator[dict[str, obj
             "compared": "",
             "missing": "",
             "units": 0,
+            "unit": "",
             "smallest_p": None,
+            **dict.fromkeys(NUMBERS, math.nan),
         }
         try:
             test = claim.test(scope)
@@ -338,13 +342,11 @@ def _rows(name: str, claim: Claim, evidence: Evidence) -> Iterator[dict[str, obj
 
 def _adjusted(family: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """Adjust by Holm the tests of a family that can reach alpha; say what the others need."""
-    family, tests = family.copy(), int(family["p_value"].notna().sum())
-    for at, smallest_p in family.pop("smallest_p").dropna().items():
-        units = int(family.loc[at, "units"])
-        needed = next(n for n in range(units, 10**6) if tests * smallest_p(n) <= alpha)
-        if needed > units:
-            family.loc[at, "missing"] = (
-                f"needs {needed} units, has {units}: with fewer, none of {tests} tests can be sure"
-            )
-    family["p_holm"] = holm(family["p_value"].where(family["missing"] == ""))
-    return family
+    tests = int(family["p_value"].notna().sum())
+    for row in family.dropna(subset="smallest_p").itertuples():
+        needed = next(n for n in range(row.units, 10**6) if tests * row.smallest_p(n) <= alpha)
+        if needed > row.units:
+            short = f"needs {needed} {row.unit}, has {row.units}, for a verdict among {tests} tests"
+            family.loc[row.Index, "missing"] = short
+    p_holm = holm(family["p_value"].where(family["missing"] == ""))
+    return family.assign(p_holm=p_holm).drop(columns=["unit", "smallest_p"])

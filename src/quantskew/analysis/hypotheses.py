@@ -92,8 +92,8 @@ def _is_mixed(method: Mapping[str, Any]) -> bool:
 
 
 def _without_recipe(evidence: Evidence, *, mixed: bool, training: str | None = None) -> str:
-    """Name of the first such method whose recipe is the reference's, which never has one."""
-    plain = evidence.study.methods.get(evidence.reference, {}).get("recipe")
+    """Name of the first such method; it has no recipe, as the reference never has one."""
+    plain = evidence.study.methods[evidence.reference]["recipe"]
     trained = f" with training: {training}" if training else ""
     return evidence.first(
         lambda m: (
@@ -261,14 +261,9 @@ def _fair_training(evidence: Evidence) -> Contrast:
     return evidence.between(evidence.sampled.debiased, fair, evidence.reference)
 
 
-def _known(evidence: Evidence, *columns: str) -> pd.DataFrame:
-    """Steps of the impact flow where all these columns are known."""
-    return evidence.steps.dropna(subset=[*columns])
-
-
 def rank_correlation(evidence: Evidence, x: str, y: str) -> Ranks:
     """Correlate two columns over groups, averaged over seeds."""
-    means = _known(evidence, x, y).groupby("group")[[x, y]].mean()
+    means = evidence.steps.dropna(subset=[x, y]).groupby("group")[[x, y]].mean()
     if len(means) < 2:
         raise NotTestable(f"needs {x} and {y} of two groups (curvature:)")
     return Ranks(means[x], means[y], f"{x}, {y}")
@@ -276,7 +271,7 @@ def rank_correlation(evidence: Evidence, x: str, y: str) -> Ranks:
 
 def rank_trend(evidence: Evidence, y: str) -> Trend:
     """Correlate a column with the width in each group of a network, and average over groups."""
-    rows = _known(evidence, y)
+    rows = evidence.steps.dropna(subset=[y])
     if rows["bits"].nunique() < 3:
         raise NotTestable(f"needs {y} at three widths, fp32 among them")
     within = rows.groupby(["model", "seed", "group"])
