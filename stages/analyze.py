@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from quantskew import params, tables
-from quantskew.analysis import answer, attribution, claims, figures, flow, report, views
+from quantskew.analysis import answer, attribution, figures, flow, report, views
 from quantskew.analysis.effects import Frames, Predictions, analyze, read_predictions
 from quantskew.analysis.exemplars import exemplar_rows
 from quantskew.analysis.frontier import frontier, recommendations
@@ -43,8 +43,6 @@ def main() -> None:
     where = study.datasets, study.models
     measured = {name: gathered(["evaluate"], name, *where) for name in MEASURED}
     shipped = {name: gathered(["deploy"], name, *where) for name in SHIPPED}
-    surfaces = flow.surfaces(measured["curvature"], measured["groups"])
-    frames["claims"] = claims.assess(surfaces, measured["groups"], study)
     frames |= attribution.attribution(attribution.changes(measured, study))
     for name, rows in frames.items():
         tables.write(name, rows, ANALYSIS / f"{name}.parquet")
@@ -86,7 +84,7 @@ def main() -> None:
         drawn=drawn,
         why=why,
         claims=report.claimed(frames["claims"]),
-        carried=report.carried(frames["mediation"]),
+        mediated=report.mediated(frames["mediation"]),
         tables=report.listed(head, frames | shipped, study),
         limits=report.limits(frames, study),
         study=study,
@@ -126,6 +124,7 @@ def decide(
     frames: Mapping[str, pd.DataFrame],
 ) -> dict[str, pd.DataFrame]:
     """Test the claims and place the variants of a data set, all its models on the same draws."""
+    measured = [gathered(["evaluate"], n, [dataset], study.models) for n in ("groups", "curvature")]
     correct = {
         point: predicted == given.labels
         for given, _, _ in loaded.values()
@@ -141,7 +140,7 @@ def decide(
     sizes, images = costs(dataset, study.models)
     placed = frontier(sampled, sizes, frames["levels"], frames["certificates"], study)
     return {
-        "hypotheses": assess(sampled, study, sizes),
+        "claims": assess(study, sampled, sizes, *measured),
         "frontier": placed,
         "remedies": remedies(placed, images, frames["levels"], frames["effects"], study),
     }

@@ -9,7 +9,7 @@ from quantskew.analysis.published import latex, markdown, published
 from quantskew.params import load
 from quantskew.quantization.method import Method
 
-STUDY = load(Path(__file__).parents[1] / "params.yaml")
+STUDY = load(Path(__file__).parents[1] / "params.yaml").judged()
 STUDY = STUDY.model_copy(update={"datasets": ("mnist5k",), "bits": (8, 4), "models": ("n_1",)})
 POINTS = [("fp32", 32), ("ptq", 8), ("ptq", 4), ("qat", 8), ("qat", 4), ("mpqat", 4)]
 
@@ -46,8 +46,9 @@ def frames():
     claims = pd.DataFrame(
         {
             "dataset": "mnist5k",
-            "hypothesis": ["H2", "H3"],
-            "claim": ["QAT is more accurate.", "Balanced images help."],
+            "claim": ["H2", "H3"],
+            "scale": "share",
+            "text": ["QAT is more accurate.", "Balanced images help."],
             "width": "all",
             "compared": ["qat − ptq", ""],
             "missing": ["", "needs two methods"],
@@ -75,7 +76,7 @@ def frames():
         "frontier": sizes,
         "remedies": remedies,
     }
-    return {**{name: pd.DataFrame(part) for name, part in rows.items()}, "hypotheses": claims}
+    return {**{name: pd.DataFrame(part) for name, part in rows.items()}, "claims": claims}
 
 
 def test_every_kind_of_table_shows_its_methods(frames):

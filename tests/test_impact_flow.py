@@ -1,6 +1,6 @@
 """The impact flow from stored tables: the loss surface of a variant, its views and its claims."""
 
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pandas as pd
@@ -10,16 +10,22 @@ from scipy import stats
 from torch.nn import functional
 
 from quantskew import methods, models
-from quantskew.analysis import claims, figures, flow
-from quantskew.data.groups import Groups
+from quantskew.analysis import figures, flow
+from quantskew.analysis.attribution import surveyed
+from quantskew.analysis.claims import Evidence, Ranks, Trend, judge
+from quantskew.analysis.hypotheses import CLAIMS
+from quantskew.analysis.sampled import sample
+from quantskew.data.groups import Grouping, Groups
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.description import bounded
-from quantskew.evaluation import evaluate, layer_damage
+from quantskew.evaluation import layer_damage
 from quantskew.evaluation.loss_surface import survey
+from quantskew.evaluation.run import evaluate
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
+from quantskew.names import Point
 from quantskew.params import parse
 from quantskew.quantization import packing
 from quantskew.quantization.fitting import Qat
@@ -42,74 +48,114 @@ STUDY = parse(
         "sources": {"d": {"reader": "digits"}},
         "methods": {"ptq": {}},
     }
-)
+).judged()
+FLOW = {name: claim for name, claim in CLAIMS.items() if claim.family == "impact flow"}
 
 
-def made(sign: float, groups: int = 8) -> tuple[pd.DataFrame, pd.DataFrame]:
+def made(sign: float, groups: int = 8, seeds: int = 1) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables in which norms fall with size, and eigenvalues go with accuracy by a sign."""
     rows = [
         {
-            "dataset": "d", "model": "m", "seed": 0, "method": "fp32" if bits == 32 else "ptq",
-            "bits": bits, "attribute": "label", "group": f"g{g}", "n": 50,
+            "dataset": "d", "model": "m", "seed": seed, "method": "fp32" if bits == 32 else "ptq",
+            "bits": bits, "attribute": "label", "group": f"g{g}", "n": 50, "counted": True,
             "n_train": 10 + g, "sampled": 12,
             "gradient_plain": 9.0 - g, "gradient_equal_n": 3.0, "accuracy": 0.5 + g / 100,
             "gradient_unbiased_square_error": 4.0, "largest_eigenvalue_error": 2.0,
             "top_probability": 0.9, "largest_eigenvalue": 50 + sign * g - bits,
             "logit_variance": bits + g, "cosine_distance": 1 / bits,
         }
+        for seed in range(seeds)
         for bits in (32, 8, 4, 2)
         for g in range(groups)
     ]  # fmt: skip
     table = pd.DataFrame(rows)
-    surveyed = ("n_train", "sampled", "gradient_", "largest_")
-    own = [name for name in table if name.startswith(surveyed)]
-    return table.drop(columns=["accuracy", "top_probability"]), table.drop(columns=own)
+    own = [c for c in table if c.startswith(("n_train", "sampled", "gradient_", "largest_"))]
+    known = ["accuracy", "top_probability", "counted"]
+    return table.drop(columns=known), table.drop(columns=own)
 
 
-def verdicts(sign: float) -> pd.DataFrame:
-    curvature, groups = made(sign)
-    found = claims.assess(flow.surfaces(curvature, groups), groups, STUDY)
-    assert set(found) == set(TABLES["claims"].schema.names)
-    return found.set_index(["claim", "width"])["verdict"]
+def judged(curvature: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
+    """Claims about the impact flow, which need no answers of the networks."""
+    codes = np.array([0, 1])
+    division = Grouping("label", codes, ["a", "b"], np.array([True, True]))
+    answers = {Point("d", "m", "fp32", 32): np.ones((1, 2), bool)}
+    sampled = sample(answers, division, np.array([1, 1]), STUDY.statistics)
+    table = judge(Evidence(STUDY, sampled, {}, surveyed(groups, curvature, STUDY)), FLOW)
+    assert set(table) == set(TABLES["claims"].schema.names)
+    return table.set_index(["claim", "width"])
 
 
-def test_claims_hold_fail_or_stay_open():
-    found = verdicts(-1)
-    assert (found["a smaller group has a larger gradient norm"] == "holds").all()
-    assert (found["the same at equal n"] == "undecided").all()
-    assert (found["less accuracy goes with a larger eigenvalue"] == "holds").all()
-    assert found["the variance of logits falls with the width", "all"] == "holds"
-    assert found["the eigenvalue grows as the width falls", "all"] == "holds"
-    assert (found["gradient norm and eigenvalue rise together"] == "holds").all()
-    other = verdicts(1)["less accuracy goes with a larger eigenvalue"]
-    assert (other == "does not hold").all()
+def test_claims_are_supported_refuted_or_left_undecided():
+    table = judged(*made(-1))
+    found = table["verdict"]
+    assert (found["gradient_by_size"] == "supported").all()
+    assert (found["eigenvalue_by_accuracy"] == "supported").all()
+    assert (found["eigenvalue_by_gradient"] == "supported").all()
+    assert (found["gradient_by_size_at_equal_n"] == "not testable").all()
+    assert (
+        table.loc["gradient_by_size_at_equal_n", "missing"]
+        .eq("needs groups that differ in gradient_equal_n")
+        .all()
+    )
+    assert (judged(*made(1))["verdict"]["eigenvalue_by_accuracy"] == "refuted").all()
+    curvature, groups = made(-1)
+    curvature["largest_eigenvalue"] = np.tile([3, 7, 1, 8, 2, 6, 5, 4], 4)
+    assert (judged(curvature, groups)["verdict"]["eigenvalue_by_accuracy"] == "undecided").all()
 
 
 def test_five_groups_cannot_decide_a_claim_at_one_width():
-    curvature, groups = made(-1, groups=5)
-    found = claims.assess(flow.surfaces(curvature, groups), groups, STUDY)
-    at_one = found[found["width"] != "all"].set_index("claim")
-    rho = at_one.loc["less accuracy goes with a larger eigenvalue", "spearman"]
-    assert rho.to_numpy() == pytest.approx(-1)
-    assert (at_one["verdict"] == "undecided").all()
+    table = judged(*made(-1, groups=5)).loc["eigenvalue_by_accuracy"]
+    assert table["estimate"].to_numpy() == pytest.approx(-1)
+    assert (table["verdict"] == "not testable").all()
+    # three claims at four widths: 2 · 12 / 6! ≤ 0.05 < 2 · 12 / 5!
+    assert table["missing"].str.startswith("needs 6 groups, has 5").all()
+    assert table["p_holm"].isna().all()
+
+
+def test_a_trend_over_widths_is_decided_by_networks_not_by_their_groups():
+    one = judged(*made(-1, groups=40)).loc["logit_variance_falls"].loc["all"]
+    assert one["verdict"] == "not testable"
+    assert one["missing"] == "needs two networks at least: more seeds"
+    few = judged(*made(-1, seeds=5)).loc["logit_variance_falls"].loc["all"]
+    assert few["estimate"] == pytest.approx(1)
+    assert few["missing"].startswith("needs 7 networks, has 5")  # 2 · 2 / 2⁷ ≤ 0.05 < 2 · 2 / 2⁶
+    many = judged(*made(-1, seeds=7)).loc[["logit_variance_falls", "eigenvalue_grows"]]
+    assert (many["verdict"] == "supported").all()
+    assert many["p_value"].to_numpy() == pytest.approx(2 / 2**7)
+    assert (many["units"] == 7).all()
+
+
+def test_noise_that_groups_of_a_network_share_decides_no_trend():
+    """Each network drifts up or down at random, all its groups alike."""
+    rng = np.random.default_rng(0)
+
+    def p_value() -> float:
+        curvature, groups = made(-1, groups=6, seeds=8)
+        drift = rng.normal(size=(8, 4)).cumsum(axis=1)
+        network = groups["seed"].to_numpy(), groups["bits"].map({32: 0, 8: 1, 4: 2, 2: 3})
+        groups["logit_variance"] = drift[network] + 0.1 * rng.normal(size=len(groups))
+        return judged(curvature, groups).loc["logit_variance_falls"].loc["all", "p_value"]
+
+    wrong = sum(p_value() <= 0.05 for _ in range(60))
+    assert wrong <= 8  # of 60 at a chance of 0.05; more has chance below 0.01
+
+
+def test_exchanging_signs_counts_all_of_them():
+    values = np.array([0.9, 0.2, -0.4, 1.0, 0.6, 0.8])
+    tested = Trend(values, "").tested(alpha=0.05)
+    sums = [np.dot(signs, values) for signs in product([1, -1], repeat=6)]
+    assert tested["p_value"] == pytest.approx(np.mean(np.abs(sums) >= values.sum() - 1e-9))
+    assert tested["estimate"] == pytest.approx(values.mean())
 
 
 def test_spearman_counts_all_orders():
     x, y = pd.Series([1.0, 5, 2, 8, 3]), pd.Series([2.0, 4, 9, 7, 1])
-    rho, p = claims.spearman(x, y)
-    assert rho == pytest.approx(stats.spearmanr(x, y).statistic)
+    tested = Ranks(x, y, "").tested(alpha=0.05)
+    rho = stats.spearmanr(x, y).statistic
+    assert tested["estimate"] == pytest.approx(rho)
     every = [stats.spearmanr(x, order).statistic for order in permutations(y)]
     tails = [np.mean(np.array(every) >= rho - 1e-9), np.mean(np.array(every) <= rho + 1e-9)]
-    assert p == pytest.approx(2 * min(tails))
-
-
-def test_a_trend_and_its_mirror_are_as_sure():
-    table = np.random.default_rng(0).normal(size=(6, 4)) + np.arange(4)
-    (up, p_up), (down, p_down) = claims.trend(table), claims.trend(table[:, ::-1])
-    assert up == pytest.approx(-down)
-    assert p_up == pytest.approx(p_down)
-    assert p_up == pytest.approx(2 * stats.page_trend_test(table).pvalue)
-    assert np.isnan(claims.trend(table[:, :2])).all()
+    assert tested["p_value"] == pytest.approx(2 * min(tails))
 
 
 def test_views_keep_the_numbers_and_can_be_drawn():

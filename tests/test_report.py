@@ -87,7 +87,7 @@ def test_signed_numbers_are_white_at_0_and_alike_in_all_fields():
 @pytest.fixture(scope="module")
 def page() -> str:
     return render(
-        answer=["Who: nobody."], drawn=[], why=[], claims=SMALL, carried=SMALL,
+        answer=["Who: nobody."], drawn=[], why=[], claims=SMALL, mediated=SMALL,
         tables=[ReportTable("long", ROWS)], limits=[], hashes={},
         study=Params(
             datasets=["d"], sources={"d": {}}, models=["m"], bits=[4], seeds=[0], methods={}

@@ -56,9 +56,9 @@ def test_every_template_finds_what_it_names(exported, project, name):
             shutil.copytree(exported / "digits", exported / folder)
     project.run("python", "docs/results/build.py", name)
     page = (exported / f"{name}.md").read_text(encoding="utf-8")
-    hypotheses = tables.read("hypotheses", exported / "digits/hypotheses.parquet").to_pandas()
-    verdicts = hypotheses.set_index("hypothesis")["verdict"]
-    if 'hypothesis("disparity_grows")' in text:
+    claims = tables.read("claims", exported / "digits/claims.parquet").to_pandas()
+    verdicts = claims.set_index("claim")["verdict"]
+    if 'claim("disparity_grows")' in text:
         assert f"| {verdicts['disparity_grows']} |" in page
     for link in [part.split(")")[0] for part in page.split("](")[1:]]:
         assert (exported / link).exists(), link

@@ -7,7 +7,6 @@ every verdict is taken from a table.
 
 import json
 from functools import cached_property
-from math import factorial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ import pandas as pd
 
 from quantskew import params, tables
 from quantskew.analysis.answer import of_chance
-from quantskew.analysis.claims import OVER_GROUPS, OVER_WIDTHS
+from quantskew.analysis.claims import ALL
 from quantskew.analysis.effects import plain_method
 from quantskew.analysis.frontier import recommendations
-from quantskew.analysis.hypotheses import ALL, NOTHING
+from quantskew.analysis.hypotheses import NOTHING
 from quantskew.analysis.published import markdown, published
 from quantskew.analysis.report import FIGURES, FLOW
 from quantskew.analysis.views import first_groupings
@@ -46,7 +45,7 @@ class Results:
 
     @cached_property
     def _published(self) -> dict[str, pd.DataFrame]:
-        names = ("levels", "effects", "frontier", "remedies", "hypotheses")
+        names = ("levels", "effects", "frontier", "remedies", "claims")
         names += ("curvature", "deployed", "deployed_groups")
         return published({name: self.frame(name) for name in names}, self.study)
 
@@ -165,41 +164,27 @@ class Results:
         most = max(stage["peak_bytes"] for stage in stages) / 1e9
         return f"{minutes:.0f} min on {self.provenance['device']}, {most:.1f} GB at the peak"
 
-    def hypothesis(self, name: str) -> str:
-        """Say how a declared claim came out, of all widths and of each that was tested."""
-        rows = self.frame("hypotheses").set_index(["hypothesis", "width"]).loc[name]
-        row = rows.loc[ALL]
+    def claim(self, name: str) -> str:
+        """Say how a declared claim came out: of all networks and widths, and of each tested."""
+        rows = self.frame("claims")
+        rows = rows[rows["claim"] == name]
+        if rows.empty:
+            raise KeyError(f"{self.folder.name}: there is no claim {name!r}")
+        told = []
+        for _, row in rows.sort_values(
+            "width", key=lambda w: w.map(_order), kind="stable"
+        ).iterrows():
+            where = " ".join(row[place] for place in ("model", "width") if row[place] != ALL)
+            told.append(f"{where}: {_verdict(row)}" if where else self._of_all(row))
+        return "; ".join(told)
+
+    def _of_all(self, row: pd.Series) -> str:
         if row["verdict"] == "not testable":
-            return f"**not testable**: {row['missing']}"
+            return _verdict(row)
         models, seeds = len(self.study.models), len(self.study.seeds)
         networks = "one network" if models == 1 else f"each of {models} networks"
         of = f" of {networks}" if row["units"] == models * seeds else ""
-        told = f"{row['estimand']} ({row['compared']}), {seeds} seeds{of}: {_verdict(row)}"
-        each = rows.drop(ALL).sort_index(key=lambda widths: widths.map(_order))
-        return told + "".join(f"; {width}: {_verdict(one)}" for width, one in each.iterrows())
-
-    def claim(self, text: str) -> str:
-        """Say how a claim of the impact flow came out, width by width."""
-        rows = self.frame("claims")
-        rows = rows[rows["claim"] == text]
-        if rows.empty:
-            raise KeyError(f"{self.folder.name}: there is no claim {text!r}")
-        (sign,) = {claim.sign for claim in (*OVER_GROUPS, *OVER_WIDTHS) if claim.text == text}
-        alpha, tested = self.study.statistics.alpha, self.frame("claims").dropna(subset="p_value")
-        families = tested.value_counts(["dataset", "model"])
-        told = []
-        for row in rows.sort_values("width", key=lambda w: w.map(_order)).itertuples():
-            of = "ρ with the bits" if row.width == ALL else "ρ"
-            verdict = f"**{row.verdict}**"
-            # the p of the most extreme order, adjusted, may be too large to decide anything
-            least = families[row.dataset, row.model] * 2 / factorial(row.groups)
-            if row.width != ALL and least > alpha and row.spearman == row.spearman:
-                agrees = "same sign as" if row.spearman * sign > 0 else "another sign than"
-                verdict = f"{agrees} the paper; {row.groups} groups cannot decide"
-            told.append(
-                f"{row.width}: {verdict} ({of} {_number(row.spearman, '.2f')}, p {_p(row.p_holm)})"
-            )
-        return "; ".join(told)
+        return f"{row['estimand']} ({row['compared']}), {seeds} seeds{of}: {_verdict(row)}"
 
     def change(
         self,
@@ -353,10 +338,15 @@ def _meets(bound: float, target: float) -> str:
 
 
 def _verdict(row: pd.Series) -> str:
-    if row["verdict"] == "not testable":
-        return f"**left out**: {row['missing']}"
-    numbers = f"{_points(row['estimate'])} {_limits(row['low'], row['high'])}"
-    return f"**{row['verdict']}**, {numbers} points, p {_p(row['p_holm'])}"
+    missing = f": {row['missing']}" if row["missing"] else ""
+    if row["estimate"] != row["estimate"]:
+        return f"**{row['verdict']}**{missing}"
+    if row["scale"] == "share":
+        numbers = f"{_points(row['estimate'])} {_limits(row['low'], row['high'])} points"
+    else:
+        numbers = f"ρ {_number(row['estimate'], '.2f')}"
+    p = "" if missing else f", p {_p(row['p_holm'])}"
+    return f"**{row['verdict']}**, {numbers}{p}{missing}"
 
 
 def _points(share: float, form: str = "+.1f") -> str:

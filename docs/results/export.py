@@ -29,7 +29,7 @@ from quantskew.layout import samples_path
 from quantskew.params import Params
 from quantskew.schemas import TABLES
 
-ANALYSED = ("levels", "effects", "hypotheses", "claims", "frontier", "remedies")
+ANALYSED = ("levels", "effects", "claims", "frontier", "remedies")
 MEASURED = {
     **dict.fromkeys(("groups", "layers", "curvature"), "evaluations"),
     **dict.fromkeys(("deployed", "deployed_groups"), "deployed"),

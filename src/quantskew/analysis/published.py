@@ -23,7 +23,7 @@ def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.
     Parameters
     ----------
     frames
-        Tables ``levels``, ``effects``, ``frontier``, ``remedies`` and ``hypotheses``, of the loss
+        Tables ``levels``, ``effects``, ``frontier``, ``remedies`` and ``claims``, of the loss
         surfaces ``curvature``, and of the files that ship ``deployed`` and ``deployed_groups``.
     study
         All parameters.
@@ -53,7 +53,7 @@ def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.
     same_size = tables["methods"]["method"].isin([plain, *policies] if policies else [])
     tables["policies"] = tables["methods"][same_size]
     tables["groups"] = _by_group(frames["levels"], study)
-    tables["evidence"] = _evidence(frames["hypotheses"])
+    tables["evidence"] = _evidence(frames["claims"])
     tables["damage"] = _damage(first_groupings(frames["curvature"], study))
     tables["files"] = _files(frames["deployed"])
     tables["shipped"] = _shipped(first_groupings(frames["deployed_groups"], study))
@@ -155,11 +155,12 @@ def _by_group(levels: pd.DataFrame, study: Study) -> pd.DataFrame:
     return pd.DataFrame(shown).reset_index()
 
 
-def _evidence(hypotheses: pd.DataFrame) -> pd.DataFrame:
+def _evidence(claims: pd.DataFrame) -> pd.DataFrame:
+    """Claims about accuracy and FVO, in points; those about rank correlations stay in Parquet."""
     names = {
         "dataset": "dataset",
-        "hypothesis": "name",
-        "claim": "claim",
+        "claim": "name",
+        "text": "claim",
         "width": "width",
         "compared": "compared",
         "units": "networks",
@@ -174,8 +175,8 @@ def _evidence(hypotheses: pd.DataFrame) -> pd.DataFrame:
         "verdict": "verdict",
         "missing": "missing",
     }
-    shares = ["estimate", "boundary", "low", "high"]
-    points = hypotheses.assign(**{name: hypotheses[name] * 100 for name in shares})
+    points = claims[claims["scale"] == "share"].copy()
+    points[["estimate", "boundary", "low", "high"]] *= 100
     return points[list(names)].rename(columns=names)
 
 

@@ -182,21 +182,24 @@ FLOW = {
 
 
 def claimed(claims: pd.DataFrame) -> ReportTable:
-    """Verdicts on the claims about the impact flow."""
+    """Verdicts on the declared claims of the field."""
     return ReportTable(
-        "What was claimed of the impact flow, and whether it holds here",
-        claims[
-            ["dataset", "model", "claim", "width", "groups", "spearman", "p_holm", "verdict"]
-        ].sort_values(["dataset", "model", "claim"], kind="stable"),
-        "Spearman's rank correlation over groups, or over widths within each group; p adjusted by "
-        "Holm over all claims of a network. Association, not cause. Where all groups have the same "
-        "size there is nothing to tell of it. Five groups have 120 orders: after Holm none is "
-        "unlikely enough to decide a claim at one width.",
+        "Claims of the field, tested on this study",
+        _of(
+            claims,
+            "claim text width verdict missing estimand compared estimate boundary low high d d_low "
+            "d_high p_value p_holm family units",
+            ("dataset", "model"),
+        ),
+        "Verdicts speak of the models and data sets of this study. Estimates are shares of 1, with "
+        "limits for networks of other seeds on other test samples, or rank correlations, which "
+        "show association, not cause. p is two-sided, adjusted by Holm within a family; limits are "
+        "not adjusted. Undecided means that these data cannot tell; d is Cohen's.",
     )
 
 
-def carried(mediation: pd.DataFrame) -> ReportTable:
-    """How far each step of the flow is related to the accuracy lost through the next one."""
+def mediated(mediation: pd.DataFrame) -> ReportTable:
+    """How much of each step's relation to the accuracy lost is mediated by the next step."""
     names = ["dataset", "model", "width", "step", "mediator", "rows"]
     slopes = ["total", "direct", "association_through"]
     return ReportTable(
@@ -237,19 +240,6 @@ def listed(
             "Training is counted in images, as a ratio to that of fp32. Codes of one width cost "
             "the same to compute with, so no remedy costs more there. At each width the cheapest "
             "of those nearest to the targets is marked.",
-        ),
-        ReportTable(
-            "Claims of the field, tested on this study",
-            _of(
-                frames["hypotheses"],
-                "hypothesis claim width verdict estimand compared estimate boundary low high d "
-                "d_low d_high p_value p_holm units missing",
-                ("dataset",),
-            ),
-            "Estimates are means over networks (units), with limits for networks of other seeds "
-            "on other test samples; p is two-sided, adjusted by Holm over the claims tested, at "
-            "one width over the widths of its claim. Verdicts are adjusted, limits are not. "
-            "Undecided means that these data cannot tell; d is Cohen's, over units.",
         ),
         ReportTable("Plain quantization against fp32", headline),
         ReportTable(
@@ -324,7 +314,7 @@ def render(
     drawn: list[Figure],
     why: list[Figure],
     claims: ReportTable,
-    carried: ReportTable,
+    mediated: ReportTable,
     tables: list[ReportTable],
     limits: list[str],
     study: Study,
@@ -338,8 +328,8 @@ def render(
         Paragraphs that say who is hurt, by how much, how sure, what to do.
     drawn
         Figures in the order of reading.
-    why, claims, carried
-        Those of the impact flow, the verdicts on what was claimed of it, and its mediation.
+    why, claims, mediated
+        Figures of the impact flow, verdicts on the declared claims, and mediation in the flow.
     tables
         In pages, which can be filtered, and sorted by a click on a column.
     limits
@@ -362,7 +352,7 @@ def render(
         figures=drawn,
         why=why,
         claims=shortened(claims),
-        carried=shortened(carried),
+        mediated=shortened(mediated),
         listed=[shortened(table) for table in tables],
         limits=limits,
         parameters=yaml.safe_dump(
