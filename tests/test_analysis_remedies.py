@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 
 from quantskew.analysis.answer import metrics
-from quantskew.analysis.remedies import cheapest, remedies
+from quantskew.analysis.remedies import cheapest, remedies, side_by_side
 from quantskew.analysis.study import Targets
 from quantskew.names import Point
 from quantskew.params import load
 
-STUDY = load(Path(__file__).parents[1] / "params.yaml")
+STUDY = load(Path(__file__).parents[1] / "params.yaml").judged()
 IMAGES = {"fp32": 700.0, "ptq": 0.0, "free": 0.0, "qat": 100.0, "long": 800.0}
 EXCESS = {"ptq": 0.3, "free": 0.2, "qat": 0.0, "long": 0.0}
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import joblib
 import matplotlib.figure
 import numpy as np
 import pandas as pd
@@ -112,9 +111,8 @@ def by_the_stages(network, test, spec, bits):
         Point("data", "Sequential", "fp32", 32): before.argmax(1)[None],
         Point("data", "Sequential", "ptq", bits): after.argmax(1)[None],
     }
-    with joblib.parallel_config("threading"):
-        frames = analyze(Predictions(test[1], before.shape[1], [0], predicted), divisions, study)
-    return frames, describe(after, before, data, divisions)
+    frames = analyze(Predictions(test[1], before.shape[1], [0], predicted), divisions, study)
+    return frames, describe(after, before, test[1], divisions)
 
 
 def test_the_tables_are_those_of_the_stages(network, test, tmp_path):

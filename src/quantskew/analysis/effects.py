@@ -23,7 +23,7 @@ from quantskew import tables
 from quantskew.analysis.study import Statistics, Study
 from quantskew.data.groups import Grouping, Groups, groupings
 from quantskew.data.people import read_people
-from quantskew.fairness.catalogue import CATALOGUE, find
+from quantskew.fairness.catalogue import CATALOGUE, find, values
 from quantskew.fairness.certificate import certificate, smallest_detectable_drop
 from quantskew.fairness.paired import Measured, flips, holm, measure
 from quantskew.fairness.parity import Answers
@@ -304,10 +304,10 @@ def compare(
 def _levels(
     measured: Mapping[str, Measured], answers: Answers, division: Grouping
 ) -> pd.DataFrame:
-    counts, blocks = answers.counts, []
+    whole, blocks = values(answers), []
     for metric in CATALOGUE.values():
         one = measured[metric.name]
-        by_seed = one.value if one.reason else np.asarray(metric.value(counts))
+        by_seed = whole[metric.name]
         value = by_seed.mean(0)
         by_group = metric.of == "each group"
         everyone = len(answers.labels) if metric.of == "everyone" else division.sizes.sum()
@@ -323,7 +323,7 @@ def _levels(
             "chance_mean": one.chance.mean,
             "chance_upper": one.chance.upper,
             "p_chance": one.chance.p_value,
-            "debiased": np.nan if metric.debiased is None else metric.debiased(counts).mean(),
+            "debiased": np.nan if metric.debiased is None else metric.debiased(answers.counts).mean(),
             "note": one.reason or (answers.left_out if metric.by_class else ""),
         }
         blocks.append((value.size, block))

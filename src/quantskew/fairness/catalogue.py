@@ -117,6 +117,24 @@ def find(name: str) -> Metric:
     return CATALOGUE[name]
 
 
+def values(answers: Answers) -> dict[str, Floats]:
+    """Return every metric of the networks of S seeds, (S,) or (S, G); NaN where it has no meaning.
+
+    Examples
+    --------
+    >>> labels, codes = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])
+    >>> two_groups = Answers(labels, np.array([[0, 1, 0, 0]]), codes, np.array([True, True]), 2)
+    >>> print(values(two_groups)["fvo"], values(two_groups)["equal_opportunity_worst"])
+    [0.5] [1.]
+    """
+    return {
+        name: np.full(len(answers.predictions), np.nan)
+        if metric.missing(answers)
+        else np.asarray(metric.value(answers.counts))
+        for name, metric in CATALOGUE.items()
+    }
+
+
 def metric(
     *, of: Scope, better: Literal["higher", "lower"], title: str, name: str = "", rule: str = "",
     **facts: object,
