@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from quantskew import tables
 from quantskew.analysis import effects
+from quantskew.names import Variant
 from quantskew.schemas import POINT, VARIANT
 from quantskew.tables import TableError
 
@@ -26,12 +29,21 @@ def rows(n: int) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-@pytest.mark.parametrize("n", [7, 20_000])  # a batch holds several variants, or some of a few
-def test_predictions_read_part_by_part_are_the_table_pivoted(tmp_path, n):
-    written = rows(n)
-    tables.write("predictions", written, tmp_path / "predictions.parquet")
+def write(written: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write a table for each network; return their paths."""
+    paths = []
+    for key, part in written.groupby(list(VARIANT)):
+        paths.append(folder / "predictions" / f"{Variant(*key).stem}.parquet")
+        tables.write("predictions", part, paths[-1])
+    return paths
+
+
+def test_predictions_of_all_networks_are_the_table_pivoted(tmp_path):
+    written = rows(200)
+    write(written, tmp_path)
     found, ids = effects.read_predictions(tmp_path)
     assert found.seeds == [1, 3]
+    assert found.n_classes == 4
     assert [*found.predicted] == sorted(found.predicted)
     for key, part in written.groupby(list(POINT)):
         wanted = part.pivot(index="seed", columns="id", values="prediction")
@@ -41,9 +53,9 @@ def test_predictions_read_part_by_part_are_the_table_pivoted(tmp_path, n):
     assert (found.labels == labels.loc[ids]).all()
 
 
-def test_a_variant_that_answers_less_is_named(tmp_path):
-    tables.write("predictions", rows(5).iloc[:-1], tmp_path / "predictions.parquet")
-    with pytest.raises(TableError, match=r"ptq-4bit-seed1 answers 4 samples, not 5"):
+def test_a_network_that_answers_other_samples_is_named(tmp_path):
+    write(rows(5).iloc[:-1], tmp_path)
+    with pytest.raises(TableError, match=r"ptq-4bit-seed1.parquet answers other samples than"):
         effects.read_predictions(tmp_path)
 
 

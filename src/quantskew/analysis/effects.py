@@ -62,20 +62,57 @@ class Frames(NamedTuple):
     certificates: pd.DataFrame
 
 
-def read_predictions(folder: Path) -> tuple[Predictions, np.ndarray]:
-    """Read the predicted classes of all variants of a folder, and the ids of the samples."""
-    answers: dict[Variant, np.ndarray] = {}
-    for path in sorted((folder / "predictions").iterdir()):
+def read_answers(paths: Iterable[Path]) -> tuple[pd.DataFrame, dict[Variant, np.ndarray]]:
+    """Read what networks answer, without their logits.
+
+    Parameters
+    ----------
+    paths
+        Tables ``predictions`` of one network each.
+
+    Returns
+    -------
+    samples, answers
+        One row a sample with its ``id`` and ``label``; and the classes that each network predicts,
+        (n,) in the same order.
+
+    Raises
+    ------
+    TableError
+        When a network answers other samples than the first one does.
+    """
+    first: tuple[Path, pd.DataFrame] | None = None
+    answers = {}
+    for path in paths:
         rows = tables.read("predictions", path, [*VARIANT, "id", "label", "prediction"]).to_pandas()
+        samples = rows[["id", "label"]]
+        first = first or (path, samples)
+        if not samples.equals(first[1]):
+            raise tables.TableError(f"{path} answers other samples than {first[0]}")
         answers[Variant(*rows.loc[0, list(VARIANT)])] = rows["prediction"].to_numpy()
-    n_classes = len(tables.read("predictions", path, ["logits"])["logits"][0])
+    if first is None:
+        raise tables.TableError("there are no predictions to read")
+    return first[1], answers
+
+
+def read_predictions(folder: Path) -> tuple[Predictions, np.ndarray]:
+    """Read the predicted classes of all networks of a folder, and the ids of the samples."""
+    paths = sorted((folder / "predictions").iterdir())
+    samples, answers = read_answers(paths)
+    n_classes = len(tables.read("predictions", paths[0], ["logits"])["logits"][0])
     seeds = sorted({variant.seed for variant in answers})
-    points = sorted({Point(*(getattr(variant, name) for name in POINT)) for variant in answers})
+    points = sorted({point_of(variant) for variant in answers})
     predicted = {
         point: np.stack([answers[Variant(seed=seed, **point._asdict())] for seed in seeds])
         for point in points
     }
-    return Predictions(rows["label"].to_numpy(), n_classes, seeds, predicted), rows["id"].to_numpy()
+    read = Predictions(samples["label"].to_numpy(), n_classes, seeds, predicted)
+    return read, samples["id"].to_numpy()
+
+
+def point_of(variant: Variant) -> Point:
+    """Return the point of the study that a network belongs to."""
+    return Point(*(getattr(variant, name) for name in POINT))
 
 
 def references(study: Study, point: Point, points: Container[Point]) -> list[tuple[str, int]]:
@@ -159,42 +196,21 @@ def compare_point(
         changing the cell.
     """
     people = read_people(samples).part("test")
-    place, point, networks = _read_networks(answers)
+    place, predicted = read_answers([*answers, *(p for paths in references.values() for p in paths)])
     order = pd.Series(np.arange(len(people.ids)), people.ids).loc[place["id"]].to_numpy()
     (division,) = groupings(people.attributes.iloc[order], [grouping], groups)
 
-    def of(seeds: list[int], predicted: np.ndarray) -> Networks:
-        asked = (division.codes, division.counted, len(people.classes))
-        return Networks(seeds, Answers(place["label"].to_numpy(), predicted, *asked))
+    def networks(method: str) -> Networks:
+        own = {v.seed: p for v, p in sorted(predicted.items()) if v.method == method}
+        of = (division.codes, division.counted, len(people.classes))
+        return Networks([*own], Answers(place["label"].to_numpy(), np.stack([*own.values()]), *of))
 
-    others = {}
-    for name, paths in references.items():
-        same, _, other = _read_networks(paths)
-        if not same.equals(place):
-            raise tables.TableError(f"{paths[0]} and {answers[0]} answer different samples")
-        others[name] = of(*other)
-    frames = compare(point, of(*networks), others, division, statistics)
+    point = point_of(next(iter(predicted)))
+    others = {name: networks(name) for name in references}
+    frames = compare(point, networks(point.method), others, division, statistics)
     for name, rows in frames._asdict().items():
         with replacing(folder / f"{name}.parquet") as temporary:
             rows.to_parquet(temporary, index=False)
-
-
-def _read_networks(paths: list[Path]) -> tuple[pd.DataFrame, Point, tuple[list[int], np.ndarray]]:
-    """Samples (``id``, ``label``), and what the networks of a point answer, a row a seed."""
-    read = {}
-    for path in paths:
-        rows = tables.read("predictions", path, [*VARIANT, "id", "label", "prediction"]).to_pandas()
-        read[Variant(*rows.loc[0, list(VARIANT)])] = rows
-    first = next(iter(read))
-    place = read[first][["id", "label"]]
-    for path, rows in zip(paths, read.values(), strict=True):
-        if not rows[["id", "label"]].equals(place):
-            raise tables.TableError(f"{path} and {paths[0]} answer different samples")
-    answers = {
-        variant.seed: rows["prediction"].to_numpy() for variant, rows in sorted(read.items())
-    }
-    point = Point(*(getattr(first, name) for name in POINT))
-    return place, point, ([*answers], np.stack([*answers.values()]))
 
 
 def read_frames(folders: Iterable[Path]) -> Iterator[Frames]:
