@@ -11,8 +11,8 @@ from quantskew.analysis.frontier import frontier, recommendations
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Targets
 from quantskew.data.groups import Grouping
-from quantskew.fairness.certificate import smallest_detectable_drop
 from quantskew.fairness import catalogue
+from quantskew.fairness.certificate import smallest_detectable_drop
 from quantskew.fairness.parity import Answers
 from quantskew.names import Point
 from quantskew.params import load

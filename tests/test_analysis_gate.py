@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multinomial
 
-from quantskew.data.groups import Grouping
 from quantskew.analysis.gate import Evidence, Policy, as_json, as_markdown, judge, overall
-from quantskew.fairness.certificate import loss_bound, loss_floor
+from quantskew.data.groups import Grouping
 from quantskew.fairness.catalogue import CATALOGUE
+from quantskew.fairness.certificate import loss_bound, loss_floor
 from quantskew.fairness.paired import measure
 from quantskew.fairness.parity import Answers
 from quantskew.sections import ParamsError, read

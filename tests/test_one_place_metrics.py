@@ -59,10 +59,10 @@ def _added():
 def answered(_added):
     """Quantization costs the right side 90 of 300 answers, ``qat`` 180, ``alike`` neither."""
     labels = np.tile([0, 1], 300)
-    wrong = {FP32: 0, PTQ: 90, WORSE: 180, ALIKE: 0}
     answers = {}
-    for point, lost in wrong.items():
-        answers[point] = np.where((np.arange(600) - 300 < lost) & (SIDE.codes == 1), 1 - labels, labels)[None]  # fmt: skip
+    for point, lost in ((FP32, 0), (PTQ, 90), (WORSE, 180), (ALIKE, 0)):
+        wrong = (SIDE.codes == 1) & (np.arange(600) < 300 + lost)
+        answers[point] = np.where(wrong, 1 - labels, labels)[None]
     return Predictions(labels, 2, [0], answers)
 
 

@@ -13,6 +13,7 @@ and the verdicts, is cheap and stays in :func:`joined`.
 import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -196,7 +197,7 @@ def compare_point(
         changing the cell.
     """
     people = read_people(samples).part("test")
-    place, predicted = read_answers([*answers, *(p for paths in references.values() for p in paths)])
+    place, predicted = read_answers([*answers, *chain.from_iterable(references.values())])
     order = pd.Series(np.arange(len(people.ids)), people.ids).loc[place["id"]].to_numpy()
     (division,) = groupings(people.attributes.iloc[order], [grouping], groups)
 
@@ -317,9 +318,7 @@ def compare(
     )
 
 
-def _levels(
-    measured: Mapping[str, Measured], answers: Answers, division: Grouping
-) -> pd.DataFrame:
+def _levels(measured: Mapping[str, Measured], answers: Answers, division: Grouping) -> pd.DataFrame:
     whole, blocks = values(answers), []
     for metric in CATALOGUE.values():
         one = measured[metric.name]
@@ -339,7 +338,7 @@ def _levels(
             "chance_mean": one.chance.mean,
             "chance_upper": one.chance.upper,
             "p_chance": one.chance.p_value,
-            "debiased": np.nan if metric.debiased is None else metric.debiased(answers.counts).mean(),
+            "debiased": np.mean(metric.debiased(answers.counts)) if metric.debiased else np.nan,
             "note": one.reason or (answers.left_out if metric.by_class else ""),
         }
         blocks.append((value.size, block))

@@ -239,20 +239,22 @@ def _measured(
 
 
 def _level(metric: Metric, evidence: Evidence, policy: Policy, bound: float) -> Finding:
+    sign = -metric.sign
     findings = (
-        _decided(metric.rule, bound, *numbers, note, sign=-metric.sign)
-        for note, *numbers in _measured(metric, evidence, policy, paired=False)
+        _decided(metric.rule, bound, value, low, high, note, sign=sign)
+        for note, value, low, high in _measured(metric, evidence, policy, paired=False)
     )
-    return _worst(findings, metric.rule, bound, -metric.sign)
+    return _worst(findings, metric.rule, bound, sign)
 
 
 def _change(metric: Metric, rule: str, evidence: Evidence, policy: Policy, bound: float) -> Finding:
-    def worse() -> Iterator[Finding]:
-        for note, value, low, high in _measured(metric, evidence, policy, paired=True):
-            ends = sorted((-metric.sign * low, -metric.sign * high))
-            yield _decided(rule, bound, -metric.sign * value, *ends, note)
-
-    return _worst(worse(), rule, bound)
+    sign = -metric.sign  # so that a rise is for the worse
+    findings = (
+        _decided(rule, bound, sign * value, min(ends), max(ends), note)
+        for note, value, *limits in _measured(metric, evidence, policy, paired=True)
+        for ends in [[sign * limit for limit in limits]]
+    )
+    return _worst(findings, rule, bound)
 
 
 def _accuracy(evidence: Evidence, policy: Policy, bound: float) -> Finding:

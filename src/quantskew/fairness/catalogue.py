@@ -13,16 +13,20 @@ verdicts, columns beside every remedy, and rules of the gate.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from quantskew.errors import UserError, close_names
-from quantskew.fairness.metrics import Floats, fvo as gap, ratio, worst_group as lowest
+from quantskew.fairness.metrics import Floats, ratio
+from quantskew.fairness.metrics import fvo as gap
+from quantskew.fairness.metrics import worst_group as lowest
 from quantskew.fairness.null import debiased_fvo, fvo_null, smallest
 from quantskew.fairness.parity import PARITY, Answers, Counts
 
 Scope = Literal["everyone", "each group", "grouping"]
+Better = Literal["higher", "lower"]
 
 
 class Chance(NamedTuple):
@@ -71,7 +75,7 @@ class Metric:
     title: str
     sentence: str
     of: Scope
-    better: Literal["higher", "lower"]
+    better: Better
     value: Callable[[Counts], Floats]
     rule: str
     span: tuple[float, float] = (0.0, 1.0)
@@ -135,31 +139,30 @@ def values(answers: Answers) -> dict[str, Floats]:
     }
 
 
-def metric(
-    *, of: Scope, better: Literal["higher", "lower"], title: str, name: str = "", rule: str = "",
-    **facts: object,
-) -> Callable[[Callable[[Counts], Floats]], Callable[[Counts], Floats]]:  # fmt: skip
-    """Register a function of counts as a metric; its docstring says in a sentence what it is.
+Value = Callable[[Counts], Floats]
 
-    Parameters are those of :class:`Metric`. The name is that of the function, and so is the rule,
-    unless given.
+
+def metric(
+    *, of: Scope, better: Better, title: str, name: str = "", sentence: str = "", rule: str = "",
+    **facts: Any,
+) -> Callable[[Value], Value]:  # fmt: skip
+    """Register a function of counts as a metric.
+
+    Parameters are those of :class:`Metric`. The name and the rule are the name of the function, and
+    the sentence is its docstring, unless given.
+
+    Raises
+    ------
+    ValueError
+        When there is a metric of that name.
     """
 
-    def register(value: Callable[[Counts], Floats]) -> Callable[[Counts], Floats]:
+    def register(value: Value) -> Value:
         key = name or value.__name__
         if key in CATALOGUE:
             raise ValueError(f"there is a metric {key!r} already")
-        sentence = " ".join((value.__doc__ or "").split())
-        CATALOGUE[key] = Metric(
-            key,
-            title,
-            sentence,
-            of,
-            better,
-            value,
-            rule or key,
-            **facts,  # type: ignore[arg-type]
-        )
+        said = sentence or " ".join((value.__doc__ or "").split())
+        CATALOGUE[key] = Metric(key, title, said, of, better, value, rule or key, **facts)
         return value
 
     return register
@@ -174,7 +177,7 @@ def accuracy(counts: Counts) -> Floats:
 @metric(of="everyone", better="higher", title="overall accuracy", exact=True)
 def overall(counts: Counts) -> Floats:
     """Share of all samples that is answered rightly, those of no group included."""
-    return counts.hits.sum((-2, -1)) / counts.positives.sum((-2, -1))
+    return np.asarray(counts.hits.sum((-2, -1)) / counts.positives.sum((-2, -1)))
 
 
 def _fvo_chance(answers: Answers, _: Counts, draws: int, rng: np.random.Generator) -> Chance:
@@ -213,34 +216,32 @@ def _parity_chance(name: str) -> Test:
     return lambda _, counts, draws, rng: Chance(float(smallest(counts.gap_p_values[name])))
 
 
-def _register_parity(name: str) -> None:
-    better: Literal["higher", "lower"] = "higher" if name == "disparate_impact" else "lower"
+def _mean(by_class: Floats) -> Floats:
+    known = ~np.isnan(by_class)
+    return ratio(np.where(known, by_class, 0).sum(-1), known.sum(-1))
 
-    def macro(counts: Counts) -> Floats:
-        by_class = counts.parity[name]
-        known = ~np.isnan(by_class)
-        return ratio(np.where(known, by_class, 0).sum(-1), known.sum(-1))
 
-    def worst(counts: Counts) -> Floats:
-        by_class = counts.parity[name]
-        extreme = np.fmin if better == "higher" else np.fmax
-        return np.asarray(extreme.reduce(by_class, -1))
+def _of_classes(name: str, summary: Callable[[Floats], Floats], counts: Counts) -> Floats:
+    return np.asarray(summary(counts.parity[name]))
 
-    for value, part, which in ((macro, "macro", "mean over classes"), (worst, "worst", "of the least fair class")):  # fmt: skip
-        value.__doc__ = f"{PARITY[name]}; {which}."
+
+for _name, _sentence in PARITY.items():
+    _better: Better = "higher" if _name == "disparate_impact" else "lower"
+    _least_fair = partial((np.fmin if _better == "higher" else np.fmax).reduce, axis=-1)
+    for _part, _words, _rule, _summary in (
+        ("macro", "mean over classes", f"{_name}_macro", _mean),
+        ("worst", "least fair class", _name, _least_fair),
+    ):
         metric(
-            name=f"{name}_{part}",
-            rule=name if part == "worst" else f"{name}_macro",
+            name=f"{_name}_{_part}",
+            title=f"{_name.replace('_', ' ')}, {_words}",
+            sentence=f"{_sentence}; {_words}.",
+            rule=_rule,
             of="grouping",
-            better=better,
-            title=f"{name.replace('_', ' ')}, {which.removeprefix('of the ')}",
+            better=_better,
             by_class=True,
-            chance=_parity_chance(name),
-        )(value)
-
-
-for _name in PARITY:
-    _register_parity(_name)
+            chance=_parity_chance(_name),
+        )(partial(_of_classes, _name, _summary))
 
 
 @metric(

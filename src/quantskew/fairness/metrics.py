@@ -30,7 +30,7 @@ def ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
     """``part / whole``, NaN where ``whole`` is 0: a rate of nobody is not zero."""
     whole = np.asarray(whole, float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(whole == 0, np.nan, part / whole)
+        return np.asarray(np.where(whole == 0, np.nan, part / whole), float)
 
 
 def distinct(columns: ArrayLike) -> tuple[Ints, Ints, Ints]:

@@ -195,11 +195,10 @@ def measure(
         ]
         change = None
         if reference is not None:
-            changes = (
-                after[:, 1] - after[:, 0] for after in (observed[name], again[name], null[name])
+            first, redrawn, swapped = (
+                both[:, 1] - both[:, 0] for both in (observed[name], again[name], null[name])
             )
-            first, *drawn = changes
-            change = effect(first[0], *drawn, confidence)
+            change = effect(first[0], redrawn, swapped, confidence)
             if metric.exact:
                 change = change._replace(p_value=_exact(metric, reference, variant))
             less_fair = chances[1 if metric.sign * change.estimate.mean() < 0 else 0].p_value

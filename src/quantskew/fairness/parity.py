@@ -17,7 +17,6 @@ from functools import cached_property
 
 import numpy as np
 from fairlearn.metrics import MetricFrame
-from numpy.typing import ArrayLike
 
 from quantskew.fairness.metrics import Bools, Floats, Ints, extremes, ratio
 from quantskew.fairness.null import equal_rates_p_value, smallest
@@ -185,16 +184,16 @@ class Answers:
         )
         matrices = np.zeros((n_seeds * n_places, n_classes, n_classes))
         matrices[frame.by_group.index] = np.stack(frame.by_group.to_list())
-        matrices = matrices.reshape(n_seeds, n_places, n_classes, n_classes)
-        hits = np.diagonal(matrices, axis1=-2, axis2=-1)
-        return Counts(matrices.sum(-1), matrices.sum(-2), hits, self.counted)
+        of_seeds = matrices.reshape(n_seeds, n_places, n_classes, n_classes)
+        hits = np.diagonal(of_seeds, axis1=-2, axis2=-1)
+        return Counts(of_seeds.sum(-1), of_seeds.sum(-2), hits, self.counted)
 
     @cached_property
     def present(self) -> Bools:
         """Whether a counted group has samples of a class, (counted groups, K)."""
         present = np.zeros((len(self.counted) + 1, self.n_classes), bool)
         present[self.places, self.labels] = True
-        return present[:-1][self.counted]
+        return np.asarray(present[:-1][self.counted])
 
     @property
     def label_is_known(self) -> bool:

@@ -170,11 +170,8 @@ def _totals(cells: Cells, weights: Ints, n_classes: int) -> tuple[Floats, Floats
 def _counts(totals: list[tuple[Floats, Floats, Floats]], counted: Bools) -> Counts:
     """Counts of all groups; the draws lie side by side in memory, as sums over groups like it."""
     positives, selected, hits = (np.stack(part) for part in zip(*totals, strict=True))
-    return Counts(
-        positives.transpose(2, 0, 1)[:, None, None],
-        *(part.transpose(4, 1, 2, 0, 3) for part in (selected, hits)),
-        counted,
-    )
+    selected, hits = (part.transpose(4, 1, 2, 0, 3) for part in (selected, hits))
+    return Counts(positives.transpose(2, 0, 1)[:, None, None], selected, hits, counted)
 
 
 def effect(observed: Floats, again: Floats, null: Floats, confidence: float) -> Effect:
