@@ -91,7 +91,8 @@ def test_a_comparison_of_its_own_is_that_of_all_and_reads_no_image(tmp_path):
     read, _ = effects.read_predictions(tmp_path)
     study = parse(
         {"datasets": ["d"], "models": ["m"], "bits": [8, 4], "seeds": [1, 3],
-         "methods": {"ptq": {}}, "sources": {"d": {"reader": "digits"}}, "statistics": {"draws": 100},
+         "methods": {"ptq": {}}, "sources": {"d": {"reader": "digits"}},
+         "statistics": {"draws": 100},
          "groups": {"by": {"d": ["ink", "label"]}}}
     ).judged()  # fmt: skip
     attributes = people.assign(label=pd.Categorical.from_codes(people["label"], [*"abcd"]))

@@ -27,10 +27,10 @@ def pair():
     return before, after, groups
 
 
-def table(networks, groups, n_groups=3, labels=None):
+def table(networks, groups, n_groups=3, labels=None, classes=2):
     """Cells of networks (N, n) of one seed each that are right where their answer is ``labels``."""
     labels = np.ones_like(groups) if labels is None else labels
-    return tabulate(labels, np.stack(networks)[:, None].astype(int), groups, n_groups)
+    return tabulate(labels, np.stack(networks)[:, None].astype(int), groups, n_groups, classes)
 
 
 def hits(blocks):
@@ -54,10 +54,10 @@ def test_patterns_are_counted_group_by_group():
     np.testing.assert_array_equal(cells[0].counts, [1, 2])
     np.testing.assert_array_equal(cells[0].members, [1, 1, 0])
     assert cells[1].counts.size == 0
-    np.testing.assert_array_equal(hits([observe(cells, np.ones(2), 2)])[0], [[2, 0, 1], [1, 0, 1]])
+    np.testing.assert_array_equal(hits([observe(cells, np.ones(2))])[0], [[2, 0, 1], [1, 0, 1]])
     rng = np.random.default_rng(0)
     for draw in (resampled, exchanged):
-        assert (hits(draw(cells, np.ones(2), 2, 4, rng))[:, :, 1] == 0).all()
+        assert (hits(draw(cells, np.ones(2), 4, rng))[:, :, 1] == 0).all()
 
 
 @pytest.mark.parametrize("classes", [2, 60], ids=["counts are drawn", "samples are drawn"])
@@ -67,8 +67,8 @@ def test_drawing_patterns_is_drawing_samples(pair, classes):
     rng = np.random.default_rng(1)
     labels = rng.integers(1, classes, size=300)
     answers = [np.where(right, labels, 0) for right in (before, after)]
-    cells = table(answers, groups, labels=labels)
-    ours = hits(resampled(cells, np.ones(2), classes, 20_000, rng)).reshape(20_000, -1)
+    cells = table(answers, groups, labels=labels, classes=classes)
+    ours = hits(resampled(cells, np.ones(2), 20_000, rng)).reshape(20_000, -1)
     totals = np.empty((20_000, 2, 3))
     for g in range(3):
         members = np.flatnonzero(groups == g)
@@ -82,8 +82,8 @@ def test_drawing_patterns_is_drawing_samples(pair, classes):
 def test_exchanging_keeps_the_sum_and_flips_a_fair_coin(pair):
     before, after, groups = pair
     cells = table([before, after], groups)
-    drawn = hits(exchanged(cells, np.ones(2), 2, 20_000, np.random.default_rng(2)))
-    both = hits([observe(cells, np.ones(2), 2)])[0].sum(0)
+    drawn = hits(exchanged(cells, np.ones(2), 20_000, np.random.default_rng(2)))
+    both = hits([observe(cells, np.ones(2))])[0].sum(0)
     np.testing.assert_array_equal(drawn.sum(1), np.broadcast_to(both, (20_000, 3)))
     differs = np.bincount(groups, before != after)
     difference = drawn[:, 1] - drawn[:, 0]
@@ -121,7 +121,7 @@ def test_quantiles_of_accuracy_are_fairlearns(pair):
         random_state=0,
     )
     cells = table([before], groups)
-    drawn = hits(resampled(cells, np.ones(2), 2, 5000, np.random.default_rng(4)))[:, 0]
+    drawn = hits(resampled(cells, np.ones(2), 5000, np.random.default_rng(4)))[:, 0]
     drawn /= np.bincount(groups)
     ours = np.quantile(drawn, [0.1, 0.9], axis=0)
     theirs = np.stack([quantile.to_numpy(float) for quantile in frame.by_group_ci])

@@ -66,10 +66,10 @@ def sample(
     answers = np.stack([correct[point] for point in points]).astype(np.int64)
     n_groups = len(division.names)
     places = np.where(division.codes < 0, n_groups, division.codes)
-    cells = tabulate(np.ones_like(places), answers, places, n_groups + 1)
+    cells = tabulate(np.ones_like(places), answers, places, n_groups + 1, 2)
     rng = np.random.default_rng([settings.seed, zlib.crc32(points[0].dataset.encode())])
-    of = (cells, division.counted, 2)
-    drawn = [observe(*of), *resampled(*of, settings.draws, rng)]
+    counted = division.counted
+    drawn = [observe(cells, counted), *resampled(cells, counted, settings.draws, rng)]
     accuracy, whole = (
         np.concatenate([value(counts) for counts in drawn])
         for value in (catalogue.accuracy, catalogue.overall)

@@ -23,7 +23,7 @@ def one_hot(codes: ArrayLike, n: int) -> Floats:
     codes = np.asarray(codes)
     if codes.size and not -1 <= codes.min() <= codes.max() < n:
         raise ValueError(f"codes {codes.min()} to {codes.max()}; for {n} values: −1 to {n - 1}")
-    return (codes[..., None] == np.arange(n)).astype(np.float64)
+    return np.asarray(codes[..., None] == np.arange(n), np.float64)
 
 
 def ratio(part: ArrayLike, whole: ArrayLike) -> Floats:

@@ -170,8 +170,9 @@ def measure(
     asked = list(CATALOGUE.values() if metrics is None else metrics)
     networks = [variant] if reference is None else [reference, variant]
     answers = np.stack([network.predictions for network in networks])
-    where = (variant.counted, variant.n_classes)
-    cells = tabulate(variant.labels, answers, variant.places, len(variant.counted) + 1)
+    cells = tabulate(
+        variant.labels, answers, variant.places, len(variant.counted) + 1, variant.n_classes
+    )
     reasons = {metric.name: metric.missing(variant) for metric in asked}
     useful = [metric for metric in asked if not reasons[metric.name]]
 
@@ -179,11 +180,11 @@ def measure(
         parts = [[metric.value(counts) for metric in useful] for counts in blocks]
         return {m.name: np.concatenate(v) for m, *v in zip(useful, *parts, strict=True)}
 
-    whole = observe(cells, *where)
+    whole = observe(cells, variant.counted)
     counts = [whole.network(i) for i in range(len(networks))]
     observed = values([whole])
-    again = values(resampled(cells, *where, draws, rng))
-    null = values(exchanged(cells, *where, draws, rng)) if reference is not None else {}
+    again = values(resampled(cells, variant.counted, draws, rng))
+    null = values(exchanged(cells, variant.counted, draws, rng)) if reference is not None else {}
     measured = {}
     for metric in useful:
         name = metric.name

@@ -160,7 +160,7 @@ class Answers:
     @property
     def correct(self) -> Bools:
         """Whether an answer is right, (S, n)."""
-        return self.predictions == self.labels
+        return np.asarray(self.predictions == self.labels)
 
     @property
     def places(self) -> Ints:

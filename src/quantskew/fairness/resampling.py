@@ -20,7 +20,10 @@ inverting a bootstrap interval is no valid test, while exchanging is exact at an
 apart is :attr:`quantskew.fairness.catalogue.Metric.chance`.)
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -49,28 +52,59 @@ class Effect(NamedTuple):
     sampling_sd: Floats  # of the mean over seeds, between test sets
 
 
-class Cells(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Cells:
     """The distinct patterns of one group: C of them, of N networks with S seeds each."""
 
     labels: Ints  # (C,)
     answers: Ints  # (N, S, C)
     counts: Ints  # (C,) samples that show each pattern
     members: Ints  # (samples of the group,) index of the pattern of each
+    n_classes: int  # K
+
+    @cached_property
+    def _features(self) -> csr_array:
+        """Whether a pattern has a class, then for each network is given it, then both."""
+        n_classes, n_patterns = self.n_classes, len(self.labels)
+        networks = self.answers.reshape(math.prod(self.answers.shape[:2]), n_patterns)
+        selected = n_classes * np.arange(1, len(networks) + 1)[:, None] + networks
+        hits = selected + n_classes * len(networks)
+        rows = np.concatenate([self.labels[None], selected, hits])
+        values = np.ones(rows.shape)
+        values[1 + len(networks) :] = networks == self.labels
+        columns = np.broadcast_to(np.arange(n_patterns), rows.shape)
+        shape = (n_classes * (1 + 2 * len(networks)), n_patterns)
+        return csr_array((values.ravel(), (rows.ravel(), columns.ravel())), shape)
+
+    def totals(self, weights: Ints) -> tuple[Floats, Floats, Floats]:
+        """Total the samples by class, the patterns counting ``weights`` (C, B).
+
+        Returns
+        -------
+        (K, B) positives, then (N, S, K, B) selected and hits.
+        """
+        flat = np.asarray(self._features @ weights.astype(float))
+        positives, networks = np.split(flat, [self.n_classes])
+        shape = (2, *self.answers.shape[:2], self.n_classes, weights.shape[1])
+        selected, hits = networks.reshape(shape)
+        return positives, selected, hits
 
 
 def tabulate(
-    labels: ArrayLike, answers: ArrayLike, places: ArrayLike, n_groups: int
+    labels: ArrayLike, answers: ArrayLike, places: ArrayLike, n_groups: int, n_classes: int
 ) -> list[Cells]:
     """Count the patterns of each group.
 
     Parameters
     ----------
     labels
-        (n,) classes.
+        (n,) classes 0..K−1.
     answers
         (N, S, n) classes that each network answers.
     places
         (n,) groups from 0 to ``n_groups`` − 1.
+    n_classes
+        K.
     """
     labels, answers, places = (np.asarray(a) for a in (labels, answers, places))
     rows = np.concatenate([labels[None], answers.reshape(-1, labels.size)])
@@ -78,52 +112,47 @@ def tabulate(
     for group in range(n_groups):
         patterns, counts, members = distinct(rows[:, places == group])
         shape = (*answers.shape[:-1], counts.size)
-        cells.append(Cells(patterns[0], patterns[1:].reshape(shape), counts, members))
+        cells.append(Cells(patterns[0], patterns[1:].reshape(shape), counts, members, n_classes))
     return cells
 
 
-def observe(cells: list[Cells], counted: Bools, n_classes: int) -> Counts:
+def observe(cells: list[Cells], counted: Bools) -> Counts:
     """Count the test set as it is; leading axes (1, N, S)."""
-    totals = [_totals(one, one.counts[:, None], n_classes) for one in cells]
-    return _counts(totals, counted)
+    return _counts([one.totals(one.counts[:, None]) for one in cells], counted)
 
 
 def resampled(
-    cells: list[Cells], counted: Bools, n_classes: int, draws: int, rng: np.random.Generator
+    cells: list[Cells], counted: Bools, draws: int, rng: np.random.Generator
 ) -> Iterator[Counts]:
     """Draw the test set again, group by group; blocks with leading axes (draws, N, S)."""
-    for size in _blocks(cells, n_classes, draws):
-        totals = [_totals(one, _redrawn(one, size, rng), n_classes) for one in cells]
-        yield _counts(totals, counted)
+    for size in _blocks(cells, draws):
+        yield _counts([one.totals(_redrawn(one, size, rng)) for one in cells], counted)
 
 
 def exchanged(
-    cells: list[Cells], counted: Bools, n_classes: int, draws: int, rng: np.random.Generator
+    cells: list[Cells], counted: Bools, draws: int, rng: np.random.Generator
 ) -> Iterator[Counts]:
     """Swap the two networks on a random half of the samples; blocks (draws, 2, S)."""
-    for size in _blocks(cells, n_classes, draws):
+    for size in _blocks(cells, draws):
         totals = []
         for one in cells:
+            # where the networks agree, nothing changes
             differ = (one.answers[0] != one.answers[1]).any(0)
-            unlike = one._replace(
-                labels=one.labels[differ],
-                answers=one.answers[..., differ],
-                counts=one.counts[differ],
-            )
-            swaps = rng.binomial(unlike.counts[:, None], 0.5, (unlike.counts.size, size))
-            positives, selected, hits = _totals(one, one.counts[:, None], n_classes)
-            _, other_selected, other_hits = _totals(unlike, swaps, n_classes)
-            selected = selected + other_selected[::-1] - other_selected
-            hits = hits + other_hits[::-1] - other_hits
+            swaps = np.zeros((differ.size, size), np.int64)
+            swaps[differ] = rng.binomial(one.counts[differ, None], 0.5, (differ.sum(), size))
+            positives, *own = one.totals(one.counts[:, None])
+            _, *swapped = one.totals(swaps)
+            selected, hits = (a + b[::-1] - b for a, b in zip(own, swapped, strict=True))
             totals.append((positives, selected, hits))
         yield _counts(totals, counted)
 
 
-def _blocks(cells: list[Cells], n_classes: int, draws: int) -> list[int]:
+def _blocks(cells: list[Cells], draws: int) -> list[int]:
     """Divide the draws so that neither the samples nor the counts of a block fill the memory."""
-    networks = cells[0].answers.shape[0] * cells[0].answers.shape[1]
+    n_networks, n_seeds, _ = cells[0].answers.shape
     largest = max(cell.members.size for cell in cells)
-    block = max(1, _HELD // max(largest, networks * n_classes * len(cells)))
+    counts = n_networks * n_seeds * cells[0].n_classes * len(cells)
+    block = max(1, _HELD // max(largest, counts))
     return [min(block, draws - start) for start in range(0, draws, block)]
 
 
@@ -139,36 +168,8 @@ def _redrawn(cells: Cells, draws: int, rng: np.random.Generator) -> Ints:
     return np.bincount(drawn.ravel(), minlength=n_patterns * draws).reshape(n_patterns, draws)
 
 
-def _totals(cells: Cells, weights: Ints, n_classes: int) -> tuple[Floats, Floats, Floats]:
-    """Total the samples by class, the patterns counting ``weights`` (C, B).
-
-    Returns
-    -------
-    (K, B) positives, then (N, S, K, B) selected and hits.
-    """
-    n_patterns, n_draws = weights.shape
-    n_networks, n_seeds, _ = cells.answers.shape
-    answers = cells.answers.reshape(n_networks * n_seeds, n_patterns)
-    every = np.arange(n_patterns)
-    rows = (np.arange(len(answers))[:, None] * n_classes + answers).ravel()
-    columns = np.tile(every, len(answers))
-    right = (answers == cells.labels).ravel()
-
-    def total(values: ArrayLike, rows: Ints, columns: Ints, networks: int) -> Floats:
-        shape = (networks * n_classes, n_patterns)
-        values = np.asarray(values, float)
-        return np.asarray(csr_array((values, (rows, columns)), shape) @ weights.astype(float))
-
-    shape = (n_networks, n_seeds, n_classes, n_draws)
-    return (
-        total(np.ones(n_patterns), cells.labels, every, 1),
-        total(np.ones(rows.size), rows, columns, len(answers)).reshape(shape),
-        total(right, rows, columns, len(answers)).reshape(shape),
-    )
-
-
 def _counts(totals: list[tuple[Floats, Floats, Floats]], counted: Bools) -> Counts:
-    """Counts of all groups; the draws lie side by side in memory, as sums over groups like it."""
+    """Counts of all groups; the draws lie side by side in memory, which makes sums fast."""
     positives, selected, hits = (np.stack(part) for part in zip(*totals, strict=True))
     selected, hits = (part.transpose(4, 1, 2, 0, 3) for part in (selected, hits))
     return Counts(positives.transpose(2, 0, 1)[:, None, None], selected, hits, counted)
