@@ -102,7 +102,7 @@ def by_the_stages(network, test, spec, bits):
     """What the stages' functions say of plain quantization, called one by one."""
     data = inputs.samples(test, network, split="test")
     study = api.audit(network, test, bits=bits, groups=spec, statistics=FEW).study
-    divisions = groupings(data, [spec], Groups())
+    divisions = groupings(data.attributes, [spec], Groups())
     example = torch.tensor(test[0][:2]) / 255
     before = models.logits(network, data.images).numpy()
     made = quantize_network(network, example, bits=bits, weights=Weights()).network

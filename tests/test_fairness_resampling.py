@@ -52,7 +52,6 @@ def test_patterns_are_counted_group_by_group():
     cells = table([[1, 1, 0, 1], [0, 0, 1, 1]], np.array([0, 0, 0, 2]))
     np.testing.assert_array_equal(cells[0].answers[:, 0], [[0, 1], [1, 0]])
     np.testing.assert_array_equal(cells[0].counts, [1, 2])
-    np.testing.assert_array_equal(cells[0].members, [1, 1, 0])
     assert cells[1].counts.size == 0
     np.testing.assert_array_equal(hits([observe(cells, np.ones(2))])[0], [[2, 0, 1], [1, 0, 1]])
     rng = np.random.default_rng(0)

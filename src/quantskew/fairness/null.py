@@ -55,7 +55,7 @@ def fvo_null(
     places = (np.cumsum(counted) - 1)[groups[inside]]
     hits = np.array([np.bincount(places, row, minlength=sizes.size) for row in correct])
     observed = float(fvo(hits / sizes, np.ones(sizes.size, bool)).mean())
-    patterns, counts, _ = distinct(correct)
+    patterns, counts = distinct(correct)
     null = _deal(patterns.T, counts, sizes, draws, rng)
     # sums in another order differ in the last bit, and a tie counts as reached
     reached = (null >= observed - 1e-12).sum()

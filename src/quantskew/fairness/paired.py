@@ -164,7 +164,7 @@ def measure(
     ...     for answers in (labels, wrong)
     ... )
     >>> measured = measure(after, before, draws=200, rng=np.random.default_rng(0))
-    >>> print(measured["fvo"].value, measured["fvo"].effect.estimate)
+    >>> print(measured["fvo"].value.round(4), measured["fvo"].effect.estimate.round(4))
     [0.2] 0.2
     """
     asked = list(CATALOGUE.values() if metrics is None else metrics)

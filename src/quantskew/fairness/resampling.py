@@ -59,7 +59,6 @@ class Cells:
     labels: Ints  # (C,)
     answers: Ints  # (N, S, C)
     counts: Ints  # (C,) samples that show each pattern
-    members: Ints  # (samples of the group,) index of the pattern of each
     n_classes: int  # K
 
     @cached_property
@@ -110,9 +109,9 @@ def tabulate(
     rows = np.concatenate([labels[None], answers.reshape(-1, labels.size)])
     cells = []
     for group in range(n_groups):
-        patterns, counts, members = distinct(rows[:, places == group])
+        patterns, counts = distinct(rows[:, places == group])
         shape = (*answers.shape[:-1], counts.size)
-        cells.append(Cells(patterns[0], patterns[1:].reshape(shape), counts, members, n_classes))
+        cells.append(Cells(patterns[0], patterns[1:].reshape(shape), counts, n_classes))
     return cells
 
 
@@ -150,7 +149,7 @@ def exchanged(
 def _blocks(cells: list[Cells], draws: int) -> list[int]:
     """Divide the draws so that neither the samples nor the counts of a block fill the memory."""
     n_networks, n_seeds, _ = cells[0].answers.shape
-    largest = max(cell.members.size for cell in cells)
+    largest = max(cell.counts.sum() for cell in cells)
     counts = n_networks * n_seeds * cells[0].n_classes * len(cells)
     block = max(1, _HELD // max(largest, counts))
     return [min(block, draws - start) for start in range(0, draws, block)]
@@ -158,12 +157,14 @@ def _blocks(cells: list[Cells], draws: int) -> list[int]:
 
 def _redrawn(cells: Cells, draws: int, rng: np.random.Generator) -> Ints:
     """Draw as many samples as there are, with replacement: how often each pattern, (C, draws)."""
-    n, n_patterns = cells.members.size, cells.counts.size
+    n, n_patterns = int(cells.counts.sum()), cells.counts.size
     if not n:
         return np.zeros((0, draws), np.int64)
     if 8 * n_patterns < n:  # few patterns: their counts are drawn at once
         return rng.multinomial(n, cells.counts / n, size=draws).T
-    drawn = cells.members[rng.integers(n, size=(draws, n), dtype=np.int32)] * draws
+    # numbered by pattern, so that the order of the samples in their table decides nothing
+    samples = np.repeat(draws * np.arange(n_patterns), cells.counts)
+    drawn = samples[rng.integers(n, size=(draws, n), dtype=np.int32)]
     drawn += np.arange(draws)[:, None]
     return np.bincount(drawn.ravel(), minlength=n_patterns * draws).reshape(n_patterns, draws)
 
