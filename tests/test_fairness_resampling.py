@@ -61,21 +61,20 @@ def test_patterns_are_counted_group_by_group():
 
 @pytest.mark.parametrize("classes", [2, 60], ids=["counts are drawn", "samples are drawn"])
 def test_drawing_patterns_is_drawing_samples(pair, classes):
-    """The covariance of everything that is totalled equals that of resampling indices."""
+    """Means and covariances are those of n samples drawn with replacement, in closed form."""
     before, after, groups = pair
     rng = np.random.default_rng(1)
     labels = rng.integers(1, classes, size=300)
     answers = [np.where(right, labels, 0) for right in (before, after)]
     cells = table(answers, groups, labels=labels, classes=classes)
-    ours = hits(resampled(cells, np.ones(2), 20_000, rng)).reshape(20_000, -1)
-    totals = np.empty((20_000, 2, 3))
+    drawn = hits(resampled(cells, np.ones(2), 50_000, rng)).reshape(50_000, -1)
+    expected = np.zeros((2, 3, 2, 3))
     for g in range(3):
-        members = np.flatnonzero(groups == g)
-        drawn = rng.choice(members, size=(20_000, members.size))
-        totals[:, 0, g], totals[:, 1, g] = before[drawn].sum(1), after[drawn].sum(1)
-    theirs = totals.reshape(20_000, -1)
-    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), rtol=0.005)
-    np.testing.assert_allclose(np.cov(ours.T), np.cov(theirs.T), atol=0.7)
+        right = np.stack([before, after])[:, groups == g]
+        expected[:, g, :, g] = right.shape[1] * np.cov(right, bias=True)
+        np.testing.assert_allclose(drawn.reshape(-1, 2, 3)[..., g].mean(0), right.sum(1), atol=0.1)
+    # of 50,000 draws a variance of 19 is known to 0.12
+    np.testing.assert_allclose(np.cov(drawn.T), expected.reshape(6, 6), atol=0.5)
 
 
 def test_exchanging_keeps_the_sum_and_flips_a_fair_coin(pair):
