@@ -56,7 +56,7 @@ def assess(surfaces: pd.DataFrame, groups: pd.DataFrame, study: Study) -> pd.Dat
     Parameters
     ----------
     surfaces
-        From :func:`quantskew.analysis.flow.surfaces`.
+        From :func:`quantskew.analysis.views.surfaces`.
     groups
         The table ``groups``.
     """
