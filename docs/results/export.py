@@ -86,17 +86,23 @@ def timed(dataset: str) -> dict[str, object]:
 
 def shown(study: str) -> list[str]:
     """Name the figures of a study that pages show; all of them, where no page shows the study."""
-    names = set()
-    for page in Path("docs/results").glob("*.md.j2"):
-        text = page.read_text(encoding="utf-8")
-        for variable in re.findall(rf'set (\w+) = results\("{study}"\)', text):
-            names |= {*re.findall(rf'\b{variable}\.figure\("(\w+)"\)', text)}
-    return sorted(names or FIGURES)
+    pages = [path.read_text(encoding="utf-8") for path in Path("docs/results").glob("*.md.j2")]
+    variables = [(page, re.findall(rf'set (\w+) = results\("{study}"\)', page)) for page in pages]
+    if not any(found for _, found in variables):
+        return [*FIGURES]
+    return sorted(
+        {
+            name
+            for page, found in variables
+            for variable in found
+            for name in re.findall(rf'\b{variable}\.figure\("(\w+)"\)', page)
+        }
+    )
 
 
 def keep(table: str, rows: pd.DataFrame, study: Study, target: Path) -> None:
     """Write the columns of a table's schema, of the first grouping where there are several."""
-    rows = first_groupings(rows, study) if "attribute" in rows else rows
+    rows = first_groupings(rows, study) if {"attribute", "method"} <= {*rows} else rows
     tables.write(table, rows[TABLES[table].schema.names], target / f"{table}.parquet")
 
 
