@@ -10,13 +10,16 @@ from scipy import stats
 from torch.nn import functional
 
 from quantskew import methods, models
-from quantskew.analysis import claims, figures, flow
+from quantskew.analysis import claims, views
+from quantskew.analysis.figures import FIGURES
+from quantskew.analysis.figures.drawing import HeatMap, Points
 from quantskew.data.groups import Groups
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.description import bounded
-from quantskew.evaluation import evaluate, layer_damage
+from quantskew.evaluation import layer_damage
+from quantskew.evaluation.run import evaluate
 from quantskew.evaluation.loss_surface import survey
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
@@ -31,7 +34,7 @@ from quantskew.sections import ParamsError
 from quantskew.training.settings import Training
 
 MODEL = "resnet18_quarter"
-STUDY = parse(
+PARAMS = parse(
     {
         "datasets": ["d"],
         "models": ["m"],
@@ -41,6 +44,7 @@ STUDY = parse(
         "methods": {"ptq": {}},
     }
 )
+STUDY = PARAMS.judged()
 
 
 def made(sign: float, groups: int = 8) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -66,7 +70,7 @@ def made(sign: float, groups: int = 8) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def verdicts(sign: float) -> pd.DataFrame:
     curvature, groups = made(sign)
-    found = claims.assess(flow.surfaces(curvature, groups), groups, STUDY)
+    found = claims.assess(views.surfaces(curvature, groups), groups, STUDY)
     assert set(found) == set(TABLES["claims"].schema.names)
     return found.set_index(["claim", "width"])["verdict"]
 
@@ -85,7 +89,7 @@ def test_claims_hold_fail_or_stay_open():
 
 def test_five_groups_cannot_decide_a_claim_at_one_width():
     curvature, groups = made(-1, groups=5)
-    found = claims.assess(flow.surfaces(curvature, groups), groups, STUDY)
+    found = claims.assess(views.surfaces(curvature, groups), groups, STUDY)
     at_one = found[found["width"] != "all"].set_index("claim")
     rho = at_one.loc["less accuracy goes with a larger eigenvalue", "spearman"]
     assert rho.to_numpy() == pytest.approx(-1)
@@ -112,21 +116,21 @@ def test_a_trend_and_its_mirror_are_as_sure():
 
 def test_views_keep_the_numbers_and_can_be_drawn():
     curvature, groups = made(-1)
-    heat = flow.eigenvalues(curvature, STUDY)
+    heat = FIGURES["eigenvalues"].select(STUDY, curvature)
     assert list(heat["x"].unique()) == ["fp32", "int8", "int4", "int2"]
     cell = heat[(heat["x"] == "int4") & (heat["y"] == "g2, n=50")].set_index("drawing")["value"]
     assert cell["largest eigenvalue"] == 50 - 2 - 4
-    assert "44" in figures.svg(figures.heatmap, heat)
-    norms = flow.gradient_norms(flow.surfaces(curvature, groups), STUDY)
+    assert "44" in HeatMap().svg(heat)
+    norms = FIGURES["gradient_norms"].select(STUDY, curvature, groups)
     assert set(norms["series"]) == {"int4"}
     first = norms[(norms["group"] == "g1") & (norms["drawing"] == "norm against accuracy")]
     assert first[["x", "y"]].to_numpy().tolist() == [[0.51, 8.0]]
     # a square that is off by 4 is of a norm of 8 that is off by a quarter
     assert (first["high"] - first["y"]).item() == pytest.approx(2.201 * 0.25, rel=1e-3)
     assert norms.loc[norms["drawing"].str.startswith("at equal n"), "low"].isna().all()
-    steep = flow.steepness(flow.surfaces(curvature, groups), STUDY)
+    steep = FIGURES["steepness"].select(STUDY, curvature, groups)
     assert (steep["y"] - steep["low"]).to_numpy() == pytest.approx(2.201 * 2, rel=1e-3)
-    assert "g7" in figures.svg(figures.points(), norms)
+    assert "g7" in Points().svg(norms)
 
 
 def test_layer_bits_show_methods_that_mix_widths_beside_plain():
@@ -147,13 +151,13 @@ def test_layer_bits_show_methods_that_mix_widths_beside_plain():
         for (method, bits), values in widths.items()
         for layer, width in zip(["b.10", "b.9", "a", "all"], [*values, bits], strict=True)
     )  # fmt: skip
-    rows = flow.layer_bits(layers, STUDY)
+    rows = FIGURES["layer_bits"].select(STUDY, layers)
     assert rows["drawing"].unique().tolist() == ["int4"]
     table = rows.pivot(index="y", columns="x", values="value").loc[rows["y"].unique()]
     assert table.index.tolist() == ["a", "b.9", "b.10"]
     assert table.to_dict("list") == {"policy": [8, 2.5, 4], "ptq": [4, 4, 4]}
-    figures.svg(figures.heatmap, rows)
-    plain = flow.layer_bits(layers[layers["method"] != "policy"], STUDY)
+    HeatMap().svg(rows)
+    plain = FIGURES["layer_bits"].select(STUDY, layers[layers["method"] != "policy"])
     assert plain["x"].unique().tolist() == ["ptq"]
     assert plain["drawing"].unique().tolist() == ["int8", "int4"]
 
@@ -166,13 +170,13 @@ def test_distributions_are_shares():
     boundaries = pd.DataFrame(
         {"seed": 0, "group": ["a", "b"], "low": 0.0, "high": 0.5, "count": [2, 2], **common}
     )
-    rows = flow.distributions(weights, boundaries, STUDY)
+    rows = FIGURES["distributions"].select(STUDY, weights, boundaries)
     assert rows[rows["drawing"] == "weight"]["y"].tolist() == [0.75, 0.25]
     assert rows[rows["drawing"] != "weight"][["x", "y"]].to_numpy().tolist() == [[0.25, 1.0]]
 
 
 def test_only_methods_of_the_study_can_be_surveyed():
-    given = STUDY.model_dump(mode="json") | {"curvature": {"methods": ["ptk"]}}
+    given = PARAMS.model_dump(mode="json") | {"curvature": {"methods": ["ptk"]}}
     with pytest.raises(ParamsError, match=r"curvature.methods: 'ptk' .*did you mean 'ptq'"):
         parse(given)
 

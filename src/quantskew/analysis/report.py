@@ -192,7 +192,7 @@ def every_metric(levels: pd.DataFrame, effects: pd.DataFrame, study: Study) -> p
     ]
     start = levels[(levels["group"] == WHOLE) & (levels["method"] == BASELINE)]
     rows = effects[key].drop_duplicates().set_index(key)
-    rows[BASELINE] = start.set_index(key)["value"]
+    rows[BASELINE] = start.set_index(key)["value"].reindex(rows.index)
     for bits, part in sorted(effects.groupby("bits"), reverse=True):
         at = part.set_index(key)
         rows[f"{width_name(bits)}_change"] = at["change"]
