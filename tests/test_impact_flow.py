@@ -19,8 +19,8 @@ from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.description import bounded
 from quantskew.evaluation import layer_damage
-from quantskew.evaluation.run import evaluate
 from quantskew.evaluation.loss_surface import survey
+from quantskew.evaluation.run import evaluate
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
 from quantskew.params import parse

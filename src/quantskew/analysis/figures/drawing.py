@@ -161,7 +161,7 @@ def _grid(
 
 def _whiskers(rows: pd.DataFrame, value: str = "value", prefix: str = "") -> np.ndarray:
     low, high = rows[f"{prefix}low"], rows[f"{prefix}high"]
-    return np.maximum(np.array([rows[value] - low, high - rows[value]]), 0)
+    return np.asarray(np.clip([rows[value] - low, high - rows[value]], 0, None))
 
 
 def _shades(names: Sized) -> np.ndarray:
