@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from quantskew import params, tables
-from quantskew.analysis import answer, attribution, claims, report
+from quantskew.analysis import answer, attribution, report
 from quantskew.analysis.effects import Frames, Predictions, analyze, read_predictions
 from quantskew.analysis.exemplars import exemplar_rows
 from quantskew.analysis.figures import FIGURES
@@ -20,7 +20,6 @@ from quantskew.analysis.remedies import cheapest, remedies
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import escape_markdown, latex, markdown
-from quantskew.analysis.views import surfaces
 from quantskew.data.groups import Grouping, groupings
 from quantskew.data.loading import load
 from quantskew.engine.command import run
@@ -48,8 +47,6 @@ def main() -> None:
     where = study.datasets, study.models
     measured = {name: gathered(["evaluate"], name, *where) for name in MEASURED}
     shipped = {name: gathered(["deploy"], name, *where) for name in SHIPPED}
-    merged = surfaces(measured["curvature"], measured["groups"])
-    frames["claims"] = claims.assess(merged, measured["groups"], study)
     frames |= attribution.attribution(attribution.changes(measured, study))
     for name, rows in frames.items():
         tables.write(name, rows, ANALYSIS / f"{name}.parquet")
@@ -122,6 +119,7 @@ def decide(
     frames: Mapping[str, pd.DataFrame],
 ) -> dict[str, pd.DataFrame]:
     """Test the claims and place the variants of a data set, all its models on the same draws."""
+    measured = [gathered(["evaluate"], n, [dataset], study.models) for n in ("groups", "curvature")]
     correct = {
         point: predicted == given.labels
         for given, _, _ in loaded.values()
@@ -137,7 +135,7 @@ def decide(
     sizes, images = costs(dataset, study.models)
     placed = frontier(sampled, sizes, frames["levels"], frames["certificates"], study)
     return {
-        "hypotheses": assess(sampled, study, sizes),
+        "claims": assess(study, sampled, sizes, *measured),
         "frontier": placed,
         "remedies": remedies(placed, images, frames["levels"], frames["effects"], study),
     }

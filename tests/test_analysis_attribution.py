@@ -22,7 +22,7 @@ STUDY = parse(
         "sources": {"d": {"reader": "digits"}},
         "methods": {"ptq": {}, "qat": {"training": "qat"}},
     }
-)
+).judged()
 GROUPS = [f"g{g}" for g in range(6)]
 
 
@@ -95,8 +95,8 @@ def test_correlations_are_those_of_the_scope(tables):
 
 
 def test_each_step_is_followed_to_the_next(tables):
-    carried = attribution.attribution(attribution.changes(tables, STUDY))["mediation"]
-    whole = carried[carried["width"] == EVERY]
+    mediated = attribution.attribution(attribution.changes(tables, STUDY))["mediation"]
+    whole = mediated[mediated["width"] == EVERY]
     assert whole["step"].tolist() == [*STEPS][:-1]
     assert whole["mediator"].tolist() == [*STEPS][1:]
     first = whole.iloc[0]
@@ -170,7 +170,7 @@ def test_slopes_are_those_of_least_squares_on_ranks(chain):
     assert row["direct"] == pytest.approx(both.params["weights"])
 
 
-def test_a_chain_is_carried_by_its_mediator_and_noise_carries_nothing(chain):
+def test_a_chain_is_mediated_by_its_middle_and_noise_mediates_nothing(chain):
     table = mediation(chain, "lost", ["weights", "logits", "noise"])
     through, beside = table.to_dict("records")
     assert through["mediator"] == "logits"

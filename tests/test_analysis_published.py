@@ -42,14 +42,14 @@ def frames():
             effects.append(place(method, bits, p_holm=0.01, **where, **change))
         if method in ("qat", "mpqat"):
             own = {"attribute": "digit", "bytes": 1000.0 * bits, "training": 1 / 7}
-            for name in ("accuracy", "fvo", "worst_group"):
-                own |= {name: 0.5} | {f"{name}_{part}": x for part, x in change.items()}
-            remedies.append(place(method, bits, **own))
+            for metric in ("overall", "fvo", "worst_group"):
+                remedies.append(place(method, bits, metric=metric, value=0.5, **own, **change))
     claims = pd.DataFrame(
         {
             "dataset": "mnist5k",
-            "hypothesis": ["H2", "H3"],
-            "claim": ["QAT is more accurate.", "Balanced images help."],
+            "claim": ["H2", "H3"],
+            "scale": "share",
+            "text": ["QAT is more accurate.", "Balanced images help."],
             "width": "all",
             "compared": ["qat − ptq", ""],
             "missing": ["", "needs two methods"],
@@ -77,7 +77,7 @@ def frames():
         "frontier": sizes,
         "remedies": remedies,
     }
-    return {**{name: pd.DataFrame(part) for name, part in rows.items()}, "hypotheses": claims}
+    return {**{name: pd.DataFrame(part) for name, part in rows.items()}, "claims": claims}
 
 
 def test_every_kind_of_table_shows_its_methods(frames):
@@ -122,7 +122,7 @@ def test_numbers_are_those_of_the_frames_in_points(frames):
 
 
 def test_intervals_over_seeds_are_students(frames):
-    policy = Method.model_validate({"policy": {"by": "measured"}}).model_dump()
+    policy = Method.model_validate({"policy": "measured"}).model_dump()
     study = STUDY.model_copy(update={"mitigations": {"mpqat": policy}, "seeds": (0, 1, 2)})
     found = published(frames, study)
     rows = found["methods"].set_index(["method", "width"])

@@ -7,7 +7,6 @@ every verdict is taken from a table.
 
 import json
 from functools import cached_property
-from math import factorial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ import pandas as pd
 
 from quantskew import params, tables
 from quantskew.analysis.answer import of_chance
-from quantskew.analysis.claims import OVER_GROUPS, OVER_WIDTHS
+from quantskew.analysis.claims import ALL
 from quantskew.analysis.figures import FIGURES
 from quantskew.analysis.frontier import recommendations
-from quantskew.analysis.hypotheses import ALL, NOTHING
+from quantskew.analysis.hypotheses import NOTHING
 from quantskew.analysis.published import published
+from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.typeset import escape_markdown, markdown
 from quantskew.analysis.views import first_groupings
 from quantskew.engine.command import run
@@ -48,7 +48,7 @@ class Results:
     @cached_property
     def _published(self) -> dict[str, pd.DataFrame]:
         names = (
-            "levels", "effects", "frontier", "remedies", "hypotheses", "curvature", "deployed",
+            "levels", "effects", "frontier", "remedies", "claims", "curvature", "deployed",
             "deployed_groups",
         )  # fmt: skip
         return published({name: self.frame(name) for name in names}, self.study)
@@ -71,7 +71,7 @@ class Results:
         """Say what was found of each network, in short."""
         levels = first_groupings(self.frame("levels"), self.study)
         advice = iter(recommendations(self.frame("frontier"), self.study))
-        trained = [name for name, m in self.study.methods.items() if m["training"] == "qat"][:1]
+        trained = [n for n, m in self.study.methods.items() if m["training"]["kind"] == "qat"][:1]
         lines = []
         for (dataset, model), rows in levels[levels["method"] == BASELINE].groupby(
             ["dataset", "model"]
@@ -94,7 +94,7 @@ class Results:
         return "".join(f"- {text}\n" for text in [*lines, escape_markdown(of_chance(self.study))])
 
     def _best_remedy(self, dataset: str, model: str) -> str:
-        rows = self.frame("remedies")
+        rows = side_by_side(self.frame("remedies"), ["overall", "worst_group"])
         rows = rows[(rows["dataset"] == dataset) & (rows["model"] == model)]
         better = rows[rows["worst_group_verdict"] == "better"]
         if better.empty:
@@ -103,7 +103,7 @@ class Results:
         lines = [
             f"{width_name(row.bits)}: `{row.method}` {_points(row.worst_group_change)} "
             f"{_limits(row.worst_group_low, row.worst_group_high)} points, for "
-            f"{_points(row.accuracy_change)} of accuracy and {row.training:.2f} × the training "
+            f"{_points(row.overall_change)} of accuracy and {row.training:.2f} × the training "
             "of fp32"
             for row in best[::-1].itertuples()
         ]
@@ -169,41 +169,27 @@ class Results:
         most = max(stage["peak_bytes"] for stage in stages) / 1e9
         return f"{minutes:.0f} min on {self.provenance['device']}, {most:.1f} GB at the peak"
 
-    def hypothesis(self, name: str) -> str:
-        """Say how a declared claim came out, of all widths and of each that was tested."""
-        rows = self.frame("hypotheses").set_index(["hypothesis", "width"]).loc[name]
-        row = rows.loc[ALL]
+    def claim(self, name: str) -> str:
+        """Say how a declared claim came out: of all networks and widths, and of each tested."""
+        rows = self.frame("claims")
+        rows = rows[rows["claim"] == name]
+        if rows.empty:
+            raise KeyError(f"{self.folder.name}: there is no claim {name!r}")
+        lines = []
+        for _, row in rows.sort_values(
+            "width", key=lambda w: w.map(_order), kind="stable"
+        ).iterrows():
+            where = " ".join(row[place] for place in ("model", "width") if row[place] != ALL)
+            lines.append(f"{where}: {_verdict(row)}" if where else self._of_all(row))
+        return "; ".join(lines)
+
+    def _of_all(self, row: pd.Series) -> str:
         if row["verdict"] == "not testable":
-            return f"**not testable**: {row['missing']}"
+            return _verdict(row)
         models, seeds = len(self.study.models), len(self.study.seeds)
         networks = "one network" if models == 1 else f"each of {models} networks"
         of = f" of {networks}" if row["units"] == models * seeds else ""
-        whole = f"{row['estimand']} ({row['compared']}), {seeds} seeds{of}: {_verdict(row)}"
-        each = rows.drop(ALL).sort_index(key=lambda widths: widths.map(_order))
-        return whole + "".join(f"; {width}: {_verdict(one)}" for width, one in each.iterrows())
-
-    def claim(self, text: str) -> str:
-        """Say how a claim of the impact flow came out, width by width."""
-        rows = self.frame("claims")
-        rows = rows[rows["claim"] == text]
-        if rows.empty:
-            raise KeyError(f"{self.folder.name}: there is no claim {text!r}")
-        (sign,) = {claim.sign for claim in (*OVER_GROUPS, *OVER_WIDTHS) if claim.text == text}
-        alpha, tested = self.study.statistics.alpha, self.frame("claims").dropna(subset="p_value")
-        families = tested.value_counts(["dataset", "model"])
-        lines = []
-        for row in rows.sort_values("width", key=lambda w: w.map(_order)).itertuples():
-            of = "ρ with the bits" if row.width == ALL else "ρ"
-            verdict = f"**{row.verdict}**"
-            # the p of the most extreme order, adjusted, may be too large to decide anything
-            least = families[row.dataset, row.model] * 2 / factorial(row.groups)
-            if row.width != ALL and least > alpha and row.spearman == row.spearman:
-                agrees = "same sign as" if row.spearman * sign > 0 else "another sign than"
-                verdict = f"{agrees} the paper; {row.groups} groups cannot decide"
-            lines.append(
-                f"{row.width}: {verdict} ({of} {_number(row.spearman, '.2f')}, p {_p(row.p_holm)})"
-            )
-        return "; ".join(lines)
+        return f"{row['estimand']} ({row['compared']}), {seeds} seeds{of}: {_verdict(row)}"
 
     def change(
         self,
@@ -357,10 +343,15 @@ def _meets(bound: float, target: float) -> str:
 
 
 def _verdict(row: pd.Series) -> str:
-    if row["verdict"] == "not testable":
-        return f"**left out**: {row['missing']}"
-    numbers = f"{_points(row['estimate'])} {_limits(row['low'], row['high'])}"
-    return f"**{row['verdict']}**, {numbers} points, p {_p(row['p_holm'])}"
+    missing = f": {row['missing']}" if row["missing"] else ""
+    if row["estimate"] != row["estimate"]:
+        return f"**{row['verdict']}**{missing}"
+    if row["scale"] == "share":
+        numbers = f"{_points(row['estimate'])} {_limits(row['low'], row['high'])} points"
+    else:
+        numbers = f"ρ {_number(row['estimate'], '.2f')}"
+    p = "" if missing else f", p {_p(row['p_holm'])}"
+    return f"**{row['verdict']}**, {numbers}{p}{missing}"
 
 
 def _points(share: float, form: str = "+.1f") -> str:

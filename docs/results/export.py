@@ -33,7 +33,7 @@ from quantskew.files import write_json
 from quantskew.layout import samples_path
 from quantskew.schemas import TABLES
 
-ANALYSED = ("levels", "effects", "hypotheses", "claims", "frontier", "remedies")
+ANALYSED = ("levels", "effects", "claims", "frontier", "remedies")
 MEASURED = {
     **dict.fromkeys(("groups", "layers", "curvature"), "evaluations"),
     **dict.fromkeys(("deployed", "deployed_groups"), "deployed"),

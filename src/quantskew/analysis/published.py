@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.study import Study
 from quantskew.analysis.views import first_groupings
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, width_name
@@ -25,7 +26,7 @@ def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.
     Parameters
     ----------
     frames
-        Tables ``levels``, ``effects``, ``frontier``, ``remedies`` and ``hypotheses``, of the loss
+        Tables ``levels``, ``effects``, ``frontier``, ``remedies`` and ``claims``, of the loss
         surfaces ``curvature``, and of the files that ship ``deployed`` and ``deployed_groups``.
     study
         All parameters.
@@ -42,8 +43,11 @@ def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.
     plain = study.reference
     standing = _standing(frames, study)
     against_fp32 = _against_fp32(standing, first_groupings(frames["effects"], study))
-    against_plain = _columns(first_groupings(frames["remedies"], study), _AGAINST_PLAIN)
-    qat = [name for name, method in study.methods.items() if method["training"] == "qat"]
+    against_plain = _columns(
+        side_by_side(first_groupings(frames["remedies"], study), ["overall", "fvo", "worst_group"]),
+        _AGAINST_PLAIN,
+    )
+    qat = [name for name, method in study.methods.items() if method["training"]["kind"] == "qat"]
     tables = {"baseline": _columns(standing.loc[standing["method"] == BASELINE], _STANDING)}
     for bits in sorted(study.bits, reverse=True):
         rows = against_fp32[(against_fp32["method"] == plain) & (against_fp32["bits"] == bits)]
@@ -53,11 +57,12 @@ def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.
     tables["qat"] = against_plain[against_plain["method"].isin(qat)]
     tables["mitigation"] = against_plain[against_plain["method"].isin(study.mitigations)]
     tables["methods"] = _over_seeds(standing, study)
-    policies = [name for name, m in study.all_methods().items() if m["policy"]["by"] != "uniform"]
+    policies = [name for name, m in study.all_methods().items() if m["policy"]["kind"] != "uniform"]
     shared = tables["methods"]["method"].isin([plain, *policies] if policies else [])
     tables["policies"] = tables["methods"][shared]
     tables["groups"] = _by_group(first_groupings(frames["levels"], study), study)
-    tables["evidence"] = _columns(frames["hypotheses"], _EVIDENCE)
+    claims = frames["claims"]  # those about rank correlations are not in points
+    tables["evidence"] = _columns(claims[claims["scale"] == "share"], _EVIDENCE)
     tables["damage"] = _damage(first_groupings(frames["curvature"], study))
     shipped = first_groupings(frames["deployed_groups"], study)
     tables["files"] = _columns(frames["deployed"], _FILES)
@@ -84,7 +89,7 @@ _AGAINST_FP32 = _titles(*PLACE) | {
 }  # fmt: skip
 _AGAINST_PLAIN = _titles(*PLACE)
 for _name, _title, _unit in (
-    ("accuracy", "accuracy", ", %"), ("fvo", "FVO", ""), ("worst_group", "worst group", ", %"),
+    ("overall", "accuracy", ", %"), ("fvo", "FVO", ""), ("worst_group", "worst group", ", %"),
 ):  # fmt: skip
     _AGAINST_PLAIN |= {_name: _title + _unit}
     _AGAINST_PLAIN |= {
@@ -92,7 +97,7 @@ for _name, _title, _unit in (
     }
 _AGAINST_PLAIN |= {"training": "training, × fp32", "bytes": "kB"}
 _EVIDENCE = {
-    "dataset": "dataset", "hypothesis": "name", "claim": "claim", "width": "width",
+    "dataset": "dataset", "claim": "name", "text": "claim", "width": "width",
     "compared": "compared", "units": "networks", "estimate": "estimate", "boundary": "boundary",
     "low": "low", "high": "high", "d": "d", "d_low": "d low", "d_high": "d high", "p_holm": "p",
     "verdict": "verdict", "missing": "missing",

@@ -8,6 +8,7 @@ import pandas as pd
 import yaml
 
 from quantskew.analysis.figures import FIGURES
+from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import cell
 from quantskew.analysis.views import first_groupings
@@ -48,20 +49,21 @@ def shortened(table: Table) -> Table:
 
 
 def flow_tables(frames: Mapping[str, pd.DataFrame]) -> list[Table]:
-    """Tables about the impact flow: verdicts on what was claimed of it, and its mediation."""
+    """Tables beside the impact flow: verdicts on the declared claims, and mediation."""
     claims, mediation = frames["claims"], frames["mediation"]
     return [
         Table(
-            "What was claimed of the impact flow, and whether it holds here",
+            "Claims of the field, tested on this study",
             _of(
-                claims.sort_values(["dataset", "model", "claim"], kind="stable"),
-                "claim width groups spearman p_holm verdict",
+                claims,
+                "claim text width verdict missing estimand compared estimate boundary low high d "
+                "d_low d_high p_value p_holm family units",
                 ("dataset", "model"),
             ),
-            "Spearman's rank correlation over groups, or over widths within each group; p adjusted "
-            "by Holm over all claims of a network. Association, not cause. Where all groups have "
-            "the same size, claims about size cannot be tested. Five groups have 120 orders: after "
-            "Holm none is unlikely enough to decide a claim at one width.",
+            "Verdicts speak of the models and data sets of this study. Estimates are shares of 1, "
+            "with limits for networks of other seeds on other test samples, or rank correlations, "
+            "which show association, not cause. p is two-sided, adjusted by Holm within a family; "
+            "limits are not adjusted. Undecided means that these data cannot tell; d is Cohen's.",
         ),
         Table(
             "The accuracy lost, followed from step to step",
@@ -97,23 +99,12 @@ def tables(headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame], study: St
         ),
         Table(
             "Remedies: what they cost, and what they change against plain quantization",
-            frames["remedies"].drop(columns=["attribute", "images_trained"]),
+            side_by_side(frames["remedies"], ["overall", "fvo", "worst_group"]).drop(
+                columns=["attribute", "images_trained"]
+            ),
             "The training cost is the number of images trained on, as a ratio to that of fp32. "
             "Codes of one width cost the same to compute with, so no remedy costs more there. At "
             "each width the cheapest of those nearest to the targets is marked.",
-        ),
-        Table(
-            "Claims of the field, tested on this study",
-            _of(
-                frames["hypotheses"],
-                "hypothesis claim width verdict estimand compared estimate boundary low high d "
-                "d_low d_high p_value p_holm units missing",
-                ("dataset",),
-            ),
-            "Estimates are means over networks (units), with limits for networks of other seeds "
-            "on other test samples; p is two-sided, adjusted by Holm over the claims tested, at "
-            "one width over the widths of its claim. Verdicts are adjusted, limits are not. "
-            "Undecided means that these data cannot tell; d is Cohen's, over units.",
         ),
         Table("Plain quantization against fp32", headline),
         Table(
