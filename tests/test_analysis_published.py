@@ -120,7 +120,7 @@ def test_numbers_are_those_of_the_frames_in_points(frames):
 
 
 def test_intervals_over_seeds_are_students(frames):
-    policy = Method.model_validate({"policy": "measured"})
+    policy = Method.model_validate({"policy": "measured"}).model_dump()
     study = STUDY.model_copy(update={"mitigations": {"mpqat": policy}, "seeds": (0, 1, 2)})
     found = published(frames, study)
     rows = found["methods"].set_index(["method", "width"])
