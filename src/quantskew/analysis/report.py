@@ -171,9 +171,9 @@ def every_metric(levels: pd.DataFrame, effects: pd.DataFrame, study: Study) -> p
     Returns
     -------
     pandas.DataFrame
-        One row a data set, model, grouping and metric, in the order of the catalogue: the value at fp32, missing where ``levels`` has none, then the change and
-        its verdict at every width. A metric without a meaning for a grouping has no row in
-        ``effects`` and none here.
+        One row a data set, model, grouping and metric, in the order of the catalogue: the value at
+        fp32, missing where ``levels`` has none, then the change and its verdict at every width. A
+        metric without a meaning for a grouping has no row in ``effects`` and none here.
     """
     key = ["dataset", "model", "attribute", "metric"]
     effects = effects[
