@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,8 +12,10 @@ from quantskew.errors import UserError
 
 PASS, FAIL, COULD_NOT_TELL = 0, 1, 2
 USAGE = 64  # EX_USAGE of sysexits.h: apart from the verdicts
+SOFTWARE = 70  # EX_SOFTWARE
 _EPILOGUE = """\
-exit status: 0 pass, 1 fail, 2 could not tell, 64 the command cannot be carried out
+exit status: 0 pass, 1 fail, 2 could not tell, 64 the command cannot be carried out,
+70 an unexpected error
 """
 _GATE = """\
 judge a network by a policy, and fail the build when a group pays too much
@@ -27,9 +31,17 @@ A policy is a YAML file; a rule that is left out asks nothing:
   equalized_odds: 0.3
   accuracy: 0.8                # at least
   bytes: 1_000_000             # of the file, at most
+  expected_accuracy: 0.92      # of the reference; far below it nothing is judged
+  max_rejects: 0.02            # share of images that may be unusable
+  preprocess:                  # how ONNX files from elsewhere are fed; never assumed
+    {resize: 256, crop: 224, scale: 255, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225],
+     layout: NCHW, channels: RGB}
 
 A rule passes when its limit is within the bound, fails when the opposite limit is beyond it, and
 cannot be told when the bound lies between the two: more test images would tell.
+
+A pair of files may need two keys more: `output: NAME` chooses among several outputs, and
+`threshold: 0.5` reads a single score (the answer is class 1 from there on).
 """
 _GATE_EXAMPLES = (
     """\
@@ -66,6 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = USAGE
+    except Exception as error:  # a status of its own, so that no fault is taken for a verdict
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="quantskew-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            traceback.print_exc(file=file)
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        print(f"unexpected error: {reason}; its trace is in {file.name}", file=sys.stderr)
+        status = SOFTWARE
     sys.exit(status)
 
 
@@ -103,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         gate.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)
     gate.add_argument("--label", default="label", help="column of the label (default: label)")
+    gate.add_argument(
+        "--classes", help="names of the classes in the order of the outputs, or a file of them"
+    )
 
     latency = command("latency", _LATENCY, _latency)
     for name in ("dataset", "model"):
@@ -118,6 +141,7 @@ def _gate(given: argparse.Namespace) -> int:
     from quantskew import params, sections
     from quantskew.analysis import gate
     from quantskew.deployment import evidence
+    from quantskew.engine.fingerprint import file_hash
     from quantskew.files import write_json, write_text
 
     policy = sections.read(gate.Policy, given.policy, "see quantskew gate --help for what it holds")
@@ -127,20 +151,34 @@ def _gate(given: argparse.Namespace) -> int:
             params.load(), policy, given.variant, dataset=given.dataset, model=given.model
         )
     elif given.variant is None and all(pair):
-        found = evidence.from_files(*pair, policy, label=given.label)
+        classes = _names(given.classes) if given.classes else ()
+        found = evidence.from_files(*pair, policy, label=given.label, classes=classes)
     else:
         raise UserError("give either a variant of the study, or all of --fp32, --int8 and --data")
     findings = gate.judge(found, policy)
     verdict = gate.overall(findings)
-    print(f"{found.name} against {found.reference}, {len(found.labels):,} test images")
-    for finding in findings:
-        print(finding.line())
+    print(*gate.heading(found, policy), *(f.line() for f in findings), sep="\n")
     print(f"gate: {verdict}")
-    if given.json:
-        write_json(given.json, gate.as_json(found, policy, findings))
-    if given.markdown:
-        write_text(given.markdown, gate.as_markdown(found, policy, findings))
+    hashes = {**found.provenance["sha256"], "policy": file_hash(given.policy)}
+    found = found._replace(provenance={**found.provenance, "sha256": hashes})
+    try:
+        if given.json:
+            write_json(given.json, gate.as_json(found, policy, findings))
+        if given.markdown:
+            write_text(given.markdown, gate.as_markdown(found, policy, findings))
+    except OSError as error:
+        raise UserError(f"the verdict is {verdict} and cannot be written: {error}") from None
     return {"pass": PASS, "fail": FAIL, "could not tell": COULD_NOT_TELL}[verdict]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names of classes: the lines of a file, or a list separated by commas."""
+    file = Path(text)
+    parts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
+    names = tuple(part.strip() for part in parts if part.strip())
+    if len(set(names)) < len(names):
+        raise UserError(f"--classes names a class twice: {', '.join(names)}")
+    return names
 
 
 def _latency(given: argparse.Namespace) -> int:

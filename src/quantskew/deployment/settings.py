@@ -11,8 +11,7 @@ from quantskew.sections import Count, Section
 class Deploy(Section):
     """Which files ship, and how the int8 ones are calibrated (``deploy:``).
 
-    Each of ``calibrations`` makes an int8 file under its name; transformers are quantized
-    dynamically, which looks at no image. With ``reduce_range`` weights take 7 of the 8 bits: on an
+    Each of ``calibrations`` makes an int8 file under its name. With ``reduce_range`` weights take 7 of the 8 bits: on an
     x86 CPU without VNNI two products of 8 bits overflow the 16-bit sum that holds them, and the
     answers of a file of full range then depend on the CPU.
     """
