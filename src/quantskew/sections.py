@@ -40,7 +40,6 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from quantskew.errors import UserError, close_names
 
 
-
 def _number(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"got {value}, which is a truth value; a number is needed")
@@ -240,6 +239,8 @@ def explained(
 
 def _numeric(annotation: Any) -> bool:
     """Whether an annotation holds a number and nothing that a truth value could be meant for."""
+    if hasattr(annotation, "__metadata__"):  # Annotated
+        annotation = annotation.__origin__
     if annotation in (int, float):
         return True
     parts = [part for part in get_args(annotation) if part is not type(None)]

@@ -303,9 +303,7 @@ def _group_loss(evidence: Evidence, policy: Policy, bound: float) -> Finding:
     small = groups[~groups["judged"]]
     if len(small) == len(groups):
         note = f"no group could be judged: {len(groups)} groups under {policy.minimum} images"
-        return Finding(
-            "largest_group_loss", "could not tell", bound, np.nan, np.nan, np.nan, note
-        )
+        return Finding("largest_group_loss", "could not tell", bound, np.nan, np.nan, np.nan, note)
     findings = (
         _decided(
             "largest_group_loss",

@@ -109,7 +109,8 @@ class Preprocess(Section):
                 )
         ordered = pixels[:, ::-1] if self.channels == "BGR" else pixels
         mean, std = (np.reshape(v, (1, -1, 1, 1)) for v in (self.mean, self.std))
-        return ((ordered / self.scale - mean) / std).astype(np.float32)
+        values: np.ndarray = ((ordered / self.scale - mean) / std).astype(np.float32)
+        return values
 
     def __str__(self) -> str:
         """Return the steps in a line."""

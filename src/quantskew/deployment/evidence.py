@@ -209,7 +209,9 @@ def from_files(
     total, first_three = int(in_test.sum()), "; ".join(listed[:3])
     said = f"{len(unusable)} of {total} images of {data} are unusable: {first_three}"
     if len(unusable) > policy.max_rejects * total:
-        raise EvidenceError(f"{said}; the policy allows {100 * policy.max_rejects:g} % (max_rejects)")
+        raise EvidenceError(
+            f"{said}; the policy allows {100 * policy.max_rejects:g} % (max_rejects)"
+        )
     warnings = [said] if unusable else []
     if not in_test.all():
         warnings.append(f"{(~in_test).sum()} images of other parts than test are left out")
@@ -305,9 +307,7 @@ def _preprocess(
     return stated, (channels, *form)
 
 
-def _rows(
-    path: Path, label: str
-) -> tuple[pd.DataFrame, Iterable[Image], tuple[str, ...]]:
+def _rows(path: Path, label: str) -> tuple[pd.DataFrame, Iterable[Image], tuple[str, ...]]:
     """Rows with their label as a text, their images, and the classes that the data name."""
     try:
         file = pq.ParquetFile(path)
@@ -443,4 +443,5 @@ def _codes(
                 f"{data}: label {name!r} is no class of {network}, which has {legal}"
                 f"{close_names(name, [*place]) if names else ''}"
             )
-    return labels.astype(str).map(place).to_numpy(np.int64, copy=True)
+    codes: np.ndarray = labels.astype(str).map(place).to_numpy(np.int64, copy=True)
+    return codes

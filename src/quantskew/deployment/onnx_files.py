@@ -27,6 +27,7 @@ import onnxruntime
 import torch
 from onnx import external_data_helper
 from onnxruntime import quantization
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
@@ -44,7 +45,9 @@ _WEIGHT = {
     **dict.fromkeys(["QLinearConv", "QLinearMatMul", "QGemm"], 3),
 }
 """Which input of an operator is its weight; the runtime's own operators among them."""
-_BITS = {
+# norms stay in floating point: the quantizer fails on a scale of several axes
+_STATIC = sorted({*QDQRegistry, *QLinearOpsRegistry} - {"LayerNormalization"})
+_BITS: dict[int, int] = {
     onnx.TensorProto.INT4: 4,
     onnx.TensorProto.UINT4: 4,
     onnx.TensorProto.INT8: 8,
@@ -145,7 +148,7 @@ def quantize(
         "weight_type": quantization.QuantType.QInt8,
     }
 
-    def static(ready: Path, target: Path, operators: list[str] | None) -> None:
+    def static(ready: Path, target: Path, operators: list[str]) -> None:
         quantization.quantize_static(
             str(ready),
             str(target),
@@ -163,7 +166,7 @@ def quantize(
         ready = Path(folder, "ready.onnx")
         quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
         made: dict[Products, Path] = {"static": Path(folder, "static.onnx")}
-        static(ready, made["static"], None)
+        static(ready, made["static"], _STATIC)
         if several:
             made["dynamic"] = Path(folder, "dynamic.onnx")
             half = ready
@@ -305,9 +308,8 @@ def _weights(model: onnx.ModelProto) -> list[tuple[str, int, float]]:
         if place is not None and len(node.input) > place:
             weight = _stored(node.input[place], stored, made_by)
         if weight is not None:
-            bits = _BITS.get(weight.data_type) or 8 * onnx.helper.tensor_dtype_to_np_dtype(
-                weight.data_type
-            ).itemsize
+            kind = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type)
+            bits = _BITS.get(weight.data_type, 8 * kind.itemsize)
             layers.append((node.op_type, weight.data_type, math.prod(weight.dims) * bits / 8))
     return layers
 
@@ -362,7 +364,7 @@ class OnnxNetwork(nn.Module):
         self.session = session(self.path)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         names = [item.name for item in outputs]
-        if output is None and len(outputs) > 1 or output is not None and output not in names:
+        if (len(outputs) > 1) if output is None else (output not in names):
             raise FileError(
                 f"{path} has {len(outputs)} outputs, {', '.join(names)}; name the one that answers "
                 f"as output: in the policy{'' if output is None else f' (got {output!r})'}"

@@ -11,9 +11,9 @@ from quantskew.sections import Count, Section
 class Deploy(Section):
     """Which files ship, and how the int8 ones are calibrated (``deploy:``).
 
-    Each of ``calibrations`` makes an int8 file under its name. With ``reduce_range`` weights take 7 of the 8 bits: on an
-    x86 CPU without VNNI two products of 8 bits overflow the 16-bit sum that holds them, and the
-    answers of a file of full range then depend on the CPU.
+    Each of ``calibrations`` makes an int8 file under its name. With ``reduce_range`` weights take 7
+    of the 8 bits: on an x86 CPU without VNNI two products of 8 bits overflow the 16-bit sum that
+    holds them, and the answers of a file of full range then depend on the CPU.
     """
 
     networks: tuple[str, ...] = ("fp32",)  # fp32, or methods whose recipe retrains it

@@ -71,9 +71,17 @@ def ship(
     calibrated: dict[str, Any] = {"calibration": {}, "products": ""}
     if calibration is not None:
         seen = calibration.draw(data.train, seed)
-        options = {"ranges": ranges, "reduce_range": reduce_range}
-        products = onnx_files.quantize(path, path, seen.images, **options)
-        network = simulate(network, example, seen.images, products=products, **options)
+        products = onnx_files.quantize(
+            path, path, seen.images, ranges=ranges, reduce_range=reduce_range
+        )
+        network = simulate(
+            network,
+            example,
+            seen.images,
+            products=products,
+            ranges=ranges,
+            reduce_range=reduce_range,
+        )
         calibrated = {"calibration": seen.counts, "products": products}
     outputs = {
         "logits": models.logits(onnx_files.OnnxNetwork(path), data.test.images),
