@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from quantskew import models
+from quantskew.baselines import train
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
@@ -15,7 +16,6 @@ from quantskew.deployment import onnx_files, shipping
 from quantskew.deployment.onnx_files import FileError, OnnxNetwork
 from quantskew.quantization.calibration import BalancedChoice, Calibration
 from quantskew.subject import Subject
-from quantskew.training.baseline import train
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
 

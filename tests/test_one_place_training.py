@@ -17,7 +17,6 @@ from quantskew.engine.fingerprint import identity
 from quantskew.models import logits
 from quantskew.sections import ParamsError, Section, checked
 from quantskew.subject import Architecture, Subject
-from quantskew.training import baseline
 from quantskew.training.augmentation import Augmentation
 from quantskew.training.losses import Loss
 from quantskew.training.optimizers import Optimizer, Schedule
@@ -107,7 +106,7 @@ def train(tmp_path, monkeypatch):
 
     def run(training, recipe):
         training = checked(Training, {"epochs": 2, "batch_size": 8, "warmup": 0, **training}, "")
-        baseline.train(
+        baselines.train(
             tmp_path, subject=Subject(samples=tmp_path, model="own", architecture=own), seed=0,
             training=training, recipe=checked(Recipe, recipe, "a recipe"),
         )  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from quantskew import models
+from quantskew.baselines import class_accuracy
 from quantskew.data.loading import Samples
 from quantskew.models import CPU
 from quantskew.quantization import packing
@@ -20,7 +21,6 @@ from quantskew.quantization.fitting import Material, MethodError, Qat
 from quantskew.quantization.method import Method
 from quantskew.quantization.policies import allocate_bits
 from quantskew.subject import Subject
-from quantskew.training.baseline import class_accuracy
 from quantskew.training.loop import History
 from quantskew.training.losses import Floats
 from quantskew.training.training import Training
