@@ -234,6 +234,7 @@ def compare(
     found = {name: named(method, params) for name, method in given.items()}
     wanted = (bits,) if isinstance(bits, int) else tuple(bits)
     grid = [Applied(n, m, width) for n, m in found.items() for width in widths(m, wanted)]
+    model = models.own(model)
     test = samples(data, model, split="test")
     seen = material(model, calibration, train, training, qat, example=test.images)
     return evaluate(
@@ -288,7 +289,7 @@ def quantize(
     UserWarning
         When calibration images are given and the method looks at none.
     """
-    chosen = named(method, params)
+    model, chosen = models.own(model), named(method, params)
     if calibration is not None and not chosen.needs_calibration():
         warnings.warn(
             "calibration cannot matter to this method: it quantizes weights alone, from themselves",

@@ -37,9 +37,11 @@ from quantskew.models import CPU
 from quantskew.quantization import packing, qat
 from quantskew.quantization.calibration import calibration_set
 from quantskew.quantization.freezing import Freezer
+from quantskew.quantization.layers import plain
 from quantskew.quantization.method import Method
 from quantskew.quantization.policies import choose_widths
 from quantskew.quantization.ptq import quantize_network
+from quantskew.quantization.selfcheck import same_logits
 from quantskew.quantization.settings import Qat
 from quantskew.subject import Architecture
 from quantskew.training.augmentation import augmenter
@@ -97,12 +99,13 @@ def quantize(
     """
     data = load(samples).divided(bins or {})
     network = models.build_for(data, model, architecture, base)
+    example = models.as_input(data.train.images[:2], CPU)
     history = History()
     quantized = apply(
         network,
         method,
         bits,
-        example=models.as_input(data.train.images[:2], CPU),
+        example=example,
         calibration=data.train,
         train=data.train,
         training=training,
@@ -113,7 +116,10 @@ def quantize(
         checkpoint=folder / "checkpoint.safetensors",
         title=f"{model} seed {seed} at {bits} bits",
     )
-    packing.save(folder / "network.safetensors", quantized)
+    file = folder / "network.safetensors"
+    packing.save(file, quantized)
+    again = packing.load(file, models.build_for(data, model, architecture))
+    same_logits(quantized.network, again, example, step="packing and reading again")
     history.write_cost(folder / "cost.json")
 
 
@@ -152,6 +158,7 @@ def apply(
         Further options of :func:`quantskew.training.loop.fit`.
 
     """
+    network = plain(network, example)
     if method.function is not None:
         made = own(method.function, network, example=example, bits=bits, train=train, seed=seed)
         if isinstance(made, packing.Quantized):
@@ -201,9 +208,10 @@ def apply(
             inputs = models.as_input(train.images[some], models.device())
             qat.reestimate_batch_norm(prepared, inputs, batch_size=training.batch_size)
         quantized = qat.convert(prepared.cpu())
+        same_logits(prepared.eval(), quantized.network, example, step="conversion after QAT")
     if seen is not None:
         quantized.notes["calibration"] = seen.counts
-    return quantized
+    return packing.checked(quantized, example)
 
 
 def own(

@@ -76,6 +76,8 @@ def train(
             checkpoint=folder / "checkpoint.safetensors",
             title=f"{model} seed {seed}",
         )
+    if architecture is not None and architecture.expected_accuracy is not None:
+        models.expect_accuracy(network, data.test, architecture.expected_accuracy)
     models.save_weights(network, folder / "network.safetensors")
     save_history(folder / "history.safetensors", history, watched)
     history.write_cost(folder / "cost.json")
