@@ -40,7 +40,7 @@ from quantskew.errors import UserError, close_names
 from quantskew.inputs import Data, samples
 from quantskew.methods import MethodError
 from quantskew.models import CPU
-from quantskew.names import BASELINE, FULL_PRECISION, Point, Variant
+from quantskew.names import BASELINE, FULL_PRECISION, Point, Variant, width_name
 from quantskew.params import load
 from quantskew.quantization import packing
 from quantskew.quantization.layers import dry_run
@@ -55,6 +55,8 @@ from quantskew.variants import widths
 AnyMethod = Method | Mapping[str, Any] | str
 DATA = "data"
 SEED = 0
+NEARLY_ALL = 0.95
+"""Share of the weights below which a result says how many are at the width it speaks of."""
 PLAIN = Method()
 _TRAINING, _QAT, _GROUPS, _STATISTICS = Training(), Qat(), Groups(), Statistics()
 _VIEWS = {
@@ -148,8 +150,24 @@ class Result:
     def __str__(self) -> str:
         head = answer.headline(self.frames["effects"], self.study)
         if head.empty:
-            return f"quantskew result: {', '.join(self.study.methods)}; see to_frame()"
-        return "\n".join(answer.sentences(head, self.study))
+            said = [f"quantskew result: {', '.join(self.study.methods)}; see to_frame()"]
+        else:
+            said = answer.sentences(head, self.study)
+        return "\n".join([*said, *self._caveats()])
+
+    def _caveats(self) -> list[str]:
+        """Name the networks that are at their width in part only."""
+        said = []
+        for (method, bits), made in self.networks.items():
+            share = packing.quantized_share(made.network, made.codes()).weights
+            if share < NEARLY_ALL:
+                parts = list(made.notes.get("left_out", {}))
+                more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
+                said.append(
+                    f"{method} at {width_name(bits)} holds {share:.0%} of the weights at that "
+                    f"width; in floating point stay {', '.join(parts[:5])}{more}."
+                )
+        return said
 
 
 def audit(

@@ -11,10 +11,8 @@
 - Channels last, and weights packed beforehand: no gain from either.
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import cached_property, reduce
 
 import torch
@@ -22,36 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from quantskew.errors import UserError
 from quantskew.impact.bilinear import Factors, watched
-from quantskew.impact.gradients import NotFiniteError, chosen, explain, flatten
+from quantskew.impact.gradients import NotFiniteError, chosen, explain, flatten, naming_operators
 from quantskew.precision import all_digits
-
-
-class NoSecondDerivativeError(UserError, NotImplementedError):
-    """An operator of a network cannot be differentiated twice; the message names it."""
-
-
-@contextmanager
-def second_derivatives() -> Iterator[None]:
-    """Name the operator where torch has no second derivative of it; also a decorator.
-
-    Raises
-    ------
-    NoSecondDerivativeError
-        In place of torch's own error.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        missing = re.search(r"derivative for '?(?:aten::)?(\w+?)(?:_backward)?'? is not", str(error))
-        if missing is None:
-            raise
-        raise NoSecondDerivativeError(
-            f"torch has no second derivative of the operator {missing[1]!r}, so the curvature of "
-            "this network cannot be measured; put another activation in its place (for hardsigmoid "
-            "relu6(x + 3) / 6, which computes the same), or leave the curvature out"
-        ) from error
 
 
 class GroupLoss:
@@ -92,12 +63,12 @@ class GroupLoss:
     ------
     NotFiniteError
         When the loss, its gradient or a product is NaN or infinite.
-    NoSecondDerivativeError
+    NoDerivativeError
         When an operator of the network cannot be differentiated twice.
     """
 
     @all_digits()
-    @second_derivatives()
+    @naming_operators()
     def __init__(
         self,
         network: nn.Module,
@@ -142,7 +113,7 @@ class GroupLoss:
         return self.vector(self.curve(self.image_of(vector)))
 
     @all_digits()
-    @second_derivatives()
+    @naming_operators()
     def curve(self, image: Tensor) -> Tensor:
         """Multiply the Hessian by the vector of an image; give the factors of the product."""
         given = self._split(image)
@@ -199,7 +170,7 @@ class GroupLoss:
         return vector
 
     @all_digits()
-    @second_derivatives()
+    @naming_operators()
     def curvatures_along(self, vector: Tensor) -> Tensor:
         """Second derivative of each sample's loss along a vector, (n,); their mean is vᵀHv."""
         weights = [*self._weights.values()]

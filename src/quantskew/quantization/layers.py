@@ -120,8 +120,7 @@ def quantizable(network: nn.Module) -> dict[str, Layer]:
 
 @torch.no_grad()
 def computes_with_weight(layer: Layer) -> bool:
-    """Whether the output of a layer is linear in its weight, so that rounding the one is rounding
-    the other.
+    """Whether the output of a layer is linear in its weight: whether codes for it have effect.
 
     It is in torch's own layers and in those that only pad or scale. It is not where a subclass
     standardizes or binarizes its weight in a forward pass of its own.

@@ -20,6 +20,7 @@ quantizer, and a checksum of all content. Equal networks give equal bytes.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +76,7 @@ class Quantized(NamedTuple):
 
 
 class Share(NamedTuple):
-    """How much of a network is at the width that it is named by, from 0 to 1.
+    """How much of a network is at the width that it is named by: 0 to 1, NaN of no parameters.
 
     ``weights`` counts parameters of two dimensions or more, ``parameters`` all.
     """
@@ -105,7 +106,8 @@ def quantized_share(network: nn.Module, codes: Mapping[str, QuantizedWeight]) ->
     ]
 
     def share(parts: list[tuple[bool, int, int]]) -> float:
-        return sum(part for *_, part in parts) / max(1, sum(size for _, size, _ in parts))
+        size = sum(size for _, size, _ in parts)
+        return sum(part for *_, part in parts) / size if size else math.nan
 
     return Share(share([part for part in every if part[0]]), share(every))
 
