@@ -9,7 +9,6 @@ the data set named ``data`` and one seed, 0. What kinds of data are understood s
 :mod:`quantskew.inputs`.
 """
 
-import contextlib
 import copy
 import itertools
 import tempfile
@@ -416,9 +415,13 @@ def _any_input(model: nn.Module) -> Tensor:
     network = copy.deepcopy(model).cpu()
     for channels, size in itertools.product((3, 1), (224, 32, 28, 64, 48, 96, 128, 16, 8)):
         images = torch.zeros(2, channels, size, size)
-        with contextlib.suppress(Exception):
+        try:
             dry_run(network, images)
-            return images
+        except models.ModelError:
+            raise
+        except Exception:  # whatever its layers say of a shape that does not fit
+            continue
+        return images
     raise MethodError("no usual size of images suits the network; give some as calibration")
 
 

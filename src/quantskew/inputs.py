@@ -101,7 +101,7 @@ def classes_of(network: nn.Module, images: Tensor) -> int:
     some = images[:2]
     models.check(network)
     try:
-        outputs: Any = models.logits(models.clone(network), some)
+        outputs = models.logits(models.clone(network), some)
     except models.ModelError:
         raise
     except Exception as error:  # whatever its layers say of a shape that does not fit

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
@@ -74,18 +74,35 @@ def bake(network: nn.Module) -> list[str]:
     baked: list[str] = []
     for name, module in list(network.named_modules()):
         if parametrize.is_parametrized(module):
-            for tensor in list(module.parametrizations):  # type: ignore[arg-type]
+            # removing the last one takes the property from the class, which copies share
+            kind = type(module)
+            members = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+            module.__class__ = type(kind.__name__, kind.__bases__, members)
+            for tensor in list(module.parametrizations):
+                learned = any(True for _ in module.parametrizations[tensor].parameters())
                 parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
+                if learned and tensor in module._buffers:  # so it is left without gradients
+                    value = module._buffers.pop(tensor)
+                    setattr(module, tensor, nn.Parameter(value, requires_grad=False))
                 baked.append(f"{name}.{tensor}".lstrip("."))
         for hook in list(module._forward_pre_hooks.values()):
             for kind, remove in _REMOVERS.items():
                 if isinstance(hook, kind):
-                    tensor = getattr(hook, "name", None) or hook._tensor_name  # type: ignore[attr-defined]
+                    tensor = getattr(hook, "name", None) or hook._tensor_name
                     remove(module, tensor)
+                    _drop_loading_hook(module)
                     baked.append(f"{name}.{tensor}".lstrip("."))
     if baked:
         vars(network)["baked"] = baked
     return baked
+
+
+def _drop_loading_hook(module: nn.Module) -> None:
+    """Remove what ``remove_spectral_norm`` overlooks: it expects the hook as it was registered."""
+    hooks = module._load_state_dict_pre_hooks
+    for key, wrapped in list(hooks.items()):
+        if isinstance(getattr(wrapped, "hook", wrapped), SpectralNormLoadStateDictPreHook):
+            del hooks[key]
 
 
 def quantizable(network: nn.Module) -> dict[str, Layer]:
@@ -148,14 +165,15 @@ def computes_with_weight(layer: Layer) -> bool:
 
     def output(value: Tensor) -> Tensor:
         trial.weight.data.copy_(value)
-        return trial(images)
+        result: Tensor = trial(images)
+        return result
 
     try:
-        plain, both = output(weight), output(weight + other)
-        left, right = both + output(torch.zeros_like(weight)), plain + output(other)
+        one, both = output(weight), output(weight + other)
+        left, right = both + output(torch.zeros_like(weight)), one + output(other)
     except Exception:  # its forward pass takes something else, and may raise anything
         return False
-    return torch.allclose(left, right, rtol=1e-3, atol=1e-5) and not torch.equal(plain, both)
+    return torch.allclose(left, right, rtol=1e-3, atol=1e-5) and not torch.equal(one, both)
 
 
 def norms(network: nn.Module) -> dict[str, nn.Module]:

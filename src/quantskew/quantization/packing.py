@@ -133,9 +133,9 @@ def checked(quantized: Quantized, example: Tensor) -> Quantized:
 
 
 def _facts(quantized: Quantized) -> dict[str, Any]:
-    network = quantized.network
-    facts = {key: vars(network)[key] for key in ("baked", "code") if key in vars(network)}
-    return {**facts, "share": quantized_share(network, quantized.codes())._asdict()}
+    network, known = quantized.network, vars(quantized.network)
+    facts: dict[str, Any] = {key: known[key] for key in ("baked", "code") if key in known}
+    return facts | {"share": quantized_share(network, quantized.codes())._asdict()}
 
 
 def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | None = None) -> None:
