@@ -27,7 +27,9 @@ from quantskew.data.source import Source
 from quantskew.engine import cells, compute
 from quantskew.engine.cells import Cell
 from quantskew.engine.compute import Compute
-from quantskew.training.settings import Recipe, Training
+from quantskew.subject import Subject
+from quantskew.training.recipe import Recipe
+from quantskew.training.training import Training
 
 PLACES = {
     "in this process": Compute(where="here"),
@@ -68,11 +70,11 @@ def overhead(compute: Compute) -> float:
 
 def trained(samples: Path, compute: Compute) -> float:
     """Cells a minute."""
-    common = {"samples": samples, "model": "resnet18_quarter", "architecture": None}
+    subject = Subject(samples=samples, model="resnet18_quarter")
     work = [
         Cell(
-            f"seed {seed}", "quantskew.training.baseline:train", **common,
-            seed=seed, training=Training(epochs=1, batch_size=32), recipe=Recipe(),
+            f"seed {seed}", "quantskew.training.baseline:train", subject=subject, seed=seed,
+            training=Training(epochs=1, batch_size=32), recipe=Recipe(),
         )
         for seed in range(12)
     ]  # fmt: skip

@@ -31,9 +31,9 @@ from quantskew.engine import compute
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.ptq import quantize_network, quantize_weight
 from quantskew.quantization.qat import damp, prepare
-from quantskew.quantization.settings import Weights
-from quantskew.training.loop import make_optimizer, parameter_groups
-from quantskew.training.settings import Training
+from quantskew.quantization.weights import IntegerWeights
+from quantskew.training.loop import parameter_groups
+from quantskew.training.optimizers import AdamW
 
 PLAIN = "fp32, plain process"
 
@@ -110,13 +110,14 @@ def steps_of(model: str) -> dict[str, Callable[[], object]]:
     network = models.build(model, classes=10, channels=1, size=28).train()
     images = models.as_input(torch.randint(0, 256, (64, 1, 28, 28)), torch.device("cpu"))
     labels = torch.randint(0, 10, (64,))
-    prepared = prepare(network, images, bits=4, weights=Weights())
+    prepared = prepare(network, images, bits=4, weights=IntegerWeights())
     networks = {"fp32": network, "LSQ": prepared, "LSQ, dampened": copy.deepcopy(prepared)}
     peer = brevitas_network(network, 4, weight_scaling_impl_type="parameter_from_stats")
     if peer is not None:
         networks["brevitas, learned scale"] = peer
     optimizers = {
-        name: make_optimizer(parameter_groups(one), Training()) for name, one in networks.items()
+        name: AdamW().over(parameter_groups(one), lr=3e-3, weight_decay=0.05)
+        for name, one in networks.items()
     }
 
     def step(name: str) -> None:
@@ -149,12 +150,12 @@ def post_training() -> None:
     network = models.build("resnet50", classes=1000, channels=3, size=224).eval()
     example = torch.rand(1, 3, 224, 224)
     methods = {
-        "min–max per tensor": Weights(),
-        "min–max per channel": Weights(granularity="channel"),
-        "percentile per channel": Weights(granularity="channel", range="percentile"),
-        "ACIQ per channel": Weights(granularity="channel", range="aciq_gauss"),
-        "MSE per tensor": Weights(range="mse"),
-        "MSE per channel": Weights(granularity="channel", range="mse"),
+        "min–max per tensor": IntegerWeights(),
+        "min–max per channel": IntegerWeights(granularity="channel"),
+        "percentile per channel": IntegerWeights(granularity="channel", range="percentile"),
+        "ACIQ per channel": IntegerWeights(granularity="channel", range="aciq_gauss"),
+        "MSE per tensor": IntegerWeights(range="mse"),
+        "MSE per channel": IntegerWeights(granularity="channel", range="mse"),
     }
     runs = {
         name: lambda w=w: quantize_network(network, example, bits=4, weights=w)
@@ -179,7 +180,7 @@ def evaluation(rounds: int) -> None:
     torch.manual_seed(0)
     network = models.build("resnet18_quarter", classes=10, channels=1, size=28).eval()
     images = torch.randint(0, 256, (1000, 1, 28, 28), dtype=torch.uint8)
-    variant = quantize_network(network, torch.rand(2, 1, 28, 28), bits=4, weights=Weights())
+    variant = quantize_network(network, torch.rand(2, 1, 28, 28), bits=4, weights=IntegerWeights())
     networks = {"fp32": network, "4 bits": variant.network}
     times: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(rounds):

@@ -24,7 +24,7 @@ from quantskew.data.loading import load
 from quantskew.engine import compute
 from quantskew.layout import samples_path
 from quantskew.training.loop import fit
-from quantskew.training.settings import Training
+from quantskew.training.training import Training
 
 
 def plain(

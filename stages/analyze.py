@@ -2,25 +2,28 @@
 
 import shutil
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from quantskew import params, tables
-from quantskew.analysis import answer, attribution, claims, figures, flow, report, views
+from quantskew.analysis import answer, attribution, report
 from quantskew.analysis.effects import Frames, Predictions, analyze, read_predictions
 from quantskew.analysis.exemplars import exemplar_rows
+from quantskew.analysis.figures import FIGURES
 from quantskew.analysis.frontier import frontier, recommendations
 from quantskew.analysis.hypotheses import assess
-from quantskew.analysis.published import latex, markdown, published
+from quantskew.analysis.published import published
 from quantskew.analysis.remedies import cheapest, remedies
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Study
+from quantskew.analysis.typeset import escape_markdown, latex, markdown
 from quantskew.data.groups import Grouping, groupings
 from quantskew.data.loading import load
 from quantskew.engine.command import run
-from quantskew.engine.fingerprint import file_hash
+from quantskew.engine.fingerprint import LIBRARIES, file_hash
 from quantskew.files import write_json, write_text
 from quantskew.layout import NETWORKS, folder_of, gathered, samples_path
 from quantskew.names import Point
@@ -36,61 +39,51 @@ SHIPPED = ("deployed", "deployed_groups")
 
 def main() -> None:
     """Compare all variants of the study; write what was found."""
-    study = params.load().judged()
+    given = params.load()
+    study = given.judged()
     found = [compared(study, dataset) for dataset in study.datasets]
     shutil.rmtree(ANALYSIS, ignore_errors=True)
     frames = {name: pd.concat([one[name] for one in found], ignore_index=True) for name in found[0]}
     where = study.datasets, study.models
     measured = {name: gathered(["evaluate"], name, *where) for name in MEASURED}
     shipped = {name: gathered(["deploy"], name, *where) for name in SHIPPED}
-    surfaces = flow.surfaces(measured["curvature"], measured["groups"])
-    frames["claims"] = claims.assess(surfaces, measured["groups"], study)
     frames |= attribution.attribution(attribution.changes(measured, study))
     for name, rows in frames.items():
         tables.write(name, rows, ANALYSIS / f"{name}.parquet")
-    shown = {
-        "accuracy_by_group": views.accuracy_by_group(frames["levels"], study, measured["groups"]),
-        "fvo_by_width": views.fvo_by_width(frames["levels"], study),
-        "trade_off": views.trade_off(frames["levels"], study),
-        "loss_by_group": views.loss_by_group(measured["groups"], study),
-        **flow.views(measured, study),
-        "attribution": attribution.view(frames["attribution"]),
-    }
+    known = frames | measured | shipped
     for folder in ("rows", "figures", "tables"):
         shutil.rmtree(PLOTS / folder, ignore_errors=True)
-    drawn: list[report.Figure] = []
-    why: list[report.Figure] = []
-    for name, rows in shown.items():
+    drawn = {}
+    for name, figure in FIGURES.items():
+        rows = figure.rows(known, study)
         write_json(PLOTS / "rows" / f"{name}.json", rows.to_dict("records"))
-        if rows.empty:  # of predicted damage, say, where no quantized network was surveyed
-            continue
-        drawing = (report.FIGURES | report.FLOW)[name]
-        svg = figures.svg(drawing.draw, rows)
-        write_text(PLOTS / "figures" / f"{name}.svg", svg)
-        section = why if name in report.FLOW else drawn
-        section.append(report.Figure(drawing.title, svg, drawing.alternative, drawing.note))
-    for name, rows in published(frames | measured | shipped, study).items():
+        if len(rows):  # no damage is predicted, say, where no quantized network was surveyed
+            drawn[name] = figure.drawing.svg(rows)
+            write_text(PLOTS / "figures" / f"{name}.svg", drawn[name])
+    for name, rows in published(known, study).items():
         write_text(PLOTS / "tables" / f"{name}.tex", latex(rows, name))
         write_text(PLOTS / "tables" / f"{name}.md", markdown(rows))
     head = answer.headline(frames["effects"], study)
     write_json("metrics/summary.json", answer.metrics(head, frames["remedies"]))
-    told = [
+    said = [
         *answer.sentences(head, study),
         *recommendations(frames["frontier"], study),
         *cheapest(frames["remedies"], study),
         answer.of_chance(study),
     ]
-    write_text(PLOTS / "tables" / "answer.md", "".join(f"- {text}\n" for text in told))
+    write_text(
+        PLOTS / "tables" / "answer.md", "".join(f"- {escape_markdown(text)}\n" for text in said)
+    )
     page = report.render(
-        answer=told,
+        answer=said,
         drawn=drawn,
-        why=why,
-        claims=report.claimed(frames["claims"]),
-        carried=report.carried(frames["mediation"]),
-        tables=report.listed(head, frames | shipped, study),
+        flow=report.flow_tables(frames),
+        tables=report.tables(head, known, study),
         limits=report.limits(frames, study),
         study=study,
+        parameters=given.model_dump(mode="json", exclude={"compute"}),
         hashes={str(samples_path(d)): file_hash(samples_path(d)) for d in study.datasets},
+        versions={name: version(name) for name in ("quantskew", *LIBRARIES)},
     )
     write_text(PLOTS / "report.html", page)
 
@@ -126,6 +119,7 @@ def decide(
     frames: Mapping[str, pd.DataFrame],
 ) -> dict[str, pd.DataFrame]:
     """Test the claims and place the variants of a data set, all its models on the same draws."""
+    measured = [gathered(["evaluate"], n, [dataset], study.models) for n in ("groups", "curvature")]
     correct = {
         point: predicted == given.labels
         for given, _, _ in loaded.values()
@@ -141,7 +135,7 @@ def decide(
     sizes, images = costs(dataset, study.models)
     placed = frontier(sampled, sizes, frames["levels"], frames["certificates"], study)
     return {
-        "hypotheses": assess(sampled, study, sizes),
+        "claims": assess(study, sampled, sizes, *measured),
         "frontier": placed,
         "remedies": remedies(placed, images, frames["levels"], frames["effects"], study),
     }

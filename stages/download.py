@@ -21,7 +21,7 @@ def main(dataset: str) -> None:
     path = samples_path(dataset)
     prepared.write(path)
     tables.write("rejects", prepared.rejects, path.with_suffix(".rejects.parquet"))
-    for note in ("licence", "page", "counts", "duplicates", "rejects"):
+    for note in ("licence", "page", "counts", "duplicates", "rejects", "left_out"):
         print(f"{dataset}: {note}: {json.loads(prepared.metadata[note])}")
 
 

@@ -5,17 +5,19 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from quantskew.analysis.hypotheses import assess, two_sided
+from quantskew.analysis.claims import Contrast
+from quantskew.analysis.hypotheses import assess
 from quantskew.analysis.sampled import sample
 from quantskew.data.groups import Grouping
 from quantskew.names import Point
 from quantskew.params import load
+from quantskew.schemas import TABLES
 
 SIZES = np.array([250, 250, 250, 250])
 CODES = np.repeat(np.arange(4), SIZES)
 DIVISION = Grouping("race", CODES, ["a", "b", "c", "d"], np.array([True] * 4))
 TRAIN = np.array([400, 300, 200, 50])
-STUDY = load(Path(__file__).parents[1] / "params.yaml")
+STUDY = load(Path(__file__).parents[1] / "params.yaml").judged()
 STUDY = STUDY.model_copy(
     update={
         "datasets": ("faces",),
@@ -26,6 +28,7 @@ STUDY = STUDY.model_copy(
     }
 )
 BYTES = {"large": 1000.0, "small": 100.0}
+NOT_SURVEYED = [TABLES[name].schema.empty_table().to_pandas() for name in ("groups", "curvature")]
 POINTS = [
     Point("faces", model, method, bits)
     for model in STUDY.models
@@ -47,12 +50,19 @@ def outcomes(rng, harm=lambda point: np.zeros(4), between_seeds=0.02):
 
 def verdicts(rng, **options):
     sampled = sample(outcomes(rng, **options), DIVISION, TRAIN, STUDY.statistics)
-    rows = assess(sampled, STUDY, {p: BYTES[p.model] for p in POINTS})
-    return pooled(rows)["verdict"]
+    return pooled(assessed(sampled))["verdict"]
+
+
+def assessed(sampled, study=STUDY):
+    return assess(study, sampled, {p: BYTES[p.model] for p in POINTS}, *NOT_SURVEYED)
 
 
 def pooled(rows):
-    return rows[rows["width"] == "all"].set_index("hypothesis")
+    return rows[rows["width"] == "all"].set_index("claim")
+
+
+def contrasted(values, **options):
+    return Contrast(values, "", **options).tested(alpha=0.05)
 
 
 @pytest.mark.parametrize("between_seeds", [0.0, 0.02])
@@ -84,7 +94,7 @@ def test_planted_effects_are_found():
 
 def test_a_loss_on_the_boundary_is_rarely_called_kept_or_lost():
     values = np.random.default_rng(2).normal(0.02, 0.01, size=(400, 1, 5)).repeat(3, axis=1)
-    found = [two_sided(each, boundary=0.02).p_value <= 0.05 for each in values]
+    found = [contrasted(each, boundary=0.02)["p_value"] <= 0.05 for each in values]
     assert np.mean(found) < 0.09
 
 
@@ -92,18 +102,18 @@ def test_without_error_from_the_test_samples_it_is_the_t_test():
     observed = np.array([0.01, 0.04, 0.02, 0.05])
     values = np.tile(observed, (50, 1))
     expected = ttest_1samp(observed, 0.01)
-    found = two_sided(values, boundary=0.01)
-    assert found.p_value == pytest.approx(expected.pvalue)
+    found = contrasted(values, boundary=0.01)
+    assert found["p_value"] == pytest.approx(expected.pvalue)
     limits = expected.confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((limits.low, limits.high))
+    assert (found["low"], found["high"]) == pytest.approx((limits.low, limits.high))
 
 
 def test_error_shared_by_all_networks_does_not_average_out():
     rng = np.random.default_rng(3)
     shared = rng.normal(scale=0.02, size=(400, 1))
     values = np.vstack([[0.03] * 8, 0.03 + np.repeat(shared, 8, axis=1)])
-    found = two_sided(values)
-    assert found.high - found.low == pytest.approx(2 * 2.365 * 0.02, rel=0.1)
+    found = contrasted(values)
+    assert found["high"] - found["low"] == pytest.approx(2 * 2.365 * 0.02, rel=0.1)
 
 
 def test_a_group_with_nothing_left_to_lose_does_not_decide_who_pays():
@@ -118,8 +128,8 @@ def test_a_group_with_nothing_left_to_lose_does_not_decide_who_pays():
             rows[:, few] = False
             rows[:, rest] &= np.arange(rest.sum()) % 2 == 0
     sampled = sample(correct, DIVISION, TRAIN, STUDY.statistics)
-    rows = assess(sampled, STUDY, {p: BYTES[p.model] for p in POINTS})
-    found = rows[rows["hypothesis"] == "minority_pays"].set_index("width")
+    rows = assessed(sampled)
+    found = rows[rows["claim"] == "minority_pays"].set_index("width")
     assert found["verdict"].to_dict() == {
         "all": "supported", "int8": "supported", "int4": "not testable",
     }  # fmt: skip
@@ -130,8 +140,8 @@ def test_a_group_with_nothing_left_to_lose_does_not_decide_who_pays():
 
 def test_a_mean_over_widths_is_the_mean_of_its_widths():
     sampled = sample(outcomes(np.random.default_rng(9)), DIVISION, TRAIN, STUDY.statistics)
-    rows = assess(sampled, STUDY, {p: BYTES[p.model] for p in POINTS})
-    for _, part in rows[rows["missing"] == ""].groupby("hypothesis"):
+    rows = assessed(sampled)
+    for _, part in rows[rows["missing"] == ""].groupby("claim"):
         by_width = part[part["width"] != "all"]
         if len(by_width):
             assert part["estimate"].iloc[0] == pytest.approx(by_width["estimate"].mean())
@@ -141,10 +151,9 @@ def test_a_mean_over_widths_is_the_mean_of_its_widths():
 def test_what_is_missing_is_said():
     rng = np.random.default_rng(4)
     sampled = sample(outcomes(rng), DIVISION, TRAIN, STUDY.statistics)
-    sizes = {p: BYTES[p.model] for p in POINTS}
 
     def missing(**changes):
-        rows = pooled(assess(sampled, STUDY.model_copy(update=changes), sizes))
+        rows = pooled(assessed(sampled, STUDY.model_copy(update=changes)))
         assert (rows["verdict"].eq("not testable") == rows["missing"].ne("")).all()
         return rows["missing"]
 
@@ -160,9 +169,12 @@ def test_methods_are_compared_at_the_widths_they_share():
     correct = outcomes(np.random.default_rng(7))
     kept = {p: rows for p, rows in correct.items() if (p.method, p.bits) != ("qat", 8)}
     sampled = sample(kept, DIVISION, TRAIN, STUDY.statistics)
-    sizes = {p: BYTES[p.model] for p in POINTS}
-    row = pooled(assess(sampled, STUDY, sizes)).loc["H2"]
+    rows = assessed(sampled)
+    row = pooled(rows).loc["H2"]
     assert row["compared"] == "qat − ptq at 4 bits"
+    by_width = rows[rows["claim"] == "H2"].set_index("width")
+    assert by_width.loc["int8", "missing"] == "needs a width at which qat and ptq run"
+    assert by_width.loc["int4", "estimate"] == row["estimate"]
     accuracy = {p: rows.mean() for p, rows in correct.items()}
     by_hand = [
         accuracy[Point("faces", m, "qat", 4)] - accuracy[Point("faces", m, "ptq", 4)]
@@ -174,22 +186,19 @@ def test_methods_are_compared_at_the_widths_they_share():
 def test_without_two_large_groups_there_is_no_fairness_to_test():
     alone = DIVISION._replace(counted=np.array([True, False, False, False]))
     sampled = sample(outcomes(np.random.default_rng(6)), alone, TRAIN, STUDY.statistics)
-    rows = pooled(assess(sampled, STUDY, {p: BYTES[p.model] for p in POINTS}))
+    rows = pooled(assessed(sampled))
     assert rows.loc["disparity_grows", "missing"] == "needs two groups that are large enough"
     assert rows.loc["minority_pays", "missing"] == "needs two groups that are large enough"
     assert rows.loc["H2", "verdict"] != "not testable"
 
 
-def test_balanced_calibration_is_found_by_its_settings():
-    methods = dict(STUDY.methods)
-    static = methods["ptq"].model_copy(
-        update={"activations": methods["ptq"].activations.model_copy(update={"mode": "static"})}
-    )
-    balanced = static.model_copy(
-        update={"calibration": static.calibration.model_copy(update={"choice": "balanced"})}
-    )
-    study = STUDY.model_copy(update={"methods": {**methods, "qat": balanced, "mpqat": static}})
+@pytest.mark.parametrize("choice", ["balanced", {"kind": "balanced"}])
+def test_balanced_calibration_is_recognized_by_its_settings(choice):
+    ptq = STUDY.methods["ptq"]
+    static = ptq | {"activations": ptq["activations"] | {"mode": "static"}}
+    balanced = static | {"calibration": ptq["calibration"] | {"choice": choice}}
+    methods = {**STUDY.methods, "qat": balanced, "mpqat": static}
+    study = STUDY.model_copy(update={"methods": methods, "mitigations": {}})
     sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)
-    study = study.model_copy(update={"mitigations": {}})
-    rows = pooled(assess(sampled, study, {p: BYTES[p.model] for p in POINTS}))
+    rows = pooled(assessed(sampled, study))
     assert rows.loc["H3", "compared"] == "qat − mpqat"

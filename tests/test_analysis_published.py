@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -5,11 +6,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from quantskew.analysis.published import latex, markdown, published
+from quantskew.analysis.published import published
+from quantskew.analysis.typeset import latex, markdown
 from quantskew.params import load
 from quantskew.quantization.method import Method
 
-STUDY = load(Path(__file__).parents[1] / "params.yaml")
+STUDY = load(Path(__file__).parents[1] / "params.yaml").judged()
 STUDY = STUDY.model_copy(update={"datasets": ("mnist5k",), "bits": (8, 4), "models": ("n_1",)})
 POINTS = [("fp32", 32), ("ptq", 8), ("ptq", 4), ("qat", 8), ("qat", 4), ("mpqat", 4)]
 
@@ -40,14 +42,14 @@ def frames():
             effects.append(place(method, bits, p_holm=0.01, **where, **change))
         if method in ("qat", "mpqat"):
             own = {"attribute": "digit", "bytes": 1000.0 * bits, "training": 1 / 7}
-            for name in ("accuracy", "fvo", "worst_group"):
-                own |= {name: 0.5} | {f"{name}_{part}": x for part, x in change.items()}
-            remedies.append(place(method, bits, **own))
+            for metric in ("overall", "fvo", "worst_group"):
+                remedies.append(place(method, bits, metric=metric, value=0.5, **own, **change))
     claims = pd.DataFrame(
         {
             "dataset": "mnist5k",
-            "hypothesis": ["H2", "H3"],
-            "claim": ["QAT is more accurate.", "Balanced images help."],
+            "claim": ["H2", "H3"],
+            "scale": "share",
+            "text": ["QAT is more accurate.", "Balanced images help."],
             "width": "all",
             "compared": ["qat − ptq", ""],
             "missing": ["", "needs two methods"],
@@ -75,7 +77,7 @@ def frames():
         "frontier": sizes,
         "remedies": remedies,
     }
-    return {**{name: pd.DataFrame(part) for name, part in rows.items()}, "hypotheses": claims}
+    return {**{name: pd.DataFrame(part) for name, part in rows.items()}, "claims": claims}
 
 
 def test_every_kind_of_table_shows_its_methods(frames):
@@ -120,7 +122,7 @@ def test_numbers_are_those_of_the_frames_in_points(frames):
 
 
 def test_intervals_over_seeds_are_students(frames):
-    policy = Method.model_validate({"policy": {"by": "measured"}})
+    policy = Method.model_validate({"policy": "measured"}).model_dump()
     study = STUDY.model_copy(update={"mitigations": {"mpqat": policy}, "seeds": (0, 1, 2)})
     found = published(frames, study)
     rows = found["methods"].set_index(["method", "width"])
@@ -170,3 +172,20 @@ def test_latex_is_escaped_ruled_and_aligned(frames):
     assert "{$<$ 0.001}" in text
     assert "−" not in text
     assert "-0.0" not in text
+
+
+ODD = ["$10%-$20%", "A$#$B", "two\nlines", "a|b", "<script>", "=1+1", "**b**", "_x_", "[a](b)"]
+
+
+def test_odd_names_are_written_as_they_are():
+    rows = pd.DataFrame({"group": ODD, "a|b": 0.5})
+    header, _, *lines = markdown(rows).splitlines()
+    assert header == r"| group | a\|b |"
+    cells = [re.split(r"(?<!\\)\|", line)[1].strip() for line in lines]
+    assert [re.sub(r"\\(.)", r"\1", cell) for cell in cells] == [
+        name.replace("\n", " ") for name in ODD
+    ]
+    assert not any(re.search(r"(?<!\\)[$<*|]", cell) for cell in cells)
+    text = latex(rows, "groups")
+    for name in (r"\$10\%-\$20\%", r"A\$\#\$B", "two lines", "a|b", "<script>", "=1+1", r"\_x\_"):
+        assert f"\n{name} & 0.5" in text

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import joblib
 import matplotlib.figure
 import numpy as np
 import pandas as pd
@@ -28,10 +27,11 @@ from quantskew.data.source import Source
 from quantskew.description import describe
 from quantskew.errors import UserError
 from quantskew.names import Point
+from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method
-from quantskew.quantization.policies import choose_widths
+from quantskew.quantization.policies import allocate_bits
 from quantskew.quantization.ptq import quantize_network
-from quantskew.quantization.settings import Qat, Weights
+from quantskew.quantization.weights import IntegerWeights
 from quantskew.schemas import TABLES
 
 FEW = Statistics(draws=100)
@@ -103,18 +103,17 @@ def by_the_stages(network, test, spec, bits):
     """What the stages' functions say of plain quantization, called one by one."""
     data = inputs.samples(test, network, split="test")
     study = api.audit(network, test, bits=bits, groups=spec, statistics=FEW).study
-    divisions = groupings(data, [spec], Groups())
+    divisions = groupings(data.attributes, [spec], Groups())
     example = torch.tensor(test[0][:2]) / 255
     before = models.logits(network, data.images).numpy()
-    made = quantize_network(network, example, bits=bits, weights=Weights()).network
+    made = quantize_network(network, example, bits=bits, weights=IntegerWeights()).network
     after = models.logits(made, data.images).numpy()
     predicted = {
         Point("data", "Sequential", "fp32", 32): before.argmax(1)[None],
         Point("data", "Sequential", "ptq", bits): after.argmax(1)[None],
     }
-    with joblib.parallel_config("threading"):
-        frames = analyze(Predictions(test[1], before.shape[1], [0], predicted), divisions, study)
-    return frames, describe(after, before, data, divisions)
+    frames = analyze(Predictions(test[1], before.shape[1], [0], predicted), divisions, study)
+    return frames, describe(after, before, test[1], divisions)
 
 
 def test_the_tables_are_those_of_the_stages(network, test, tmp_path):
@@ -232,13 +231,11 @@ def test_float_images_are_taken_as_they_come():
 
 
 def test_a_policy_is_that_of_the_stages(network, train):
-    method = Method.model_validate(
-        {"policy": {"by": "hawq"}, "calibration": {"samples": 64, "by": "ink"}}
-    )
+    method = Method.model_validate({"policy": "hawq", "calibration": {"samples": 64, "by": "ink"}})
     made = api.quantize(network, method=method, bits=4, calibration=train)
     data = inputs.samples(train, network, split="train")
-    seen = api.composing.calibration_set(data, method.calibration, 0)
-    chosen = choose_widths(
+    seen = method.calibration.draw(data, 0)
+    chosen = allocate_bits(
         network, seen.images[:2], seen.images, seen.labels, seen.groups,
         bits=4, weights=method.weights, policy=method.policy,
     )  # fmt: skip
@@ -296,7 +293,7 @@ def test_results_are_written_drawn_and_told(network, test, tmp_path):
 
 def test_a_method_has_a_name_parts_or_a_file(tmp_path):
     path = ROOT / "params.yaml"
-    assert api.named("qat", path).training == "qat"
+    assert api.named("qat", path).training.kind == "qat"
     assert api.named({"training": "qat"}) == Method(training="qat")
     with pytest.raises(UserError, match="did you mean 'mpqat'"):
         api.named("mpqad", path)
@@ -357,7 +354,7 @@ def test_other_mistakes_are_answered(network, train, test, tmp_path):
     with pytest.raises(UserError, match="training images as train"):
         api.quantize(network, method={"training": "qat"})
     with pytest.raises(UserError, match="looks at calibration images"):
-        api.quantize(network, method={"activations": {"mode": "static"}})
+        api.quantize(network, method={"activations": "static"})
     with pytest.raises(UserError, match="recipe"):
         api.quantize(network, method={"recipe": {"sampling": "balanced"}}, train=train)
 

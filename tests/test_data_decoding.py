@@ -30,6 +30,20 @@ def test_the_middle_square_is_taken():
     assert (decode(wide.T.copy(), size=10, channels=1)[0] == wide[:, 10:20].T).all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(10, 30), (40, 12), (12, 40), (20, 20)])
+def test_images_need_not_be_squares(height, width):
+    image = np.zeros((height, width), np.uint8)
+    inner = min(height, width // 2)  # the largest middle part twice as wide as high
+    top, left = (height - inner) // 2, (width - 2 * inner) // 2
+    image[top : top + inner, left : left + 2 * inner] = layouts.pixels(1, inner, 2 * inner)[0]
+    kept = image[top : top + inner, left : left + 2 * inner]
+    found = decode(image, size=(inner, 2 * inner), channels=1)[0]
+    assert (found == kept).all()
+    pixels, _, unusable = decode_all([image], 1, size=(inner, 2 * inner), channels=1)
+    assert not unusable
+    assert (pixels[0, 0] == kept).all()
+
+
 def test_shrinking_averages_instead_of_skipping():
     fine = np.tile(np.array([[0, 255], [255, 0]], np.uint8), (64, 64))
     fine[:64] //= 2

@@ -168,7 +168,7 @@ def test_a_published_split_keeps_its_test_samples_and_loses_their_training_twins
     whole = prepare("made", Source(duplicates="keep", validation="train"), tmp_path)
     assert whole.rows["split"].value_counts().to_dict() == {"train": 14, "test": 6}
     made(["a", "b"] * 10, _twins(), split=["train"] * 20)
-    with pytest.raises(SourceError, match="names no test sample"):
+    with pytest.raises(SourceError, match="published split has no test sample"):
         prepare("made", Source(), tmp_path)
     made(["a", "b"] * 10, _images(20), split=["train", "", "test", None] * 5)
     rejects = prepare("made", Source(max_rejects=0.5), tmp_path).rejects
@@ -199,15 +199,75 @@ def test_a_class_that_is_first_in_one_unit_alone_is_named(tmp_path, made):
     person = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     labels = list("ab" * 2 + "bb" + "aaaa")
     made(labels, _images(10), person=person, together="person")
-    with pytest.raises(SourceError, match="class 'b' has one sample"):
+    rows = prepare("made", Source(), tmp_path).rows
+    assert len(rows.groupby(["split", "label"])) == 4
+    made(
+        list("ab" * 2 + "aaaaaa"), _images(10), person=[0, 0, 0, 0, *range(1, 7)], together="person"
+    )
+    with pytest.raises(SourceError, match="class 'b' has samples of too few person and cannot"):
         prepare("made", Source(), tmp_path)
+
+
+def test_people_whose_images_are_of_every_class_are_divided_among_both_parts(tmp_path, made):
+    person = [f"p{i // 4}" for i in range(60)]
+    for seed in range(5):
+        made(["a", "b"] * 30, _images(60), person=person, together="person")
+        prepared = prepare("made", Source(split_seed=seed), tmp_path)
+        rows = prepared.rows.assign(person=prepared.rows["id"].str[1:].astype(int) // 4)
+        assert rows.groupby("person")["split"].nunique().eq(1).all()
+        assert rows.groupby(["split", "label"]).size().tolist() == [6, 6, 24, 24]
+    assert json.loads(prepared.metadata["split"])["together"] == {
+        "by": "person", "units": 15, "largest": 4
+    }  # fmt: skip
+
+
+def test_repeated_ids_are_counted_and_answered(tmp_path, made, monkeypatch):
+    made(["a", "b"] * 10, _images(20))
+    raw = registry._READERS["made"](None, None)
+    raw.rows["id"] = [f"p{i // 4}" for i in range(18)] + ["x", "y"]
+    with pytest.raises(SourceError, match=r"5 ids stand more than once, 'p0' 4 times.*together"):
+        prepare("made", Source(), tmp_path)
+
+
+def test_what_is_left_out_is_counted_by_group_and_reason(tmp_path, made):
+    images = _images(200)
+    for place in range(3):
+        images[place] = np.zeros((4, 4), np.uint16)  # every image of one site
+    images[10] = images[11] = np.full((8, 8), 9, np.uint8)
+    images[21] = images[20]
+    made(["x", "y"] * 100, images, sex=["c"] * 3 + ["a", "b"] * 98 + ["a"])
+    prepared = prepare("made", Source(max_rejects=0.05, duplicates="drop"), tmp_path)
+    constant, deep = "constant", "pixels are uint16 of shape (4, 4), not uint8 of H×W or H×W×3"
+    assert json.loads(prepared.metadata["left_out"]) == {
+        "kind": {
+            "x": {"of": 100, constant: 1, deep: 2, "same pixels": 1},
+            "y": {"of": 100, constant: 1, deep: 1, "same pixels": 1},
+        },
+        "sex": {
+            "a": {"of": 99, constant: 1, "same pixels": 1},
+            "b": {"of": 98, constant: 1, "same pixels": 1},
+            "c": {"of": 3, deep: 3},
+        },
+    }
+
+
+def test_a_set_of_which_nothing_is_left_says_why(tmp_path, made):
+    made(["a", "b"] * 10, [_images(1)[0]] * 20)
+    with pytest.raises(SourceError, match=r"no sample is left: 0 are .* drop leaves out 20"):
+        prepare("made", Source(duplicates="drop"), tmp_path)
+    made(["a", "b"] * 10, _images(20), split=["val"] * 20)
+    with pytest.raises(SourceError, match="no sample is left: 0 are unusable, 20 are for valid"):
+        prepare("made", Source(), tmp_path)
+    made(["a", "b"] * 10, _images(20), classes=("x", "y"))
+    with pytest.raises(SourceError, match="20 of 20 samples are unusable"):
+        prepare("made", Source(max_rejects=1), tmp_path)
 
 
 def test_what_belongs_together_stays_together(tmp_path, made):
     person = [i // 4 for i in range(40)]
     made(["a"] * 20 + ["b"] * 20, _images(40), person=person, together="person")
     rows = prepare("made", Source(test_fraction=0.4), tmp_path).rows
-    assert "person" not in rows
+    assert "person" in rows  # for units of statistics
     rows["person"] = rows["id"].str[1:].astype(int) // 4
     assert len(rows.groupby(["person", "split"])) == 10
     assert rows["split"].value_counts()["test"] == 16

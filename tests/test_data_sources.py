@@ -191,7 +191,11 @@ def test_utkface_is_read_from_its_names(tmp_path, packed):
     prepared = _made("utkface", layouts.utkface(tmp_path, packed), tmp_path)
     rows = prepared.rows.set_index("id")
     assert len(rows) == 42
-    assert prepared.rejects["id"].tolist() == ["39_1_20170116174525125.jpg.chip.jpg"]
+    rejects = {"39_1_20170116174525125.jpg.chip.jpg": "the name is not age(0-116)_gender(0-1)_race"}
+    if packed:  # a symbolic link out of the archive
+        rejects["1_0_0_20170109170000000.jpg.chip.jpg"] = "cannot be opened: it is not a regular f"
+    reasons = prepared.rejects.set_index("id")["reason"].str[:39]
+    assert reasons.to_dict() == {name: reason[:39] for name, reason in rejects.items()}
     one = rows.loc["26_1_2_2017010917000000017.jpg.chip.jpg"]
     assert one[["label", "age", "gender", "race"]].tolist() == [2, 26, "Female", "Asian"]
     # the twentieth picture that was made, resized: its four blocks of colour in their places
@@ -210,7 +214,7 @@ def test_utkface_is_read_from_its_names(tmp_path, packed):
 def test_a_truncated_archive_is_named(tmp_path):
     path = layouts.utkface(tmp_path, packed=True)
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(SourceError, match=r"UTKFace.tar.gz is not a whole folder, zip or tar"):
+    with pytest.raises(SourceError, match=r"UTKFace.tar.gz cannot be read as a whole folder, zip"):
         _made("utkface", path, tmp_path)
 
 
@@ -220,7 +224,9 @@ def test_a_member_of_an_archive_that_is_not_whole_is_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
-    with pytest.raises(SourceError, match=r"ISIC_2019_Training_Input.zip is not a whole archive"):
+    with pytest.raises(
+        SourceError, match=r"ISIC_2019_Training_Input.zip cannot be read as a whole"
+    ):
         _made("isic2019", tmp_path, tmp_path)
 
 
@@ -342,6 +348,12 @@ def test_fitzpatrick17k_and_its_unknown_types(tmp_path):
     assert json.loads(nine.metadata["classes"]) == ["inflammatory", "malignant melanoma"]
 
     lost = next((tmp_path / "data" / "finalfitz17k").glob("*.jpg"))
+    twice = tmp_path / "thumbs" / lost.name
+    twice.parent.mkdir()
+    twice.write_bytes(layouts.picture(0, 20, 20))
+    with pytest.raises(SourceError, match=f"{lost.name} and thumbs/{lost.name}; keep one of them"):
+        _made("fitzpatrick17k", tmp_path, tmp_path)
+    twice.unlink()
     lost.unlink()
     rejects = _made("fitzpatrick17k", tmp_path, tmp_path).rejects
     assert rejects.to_numpy().tolist() == [
@@ -422,6 +434,39 @@ def test_half_a_download_is_not_the_whole_set(tmp_path):
         _made("utkface", tmp_path, tmp_path)
     layouts.hub(tmp_path / "data" / "train-00001-of-00002.parquet", data)
     assert len(_made("utkface", tmp_path, tmp_path, duplicates="keep").rows) == 40
+
+
+def test_half_of_fairface_under_its_names_on_the_hub_is_not_the_whole(tmp_path):
+    from quantskew.data.sources.faces import FAIRFACE
+
+    columns = {name: [0, 1, 1] for name in FAIRFACE}
+    declared = {name: list(words) for name, words in FAIRFACE.items()}
+    names = [
+        "1.25/train-00000-of-00002-e715178553977907",
+        "1.25/validation-00000-of-00001-09e3e67bb00ab4ec",
+        "1.25/train-00001-of-00002-f38b58e3987f3fbf",
+    ]
+    for start, name in enumerate(names):
+        images = layouts.hub_images(3, 224, 224, start=10 * start)
+        layouts.hub(tmp_path / f"{name}.parquet", {"image": images, **columns}, declared)
+        if name != names[2]:
+            half = "train is not whole: there are 00000 of 00002; get each of the 2 parts once; "
+            with pytest.raises(SourceError, match=half * (name == names[1]) + "no network"):
+                _made("fairface", tmp_path, tmp_path, config="1.25")
+    rows = _made("fairface", tmp_path, tmp_path, config="1.25").rows
+    assert rows["split"].value_counts().to_dict() == {"train": 6, "test": 3}
+
+
+def test_celeba_of_the_hub_without_one_of_its_splits_is_not_the_whole(tmp_path):
+    for start, split in enumerate(("train", "test", "valid")):
+        columns = {"image": layouts.hub_images(4, 218, 178, start=start * 10),
+                   "Smiling": [True, False] * 2}  # fmt: skip
+        with pytest.raises(SourceError, match="no network"):
+            _made("celeba", tmp_path, tmp_path)
+        layouts.hub(
+            tmp_path / "img_align+identity+attr" / f"{split}-00000-of-00001.parquet", columns
+        )
+    assert len(_made("celeba", tmp_path, tmp_path).rows) == 8
 
 
 def test_the_hub_is_read_at_a_commit_only(tmp_path):

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,9 +40,19 @@ def test_a_split_is_stratified_and_tears_no_unit_apart(labels, seed, fraction):
     assert len(pairs) == len(labels)
 
 
-def test_a_class_with_one_unit_cannot_be_split():
-    with pytest.raises(ValueError, match="class 1"):
-        stratified(np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2]), 0.5, 0)
+def test_a_class_of_one_unit_is_all_in_training():
+    test = stratified(np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2]), 0.5, 0)
+    assert test[:2].sum() == 1
+    assert not test[2:].any()
+
+
+def test_units_of_several_classes_count_for_their_rarest_where_a_class_would_have_none():
+    labels = np.array([0, 1, 0, 1, 0, 2, 0, 2, 0, 0])
+    units = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 5])
+    for seed in range(20):
+        test = stratified(labels, units, 0.5, seed)
+        for label in range(3):
+            assert 0 < test[labels == label].sum() < (labels == label).sum()
 
 
 def test_units_link_through_others():

@@ -13,9 +13,11 @@ from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.deployment import onnx_files, shipping
 from quantskew.deployment.onnx_files import FileError, OnnxNetwork
-from quantskew.quantization.settings import Calibration
+from quantskew.quantization.calibration import BalancedChoice, Calibration
+from quantskew.subject import Subject
 from quantskew.training.baseline import train
-from quantskew.training.settings import Recipe, Training
+from quantskew.training.recipe import Recipe
+from quantskew.training.training import Training
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
     prepare("digits", Source(), folder).write(folder / "samples.parquet")
     train(
-        folder, samples=folder / "samples.parquet", model="resnet18_quarter", architecture=None,
+        folder, subject=Subject(samples=folder / "samples.parquet", model="resnet18_quarter"),
         seed=0, training=Training(epochs=3), recipe=Recipe(),
     )  # fmt: skip
     return folder
@@ -31,9 +33,10 @@ def digits(tmp_path_factory):
 
 def shipped(digits, folder, calibration, ranges="minmax"):
     folder.mkdir()
+    weights = digits / "network.safetensors"
+    subject = Subject(samples=digits / "samples.parquet", model="resnet18_quarter", weights=weights)
     shipping.ship(
-        folder, samples=digits / "samples.parquet", base=digits / "network.safetensors",
-        model="resnet18_quarter", architecture=None, seed=0, calibration=calibration,
+        folder, subject=subject, seed=0, calibration=calibration,
         bins={}, ranges=ranges, reduce_range=True, notes={"dataset": "digits"},
     )  # fmt: skip
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -73,7 +76,7 @@ def test_other_ranges_take_any_number_of_images(digits, tmp_path, ranges):
 
 def test_a_balanced_calibration_set_gives_another_file(digits, tmp_path):
     some = shipped(digits, tmp_path / "a", Calibration(samples=40))
-    balanced = shipped(digits, tmp_path / "b", Calibration(samples=40, choice="balanced"))
+    balanced = shipped(digits, tmp_path / "b", Calibration(samples=40, choice=BalancedChoice()))
     assert some["network.onnx"] != balanced["network.onnx"]
     assert b'"9": 4' in balanced["facts.json"]
 

@@ -12,8 +12,7 @@ from quantskew import models
 from quantskew.impact import curvature, damage, gradients
 from quantskew.impact.hessian import GroupLoss
 from quantskew.impact.spectrum import eigenvalue_error, largest_eigenvalue, trace
-from quantskew.quantization.activations import quantize_activations
-from quantskew.quantization.settings import Activations
+from quantskew.quantization.activations import Activations
 
 
 @pytest.fixture(autouse=True)
@@ -130,11 +129,10 @@ def test_the_error_of_the_eigenvalue_follows_a_jackknife(small):
     assert error == pytest.approx(jackknife, rel=0.25)
 
 
-@pytest.mark.parametrize("mode", ["none", "static", "dynamic"])
-def test_per_sample_gradients_are_those_of_a_loop(small, mode):
+@pytest.mark.parametrize("kind", Activations.kinds.values())
+def test_per_sample_gradients_are_those_of_a_loop(small, kind):
     network, images, labels, _, slope = small
-    if mode != "none":
-        quantize_activations(network, Activations(mode=mode, bits=5), images=images)
+    kind().quantize(network, images)
     rows = torch.stack(
         [
             gradients.mean_gradient(network, images[i : i + 1], labels[i : i + 1])

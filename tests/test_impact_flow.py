@@ -1,6 +1,6 @@
 """The impact flow from stored tables: the loss surface of a variant, its views and its claims."""
 
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pandas as pd
@@ -10,28 +10,37 @@ from scipy import stats
 from torch.nn import functional
 
 from quantskew import methods, models
-from quantskew.analysis import claims, figures, flow
-from quantskew.data.groups import Groups
+from quantskew.analysis.attribution import surveyed
+from quantskew.analysis.claims import Evidence, Ranks, Trend, judge
+from quantskew.analysis.figures import FIGURES
+from quantskew.analysis.figures.drawing import HeatMap, Points
+from quantskew.analysis.hypotheses import CLAIMS
+from quantskew.analysis.sampled import sample
+from quantskew.data.groups import Grouping, Groups
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.description import bounded
-from quantskew.evaluation import evaluate, layer_damage
+from quantskew.evaluation import layer_damage
 from quantskew.evaluation.loss_surface import survey
+from quantskew.evaluation.run import evaluate
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
+from quantskew.names import Point
 from quantskew.params import parse
 from quantskew.quantization import packing
+from quantskew.quantization.fitting import Qat
 from quantskew.quantization.layers import fold_batch_norm, quantizable
 from quantskew.quantization.method import Method
 from quantskew.quantization.ptq import quantize_network
-from quantskew.quantization.settings import Qat, Weights
+from quantskew.quantization.weights import Float16, IntegerWeights
 from quantskew.schemas import TABLES, VARIANT
 from quantskew.sections import ParamsError
-from quantskew.training.settings import Training
+from quantskew.subject import Subject
+from quantskew.training.training import Training
 
 MODEL = "resnet18_quarter"
-STUDY = parse(
+PARAMS = parse(
     {
         "datasets": ["d"],
         "models": ["m"],
@@ -41,92 +50,133 @@ STUDY = parse(
         "methods": {"ptq": {}},
     }
 )
+STUDY = PARAMS.judged()
+FLOW = {name: claim for name, claim in CLAIMS.items() if claim.family == "impact flow"}
 
 
-def made(sign: float, groups: int = 8) -> tuple[pd.DataFrame, pd.DataFrame]:
+def made(sign: float, groups: int = 8, seeds: int = 1) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables in which norms fall with size, and eigenvalues go with accuracy by a sign."""
     rows = [
         {
-            "dataset": "d", "model": "m", "seed": 0, "method": "fp32" if bits == 32 else "ptq",
-            "bits": bits, "attribute": "label", "group": f"g{g}", "n": 50,
+            "dataset": "d", "model": "m", "seed": seed, "method": "fp32" if bits == 32 else "ptq",
+            "bits": bits, "attribute": "label", "group": f"g{g}", "n": 50, "counted": True,
             "n_train": 10 + g, "sampled": 12,
             "gradient_plain": 9.0 - g, "gradient_equal_n": 3.0, "accuracy": 0.5 + g / 100,
             "gradient_unbiased_square_error": 4.0, "largest_eigenvalue_error": 2.0,
             "top_probability": 0.9, "largest_eigenvalue": 50 + sign * g - bits,
             "logit_variance": bits + g, "cosine_distance": 1 / bits,
         }
+        for seed in range(seeds)
         for bits in (32, 8, 4, 2)
         for g in range(groups)
     ]  # fmt: skip
     table = pd.DataFrame(rows)
-    surveyed = ("n_train", "sampled", "gradient_", "largest_")
-    own = [name for name in table if name.startswith(surveyed)]
-    return table.drop(columns=["accuracy", "top_probability"]), table.drop(columns=own)
+    own = [c for c in table if c.startswith(("n_train", "sampled", "gradient_", "largest_"))]
+    known = ["accuracy", "top_probability", "counted"]
+    return table.drop(columns=known), table.drop(columns=own)
 
 
-def verdicts(sign: float) -> pd.DataFrame:
-    curvature, groups = made(sign)
-    found = claims.assess(flow.surfaces(curvature, groups), groups, STUDY)
-    assert set(found) == set(TABLES["claims"].schema.names)
-    return found.set_index(["claim", "width"])["verdict"]
+def judged(curvature: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
+    """Claims about the impact flow, which need no answers of the networks."""
+    codes = np.array([0, 1])
+    division = Grouping("label", codes, ["a", "b"], np.array([True, True]))
+    answers = {Point("d", "m", "fp32", 32): np.ones((1, 2), bool)}
+    sampled = sample(answers, division, np.array([1, 1]), STUDY.statistics)
+    table = judge(Evidence(STUDY, sampled, {}, surveyed(groups, curvature, STUDY)), FLOW)
+    assert set(table) == set(TABLES["claims"].schema.names)
+    return table.set_index(["claim", "width"])
 
 
-def test_claims_hold_fail_or_stay_open():
-    found = verdicts(-1)
-    assert (found["a smaller group has a larger gradient norm"] == "holds").all()
-    assert (found["the same at equal n"] == "undecided").all()
-    assert (found["less accuracy goes with a larger eigenvalue"] == "holds").all()
-    assert found["the variance of logits falls with the width", "all"] == "holds"
-    assert found["the eigenvalue grows as the width falls", "all"] == "holds"
-    assert (found["gradient norm and eigenvalue rise together"] == "holds").all()
-    other = verdicts(1)["less accuracy goes with a larger eigenvalue"]
-    assert (other == "does not hold").all()
+def test_claims_are_supported_refuted_or_left_undecided():
+    table = judged(*made(-1))
+    found = table["verdict"]
+    assert (found["gradient_by_size"] == "supported").all()
+    assert (found["eigenvalue_by_accuracy"] == "supported").all()
+    assert (found["eigenvalue_by_gradient"] == "supported").all()
+    assert (found["gradient_by_size_at_equal_n"] == "not testable").all()
+    assert (
+        table.loc["gradient_by_size_at_equal_n", "missing"]
+        .eq("needs groups that differ in gradient_equal_n")
+        .all()
+    )
+    assert (judged(*made(1))["verdict"]["eigenvalue_by_accuracy"] == "refuted").all()
+    curvature, groups = made(-1)
+    curvature["largest_eigenvalue"] = np.tile([3, 7, 1, 8, 2, 6, 5, 4], 4)
+    assert (judged(curvature, groups)["verdict"]["eigenvalue_by_accuracy"] == "undecided").all()
 
 
 def test_five_groups_cannot_decide_a_claim_at_one_width():
-    curvature, groups = made(-1, groups=5)
-    found = claims.assess(flow.surfaces(curvature, groups), groups, STUDY)
-    at_one = found[found["width"] != "all"].set_index("claim")
-    rho = at_one.loc["less accuracy goes with a larger eigenvalue", "spearman"]
-    assert rho.to_numpy() == pytest.approx(-1)
-    assert (at_one["verdict"] == "undecided").all()
+    table = judged(*made(-1, groups=5)).loc["eigenvalue_by_accuracy"]
+    assert table["estimate"].to_numpy() == pytest.approx(-1)
+    assert (table["verdict"] == "not testable").all()
+    # three claims at four widths: 2 · 12 / 6! ≤ 0.05 < 2 · 12 / 5!
+    assert table["missing"].str.startswith("needs 6 groups, has 5").all()
+    assert table["p_holm"].isna().all()
+
+
+def test_a_trend_over_widths_is_decided_by_networks_not_by_their_groups():
+    one = judged(*made(-1, groups=40)).loc["logit_variance_falls"].loc["all"]
+    assert one["verdict"] == "not testable"
+    assert one["missing"] == "needs two networks at least: more seeds"
+    few = judged(*made(-1, seeds=5)).loc["logit_variance_falls"].loc["all"]
+    assert few["estimate"] == pytest.approx(1)
+    assert few["missing"].startswith("needs 7 networks, has 5")  # 2 · 2 / 2⁷ ≤ 0.05 < 2 · 2 / 2⁶
+    many = judged(*made(-1, seeds=7)).loc[["logit_variance_falls", "eigenvalue_grows"]]
+    assert (many["verdict"] == "supported").all()
+    assert many["p_value"].to_numpy() == pytest.approx(2 / 2**7)
+    assert (many["units"] == 7).all()
+
+
+def test_noise_that_groups_of_a_network_share_decides_no_trend():
+    """Each network drifts up or down at random, all its groups alike."""
+    rng = np.random.default_rng(0)
+
+    def p_value() -> float:
+        curvature, groups = made(-1, groups=6, seeds=8)
+        drift = rng.normal(size=(8, 4)).cumsum(axis=1)
+        network = groups["seed"].to_numpy(), groups["bits"].map({32: 0, 8: 1, 4: 2, 2: 3})
+        groups["logit_variance"] = drift[network] + 0.1 * rng.normal(size=len(groups))
+        return judged(curvature, groups).loc["logit_variance_falls"].loc["all", "p_value"]
+
+    wrong = sum(p_value() <= 0.05 for _ in range(60))
+    assert wrong <= 8  # of 60 at a chance of 0.05; more has chance below 0.01
+
+
+def test_exchanging_signs_counts_all_of_them():
+    values = np.array([0.9, 0.2, -0.4, 1.0, 0.6, 0.8])
+    tested = Trend(values, "").tested(alpha=0.05)
+    sums = [np.dot(signs, values) for signs in product([1, -1], repeat=6)]
+    assert tested["p_value"] == pytest.approx(np.mean(np.abs(sums) >= values.sum() - 1e-9))
+    assert tested["estimate"] == pytest.approx(values.mean())
 
 
 def test_spearman_counts_all_orders():
     x, y = pd.Series([1.0, 5, 2, 8, 3]), pd.Series([2.0, 4, 9, 7, 1])
-    rho, p = claims.spearman(x, y)
-    assert rho == pytest.approx(stats.spearmanr(x, y).statistic)
+    tested = Ranks(x, y, "").tested(alpha=0.05)
+    rho = stats.spearmanr(x, y).statistic
+    assert tested["estimate"] == pytest.approx(rho)
     every = [stats.spearmanr(x, order).statistic for order in permutations(y)]
     tails = [np.mean(np.array(every) >= rho - 1e-9), np.mean(np.array(every) <= rho + 1e-9)]
-    assert p == pytest.approx(2 * min(tails))
-
-
-def test_a_trend_and_its_mirror_are_as_sure():
-    table = np.random.default_rng(0).normal(size=(6, 4)) + np.arange(4)
-    (up, p_up), (down, p_down) = claims.trend(table), claims.trend(table[:, ::-1])
-    assert up == pytest.approx(-down)
-    assert p_up == pytest.approx(p_down)
-    assert p_up == pytest.approx(2 * stats.page_trend_test(table).pvalue)
-    assert np.isnan(claims.trend(table[:, :2])).all()
+    assert tested["p_value"] == pytest.approx(2 * min(tails))
 
 
 def test_views_keep_the_numbers_and_can_be_drawn():
     curvature, groups = made(-1)
-    heat = flow.eigenvalues(curvature, STUDY)
+    heat = FIGURES["eigenvalues"].select(STUDY, curvature)
     assert list(heat["x"].unique()) == ["fp32", "int8", "int4", "int2"]
     cell = heat[(heat["x"] == "int4") & (heat["y"] == "g2, n=50")].set_index("drawing")["value"]
     assert cell["largest eigenvalue"] == 50 - 2 - 4
-    assert "44" in figures.svg(figures.heatmap, heat)
-    norms = flow.gradient_norms(flow.surfaces(curvature, groups), STUDY)
+    assert "44" in HeatMap().svg(heat)
+    norms = FIGURES["gradient_norms"].select(STUDY, curvature, groups)
     assert set(norms["series"]) == {"int4"}
     first = norms[(norms["group"] == "g1") & (norms["drawing"] == "norm against accuracy")]
     assert first[["x", "y"]].to_numpy().tolist() == [[0.51, 8.0]]
     # a square that is off by 4 is of a norm of 8 that is off by a quarter
     assert (first["high"] - first["y"]).item() == pytest.approx(2.201 * 0.25, rel=1e-3)
     assert norms.loc[norms["drawing"].str.startswith("at equal n"), "low"].isna().all()
-    steep = flow.steepness(flow.surfaces(curvature, groups), STUDY)
+    steep = FIGURES["steepness"].select(STUDY, curvature, groups)
     assert (steep["y"] - steep["low"]).to_numpy() == pytest.approx(2.201 * 2, rel=1e-3)
-    assert "g7" in figures.svg(figures.points(), norms)
+    assert "g7" in Points().svg(norms)
 
 
 def test_layer_bits_show_methods_that_mix_widths_beside_plain():
@@ -147,13 +197,13 @@ def test_layer_bits_show_methods_that_mix_widths_beside_plain():
         for (method, bits), values in widths.items()
         for layer, width in zip(["b.10", "b.9", "a", "all"], [*values, bits], strict=True)
     )  # fmt: skip
-    rows = flow.layer_bits(layers, STUDY)
+    rows = FIGURES["layer_bits"].select(STUDY, layers)
     assert rows["drawing"].unique().tolist() == ["int4"]
     table = rows.pivot(index="y", columns="x", values="value").loc[rows["y"].unique()]
     assert table.index.tolist() == ["a", "b.9", "b.10"]
     assert table.to_dict("list") == {"policy": [8, 2.5, 4], "ptq": [4, 4, 4]}
-    figures.svg(figures.heatmap, rows)
-    plain = flow.layer_bits(layers[layers["method"] != "policy"], STUDY)
+    HeatMap().svg(rows)
+    plain = FIGURES["layer_bits"].select(STUDY, layers[layers["method"] != "policy"])
     assert plain["x"].unique().tolist() == ["ptq"]
     assert plain["drawing"].unique().tolist() == ["int8", "int4"]
 
@@ -166,13 +216,13 @@ def test_distributions_are_shares():
     boundaries = pd.DataFrame(
         {"seed": 0, "group": ["a", "b"], "low": 0.0, "high": 0.5, "count": [2, 2], **common}
     )
-    rows = flow.distributions(weights, boundaries, STUDY)
+    rows = FIGURES["distributions"].select(STUDY, weights, boundaries)
     assert rows[rows["drawing"] == "weight"]["y"].tolist() == [0.75, 0.25]
     assert rows[rows["drawing"] != "weight"][["x", "y"]].to_numpy().tolist() == [[0.25, 1.0]]
 
 
 def test_only_methods_of_the_study_can_be_surveyed():
-    given = STUDY.model_dump(mode="json") | {"curvature": {"methods": ["ptk"]}}
+    given = PARAMS.model_dump(mode="json") | {"curvature": {"methods": ["ptk"]}}
     with pytest.raises(ParamsError, match=r"curvature.methods: 'ptk' .*did you mean 'ptq'"):
         parse(given)
 
@@ -187,22 +237,26 @@ def surfaces(tmp_path_factory):
     torch.manual_seed(0)
     base = folder / "base.safetensors"
     models.save_weights(models.build_for(data, MODEL, None), base)
-    common = {"samples": samples, "model": MODEL, "architecture": None}
+    original = Subject(samples=samples, model=MODEL, weights=base)
     variant = folder / "variant"
     variant.mkdir()
     methods.quantize(
-        variant, base=base, baseline_history=base, seed=0, method=Method(), bits=4,
-        training=Training(), qat_settings=Qat(), **common,
+        variant, subject=original, baseline_history=base, seed=0, method=Method(), bits=4,
+        training=Training(), qat_settings=Qat(),
     )  # fmt: skip
     file = variant / "network.safetensors"
     rows = []
-    for bits, path, origin in ((32, base, None), (4, file, base)):
+    for subject, origin in ((original, None), (original.at(file, 4), base)):
         survey(
-            folder, file=path, base=origin, bits=bits, attribute="slant", groups=Groups(), size=8,
-            probes=1, errors=True, **common,
+            folder, subject=subject, base=origin, attribute="slant", groups=Groups(), size=8,
+            probes=1, errors=True,
         )  # fmt: skip
         rows.append(pd.read_parquet(folder / "curvature.parquet"))
     return data, base, file, rows
+
+
+def subject(base):
+    return Subject(samples=base.parent / "samples.parquet", model=MODEL, weights=base)
 
 
 def test_logits_that_are_no_numbers_are_told_with_their_file(surfaces, tmp_path):
@@ -214,8 +268,8 @@ def test_logits_that_are_no_numbers_are_told_with_their_file(surfaces, tmp_path)
         models.ModelError, match=r"broken.safetensors: .* NaN or infinite for \d+ of"
     ):
         evaluate(
-            tmp_path, samples=base.parent / "samples.parquet", file=tmp_path / "broken.safetensors",
-            base=base, model=MODEL, architecture=None, bits=32, folds=True,
+            tmp_path, subject=subject(base).at(tmp_path / "broken.safetensors"), base=base,
+            folds=True,
         )  # fmt: skip
 
 
@@ -227,12 +281,11 @@ def test_histograms_of_a_network_have_one_set_of_edges_where_all_are_folded(
     half = tmp_path / "half.safetensors"
     network = models.build_for(data, MODEL, None, base)
     packing.save(half, quantize_network(network, data.test.images[:1] / 255, bits=16,
-                                        weights=Weights(format="float16")))  # fmt: skip
+                                        weights=Float16()))  # fmt: skip
     edges, counts = [], []
     for path, bits in ((base, 32), (half, 16), (file, 4)):
         evaluate(
-            tmp_path, samples=base.parent / "samples.parquet", file=path, base=base, model=MODEL,
-            architecture=None, bits=bits, folds=folds,
+            tmp_path, subject=subject(base).at(path, bits), base=base, folds=folds,
         )  # fmt: skip
         rows = pd.read_parquet(tmp_path / "weight_histograms.parquet")
         edges.append(rows[["low", "high"]].to_numpy().tolist())
@@ -284,8 +337,8 @@ def test_a_survey_is_of_the_folded_network(surfaces):
 def test_one_layer_alone_is_quantized(surfaces, tmp_path):
     data, base, *_ = surfaces
     layer_damage.survey(
-        tmp_path, samples=base.parent / "samples.parquet", file=base, model=MODEL,
-        architecture=None, bits=3, weights=Weights(), attribute="slant", groups=Groups(), size=999,
+        tmp_path, subject=subject(base), bits=3, weights=IntegerWeights(), attribute="slant",
+        groups=Groups(), size=999,
     )  # fmt: skip
     rows = pd.read_parquet(tmp_path / "layer_damage.parquet")
     assert set(rows) | set(VARIANT) == set(TABLES["layer_damage"].schema.names)
@@ -295,7 +348,7 @@ def test_one_layer_alone_is_quantized(surfaces, tmp_path):
     assert rows.sort_values("position")["layer"].unique().tolist() == names
     row = rows[rows["layer"] == names[3]].iloc[1]
     widths = dict.fromkeys(names, 32) | {names[3]: 3}
-    made = quantize_network(network, images[:2], bits=3, weights=Weights(), widths=widths)
+    made = quantize_network(network, images[:2], bits=3, weights=IntegerWeights(), widths=widths)
     mine = torch.as_tensor([slant == row["group"] for slant in data.test.attributes["slant"]])
     with torch.no_grad():
         losses = [

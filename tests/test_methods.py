@@ -9,10 +9,12 @@ from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.quantization import packing
+from quantskew.quantization.fitting import Dampen, Freeze, Qat
 from quantskew.quantization.method import Method
-from quantskew.quantization.settings import Qat
+from quantskew.subject import Subject
 from quantskew.training.baseline import train
-from quantskew.training.settings import Recipe, Training
+from quantskew.training.recipe import Recipe
+from quantskew.training.training import Training
 
 MODEL = "resnet18_quarter"
 TRAINING = Training(epochs=3, batch_size=64)
@@ -23,7 +25,7 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     prepare("digits", Source(imbalance="paper"), folder).write(folder / "samples.parquet")
     train(
-        folder, samples=folder / "samples.parquet", model=MODEL, architecture=None, seed=0,
+        folder, subject=Subject(samples=folder / "samples.parquet", model=MODEL), seed=0,
         training=TRAINING, recipe=Recipe(),
     )  # fmt: skip
     return folder
@@ -37,11 +39,10 @@ def apply(base, tmp_path):
         folder.mkdir()
         methods.quantize(
             folder,
-            samples=base / "samples.parquet",
-            base=base / "network.safetensors",
+            subject=Subject(
+                samples=base / "samples.parquet", model=MODEL, weights=base / "network.safetensors"
+            ),
             baseline_history=base / "history.safetensors",
-            model=MODEL,
-            architecture=None,
             seed=0,
             method=Method.model_validate(parts),
             bits=bits,
@@ -79,12 +80,12 @@ def test_first_and_last_layer_may_be_wider(apply):
         {"weights": {"fold_bn": False, "quantize_norms": True}},
         {"weights": {"quantize_biases": True}},
         {"weights": {"rounding": "gptq"}},
-        {"weights": {"rounding": "adaround", "adaround_steps": 5}},
+        {"weights": {"rounding": {"kind": "adaround", "steps": 5}}},
         {"weights": {"bias_correction": "weights"}},
-        {"activations": {"mode": "static", "bits": 4}},
-        {"activations": {"mode": "dynamic", "bits": 4}},
+        {"activations": {"kind": "static", "bits": 4}},
+        {"activations": {"kind": "dynamic", "bits": 4}},
         {"training": "qat"},
-        {"training": "qat", "activations": {"mode": "static", "bits": 4}},
+        {"training": "qat", "activations": {"kind": "static", "bits": 4}},
     ],
     ids=str,
 )
@@ -98,11 +99,11 @@ def test_each_part_changes_what_the_network_answers(apply, parts):
 @pytest.mark.parametrize(
     "policy",
     [
-        {"by": "measured"},
-        {"by": "measured", "objective": "worst_group"},
-        {"by": "importance"},
-        {"by": "importance", "unit": "channel"},
-        {"by": "importance", "unit": "channel", "keep": 0.05, "kept_bits": 32},
+        "measured",
+        {"kind": "measured", "objective": "worst_group"},
+        "importance",
+        {"kind": "importance", "unit": "channel"},
+        {"kind": "importance", "unit": {"kind": "salient_channel", "share": 0.05, "bits": 32}},
     ],
     ids=str,
 )
@@ -117,7 +118,7 @@ def test_a_policy_shares_the_bits_unevenly_within_the_size(apply, policy):
 
 
 def test_a_balanced_calibration_set_is_balanced_and_recorded(apply):
-    static = {"mode": "static", "bits": 4}
+    static = {"kind": "static", "bits": 4}
     _, notes, random = apply(activations=static, calibration={"samples": 100})
     _, balanced, other = apply(
         activations=static, calibration={"samples": 100, "choice": "balanced"}
@@ -131,10 +132,8 @@ def test_a_balanced_calibration_set_is_balanced_and_recorded(apply):
 
 
 def test_dampening_and_freezing_act_during_qat(apply):
-    strong = Qat(epochs=1, dampening=1000.0, freezing=(0.0, 0.0))
-    results = [
-        apply(training="qat", oscillations=o, qat=strong)[2] for o in ("as_is", "dampen", "freeze")
-    ]
+    dampen, freeze = Dampen(strength=1000.0), Freeze(threshold=(0.0, 0.0))
+    results = [apply(training="qat", oscillations=o)[2] for o in ("as_is", dampen, freeze)]
     assert not torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
 
@@ -149,9 +148,9 @@ def test_batch_norms_may_be_estimated_anew_after_qat(apply):
     "recipe",
     [
         {"sampling": "balanced", "loss": "weighted"},
-        {"sampling": "grown", "by": "slant", "augmentation": "mixup"},
-        {"loss": "group_dro", "by": "slant*stroke"},
-        {"loss": "constrained", "by": "stroke", "tolerance": 0, "during": "qat"},
+        {"sampling": {"kind": "oversample", "by": "slant"}, "augmentation": "mixup"},
+        {"loss": {"kind": "group_dro", "by": "slant*stroke"}},
+        {"loss": {"kind": "constrained", "by": "stroke", "tolerance": 0}, "during": "qat"},
     ],
     ids=str,
 )
@@ -163,7 +162,7 @@ def test_the_recipe_of_a_method_is_that_of_its_qat(apply, recipe):
 
 OWN = """
 from quantskew import models
-from quantskew.quantization.settings import Weights
+from quantskew.quantization.weights import IntegerWeights
 from quantskew.quantization.ptq import quantize_network
 
 
@@ -174,13 +173,13 @@ def halve(network, **given):
 
 
 def finish(network, *, example, bits, train, seed):
-    weights = Weights(granularity="channel")
+    weights = IntegerWeights(granularity="channel")
     return quantize_network(network, example, bits=bits + len(train.classes) - 10, weights=weights)
 
 
 def calibrated(network, *, example, bits, train, seed):
     images = models.as_input(train.images[:20], models.CPU)
-    weights = Weights(rounding="gptq")
+    weights = IntegerWeights(rounding="gptq")
     return quantize_network(network, example, bits=bits, weights=weights, calibration=images)
 
 

@@ -23,12 +23,13 @@ from quantskew.impact.gradients import NoDerivativeError
 from quantskew.impact.hessian import GroupLoss
 from quantskew.models import ModelError
 from quantskew.quantization import equalization, layers, packing, selfcheck
+from quantskew.quantization.fitting import Qat
 from quantskew.quantization.layers import LayerError, fold, fold_batch_norm, left_out, quantizable
 from quantskew.quantization.method import Method
-from quantskew.quantization.settings import Qat, Weights
+from quantskew.quantization.weights import IntegerWeights
 from quantskew.sections import ParamsError
 from quantskew.subject import Architecture
-from quantskew.training.settings import Training
+from quantskew.training.training import Training
 
 SIDE = 8
 
@@ -356,7 +357,7 @@ def quantize_channels(network, widths):
     from quantskew.quantization.ptq import quantize_network
 
     return quantize_network(
-        network, torch.rand(2, 4), bits=4, weights=Weights(), widths={"0": widths}
+        network, torch.rand(2, 4), bits=4, weights=IntegerWeights(), widths={"0": widths}
     )
 
 
@@ -502,7 +503,7 @@ import torch
 from torch import nn
 from quantskew import models
 from quantskew.training.loop import fit
-from quantskew.training.settings import Training
+from quantskew.training.training import Training
 
 torch.set_num_threads(1)
 network = nn.Sequential(

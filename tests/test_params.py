@@ -7,7 +7,8 @@ from quantskew.errors import close_names
 from quantskew.params import load, parse
 from quantskew.quantization.method import Method
 from quantskew.sections import ParamsError
-from quantskew.training.settings import Recipe
+from quantskew.training.losses import Constrained
+from quantskew.training.recipe import Recipe
 from quantskew.variants import widths
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,10 @@ def recipe(**parts):
     return mine(recipe=parts)
 
 
+def loss(kind, **settings):
+    return recipe(loss={"kind": kind, **settings})
+
+
 def weights(**parts):
     return mine(weights=parts)
 
@@ -40,15 +45,16 @@ def qat(**parts):
     return mine(training="qat", **parts)
 
 
-def own(**weights):
-    """A network that is not trained here; with weights, under a remedy that acts in QAT alone."""
-    made = {"models": "mine", "architectures": {"mine": {"factory": "a:b", "checkpoint": "w"}}}
-    remedy = {"training": "qat", "recipe": {"loss": "weighted", "during": "qat", **weights}}
-    return made | ({"mitigations": {"mine": remedy}} if weights else {})
+def own(loss=None):
+    """A network that is not trained here; with a loss, under a remedy that acts in QAT alone."""
+    network = {"models": ["mine"], "architectures": {"mine": {"factory": "a:b", "checkpoint": "w"}}}
+    remedy = {"training": "qat", "recipe": {"loss": loss, "during": "qat"}}
+    return network | ({"mitigations": {"mine": remedy}} if loss else {})
 
 
 def test_a_checkpoint_goes_with_remedies_that_act_in_qat():
-    study = parse(given(**own(class_weights=[1, 2]), deploy={"networks": "fp32"}))
+    loss = {"kind": "weighted", "class_weights": [1, 2]}
+    study = parse(given(**own(loss), deploy={"networks": ["fp32"]}))
     assert study.mitigations["mine"].base_recipe() == Recipe()
 
 
@@ -63,12 +69,15 @@ def test_the_default_is_legal():
     assert study.mitigations["fair_qat"].recipe == study.mitigations["uo_wcr"].recipe
 
 
-def test_the_remedies_of_the_comments_are_legal():
+@pytest.mark.parametrize("section", ["methods", "mitigations"])
+def test_the_methods_of_the_comments_are_legal(section):
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    example = text.partition("# For instance:\n")[2].partition("mitigations:")[0]
-    mitigations = yaml.safe_load(example.replace("#", ""))
-    assert len(mitigations) == 3
-    assert set(parse(given(mitigations=mitigations)).mitigations) == set(mitigations)
+    above = text.partition(f"\n{section}:")[0]
+    example = above.rpartition("# For instance:\n")[2]
+    examples = yaml.safe_load(example.replace("#", ""))
+    assert len(examples) == 3
+    study = parse(given(mitigations=examples, groups={"by": {"mnist5k": ["digit"]}}))
+    assert set(study.mitigations) == set(examples)
 
 
 def test_bits_may_be_one_number():
@@ -102,58 +111,105 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         ({"training__lr": float("nan")}, ["training.lr", "nan"]),
         ({"training__epoch": 3}, ["training.epoch", "unknown key", "did you mean 'epochs'"]),
         ({"methods__ptq__weights": {"range": "mimmax"}}, ["methods.ptq.weights.range", "'minmax'"]),
-        ({"methods__ptq__weights": {"rang": "mse"}}, ["methods.ptq.weights.rang", "'range'"]),
         ({"methods__my/method": {}}, ["'my/method'", "file name"]),
         ({"methods__fp32": {}}, ["fp32 is the name of the networks before any method"]),
         ({"training__batch_size": 1}, ["training.batch_size", "greater than or equal to 2"]),
         (own(), ["architectures.mine.checkpoint", "nothing is trained there, but uo_wcr has"]),
-        (own(class_weights=None), ["architectures.mine.checkpoint", "give mine recipe.class_we"]),
+        (own("weighted"), ["architectures.mine.checkpoint", "give mine recipe.loss.class_weights"]),
         ({"mitigations__ptq": {}}, ["ptq", "in methods and in mitigations"]),
         ({"datasets": ["minst5k"]}, ["minst5k", "sources", "did you mean 'mnist5k'"]),
         ({"statistics__alpha": 0.7}, ["statistics.alpha", "0.7"]),
         ({"targets": {"worst_group_loss": 2}}, ["targets.worst_group_loss", "2"]),
         ({"targets": {"size": 2}}, ["targets.size", "unknown key"]),
-        ({"deploy": {"networks": "fair_qat"}}, ["deploy.networks", "there are fp32, uo_wcr"]),
+        ({"deploy": {"networks": ["fair_qat"]}}, ["deploy.networks", "there are fp32, uo_wcr"]),
         ({"groups__bins": {"age": [40, 20]}}, ["groups.bins", "rising"]),
         ({"methods__ptq__oscillations": "dampen"}, ["methods.ptq", "training: qat"]),
         ({"methods__ptq__calibration": {"choice": "balanced"}}, ["calibration changes nothing"]),
-        ({"methods__ptq__recipe": {"class_weights": [1, 2]}}, ["recipe", "weighted"]),
-        (recipe(loss="weighted", class_weights=[0, 0]), ["one at least must be above 0"]),
-        (recipe(loss="weighted", step_size=1), ["step_size acts with loss: group_dro"]),
-        (recipe(loss="group_dro", tolerance=0.1), ["tolerance acts with loss: constrained"]),
-        (recipe(loss="weighted", by="race"), ["by acts with sampling: balanced or grown"]),
-        (recipe(augmentation="mixip"), ["augmentation.kind", "did you mean 'mixup'"]),
-        (recipe(augmentation={"kind": "mixup", "flip": True}), ["flip acts with kind: geometric"]),
-        (recipe(augmentation={"kind": "erasing", "sides": [0.4, 0.1]}), ["the least share"]),
+        (
+            {"methods__ptq__recipe": {"class_weights": [1, 2]}},
+            ["recipe.class_weights", "unknown key"],
+        ),
+        ({"training__momentum": 0.5}, ["training.momentum", "unknown key"]),
+        (
+            {"training__optimizer": {"kind": "adamw", "momentum": 0.5}},
+            ["training.optimizer.momentum"],
+        ),
+        (
+            {"training__optimizer": {"kind": "sgd", "momentum": 2}},
+            ["training.optimizer.momentum", "2"],
+        ),
+        ({"training__schedule": "cosin"}, ["training.schedule", "did you mean 'cosine'"]),
+        (
+            loss("weighted", class_weights=[0, 0]),
+            ["loss.class_weights", "at least one weight must"],
+        ),
+        (
+            loss("weighted", step_size=1),
+            ["recipe.loss.step_size", "legal here: kind, class_weights"],
+        ),
+        (loss("group_dro", tolerance=0.1), ["recipe.loss.tolerance", "adjustment"]),
+        (loss("constrained", adjustment=0.1), ["recipe.loss.adjustment", "tolerance"]),
+        (loss("weighted", by="race"), ["recipe.loss.by", "unknown key"]),
+        (loss("group_dor"), ["recipe.loss", "did you mean 'group_dro'"]),
+        (recipe(sampling={"kind": "as_is", "by": "race"}), ["recipe.sampling.by", "unknown key"]),
+        (recipe(sampling="grown"), ["sampling", "'grown'", "legal: as_is, balanced, oversample"]),
+        (recipe(augmentation="mixip"), ["recipe.augmentation", "did you mean 'mixup'"]),
+        (recipe(augmentation={"kind": "mixup", "flip": True}), ["augmentation.flip", "alpha"]),
+        (recipe(augmentation={"kind": "erasing", "sides": [0.4, 0.1]}), ["the smaller share"]),
         (recipe(augmentation={"kind": "erasing", "side": 0.1}), ["unknown key", "'sides'"]),
-        (recipe(augmentation="cutmix", loss="group_dro"), ["mixes images of two groups"]),
-        (recipe(sampling="grown", during="qat"), ["during: qat needs training: qat"]),
-        (weights(percentile=99), ["percentile acts with range: percentile"]),
-        (weights(adaround_steps=9), ["adaround_steps acts with rounding: adaround"]),
-        (weights(format="float16", range="mse"), ["range acts with format: integer"]),
-        (weights(format="float16", first_last=8), ["first_last acts with format: integer"]),
+        (recipe(augmentation="mixup", loss="constrained"), ["mixup mixes images of two groups"]),
+        (
+            recipe(augmentation="cutmix", loss={"kind": "group_dro", "by": "race"}),
+            ["cutmix mixes images of two groups", "loss: group_dro keeps apart"],
+        ),
+        (recipe(sampling="oversample", during="qat"), ["during: qat needs training: qat"]),
+        (weights(range={"kind": "mse", "percentile": 99}), ["weights.range.percentile", "unknown"]),
+        (weights(range={"kind": "percentile", "percentile": 9}), ["range.percentile", "than 50"]),
+        (weights(rounding={"kind": "nearest", "steps": 9}), ["rounding.steps", "unknown key"]),
+        (weights(rounding={"steps": 9}), ["weights.rounding", "legal: nearest, adaround, gptq"]),
+        (weights(rounding={"kind": ["gptq"]}), ["weights.rounding", "legal: nearest, adaround"]),
+        (weights(rounding="adaroud"), ["weights.rounding", "did you mean 'adaround'"]),
+        (weights(format="float16", range="mse"), ["mine.weights.range", "legal here: format"]),
+        (weights(format="float32"), ["mine.weights", "legal: integer, float16, bfloat16"]),
+        (weights(rang="mse"), ["weights.rang", "legal here: format, granularity", "'range'"]),
         (qat(weights={"scheme": "symmetric"}), ["weights.scheme acts with training: none, or a"]),
+        (qat(weights={"range": "mse"}), ["weights.range acts with training: none, or a policy of"]),
         (qat(weights={"rounding": "gptq"}), ["weights.rounding acts with training: none alone"]),
         (qat(weights={"fold_bn": False}), ["weights.fold_bn acts with training: none, or a pol"]),
         (qat(weights={"quantize_norms": True}), ["weights.quantize_norms", "training: none"]),
         (
-            qat(weights={"bias_correction": "outputs"}, policy={"by": "measured"}),
+            qat(weights={"bias_correction": "outputs"}, policy="measured"),
             ["weights.bias_correction acts with training: none alone"],
         ),
-        (qat(activations={"mode": "static", "scheme": "symmetric"}), ["scheme: asymmetric"]),
-        (mine(activations={"bits": 4, "range": "mse"}), ["bits acts with mode: static or dynamic"]),
+        (qat(activations={"kind": "static", "scheme": "symmetric"}), ["asymmetric activations"]),
+        (qat(activations="dynamic"), ["asymmetric activations, not those of dynamic"]),
+        (mine(activations={"bits": 4, "range": "mse"}), ["legal: none, static, dynamic"]),
+        (mine(activations={"kind": "dynamic", "range": "mse"}), ["activations.range", "unknown"]),
         (
-            mine(weights={"format": "float16"}, activations={"mode": "dynamic"}),
+            mine(activations={"kind": "static", "range": {"kind": "entropy", "objective": "mean"}}),
+            ["activations.range.objective", "unknown key"],
+        ),
+        (
+            mine(weights={"format": "float16"}, activations="dynamic"),
             ["format: float16 goes with no other part"],
         ),
-        (mine(policy={"choices": [2, 3]}), ["choices acts with a policy that is not uniform"]),
-        (mine(policy={"by": "hawq", "reduce": "max"}), ["reduce acts with by: importance"]),
-        (mine(policy={"by": "hawq", "importance": "gradient"}), ["importance acts with by: imp"]),
-        (mine(policy={"by": "hawq", "kept_bits": 4}), ["kept_bits acts with keep"]),
+        (mine(policy={"kind": "uniform", "choices": [2, 3]}), ["policy.choices", "unknown key"]),
+        (mine(policy={"kind": "hawq", "reduce": "max"}), ["policy.reduce", "unknown key"]),
+        (mine(policy={"kind": "hawq", "objective": "min"}), ["legal: mean, worst_group"]),
         (
-            mine(policy={"by": "measured", "choices": [8, 4]}),
-            ["mine: policy.choices", "8, 4", "as narrow as 2 bits"],
+            mine(policy={"kind": "importance", "unit": {"kind": "channel", "share": 0.1}}),
+            ["policy.unit.share", "legal here: kind, shuffle, choices"],
         ),
+        (
+            mine(policy={"kind": "measured", "choices": [8, 4]}),
+            ["mine: policy", "is 4 bits", "the method runs at 2"],
+        ),
+        (
+            mine(policy={"kind": "importance", "unit": {"kind": "layer", "choices": [8, 4]}}),
+            ["mine: policy", "is 4 bits", "the method runs at 2"],
+        ),
+        ({"qat__start": "mean"}, ["qat.start", "legal: mse, lsq"]),
+        (qat(oscillations={"kind": "freeze", "strength": 1}), ["oscillations.strength", "unknown"]),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_legal(changes, words):
@@ -174,9 +230,9 @@ def test_all_problems_are_told_at_once():
     "parts",
     [
         # what the costs of a policy read, though QAT learns its grids
-        {"weights": {"scheme": "symmetric", "fold_bn": False}, "policy": {"by": "measured"}},
-        {"weights": {"bias_correction": "weights"}, "policy": {"by": "hawq"}},
-        {"weights": {"fold_bn": False}, "policy": {"by": "importance"}},
+        {"weights": {"scheme": "symmetric", "fold_bn": False}, "policy": "measured"},
+        {"weights": {"bias_correction": "weights"}, "policy": "hawq"},
+        {"weights": {"fold_bn": False}, "policy": "importance"},
     ],
 )
 def test_parts_that_act_through_a_policy_go_with_qat(parts):
@@ -184,12 +240,13 @@ def test_parts_that_act_through_a_policy_go_with_qat(parts):
 
 
 def test_choices_may_be_wide_where_a_method_is_kept_to_wide_bits():
-    assert parse(given(**mine(policy={"by": "measured", "choices": [8, 4]}, bits=[8, 4])))
+    assert parse(given(**mine(policy={"kind": "measured", "choices": [8, 4]}, bits=[8, 4])))
 
 
 def test_a_recipe_may_leave_the_fp32_network_plain():
-    parts = {"recipe": {"loss": "constrained", "by": "race"}, "training": "qat"}
-    assert Method.model_validate(parts).base_recipe() == Recipe(loss="constrained", by="race")
+    constrained = {"kind": "constrained", "by": "race"}
+    parts = {"recipe": {"loss": constrained}, "training": "qat"}
+    assert Method.model_validate(parts).base_recipe() == Recipe(loss=Constrained(by="race"))
     parts["recipe"]["during"] = "qat"
     assert Method.model_validate(parts).base_recipe() == Recipe()
     with pytest.raises(ValueError, match="a recipe that acts in it"):

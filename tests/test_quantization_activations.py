@@ -9,17 +9,20 @@ from torch import nn
 
 from quantskew.errors import UserError
 from quantskew.quantization.activations import (
-    ActivationQuantizer,
+    DynamicActivations,
     Histogram,
-    activation_range,
+    StaticActivations,
     observe,
-    quantize_activations,
 )
 from quantskew.quantization.affine import code_range, fake_quantize, scale_and_zero_point
-from quantskew.quantization.calibration import choose
+from quantskew.quantization.calibration import BalancedChoice, RandomChoice
+from quantskew.quantization.input_quantizers import ActivationQuantizer
 from quantskew.quantization.packing import load, save
 from quantskew.quantization.ptq import quantize_network
-from quantskew.quantization.settings import Activations, Weights
+from quantskew.quantization.ranges import InputEntropy, InputMinMax, InputMse, InputPercentile
+from quantskew.quantization.weights import IntegerWeights
+
+GRID = {"bits": 8, "scheme": "asymmetric"}
 
 
 def histogram_of(*groups):
@@ -44,14 +47,14 @@ def skewed():
 
 
 def test_min_max_holds_zero_and_all_values():
-    ends = activation_range(histogram_of(torch.tensor([1.0, 3.0])), Activations(mode="static"))
+    ends = InputMinMax().ends(histogram_of(torch.tensor([1.0, 3.0])), **GRID)
     assert [end.item() for end in ends] == [0.0, 3.0]
 
 
 def test_percentile_is_that_of_the_values(skewed):
     values = torch.cat(skewed) - 0.5
-    setting = Activations(mode="static", range="percentile", percentile=99)
-    low, high = activation_range(histogram_of(*[s - 0.5 for s in skewed]), setting)
+    histogram = histogram_of(*[s - 0.5 for s in skewed])
+    low, high = InputPercentile(percentile=99).ends(histogram, **GRID)
     width = (values.max() - values.min()).item() / 2048
     assert low.item() == pytest.approx(values.quantile(0.005).item(), abs=1.5 * width)
     assert high.item() == pytest.approx(values.quantile(0.995).item(), abs=1.5 * width)
@@ -60,8 +63,8 @@ def test_percentile_is_that_of_the_values(skewed):
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_mse_is_the_best_of_the_candidates(skewed, bits):
     values = torch.cat(skewed)
-    setting = Activations(mode="static", range="mse", bits=bits)
-    found = squared_error(values, activation_range(histogram_of(*skewed), setting), bits)
+    ends = InputMse().ends(histogram_of(*skewed), bits=bits, scheme="asymmetric")
+    found = squared_error(values, ends, bits)
     best = min(
         squared_error(values, (values.min() * k / 100, values.max() * k / 100), bits)
         for k in range(1, 101)
@@ -73,8 +76,7 @@ def test_worst_group_is_better_off_with_its_own_objective(skewed):
     histogram = histogram_of(*skewed)
 
     def worst(objective):
-        setting = Activations(mode="static", range="mse", bits=3, objective=objective)
-        ends = activation_range(histogram, setting)
+        ends = InputMse(objective=objective).ends(histogram, bits=3, scheme="asymmetric")
         return max(squared_error(group, ends, 3) for group in skewed)
 
     assert worst("worst_group") < worst("mean")
@@ -83,16 +85,14 @@ def test_worst_group_is_better_off_with_its_own_objective(skewed):
 def test_entropy_clips_a_long_tail_and_keeps_a_flat_one():
     flat = torch.linspace(0, 1, 20480)
     tailed = torch.cat([flat, torch.tensor([20.0])])
-    setting = Activations(mode="static", range="entropy", bits=8)
-    assert activation_range(histogram_of(flat), setting)[1].item() > 0.95
-    assert activation_range(histogram_of(tailed), setting)[1].item() < 2
+    assert InputEntropy().ends(histogram_of(flat), **GRID)[1].item() > 0.95
+    assert InputEntropy().ends(histogram_of(tailed), **GRID)[1].item() < 2
 
 
 def test_a_range_without_a_value_is_not_the_closest():
     # two lumps far from zero, which the narrowest ranges leave out altogether
     lumps = torch.cat([torch.linspace(9, 10, 999), -torch.linspace(9, 10, 999)])
-    setting = Activations(mode="static", range="entropy", bits=8)
-    assert activation_range(histogram_of(lumps), setting)[1].item() >= 9
+    assert InputEntropy().ends(histogram_of(lumps), **GRID)[1].item() >= 9
 
 
 @torch.no_grad()
@@ -106,7 +106,7 @@ def test_static_hook_is_torchs_fake_quantization():
 @torch.no_grad()
 def test_dynamic_logits_do_not_depend_on_the_batch():
     made, images = network("vgg")
-    quantize_activations(made, Activations(mode="dynamic", bits=4))
+    DynamicActivations(bits=4).quantize(made)
     alone = torch.cat([made(image[None]) for image in images])
     torch.testing.assert_close(made(images), alone)
 
@@ -132,11 +132,16 @@ def test_histograms_count_every_value_of_every_group():
 @torch.no_grad()
 def test_files_keep_the_quantizers(name, tmp_path):
     original, images = network(name)
-    for setting in (Activations(mode="static", bits=6), Activations(mode="dynamic", bits=6)):
+    for setting in (StaticActivations(bits=6), DynamicActivations(bits=6)):
         made = quantize_network(
-            original, images, bits=8, weights=Weights(), activations=setting, calibration=images
+            original,
+            images,
+            bits=8,
+            weights=IntegerWeights(),
+            activations=setting,
+            calibration=images,
         )
-        plain = quantize_network(original, images, bits=8, weights=Weights())
+        plain = quantize_network(original, images, bits=8, weights=IntegerWeights())
         assert not torch.equal(made.network(images), plain.network(images))
         save(tmp_path / "a", made)
         loaded = load(tmp_path / "a", network(name)[0])
@@ -168,22 +173,24 @@ def test_counts_of_the_calibration_set_are_recorded():
         original,
         images,
         bits=8,
-        weights=Weights(),
-        activations=Activations(mode="static"),
+        weights=IntegerWeights(),
+        activations=StaticActivations(),
         calibration=images,
         groups=torch.tensor([0, 1, 1, -1]),
     )
     assert made.notes["calibration"] == {"0": 1, "1": 2}
-    weights_only = quantize_network(original, images, bits=8, weights=Weights(), calibration=images)
+    weights_only = quantize_network(
+        original, images, bits=8, weights=IntegerWeights(), calibration=images
+    )
     assert weights_only.notes["calibration"] == "none: it cannot matter"
     with pytest.raises(ValueError, match="look at calibration images"):
-        quantize_network(original, images, bits=8, weights=Weights(rounding="gptq"))
+        quantize_network(original, images, bits=8, weights=IntegerWeights(rounding="gptq"))
 
 
 @given(st.lists(st.integers(-1, 3), min_size=1, max_size=60), st.integers(1, 30), st.integers(0, 5))
 def test_balanced_choice_is_as_even_as_the_groups_allow(codes, samples, seed):
     groups = torch.tensor(codes)
-    chosen = choose(groups, samples=samples, choice="balanced", seed=seed)
+    chosen = BalancedChoice().choose(groups, samples=samples, seed=seed)
     assert len(set(chosen.tolist())) == len(chosen) == min(samples, int((groups >= 0).sum()))
     counts = {g: int((groups[chosen] == g).sum()) for g in set(codes) - {-1}}
     assert -1 not in groups[chosen]
@@ -195,8 +202,8 @@ def test_balanced_choice_is_as_even_as_the_groups_allow(codes, samples, seed):
 def test_random_choice_depends_on_the_seed_alone():
     groups = torch.zeros(1000, dtype=torch.long)
     first, again, other = (
-        choose(groups, samples=50, choice="random", seed=seed).tolist() for seed in (0, 0, 1)
+        RandomChoice().choose(groups, samples=50, seed=seed).tolist() for seed in (0, 0, 1)
     )
     assert first == again != other
     assert first == sorted(set(first))
-    assert len(choose(groups, samples=5000, choice="random", seed=0)) == 1000
+    assert len(RandomChoice().choose(groups, samples=5000, seed=0)) == 1000

@@ -7,7 +7,7 @@ from quantskew import models
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.packing import load, save
 from quantskew.quantization.ptq import quantize_network
-from quantskew.quantization.settings import Weights
+from quantskew.quantization.weights import IntegerWeights
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,9 @@ def test_quantized_packed_loaded_with_every_parameter_accounted_for(name, granul
     original = build(name).eval()
     images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     # 3 bits, that no code lies on the border of a byte; grouped layers and attention alike
-    made = quantize_network(original, images, bits=3, weights=Weights(granularity=granularity))
+    made = quantize_network(
+        original, images, bits=3, weights=IntegerWeights(granularity=granularity)
+    )
     save(tmp_path / "a", made)
     logits = made.network(images)
     assert torch.equal(load(tmp_path / "a", build(name))(images), logits)

@@ -10,24 +10,33 @@ from quantization_networks import network
 from quantskew.quantization.layers import fold_batch_norm, quantizable
 from quantskew.quantization.method import Method
 from quantskew.quantization.packing import load, read, save
-from quantskew.quantization.policies import choose_widths
+from quantskew.quantization.policies import (
+    ByImportance,
+    ChannelUnit,
+    LayerUnit,
+    Taylor,
+    allocate_bits,
+)
 from quantskew.quantization.ptq import quantize_network, quantize_weight
 from quantskew.quantization.qat import LearnedScale
-from quantskew.quantization.rounding import adaround, gptq
+from quantskew.quantization.rounding import AdaRound, Gptq, Seen
 from quantskew.quantization.sensitivity import importance
-from quantskew.quantization.settings import Policy, Weights
+from quantskew.quantization.weights import IntegerWeights
 from quantskew.quantization.widths import keep_most_important
 
 LABELS, GROUPS = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 0, 1])
 MIXED = (4, 2, 32, 8, 2, 4, 32, 3)
 
 
-def chosen(bits=4, setting=None, **policy):
+SALIENT = {"kind": "salient_channel"}
+
+
+def chosen(uniform=4, setting=None, kind="channel", **unit):
     original, images = network("vgg_bn")
-    setting = setting or Weights(rgb_first=None)
-    widths = choose_widths(
-        original, images, images, LABELS, GROUPS, bits=bits, weights=setting,
-        policy=Policy(by="importance", unit="channel", **policy),
+    setting = setting or IntegerWeights(rgb_first=None)
+    widths = allocate_bits(
+        original, images, images, LABELS, GROUPS, bits=uniform, weights=setting,
+        policy=ByImportance(unit={"kind": kind, **unit}),
     )  # fmt: skip
     return original, images, widths
 
@@ -41,7 +50,7 @@ def spent(original, widths):
 @pytest.mark.parametrize("scheme", ["asymmetric", "symmetric_narrow"])
 def test_channels_of_a_width_are_quantized_as_a_tensor_of_that_width(granularity, scheme):
     weight = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    setting = Weights(granularity=granularity, scheme=scheme)
+    setting = IntegerWeights(granularity=granularity, scheme=scheme)
     made = quantize_weight(weight, bits=MIXED, weights=setting).dequantize()
     for width in (2, 3, 4, 8):
         rows = [row for row, bits in enumerate(MIXED) if bits == width]
@@ -56,12 +65,12 @@ def test_no_quantizer_mixes_devices(bits):
     layer = torch.nn.Conv2d(3, 8, 2, device="meta")
     inputs, targets = torch.empty(4, 3, 6, 6, device="meta"), torch.empty(4, 8, 5, 5, device="meta")
     for method in ("minmax", "mse", "percentile", "aciq_gauss"):
-        setting = Weights(range=method, bias_correction="weights")
+        setting = IntegerWeights(range=method, bias_correction="weights")
         nearest = quantize_weight(layer.weight, bits=bits, weights=setting)
         assert nearest.dequantize().is_meta
-    assert gptq(layer, nearest, inputs).codes.is_meta
-    generator = torch.Generator()
-    assert adaround(layer, nearest, inputs, targets, steps=3, generator=generator).codes.is_meta
+    for rounding in (Gptq(), AdaRound(steps=3)):
+        seen = Seen(inputs, targets, torch.Generator())
+        assert rounding(layer, nearest, seen).codes.is_meta
     learned = LearnedScale(layer.weight, 4, per_channel=True)
     learned(layer.weight).sum().backward()
     assert learned.scale.grad.is_meta
@@ -74,14 +83,14 @@ def test_no_quantizer_mixes_devices(bits):
         {"bias_correction": "weights"},
         {"bias_correction": "outputs"},
         {"rounding": "gptq", "granularity": "channel"},
-        {"rounding": "adaround", "adaround_steps": 5},
+        {"rounding": {"kind": "adaround", "steps": 5}},
     ],
     ids=str,
 )
 @torch.no_grad()
 def test_kept_channels_are_those_of_the_original_and_the_file_keeps_them(options, tmp_path):
-    setting = Weights(rgb_first=None, **options)
-    original, images, widths = chosen(setting=setting, keep=0.05, kept_bits=32)
+    setting = IntegerWeights(rgb_first=None, **options)
+    original, images, widths = chosen(setting=setting, **SALIENT, share=0.05, bits=32)
     with torch.enable_grad():
         made = quantize_network(
             original, images, bits=4, weights=setting, widths=widths, calibration=images
@@ -104,13 +113,13 @@ def test_kept_channels_are_those_of_the_original_and_the_file_keeps_them(options
     assert {name: weight.bits for name, weight in read(tmp_path / "a")[0].items()} == widths
 
 
-@pytest.mark.parametrize("parts", [{}, {"keep": 0.1}, {"keep": 0.05, "kept_bits": 32}], ids=str)
+@pytest.mark.parametrize("parts", [{}, SALIENT, {**SALIENT, "share": 0.05, "bits": 32}], ids=str)
 def test_the_control_has_the_same_size_and_other_channels(parts, tmp_path):
     sizes = []
     original, images, widths = chosen(**parts)
     _, _, control = chosen(**parts, shuffle=True)
     for each in (widths, control):
-        made = quantize_network(original, images, bits=4, weights=Weights(), widths=each)
+        made = quantize_network(original, images, bits=4, weights=IntegerWeights(), widths=each)
         save(tmp_path / "a", made)
         sizes.append((tmp_path / "a").stat().st_size)
     assert sizes[0] == sizes[1]
@@ -121,21 +130,21 @@ def test_the_control_has_the_same_size_and_other_channels(parts, tmp_path):
 
 
 def test_the_most_important_channels_are_the_wide_ones():
-    original, images, widths = chosen(keep=0.1)
+    original, images, widths = chosen(**SALIENT)
     folded, _ = fold_batch_norm(original, images)
     layers = quantizable(folded)
     data = (images, LABELS, GROUPS)
-    table = importance(folded, layers, *data, kind="taylor", unit="channel").mean(1)
+    table = importance(folded, layers, *data, kind=Taylor(), unit=ChannelUnit()).mean(1)
     flat = torch.tensor([bits for name in layers for bits in widths[name]])
     assert table[flat == 8].min() > table[flat < 8].max()
     assert int((flat == 8).sum()) == round(0.1 * len(flat))
-    whole = importance(folded, layers, *data, kind="taylor")
+    whole = importance(folded, layers, *data, kind=Taylor(), unit=LayerUnit())
     first = len(layers["0"].weight)
     torch.testing.assert_close(table[:first].mean(), whole[0].mean())
 
 
 def test_a_width_of_two_leaves_nothing_to_pay_with():
-    _, _, widths = chosen(bits=2, keep=0.1)
+    _, _, widths = chosen(uniform=2, **SALIENT)
     assert {bits for name in widths for bits in widths[name]} == {2}
 
 
@@ -159,11 +168,11 @@ def test_what_is_kept_is_paid_for_in_equal_parts(sizes, bits, width, share, seed
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"policy": {"by": "hawq", "unit": "channel"}}, "unit: channel goes with by: importance"),
-        ({"policy": {"by": "importance", "keep": 0.1}}, "give unit: channel too"),
+        ({"policy": {"kind": "hawq", "unit": "channel"}}, "unit"),
+        ({"policy": {"kind": "importance", "unit": {"kind": "layer", "share": 0.1}}}, "share"),
         (
-            {"policy": {"by": "importance", "unit": "channel"}, "training": "qat"},
-            "policy.unit acts with training: none alone",
+            {"policy": {"kind": "importance", "unit": "channel"}, "training": "qat"},
+            "QAT gives all channels of a layer one width",
         ),
         (
             {"weights": {"quantize_biases": True}, "training": "qat"},
@@ -171,7 +180,7 @@ def test_what_is_kept_is_paid_for_in_equal_parts(sizes, bits, width, share, seed
         ),
         (
             {"weights": {"quantize_norms": True, "format": "float16"}},
-            "quantize_norms acts with format: integer",
+            "quantize_norms",
         ),
     ],
     ids=str,

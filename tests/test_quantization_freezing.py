@@ -4,18 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from quantskew import methods
+from quantskew.quantization.fitting import Freeze
 from quantskew.quantization.freezing import Freezer
-from quantskew.quantization.method import Method
 from quantskew.quantization.qat import prepare, quantizers
-from quantskew.quantization.settings import Qat, Weights
+from quantskew.quantization.weights import IntegerWeights
 from quantskew.training.loop import fit
-from quantskew.training.settings import Training
+from quantskew.training.training import Training
 
 
 def linear():
     net = nn.Sequential(nn.Linear(3, 1))
-    trained = prepare(net, torch.randn(1, 3), bits=3, weights=Weights())
+    trained = prepare(net, torch.randn(1, 3), bits=3, weights=IntegerWeights())
     ((weight, quantizer),) = quantizers(trained).values()
     quantizer.scale.data.fill_(1.0)
     weight.data = torch.zeros(1, 3)
@@ -62,13 +61,13 @@ def test_an_interrupted_training_freezes_as_if_it_had_not_been(tmp_path, monkeyp
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, 1, 4, 4), generator=generator).byte()
     labels = torch.randint(0, 3, (64,), generator=generator)
-    method, qat = Method(training="qat", oscillations="freeze"), Qat(freezing=(0.0, 0.0))
+    freeze = Freeze(threshold=(0.0, 0.0))
 
     def run(stop=None, **options):
         torch.manual_seed(1)
         net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
-        trained = prepare(net, torch.randn(2, 1, 4, 4), bits=2, weights=method.weights)
-        parts = methods._against_oscillations(trained, method, qat)
+        trained = prepare(net, torch.randn(2, 1, 4, 4), bits=2, weights=IntegerWeights())
+        parts = freeze(trained)
 
         def order(epoch):
             if epoch == stop:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from quantization_networks import SMALL, network
 
+from quantskew.quantization.activations import DynamicActivations, StaticActivations
 from quantskew.quantization.learned_activations import LearnedGrid, learned_grids
 from quantskew.quantization.packing import load, save
 from quantskew.quantization.qat import (
@@ -14,7 +15,7 @@ from quantskew.quantization.qat import (
     reestimate_batch_norm,
     scale_parameters,
 )
-from quantskew.quantization.settings import Activations, Weights
+from quantskew.quantization.weights import IntegerWeights
 
 
 def ste(x, value):
@@ -51,8 +52,8 @@ def test_conversion_is_exactly_what_was_trained(name, tmp_path):
         original,
         images,
         bits=4,
-        weights=Weights(),
-        activations=Activations(mode="static", bits=5),
+        weights=IntegerWeights(),
+        activations=StaticActivations(bits=5),
         calibration=images,
     ).eval()
     for parameter in scale_parameters(trained):
@@ -72,8 +73,8 @@ def test_scales_and_offsets_are_trained():
         original,
         images,
         bits=4,
-        weights=Weights(),
-        activations=Activations(mode="static", bits=3),
+        weights=IntegerWeights(),
+        activations=StaticActivations(bits=3),
         calibration=images,
     )
     trained(images).square().sum().backward()
@@ -87,9 +88,9 @@ def test_scales_and_offsets_are_trained():
 
 def learned_scales(images, groups=None, **how):
     original, _ = network("vgg")
-    settings = Activations(mode="static", bits=3, range="mse", **how)
+    settings = StaticActivations(bits=3, range={"kind": "mse", **how})
     given = {"activations": settings, "calibration": images, "groups": groups}
-    trained = prepare(original, images, bits=4, weights=Weights(), **given)
+    trained = prepare(original, images, bits=4, weights=IntegerWeights(), **given)
     return torch.stack([grid.scale.detach() for grid in learned_grids(trained).values()])
 
 
@@ -105,8 +106,8 @@ def test_a_layer_that_was_dead_in_calibration_can_still_be_trained():
     original, images = network("vgg")
     original[0].weight.data.zero_()
     original[0].bias.data.fill_(-1)
-    given = {"activations": Activations(mode="static"), "calibration": images}
-    trained = prepare(original, images, bits=4, weights=Weights(), **given)
+    given = {"activations": StaticActivations(), "calibration": images}
+    trained = prepare(original, images, bits=4, weights=IntegerWeights(), **given)
     trained.network[0].bias.data.fill_(1)  # it wakes up
     trained(images).square().sum().backward()
     grid = learned_grids(trained)["network.3"]
@@ -123,8 +124,8 @@ def test_dynamic_activations_cannot_be_learned():
             original,
             images,
             bits=4,
-            weights=Weights(),
-            activations=Activations(mode="dynamic"),
+            weights=IntegerWeights(),
+            activations=DynamicActivations(),
         )
 
 

@@ -6,17 +6,18 @@ from quantization_networks import network
 
 from quantskew.quantization.layers import fold_batch_norm, quantizable
 from quantskew.quantization.ptq import quantize_network
-from quantskew.quantization.settings import Weights
+from quantskew.quantization.rounding import AdaRound, Gptq, Nearest
+from quantskew.quantization.weights import Float16, IntegerWeights, Weights
 
 
 def quantized(name="resnet18", channels=3, bits=4, **weights):
     original, images = network(name, channels)
-    return quantize_network(original, images, bits=bits, weights=Weights(**weights))
+    return quantize_network(original, images, bits=bits, weights=IntegerWeights(**weights))
 
 
 def test_weights_are_min_max_of_the_folded_network():
     original, images = network("resnet18")
-    made = quantize_network(original, images, bits=4, weights=Weights())
+    made = quantize_network(original, images, bits=4, weights=IntegerWeights())
     folded, _ = fold_batch_norm(original, images)
     for name, layer in quantizable(folded).items():
         w, bits = layer.weight.detach(), 8 if name == "conv1" else 4
@@ -32,7 +33,7 @@ def test_input_is_not_changed():
     original, images = network("resnet18")
     original.train()
     before = {key: value.clone() for key, value in original.state_dict().items()}
-    for setting in (Weights(), Weights(fold_bn=False), Weights(format="float16")):
+    for setting in (IntegerWeights(), IntegerWeights(fold_bn=False), Float16()):
         quantize_network(original, images, bits=2, weights=setting)
     assert all(torch.equal(before[key], value) for key, value in original.state_dict().items())
     assert original.training
@@ -65,7 +66,7 @@ def test_per_channel_is_closer_than_per_tensor_and_more_bits_are_closer():
 
     def distance(bits, granularity):
         made = quantize_network(
-            original, images, bits=bits, weights=Weights(granularity=granularity)
+            original, images, bits=bits, weights=IntegerWeights(granularity=granularity)
         )
         return sum(
             (w.dequantize() - folded.get_submodule(n).weight).square().sum().item()
@@ -87,7 +88,7 @@ def test_notes_say_what_was_folded_and_left_out():
 @torch.no_grad()
 def test_half_precision_computes_in_half(precision):
     original, images = network("resnet18")
-    made = quantize_network(original, images, bits=8, weights=Weights(format=precision))
+    made = quantize_network(original, images, bits=8, weights=Weights.kinds[precision]())
     dtypes = {p.dtype for p in made.network.parameters()}
     assert dtypes == {getattr(torch, precision)}
     torch.testing.assert_close(made.network(images), original(images), rtol=0.1, atol=0.1)
@@ -97,12 +98,14 @@ def test_weights_that_are_not_finite_are_refused():
     original, images = network("vgg")
     original[3].weight.data[0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="weight of 3 holds values that are not finite"):
-        quantize_network(original, images, bits=4, weights=Weights())
+        quantize_network(original, images, bits=4, weights=IntegerWeights())
 
 
 def test_banners_bias_correction_keeps_the_mean_of_each_channel():
     original, images = network("vgg")
-    made = quantize_network(original, images, bits=2, weights=Weights(bias_correction="weights"))
+    made = quantize_network(
+        original, images, bits=2, weights=IntegerWeights(bias_correction="weights")
+    )
     for name, weight in made.weights.items():
         means = weight.dequantize().flatten(1).mean(1)
         torch.testing.assert_close(
@@ -119,7 +122,11 @@ def test_output_bias_correction_keeps_the_mean_of_each_logit():
     images = torch.randn(64, 3, 32, 32)
     plain, corrected = (
         quantize_network(
-            original, images, bits=3, weights=Weights(bias_correction=how), calibration=images
+            original,
+            images,
+            bits=3,
+            weights=IntegerWeights(bias_correction=how),
+            calibration=images,
         ).network(images)
         for how in ("none", "outputs")
     )
@@ -133,11 +140,10 @@ def test_better_roundings_bring_the_logits_closer():
     images = torch.randn(64, 3, 32, 32)
     target = original(images)
     errors = {}
-    for rounding in ("nearest", "gptq", "adaround"):
-        steps = {"adaround_steps": 150} if rounding == "adaround" else {}
-        setting = Weights(rounding=rounding, granularity="channel", **steps)
+    for rounding in (Nearest(), Gptq(), AdaRound(steps=150)):
+        setting = IntegerWeights(rounding=rounding, granularity="channel")
         made = quantize_network(original, images, bits=3, weights=setting, calibration=images)
-        errors[rounding] = (made.network(images) - target).square().mean().item()
+        errors[rounding.kind] = (made.network(images) - target).square().mean().item()
     assert errors["gptq"] < errors["nearest"]
     assert errors["adaround"] < errors["nearest"]
 
@@ -145,14 +151,14 @@ def test_better_roundings_bring_the_logits_closer():
 def test_given_widths_are_used():
     original, images = network("vgg")
     widths = dict(zip(quantizable(original), (8, 2, 3, 4, 5), strict=True))
-    made = quantize_network(original, images, bits=4, weights=Weights(), widths=widths)
+    made = quantize_network(original, images, bits=4, weights=IntegerWeights(), widths=widths)
     assert {name: weight.bits for name, weight in made.weights.items()} == widths
 
 
 @pytest.mark.parametrize(("bits", "last"), [(2, 8), (3, 3)])
 def test_biases_and_norms_are_quantized_per_tensor_where_asked(bits, last):
     original, images = network("resnet18")
-    setting = Weights(
+    setting = IntegerWeights(
         fold_bn=False, quantize_biases=True, quantize_norms=True, first_last=last,
         rgb_first=None, granularity="channel",
     )  # fmt: skip
@@ -168,6 +174,6 @@ def test_biases_and_norms_are_quantized_per_tensor_where_asked(bits, last):
         expected = (codes - zero) * scale
         torch.testing.assert_close(made.network.get_parameter(name).data, expected)
     assert made.notes["left_out"] == {}
-    plain = quantize_network(original, images, bits=bits, weights=Weights(fold_bn=False))
+    plain = quantize_network(original, images, bits=bits, weights=IntegerWeights(fold_bn=False))
     assert plain.vectors == {}
     assert torch.equal(plain.network.fc.bias, original.fc.bias)

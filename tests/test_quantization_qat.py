@@ -7,6 +7,7 @@ import torch
 from quantization_networks import SMALL, network
 from torch import nn
 
+from quantskew.quantization.fitting import ScaleStart
 from quantskew.quantization.packing import load, save
 from quantskew.quantization.ptq import quantize_weight
 from quantskew.quantization.qat import (
@@ -17,7 +18,7 @@ from quantskew.quantization.qat import (
     quantizers,
     scale_parameters,
 )
-from quantskew.quantization.settings import Weights
+from quantskew.quantization.weights import IntegerWeights
 
 
 def lsq(weight, scale, low, high, gradient_scale):
@@ -74,10 +75,10 @@ def test_scale_may_start_at_the_least_squared_error(per_channel):
     errors = {
         start: (q(weight) - weight).square().sum().item()
         for start in ("lsq", "mse")
-        for q in [LearnedScale(weight, 3, per_channel=per_channel, start=start)]
+        for q in [LearnedScale(weight, 3, per_channel=per_channel, start=ScaleStart.kinds[start]())]
     }
     assert errors["mse"] < errors["lsq"]
-    setting = Weights(
+    setting = IntegerWeights(
         range="mse", scheme="symmetric", granularity="channel" if per_channel else "tensor"
     )
     best = quantize_weight(weight, bits=3, weights=setting).dequantize()
@@ -93,7 +94,7 @@ def test_scale_is_kept_above_zero():
 
 def test_dampening_is_the_definition_and_its_gradient():
     made, images = network("vgg_bn")
-    made = prepare(made, images, bits=2, weights=Weights(granularity="channel"))
+    made = prepare(made, images, bits=2, weights=IntegerWeights(granularity="channel"))
     loss = damp(made)
     loss.backward()
     expected = 0.0
@@ -113,7 +114,7 @@ def test_dampening_is_the_definition_and_its_gradient():
 @torch.no_grad()
 def test_conversion_is_exactly_what_was_trained(name, tmp_path):
     original, images = network(name)
-    trained = prepare(original, images, bits=3, weights=Weights(first_last=8))
+    trained = prepare(original, images, bits=3, weights=IntegerWeights(first_last=8))
     for scale in scale_parameters(trained):
         scale.mul_(1.1)
     made = convert(trained)
@@ -131,7 +132,7 @@ def test_conversion_is_exactly_what_was_trained(name, tmp_path):
 def test_preparing_does_not_change_the_network_and_copies_are_apart():
     original, images = network("resnet18")
     before = copy.deepcopy(original.state_dict())
-    trained = prepare(original.train(), images, bits=4, weights=Weights())
+    trained = prepare(original.train(), images, bits=4, weights=IntegerWeights())
     other = copy.deepcopy(trained)
     for parameter in other.parameters():
         parameter.data.add_(1)
@@ -146,7 +147,7 @@ def test_a_shared_weight_is_quantized_wherever_it_is_used():
     net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 3, bias=False))
     net[2].weight = net[0].weight
     images = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    trained = prepare(net, images, bits=2, weights=Weights())
+    trained = prepare(net, images, bits=2, weights=IntegerWeights())
     ((weight, quantizer),) = quantizers(trained).values()
     by_hand = quantizer(weight)
     expected = (images @ by_hand.T).relu() @ by_hand.T
@@ -166,7 +167,7 @@ def test_two_bits_can_be_trained():
     images = torch.randn(256, 1, 8, 8, generator=generator)
     labels = (images[:, 0, 2:6, 2:6].mean((1, 2)) > 0).long()
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
-    trained = prepare(net, images, bits=2, weights=Weights())
+    trained = prepare(net, images, bits=2, weights=IntegerWeights())
     start = nn.functional.cross_entropy(trained(images), labels).item()
     optimizer = torch.optim.Adam(trained.parameters(), 5e-3)
     for _ in range(40):

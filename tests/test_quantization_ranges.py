@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quantskew.quantization.affine import code_range, dequantize, quantize, scale_and_zero_point
-from quantskew.quantization.ranges import clipping_range
+from quantskew.quantization.ranges import MinMax, Mse, Percentile, WeightRange
 
 
 def error(weight, ends, bits, scheme):
@@ -22,10 +22,10 @@ def weight():
 
 
 def test_min_max_spans_the_tensor_or_each_channel(weight):
-    options = {"method": "minmax", "bits": 4, "scheme": "asymmetric"}
-    low, high = clipping_range(weight, per_channel=False, **options)
+    options = {"bits": 4, "scheme": "asymmetric"}
+    low, high = MinMax().ends(weight, per_channel=False, **options)
     assert (low.item(), high.item()) == (weight.min().item(), weight.max().item())
-    low, high = clipping_range(weight, per_channel=True, **options)
+    low, high = MinMax().ends(weight, per_channel=True, **options)
     assert low.shape == (6, 1, 1, 1)
     assert low.flatten().tolist() == [w.min().item() for w in weight]
     assert high.flatten().tolist() == [w.max().item() for w in weight]
@@ -37,9 +37,8 @@ def test_mse_is_never_worse_than_min_max(weight, bits, scheme):
     options = {"bits": bits, "scheme": scheme}
     for per_channel in (True, False):
         best, plain = (
-            error(weight, clipping_range(weight, method=m, per_channel=per_channel, **options),
-                  bits, scheme)
-            for m in ("mse", "minmax")
+            error(weight, m.ends(weight, per_channel=per_channel, **options), bits, scheme)
+            for m in (Mse(), MinMax())
         )  # fmt: skip
         if per_channel:
             assert (best <= plain).all()
@@ -49,7 +48,7 @@ def test_mse_is_never_worse_than_min_max(weight, bits, scheme):
 
 def test_mse_finds_the_best_of_a_hundred_candidates(weight):
     channel = weight[:1]
-    low, high = clipping_range(channel, method="mse", bits=3, scheme="symmetric", per_channel=True)
+    low, high = Mse().ends(channel, bits=3, scheme="symmetric", per_channel=True)
     ends = channel.min(), channel.max()
     errors = [error(channel, [e * k / 100 for e in ends], 3, "symmetric") for k in range(1, 101)]
     found = error(channel, (low, high), 3, "symmetric")
@@ -58,10 +57,8 @@ def test_mse_finds_the_best_of_a_hundred_candidates(weight):
 
 def test_percentile_is_that_of_the_weights(weight):
     channel = weight[:1]
-    low, high = clipping_range(
+    low, high = Percentile(percentile=90).ends(
         weight,
-        method="percentile",
-        percentile=90,
         bits=4,
         scheme="asymmetric",
         per_channel=True,
@@ -79,7 +76,7 @@ def test_aciq_is_close_to_the_best_range_for_its_distribution(method, bits):
     sample = (normal if method == "aciq_gauss" else laplace).sample((1, 20000))
     options = {"bits": bits, "scheme": "asymmetric", "per_channel": False}
     found, best, plain = (
-        error(sample, clipping_range(sample, method=m, **options), bits, "asymmetric").item()
+        error(sample, WeightRange.kinds[m]().ends(sample, **options), bits, "asymmetric").item()
         for m in (method, "mse", "minmax")
     )
     assert found < 1.15 * best

@@ -6,8 +6,8 @@ from torch import nn
 
 from quantskew.quantization.affine import code_range, dequantize, quantize
 from quantskew.quantization.ptq import quantize_weight
-from quantskew.quantization.rounding import adaround, gptq, second_moment
-from quantskew.quantization.settings import Weights
+from quantskew.quantization.rounding import AdaRound, Gptq, Seen, second_moment
+from quantskew.quantization.weights import IntegerWeights
 
 LAYERS = {
     "linear": lambda: (nn.Linear(12, 7), (96, 12)),
@@ -25,9 +25,13 @@ def case(name, bits=3, granularity="tensor"):
     mixing = torch.randn(shape[1], shape[1]) if len(shape) != 3 else torch.eye(5)
     inputs = torch.einsum("nc...,cd->nd...", inputs, mixing).relu()  # correlated, as in a network
     nearest = quantize_weight(
-        layer.weight, bits=bits, weights=Weights(granularity=granularity, range="mse")
+        layer.weight, bits=bits, weights=IntegerWeights(granularity=granularity, range="mse")
     )
     return layer, inputs, nearest
+
+
+def seen(inputs, targets=None):
+    return Seen(inputs, targets, torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
@@ -40,7 +44,7 @@ def output_error(layer, weight, inputs):
 @pytest.mark.parametrize("name", LAYERS)
 def test_gptq_beats_nearest_on_the_same_grid(name, granularity):
     layer, inputs, nearest = case(name, granularity=granularity)
-    made = gptq(layer, nearest, inputs)
+    made = Gptq()(layer, nearest, seen(inputs))
     assert output_error(layer, made, inputs) < output_error(layer, nearest, inputs)
     low, high = code_range(made.bits, made.scheme)
     assert low <= made.codes.min()
@@ -52,14 +56,7 @@ def test_gptq_beats_nearest_on_the_same_grid(name, granularity):
 def test_adaround_beats_nearest_on_the_same_grid(name):
     layer, inputs, nearest = case(name)
     before = layer.weight.detach().clone()
-    made = adaround(
-        layer,
-        nearest,
-        inputs,
-        layer(inputs).detach(),
-        steps=300,
-        generator=torch.Generator().manual_seed(0),
-    )
+    made = AdaRound(steps=300)(layer, nearest, seen(inputs, layer(inputs).detach()))
     assert output_error(layer, made, inputs) < output_error(layer, nearest, inputs)
     # down or up, never further
     exact = layer.weight / made.scale + made.zero_point
@@ -96,12 +93,12 @@ def test_gptq_is_the_update_by_the_inverse_hessian():
         error = (column - kept) / inverse[i, i]
         weight -= error * inverse[i]
         inverse -= torch.outer(inverse[:, i], inverse[i]) / inverse[i, i]
-    assert torch.equal(gptq(layer, nearest, inputs).codes, codes)
+    assert torch.equal(Gptq()(layer, nearest, seen(inputs)).codes, codes)
 
 
 def test_gptq_survives_dead_inputs():
     layer, inputs, nearest = case("linear")
-    made = gptq(layer, nearest, torch.zeros_like(inputs))
+    made = Gptq()(layer, nearest, seen(torch.zeros_like(inputs)))
     assert torch.equal(made.codes, nearest.codes)
     inputs[:, 3] = 0
-    assert gptq(layer, nearest, inputs).dequantize().isfinite().all()
+    assert Gptq()(layer, nearest, seen(inputs)).dequantize().isfinite().all()

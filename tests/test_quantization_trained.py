@@ -8,7 +8,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from quantskew.quantization.calibration import choose
+from quantskew.quantization.activations import StaticActivations
+from quantskew.quantization.calibration import BalancedChoice
 from quantskew.quantization.layers import fold_batch_norm, inputs_and_outputs, quantizable
 from quantskew.quantization.ptq import quantize_network, quantize_weight
 from quantskew.quantization.qat import (
@@ -17,8 +18,8 @@ from quantskew.quantization.qat import (
     reestimate_batch_norm,
     scale_parameters,
 )
-from quantskew.quantization.rounding import adaround, gptq
-from quantskew.quantization.settings import Activations, Weights
+from quantskew.quantization.rounding import AdaRound, Gptq, Seen
+from quantskew.quantization.weights import IntegerWeights
 
 pytestmark = pytest.mark.slow
 
@@ -66,17 +67,17 @@ def accuracy(net, data):
 @pytest.mark.parametrize("bits", [4, 3])
 @torch.no_grad()
 def test_adaround_and_gptq_leave_less_output_error_in_every_layer(digits, trained, bits):
-    images = digits[0][0][choose(digits[0][1], samples=256, choice="balanced", seed=0)]
+    images = digits[0][0][BalancedChoice().choose(digits[0][1], samples=256, seed=0)]
     folded, _ = fold_batch_norm(trained, images)
-    setting = Weights(granularity="channel", range="mse")
+    setting = IntegerWeights(granularity="channel", range="mse")
     generator = torch.Generator().manual_seed(0)
     for name, layer in quantizable(folded).items():
         inputs, targets = inputs_and_outputs(folded, name, images)
         nearest = quantize_weight(layer.weight, bits=bits, weights=setting)
         with torch.enable_grad():
-            learned = adaround(layer, nearest, inputs, targets, steps=300, generator=generator)
+            learned = AdaRound(steps=300)(layer, nearest, Seen(inputs, targets, generator))
         errors = []
-        for weight in (nearest, gptq(layer, nearest, inputs), learned):
+        for weight in (nearest, Gptq()(layer, nearest, Seen(inputs, targets, generator)), learned):
             made = torch.func.functional_call(layer, {"weight": weight.dequantize()}, (inputs,))
             errors.append((made - targets).square().mean().item())
         assert max(errors[1:]) < errors[0], name
@@ -85,7 +86,7 @@ def test_adaround_and_gptq_leave_less_output_error_in_every_layer(digits, traine
 def test_lsq_keeps_four_bits_and_saves_two(digits, trained):
     plain = accuracy(trained, digits[1])
     assert plain > 0.95
-    setting = Weights()
+    setting = IntegerWeights()
     found = {}
     for bits in (4, 2):
         net = prepare(trained, digits[0][0][:8], bits=bits, weights=setting)
@@ -119,11 +120,9 @@ def test_better_calibration_and_equalization_help(digits, trained):
         with torch.no_grad():
             return (made.network(digits[1][0]) - trained(digits[1][0])).square().mean().item()
 
-    plain = logits_error(weights=Weights())
-    assert logits_error(weights=Weights(equalize=True)) < 0.5 * plain
-    setting = Weights(equalize=True)
-    coarse = logits_error(weights=setting, activations=Activations(mode="static", bits=4))
-    finer = logits_error(
-        weights=setting, activations=Activations(mode="static", bits=4, range="mse")
-    )
+    plain = logits_error(weights=IntegerWeights())
+    assert logits_error(weights=IntegerWeights(equalize=True)) < 0.5 * plain
+    setting = IntegerWeights(equalize=True)
+    coarse = logits_error(weights=setting, activations=StaticActivations(bits=4))
+    finer = logits_error(weights=setting, activations=StaticActivations(bits=4, range="mse"))
     assert finer < coarse

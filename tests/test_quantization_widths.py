@@ -10,10 +10,22 @@ from hypothesis import strategies as st
 from quantization_networks import SMALL, network
 from torch import nn
 
-from quantskew.quantization import policies
+from quantskew.quantization import sensitivity
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.learned_widths import learn_widths
-from quantskew.quantization.policies import choose_widths
+from quantskew.quantization.objectives import Mean, Objective, WorstGroup
+from quantskew.quantization.policies import (
+    ByImportance,
+    Hawq,
+    Importance,
+    LayerUnit,
+    Learned,
+    Measured,
+    Reduction,
+    Taylor,
+    Uniform,
+    allocate_bits,
+)
 from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.qat import prepare, quantizers
 from quantskew.quantization.sensitivity import (
@@ -23,8 +35,8 @@ from quantskew.quantization.sensitivity import (
     measured,
     rounded,
 )
-from quantskew.quantization.settings import Policy, Weights
-from quantskew.quantization.widths import allocate, by_quantile, fit_to_size, reduce_groups
+from quantskew.quantization.weights import IntegerWeights
+from quantskew.quantization.widths import allocate, by_quantile, fit_to_size
 
 CHOICES = (2, 4, 8)
 
@@ -42,7 +54,7 @@ def test_allocation_equals_brute_force(seed, objective):
     costs = torch.rand(layers, len(CHOICES), groups, generator=generator) - 0.1
     sizes = torch.randint(1, 100, (layers,), generator=generator).tolist()
     capacity = 4 * sum(sizes)
-    picked = allocate(costs, sizes, CHOICES, capacity, objective=objective)
+    picked = allocate(costs, sizes, CHOICES, capacity, objective=Objective.kinds[objective]())
     assert sum(n * b for n, b in zip(sizes, picked, strict=True)) <= capacity
     best = min(
         cost_of(widths, costs, objective)
@@ -58,15 +70,15 @@ def test_the_fair_allocation_protects_the_worst_group():
     costs[0, :, 0], costs[0, :, 1] = torch.tensor([5.0, 1, 0]), torch.tensor([5.0, 1, 0])
     costs[1, :, 2] = torch.tensor([8.0, 1, 0])
     sizes, capacity = [10, 10], 100
-    assert allocate(costs, sizes, CHOICES, capacity, objective="mean") == [4, 4]
+    assert allocate(costs, sizes, CHOICES, capacity, objective=Mean()) == [4, 4]
     costs[1, :, 2] = torch.tensor([6.0, 5.9, 0])
-    assert allocate(costs, sizes, CHOICES, capacity, objective="worst_group") == [2, 8]
-    assert allocate(costs, sizes, CHOICES, capacity, objective="mean") != [2, 8]
+    assert allocate(costs, sizes, CHOICES, capacity, objective=WorstGroup()) == [2, 8]
+    assert allocate(costs, sizes, CHOICES, capacity, objective=Mean()) != [2, 8]
 
 
 def test_a_size_that_cannot_be_reached_is_refused():
     with pytest.raises(ValueError, match="2 bits in every layer take 40 bits; there are 39"):
-        allocate(torch.zeros(2, 3, 1), [10, 10], CHOICES, 39, objective="mean")
+        allocate(torch.zeros(2, 3, 1), [10, 10], CHOICES, 39, objective=Mean())
     with pytest.raises(ValueError, match="take 40 bits"):
         fit_to_size(torch.zeros(2).int(), torch.rand(2), [10, 10], CHOICES, 39)
 
@@ -91,10 +103,10 @@ def test_quantiles_are_equal_shares():
 
 def test_reductions():
     table = torch.tensor([[1.0, 3.0, 2.0, 0.0], [0.0, 1.0, 6.0, 1.0]])
-    assert reduce_groups(table, "max").tolist() == [3, 6]
-    assert reduce_groups(table, "mean").tolist() == [1.5, 2]
-    assert reduce_groups(table, "cvar", share=0.5).tolist() == [2.5, 3.5]
-    assert reduce_groups(table, "balanced").tolist() == pytest.approx([0.5, 0.5])
+    assert Reduction.kinds["max"]()(table).tolist() == [3, 6]
+    assert Reduction.kinds["mean"]()(table).tolist() == [1.5, 2]
+    assert Reduction.kinds["cvar"](share=0.5)(table).tolist() == [2.5, 3.5]
+    assert Reduction.kinds["balanced"]()(table).tolist() == pytest.approx([0.5, 0.5])
 
 
 @pytest.fixture
@@ -138,8 +150,10 @@ def test_traces_agree_with_the_dense_hessian(study):
 def test_hawq_is_trace_times_distance(study):
     net, images, labels, groups = study
     layers = quantizable(net)
-    setting = Weights(granularity="channel")
-    table = hawq(net, layers, images, labels, groups, choices=CHOICES, weights=setting)
+    setting = IntegerWeights(granularity="channel")
+    table = hawq(
+        net, layers, images, labels, groups, choices=CHOICES, weights=setting, probes=8, seed=0
+    )
     traces = hessian_traces(net, layers, images, labels, groups, probes=8).clamp_min(0)
     for column, bits in enumerate(CHOICES):
         made = quantize_network(net, images, bits=bits, weights=setting)
@@ -153,11 +167,11 @@ def test_measured_is_one_layer_at_a_time(study):
     net, images, labels, groups = study
     layers = quantizable(net)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    table = measured(net, layers, images, labels, groups, choices=(2, 8), weights=Weights())
+    table = measured(net, layers, images, labels, groups, choices=(2, 8), weights=IntegerWeights())
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     for row, name in enumerate(layers):
         widths = {n: 2 if n == name else 32 for n in layers}
-        made = quantize_network(net, images, bits=2, weights=Weights(), widths=widths)
+        made = quantize_network(net, images, bits=2, weights=IntegerWeights(), widths=widths)
         rise = group_losses(made.network, images, labels, groups) - group_losses(
             net, images, labels, groups
         )
@@ -173,11 +187,11 @@ def test_what_runs_before_a_layer_is_remembered_rightly(name):
     images = torch.cat([images] * 9 + [-images])  # two batches
     labels, groups = torch.arange(40) % 5, torch.arange(40) % 3 - 1
     layers = dict(list(quantizable(made).items())[::4])
-    table = measured(made, layers, images, labels, groups, choices=(2,), weights=Weights())
+    table = measured(made, layers, images, labels, groups, choices=(2,), weights=IntegerWeights())
     plain = group_losses(made, images, labels, groups)
     for row, (key, layer) in enumerate(layers.items()):
         changed = copy.deepcopy(made)
-        changed.get_submodule(key).weight.copy_(rounded(layer, 2, Weights()))
+        changed.get_submodule(key).weight.copy_(rounded(layer, 2, IntegerWeights()))
         rise = group_losses(changed, images, labels, groups) - plain
         torch.testing.assert_close(table[row, 0], rise, rtol=1e-3, atol=1e-6)
         assert "forward" not in vars(layer)
@@ -187,7 +201,7 @@ def test_a_group_without_images_counts_for_nothing(study):
     net, images, labels, groups = study
     layers, gap = quantizable(net), torch.where(groups == 1, 2, groups)
     for table in (
-        importance(net, layers, images, labels, gap, kind="taylor"),
+        importance(net, layers, images, labels, gap, kind=Taylor(), unit=LayerUnit()),
         hessian_traces(net, layers, images, labels, gap, probes=1),
     ):
         assert table.shape == (2, 3)
@@ -199,7 +213,9 @@ def test_a_group_without_images_counts_for_nothing(study):
 def test_importance_is_that_of_the_groups_gradient(study, kind):
     net, images, labels, groups = study
     layers = quantizable(net)
-    table = importance(net, layers, images, labels, groups, kind=kind)
+    table = importance(
+        net, layers, images, labels, groups, kind=Importance.kinds[kind](), unit=LayerUnit()
+    )
     for row, name in enumerate(layers):
         mask = groups == 1
         loss, flat = dense(net, name, images[mask], labels[mask])
@@ -222,7 +238,7 @@ def test_learned_widths_spend_bits_where_they_count(study):
         labels,
         choices=CHOICES,
         capacity=3 * (240 + 1600 + 120),
-        weights=Weights(granularity="channel"),
+        weights=IntegerWeights(granularity="channel"),
         steps=60,
     )
     assert places.argmin() == 1
@@ -230,10 +246,10 @@ def test_learned_widths_spend_bits_where_they_count(study):
 
 
 POLICIES = [
-    Policy(by="hawq", objective="worst_group"),
-    Policy(by="measured"),
-    Policy(by="importance", reduce="cvar"),
-    Policy(by="learned"),
+    Hawq(objective="worst_group"),
+    Measured(),
+    ByImportance(reduce="cvar"),
+    Learned(),
 ]
 
 
@@ -241,14 +257,14 @@ POLICIES = [
 def test_policies_keep_the_size_on_every_architecture(name):
     original, images = network(name)
     labels, groups = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 0, 1])
-    setting = Weights(first_last=8)
+    setting = IntegerWeights(first_last=8)
     some = POLICIES if name.startswith("v") else POLICIES[::2]
     layers = quantizable(original)
-    plain = choose_widths(
-        original, images, images, labels, groups, bits=4, weights=setting, policy=Policy()
+    plain = allocate_bits(
+        original, images, images, labels, groups, bits=4, weights=setting, policy=Uniform()
     )
     for policy in some:
-        widths = choose_widths(
+        widths = allocate_bits(
             original, images, images, labels, groups, bits=4, weights=setting, policy=policy
         )
         total, most = (
@@ -265,23 +281,23 @@ def test_policies_keep_the_size_on_every_architecture(name):
 
 def test_the_probes_of_hawq_follow_the_seed(study):
     net, images, labels, groups = study
-    plan = {"bits": 4, "weights": Weights(), "policy": POLICIES[0]}
+    plan = {"bits": 4, "weights": IntegerWeights(), "policy": POLICIES[0]}
     seeds = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policies, "hawq", lambda *a, seed=0, **k: seeds.append(seed) or hawq(*a, **k))
-        choose_widths(net, images, images, labels, groups, seed=5, **plan)
+        patch.setattr(sensitivity, "hawq", lambda *a, **k: seeds.append(k["seed"]) or hawq(*a, **k))
+        allocate_bits(net, images, images, labels, groups, seed=5, **plan)
     assert seeds == [5]
 
 
 def test_a_classifier_may_stay_in_floating_point():
     original, images = network("vgg")
-    setting = Weights(classifier=32)
+    setting = IntegerWeights(classifier=32)
     made = quantize_network(original, images, bits=2, weights=setting)
     assert "12" not in made.weights
     assert made.notes["left_out"]["12"].startswith("a layer that the precision policy keeps")
     assert torch.equal(made.network[12].weight, original[12].weight)
     assert "12" not in quantizers(prepare(original, images, bits=2, weights=setting))
-    eight = quantize_network(original, images, bits=2, weights=Weights(classifier=8))
+    eight = quantize_network(original, images, bits=2, weights=IntegerWeights(classifier=8))
     assert eight.weights["12"].bits == 8
 
 
@@ -289,10 +305,14 @@ def test_a_classifier_may_stay_in_floating_point():
 def test_exempt_layers_keep_their_width_whatever_the_uniform_one_is(bits, policy):
     original, images = network("vgg")
     labels, groups = torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 0, 1])
-    plan = {"bits": bits, "weights": Weights(first_last=bits, rgb_first=None)}
+    plan = {"bits": bits, "weights": IntegerWeights(first_last=bits, rgb_first=None)}
     # wide layers cost: all that may be narrow are, the exempt ones alone are not
-    narrow = policy.model_copy(update={"choices": (2, 3)})
-    widths = choose_widths(original, images, images, labels, groups, policy=narrow, **plan)
+    choices = {"choices": (2, 3)}
+    if isinstance(policy, ByImportance):
+        narrow = policy.model_copy(update={"unit": LayerUnit(**choices)})
+    else:
+        narrow = policy.model_copy(update=choices)
+    widths = allocate_bits(original, images, images, labels, groups, policy=narrow, **plan)
     assert [name for name, width in widths.items() if width == bits] == ["0", "12"]
 
 
@@ -300,7 +320,7 @@ def test_a_network_of_exempt_layers_alone_leaves_nothing_to_choose():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)).eval()
     images, labels, groups = torch.randn(9, 6), torch.arange(9) % 3, torch.arange(9) % 2
-    plan = {"bits": 2, "weights": Weights(first_last=8)}
+    plan = {"bits": 2, "weights": IntegerWeights(first_last=8)}
     for policy in POLICIES:
-        widths = choose_widths(net, images, images, labels, groups, policy=policy, **plan)
+        widths = allocate_bits(net, images, images, labels, groups, policy=policy, **plan)
         assert widths == {"0": 8, "1": 8}

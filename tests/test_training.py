@@ -2,6 +2,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -9,16 +10,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from quantskew import models
-from quantskew.methods import dampening_strength
 from quantskew.models import ModelError
+from quantskew.names import Variant
 from quantskew.params import parse
+from quantskew.quantization.fitting import Dampen
 from quantskew.quantization.method import Method
-from quantskew.quantization.settings import Weights
+from quantskew.quantization.weights import Float16
+from quantskew.sections import ParamsError
 from quantskew.subject import Architecture
-from quantskew.training.loop import DivergedError, fit, parameter_groups, rate_factor
-from quantskew.training.losses import CrossEntropy, check_class_weights, difficulty_weights
-from quantskew.training.sampling import balanced_subset, epoch_order, target_counts
-from quantskew.training.settings import Training
+from quantskew.training.loop import DivergedError, fit, parameter_groups
+from quantskew.training.losses import Weighted, difficulty_weights
+from quantskew.training.optimizers import AdamW, Constant, Cosine, Sgd, Step
+from quantskew.training.sampling import AsIs, Balanced, Oversample, balanced_subset
+from quantskew.training.training import Training
 from quantskew.variants import make_variants, widths
 
 
@@ -47,17 +51,16 @@ def order(epoch):
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=60),
     st.integers(0, 1000),
-    st.sampled_from(["balanced", "grown"]),
+    st.sampled_from([Balanced(by="who"), Oversample(by="who")]),
 )
 def test_sampling_equalizes_counts(labels, seed, sampling):
+    people = pd.DataFrame({"who": pd.Categorical(labels), "label": 0})
+    chosen = sampling.epoch(people, torch.Generator().manual_seed(seed))
     labels = torch.tensor(labels)
-    chosen = epoch_order(labels, sampling=sampling, generator=torch.Generator().manual_seed(seed))
-    counts = labels[chosen].bincount(minlength=6)
-    before = labels.bincount(minlength=6)
-    assert torch.equal(counts > 0, before > 0)
-    assert counts.tolist() == target_counts(before.numpy(), sampling).tolist()
+    before, counts = labels.bincount(minlength=6), labels[chosen].bincount(minlength=6)
     mean = round(len(labels) / len(labels.unique()))
-    assert counts.max() == (before.max() if sampling == "grown" else mean)
+    size = before.max() if isinstance(sampling, Oversample) else mean
+    assert torch.equal(counts, torch.where(before > 0, size, 0))
     # no sample of a group is seen twice more often than another
     times = chosen.bincount(minlength=len(labels))
     for group in labels.unique():
@@ -66,8 +69,8 @@ def test_sampling_equalizes_counts(labels, seed, sampling):
 
 
 def test_sampling_as_is_sees_every_sample_once():
-    labels = torch.tensor([0, 0, 0, 1])
-    chosen = epoch_order(labels, sampling="as_is", generator=torch.Generator().manual_seed(1))
+    people = pd.DataFrame({"label": [0, 0, 0, 1]})
+    chosen = AsIs().epoch(people, torch.Generator().manual_seed(1))
     assert sorted(chosen.tolist()) == [0, 1, 2, 3]
 
 
@@ -80,12 +83,20 @@ def test_the_watched_subset_is_balanced():
 
 def test_the_hardest_class_weighs_six_times_the_others():
     weights = difficulty_weights(np.array([0.9, 0.2, 0.8, 0.9, 0.7]))
-    torch.testing.assert_close(weights, torch.tensor([0.1, 0.6, 0.1, 0.1, 0.1]))
+    np.testing.assert_allclose(weights, [0.1, 0.6, 0.1, 0.1, 0.1])
 
 
-def test_class_weights_must_fit_the_classes():
-    with pytest.raises(ValueError, match=r"got 2 numbers for 3 classes \(a, b, c\)"):
-        check_class_weights((1.0, 2.0), ("a", "b", "c"))
+def test_weights_of_classes_are_those_given_or_follow_the_baseline():
+    three = SimpleNamespace(classes=("a", "b", "c"))
+    accuracy = np.array([0.9, 0.2, np.nan])
+    assert Weighted(class_weights=(1, 2, 3)).objective(three).weights.tolist() == [1, 2, 3]
+    assert Weighted().objective(three, accuracy).weights.tolist() == [0.125, 0.75, 0.125]
+    assert Weighted().needs_history
+    assert not Weighted(class_weights=(1, 2)).needs_history
+    with pytest.raises(ParamsError, match=r"got 2 numbers for 3 classes \(a, b, c\)"):
+        Weighted(class_weights=(1, 2)).objective(three)
+    with pytest.raises(ParamsError, match="loss: weighted needs class_weights here"):
+        Weighted().objective(three)
 
 
 def test_class_weights_pull_the_network_to_a_class():
@@ -93,10 +104,11 @@ def test_class_weights_pull_the_network_to_a_class():
     noise = torch.randint(0, 255, images.shape, generator=torch.Generator().manual_seed(1))
     settings = Training(epochs=2, batch_size=32, lr=1e-2)
     shares = []
+    two = SimpleNamespace(classes=("a", "b"))
     for weights in ([1.0, 1.0], [0.001, 1.0]):
         network = small_network()
         fit(network, noise.to(torch.uint8), labels, settings=settings, order=order,
-            objective=CrossEntropy(torch.tensor(weights)))  # fmt: skip
+            objective=Weighted(class_weights=weights).objective(two))  # fmt: skip
         shares.append((models.logits(network, noise.to(torch.uint8)).argmax(1) == 1).float().mean())
     assert shares[1] > 0.95
     assert shares[0] < 0.9
@@ -183,36 +195,94 @@ def test_weight_decay_spares_biases_and_norms():
     assert {p.ndim for p in spared["params"]} == {1}
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "reference"),
+    [
+        (AdamW(), lambda groups: torch.optim.AdamW(groups, lr=0.1, weight_decay=0.2)),
+        (Sgd(), lambda groups: torch.optim.SGD(groups, lr=0.1, weight_decay=0.2, momentum=0.9)),
+        (Sgd(momentum=0), lambda groups: torch.optim.SGD(groups, lr=0.1, weight_decay=0.2)),
+    ],
+    ids=repr,
+)
+def test_an_optimizer_steps_as_that_of_pytorch(optimizer, reference):
+    results = []
+    for make in (lambda groups: optimizer.over(groups, lr=0.1, weight_decay=0.2), reference):
+        decayed, spared = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+        steps = make([{"params": [decayed]}, {"params": [spared], "weight_decay": 0.0, "lr": 0.01}])
+        for _ in range(3):
+            steps.zero_grad()
+            (decayed.square().sum() + spared.square().sum()).backward()
+            steps.step()
+        results.append(torch.cat([decayed.detach(), spared.detach()]))
+    torch.testing.assert_close(*results)
+
+
+def test_an_optimizer_whose_state_cannot_be_stored_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("quantskew.training.loop.CHECKPOINT_SECONDS", -1)
+
+    class Listing(torch.optim.SGD):
+        def step(self):
+            super().step()
+            self.state[self.param_groups[0]["params"][0]]["steps"] = [1]
+
+    monkeypatch.setattr(Sgd, "over", lambda self, groups, lr, weight_decay: Listing(groups, lr))
+    images, labels = blobs()
+    settings = Training(epochs=2, batch_size=32, optimizer=Sgd())
+    with pytest.raises(AttributeError, match="list"):
+        fit(small_network(), images, labels, settings=settings, order=order,
+            checkpoint=tmp_path / "checkpoint.safetensors")  # fmt: skip
+
+
 def test_the_learning_rate_rises_and_falls():
-    settings = Training(warmup=0.1)
     shares = np.linspace(0, 0.999, 50)
-    factors = np.array([rate_factor(s, settings) for s in shares])
+    factors = np.array([Cosine().factor(share, 0.1) for share in shares])
     peak = factors.argmax()
     assert shares[peak] == pytest.approx(0.1, abs=0.03)
     assert (np.diff(factors[: peak + 1]) > 0).all()
     assert (np.diff(factors[peak:]) < 0).all()
     assert factors[-1] < 0.001
-    step = Training(warmup=0, schedule="step")
-    assert [rate_factor(s, step) for s in (0.1, 0.6, 0.8)] == pytest.approx([1, 0.1, 0.01])
+    assert [Step().factor(s, 0) for s in (0.1, 0.6, 0.8)] == pytest.approx([1, 0.1, 0.01])
+    assert [Constant().factor(s, 0.2) for s in (0.1, 0.6, 0.8)] == pytest.approx(
+        [0.5, 1, 1], abs=0.01
+    )
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Step(), Constant()], ids=repr)
+def test_each_step_has_the_rate_of_the_schedule(monkeypatch, schedule):
+    images, labels = blobs()
+    settings = Training(
+        epochs=2, batch_size=32, lr=0.5, warmup=0.3, optimizer=Sgd(), schedule=schedule
+    )
+    rates, step = [], torch.optim.SGD.step
+
+    def recorded(optimizer, *arguments):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        return step(optimizer, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", recorded)
+    fit(small_network(), images, labels, settings=settings, order=order)
+    expected = [0.5 * schedule.factor(number / 6, 0.3) for number in range(6)]
+    np.testing.assert_allclose(rates, [[rate, rate] for rate in expected])
 
 
 def test_dampening_starts_after_a_quarter():
-    assert dampening_strength(0.2, 0.1) == 0
-    assert dampening_strength(0.625, 0.1) == pytest.approx(0.05)
-    assert dampening_strength(1.0, 0.1) == pytest.approx(0.1)
+    dampen = Dampen(strength=0.1)
+    assert dampen.strength_at(0.2) == 0
+    assert dampen.strength_at(0.625) == pytest.approx(0.05)
+    assert dampen.strength_at(1.0) == pytest.approx(0.1)
 
 
 def test_a_float_format_has_a_width_of_its_own():
     assert widths(Method(), (8, 4)) == (8, 4)
-    assert widths(Method(weights=Weights(format="float16")), (8, 4)) == (16,)
+    assert widths(Method(weights=Float16()), (8, 4)) == (16,)
 
 
 def test_edges_of_groups_go_where_a_recipe_divides_by_them(monkeypatch):
-    recipe = {"loss": "group_dro", "by": "age*sex"}
+    recipe = {"loss": {"kind": "group_dro", "by": "age*sex"}}
     study = parse(
         {
-            "datasets": "digits", "sources": {"digits": None}, "models": "own", "bits": 4,
-            "seeds": 0, "groups": {"bins": {"age": [30], "height": [1.7]}},
+            "datasets": ["digits"], "sources": {"digits": None}, "models": ["own"], "bits": [4],
+            "seeds": [0], "reference": "plain", "groups": {"bins": {"age": [30], "height": [1.7]}},
             "methods": {
                 "plain": {}, "dro": {"recipe": recipe}, "qat": {"training": "qat"},
                 "weighted": {"recipe": {"loss": "weighted"}},
@@ -222,14 +292,16 @@ def test_edges_of_groups_go_where_a_recipe_divides_by_them(monkeypatch):
     )  # fmt: skip
     asked, others = {}, {}
 
-    def run(cells, **_):
+    def attempt(cells, **_):
         asked.update({cell.name: cell.arguments["bins"] for cell in cells})
         others.update({cell.name: cell.arguments for cell in cells})
-        return {cell.name: Path() for cell in cells}
+        return SimpleNamespace(folders={cell.name: Path() for cell in cells}, failures={})
 
-    monkeypatch.setattr("quantskew.variants.run", run)
-    monkeypatch.setattr("quantskew.variants._collect", lambda *_: None)
-    make_variants(study, study.methods, "digits", "own", stage="quantize")
+    baseline = {Variant("digits", "own", 0, "fp32", 32): SimpleNamespace(file=Path())}
+    monkeypatch.setattr("quantskew.variants.attempt", attempt)
+    monkeypatch.setattr("quantskew.variants.stored_variants", lambda *_: baseline)
+    monkeypatch.setattr("quantskew.variants.collect", lambda *_: None)
+    make_variants(study, "quantize", "digits", "own")
     assert asked["plain-4bit-seed0"] == {}
     assert asked["dro-32bit-seed0"] == asked["dro-4bit-seed0"] == {"age": (30,)}
     # nor does what a method does not look at

@@ -1,6 +1,7 @@
 """Every remedy of the training acts as its name says, and survives an interruption."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,28 +10,33 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
 from quantskew import models
 from quantskew.data.loading import Samples
-from quantskew.training.augmentation import augmenter, erase, move
-from quantskew.training.baseline import sample_order
-from quantskew.training.loop import fit
-from quantskew.training.losses import (
-    REMEMBERED,
-    Constrained,
-    CrossEntropy,
-    GroupDro,
-    objective,
+from quantskew.training.augmentation import (
+    Cutmix,
+    Erasing,
+    Geometric,
+    Mixup,
+    Unchanged,
 )
-from quantskew.training.settings import Augmentation, Recipe, Training
+from quantskew.training.loop import fit
+from quantskew.training.losses import REMEMBERED, Constrained, GroupDro, Weighted
+from quantskew.training.objective import Objective
+from quantskew.training.optimizers import Constant
+from quantskew.training.recipe import Recipe
+from quantskew.training.sampling import Balanced, Oversample, Sampling
+from quantskew.training.training import Training
+from quantskew.training.transforms import erase, move
 
 # isort: split
 from torchvision.transforms import InterpolationMode, v2  # which quantskew lets load
 
 FEW = 0  # the code of the group "few", before "most"
-KINDS = ("geometric", "erasing", "mixup", "cutmix")
-SETTINGS = Training(epochs=6, batch_size=32, lr=1e-2, schedule="constant", warmup=0)
+KINDS = (Geometric(), Erasing(), Mixup(), Cutmix())
+SETTINGS = Training(epochs=6, batch_size=32, lr=1e-2, schedule=Constant(), warmup=0)
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +60,13 @@ def people():
     )  # fmt: skip
 
 
-def train(data, recipe, network=None, class_weights=None, **options):
+def train(data, recipe, network=None, **options):
     torch.manual_seed(0)
     network = network or nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    goal = objective(recipe, data, class_weights=class_weights)
+    goal = recipe.loss.objective(data)
     settings = options.pop("settings", SETTINGS)
-    options = {"order": sample_order(data, recipe, 0), **options}
-    augment = augmenter(recipe.augmentation, classes=2, seed=0)
+    options = {"order": recipe.sampling.order(data.attributes, 0), **options}
+    augment = recipe.augmentation.augmenter(classes=2, seed=0)
     fit(network, data.images, data.labels, settings=settings, objective=goal,
         augment=augment, **options)  # fmt: skip
     return network, goal
@@ -76,38 +82,47 @@ def images_of(n, height=12, width=12, seed=0):
 
 
 @pytest.mark.parametrize("by", ["who", "label", "who*label"])
-@pytest.mark.parametrize("sampling", ["balanced", "grown"])
-def test_an_epoch_is_even_over_the_groups_asked_for(people, sampling, by):
-    chosen = sample_order(people, Recipe(sampling=sampling, by=by), 0)(0)
+@pytest.mark.parametrize("kind", [Balanced, Oversample])
+def test_an_epoch_is_even_over_the_groups_asked_for(people, kind, by):
+    chosen = kind(by=by).order(people.attributes, 0)(0)
     counts = people.attributes.groupby(by.split("*")).size()
     seen = people.attributes.iloc[chosen].groupby(by.split("*")).size()
-    wanted = counts.max() if sampling == "grown" else round(counts.mean())
+    wanted = {Balanced: round(counts.mean()), Oversample: counts.max()}[kind]
     assert set(seen) == {wanted}
     assert len(seen) == len(counts)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_drawn_depends_on_seed_epoch_and_step_alone(kind):
+def test_an_order_depends_on_the_seed_and_the_number_of_the_epoch_alone(people):
+    for sampling in (Sampling.kinds[kind]() for kind in ("as_is", "balanced", "oversample")):
+        first = sampling.order(people.attributes, 1)
+        assert torch.equal(first(2), sampling.order(people.attributes, 1)(2))
+        assert not torch.equal(first(2), first(3))
+        assert not torch.equal(first(2), sampling.order(people.attributes, 0)(2))
+
+
+@pytest.mark.parametrize("settings", KINDS, ids=repr)
+def test_what_is_drawn_depends_on_seed_epoch_and_step_alone(settings):
     images, labels = images_of(8), torch.arange(8) % 3
-    settings = Augmentation(kind=kind)
     state = torch.get_rng_state()
-    first = augmenter(settings, classes=3, seed=1)(images, labels, 2, 3)
+    first = settings.augmenter(classes=3, seed=1)(images, labels, 2, 3)
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(5)
-    again = augmenter(settings, classes=3, seed=1)(images, labels, 2, 3)
+    again = settings.augmenter(classes=3, seed=1)(images, labels, 2, 3)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     for seed, *at in ((0, 2, 3), (1, 3, 3), (1, 2, 4)):
-        changed = augmenter(settings, classes=3, seed=seed)(images, labels, *at)[0]
+        changed = settings.augmenter(classes=3, seed=seed)(images, labels, *at)[0]
         assert not torch.equal(changed, first[0])
 
 
-@pytest.mark.parametrize("kind", ["geometric", "erasing"])
-def test_labels_stay_where_images_are_not_mixed(kind):
+@pytest.mark.parametrize("settings", [Geometric(), Erasing(), Unchanged()], ids=repr)
+def test_labels_stay_where_images_are_not_mixed(settings):
     labels = torch.arange(8) % 3
     images = images_of(8)
-    changed, same = augmenter(Augmentation(kind=kind), classes=3, seed=0)(images, labels, 0, 0)
+    changed, same = settings.augmenter(classes=3, seed=0)(images, labels, 0, 0)
+    assert not settings.mixes
     assert torch.equal(same, labels)
-    assert (changed != images).flatten(1).any(1).all()
+    differs = (changed != images).flatten(1).any(1)
+    assert differs.tolist() == [settings != Unchanged()] * 8
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 24), (16, 28)])
@@ -135,19 +150,38 @@ def test_images_are_moved_as_torchvision_moves_one(height, width):
 @pytest.mark.parametrize("flip", [False, True])
 def test_some_images_are_mirrored_where_that_is_asked_for(flip):
     images = images_of(20)
-    settings = Augmentation(kind="geometric", degrees=0, shift=0, scale=0, flip=flip)
-    changed, _ = augmenter(settings, classes=2, seed=0)(images, torch.zeros(20), 0, 0)
+    settings = Geometric(degrees=0, shift=0, scale=0, flip=flip)
+    changed, _ = settings.augmenter(classes=2, seed=0)(images, torch.zeros(20), 0, 0)
     same, mirrored = ((changed - x).abs().amax((1, 2, 3)) < 1e-5 for x in (images, images.flip(3)))
     assert torch.equal(same, ~mirrored)
     assert bool(mirrored.any()) == flip
     assert same.any()
 
 
+@pytest.mark.parametrize(
+    ("part", "largest"), [("degrees", 30.0), ("shift", 0.25), ("scale", 0.5)], ids=str
+)
+def test_each_geometric_change_stays_within_its_limit(monkeypatch, part, largest):
+    drawn = {}
+
+    def caught(images, angles, shifts, scales, mirrored):
+        drawn.update(degrees=angles.rad2deg(), shift=shifts, scale=scales - 1, flip=mirrored)
+        return images
+
+    monkeypatch.setattr("quantskew.training.transforms.move", caught)
+    settings = Geometric(**{"degrees": 0, "shift": 0, "scale": 0, part: largest})
+    settings.augmenter(classes=2, seed=0)(images_of(500), torch.zeros(500), 0, 0)
+    ends = {name: values.float().abs().max().item() for name, values in drawn.items()}
+    assert ends.pop(part) == pytest.approx(largest, rel=0.02)
+    assert set(ends.values()) == {0}
+    assert drawn[part].min() < -0.9 * largest
+
+
 @given(st.integers(0, 20), st.floats(0.1, 0.5), st.floats(0, 0.5))
 def test_a_square_of_the_side_asked_for_is_erased(seed, low, more):
     images = images_of(16, 20, 30)
-    settings = Augmentation(kind="erasing", sides=(low, low + more))
-    changed, _ = augmenter(settings, classes=2, seed=seed)(images, torch.zeros(16), 0, 0)
+    settings = Erasing(sides=(low, low + more))
+    changed, _ = settings.augmenter(classes=2, seed=seed)(images, torch.zeros(16), 0, 0)
     gone = changed != images
     assert torch.equal(gone[:, 0], gone[:, 1])
     rows, columns = gone[:, 0].any(2).sum(1), gone[:, 0].any(1).sum(1)
@@ -159,9 +193,7 @@ def test_a_square_of_the_side_asked_for_is_erased(seed, low, more):
 
 def test_sides_differ_from_image_to_image_and_lie_anywhere():
     images = images_of(400, 20, 20)
-    changed, _ = augmenter(Augmentation(kind="erasing"), classes=2, seed=0)(
-        images, torch.zeros(400), 0, 0
-    )
+    changed, _ = Erasing().augmenter(classes=2, seed=0)(images, torch.zeros(400), 0, 0)
     gone = (changed != images)[:, 0]
     sides = gone.any(2).sum(1)
     assert sides.min() == 1
@@ -172,14 +204,15 @@ def test_sides_differ_from_image_to_image_and_lie_anywhere():
     assert torch.equal(erased[0, :, 2:6, 3:7].amax((1, 2)), images[0].mean((1, 2)))
 
 
-@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
-def test_a_mixed_image_has_the_loss_of_both_in_their_shares(kind):
+@pytest.mark.parametrize("settings", [Mixup(), Cutmix()], ids=repr)
+def test_a_mixed_image_has_the_loss_of_both_in_their_shares(settings):
     images, labels = images_of(16), torch.arange(16) % 4
-    mixed, shares = augmenter(Augmentation(kind=kind), classes=4, seed=3)(images, labels, 0, 0)
+    mixed, shares = settings.augmenter(classes=4, seed=3)(images, labels, 0, 0)
+    assert settings.mixes
     partners, other = images.roll(1, 0), labels.roll(1)
     share = shares[0, labels[0]]
     assert 0.05 < share < 0.95
-    if kind == "mixup":
+    if isinstance(settings, Mixup):
         torch.testing.assert_close(mixed, share * images + (1 - share) * partners)
     else:
         own = mixed == images
@@ -187,18 +220,46 @@ def test_a_mixed_image_has_the_loss_of_both_in_their_shares(kind):
         assert own.float().mean().item() == pytest.approx(share.item(), abs=1e-6)
     outputs = images_of(16).flatten(1)[:, :4]
     by_hand = share * cross_entropy(outputs, labels) + (1 - share) * cross_entropy(outputs, other)
-    torch.testing.assert_close(CrossEntropy()(outputs, shares, labels), by_hand)
+    torch.testing.assert_close(Objective()(outputs, shares, labels), by_hand)
     weights = torch.tensor([0.1, 0.2, 0.3, 0.4])
     both = torch.cat([share * weights[labels], (1 - share) * weights[other]])
     losses = torch.cat([cross_entropy(outputs, y, reduction="none") for y in (labels, other)])
     weighted = (both * losses).sum() / both.sum()
-    torch.testing.assert_close(CrossEntropy(weights)(outputs, shares, labels), weighted)
+    goal = Weighted(class_weights=weights.tolist()).objective(classes(4))
+    torch.testing.assert_close(goal(outputs, shares, labels), weighted)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])
+def test_the_share_of_a_mixed_image_follows_the_beta_distribution(alpha):
+    images, labels = images_of(2), torch.tensor([0, 1])
+    augment = Mixup(alpha=alpha).augmenter(classes=2, seed=0)
+    shares = [augment(images, labels, 0, step)[1][0, 0].item() for step in range(400)]
+    assert np.var(shares) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.2)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])
+def test_rectangles_are_pasted_as_torchvision_pastes_them(alpha):
+    images, labels = images_of(8), torch.arange(8) % 2
+    pasted = []
+    for change in (
+        lambda: Cutmix(alpha=alpha).change(images, labels, 2),
+        lambda: v2.CutMix(alpha=alpha, num_classes=2)(images, labels),
+    ):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            pasted.append([change() for _ in range(5)])
+    for ours, theirs in zip(*pasted, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def classes(count):
+    return SimpleNamespace(classes=tuple("abcd"[:count]))
 
 
 def test_a_class_without_weight_is_not_learned_from():
     outputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
-    goal = CrossEntropy(torch.tensor([0.0, 1.0, 1000.0]))
+    goal = Weighted(class_weights=(0.0, 1.0, 1000.0)).objective(classes(3))
     goal(outputs, labels, labels).backward()
     assert (outputs.grad[:2] == 0).all()
     assert (outputs.grad[2:] != 0).all()
@@ -207,9 +268,8 @@ def test_a_class_without_weight_is_not_learned_from():
 
 @pytest.mark.parametrize("weights", [(0.0, 1.0), (1.0, 1000.0)])
 def test_the_weights_of_classes_act(people, weights):
-    recipe = Recipe(loss="weighted", class_weights=weights)
     plain, _ = train(people, Recipe())
-    weighted, _ = train(people, recipe, class_weights=torch.tensor(weights))
+    weighted, _ = train(people, Recipe(loss=Weighted(class_weights=weights)))
     shares = [
         (models.logits(each, people.images).argmax(1) == 1).float().mean()
         for each in (plain, weighted)
@@ -217,11 +277,15 @@ def test_the_weights_of_classes_act(people, weights):
     assert shares[1] > shares[0] + 0.1
 
 
+def in_groups(groups):
+    return SimpleNamespace(attributes=pd.DataFrame({"g": groups.numpy(), "label": 0}))
+
+
 def test_group_dro_is_algorithm_1():
     generator = torch.Generator().manual_seed(0)
     groups = torch.randint(0, 3, (60,), generator=generator)
     labels = torch.randint(0, 4, (60,), generator=generator)
-    goal = GroupDro(groups, step_size=0.5, adjustment=2.0)
+    goal = GroupDro(by="g", step_size=0.5, adjustment=2.0).objective(in_groups(groups))
     q = np.full(3, 1 / 3)
     for step in range(4):
         batch = torch.randperm(60, generator=generator)[: 3 if step == 2 else 20]
@@ -242,14 +306,26 @@ def test_group_dro_turns_to_the_worst_group(people):
     few = (people.attributes["who"] == "few").tolist()
     coins = torch.randint(0, 2, (len(people),), generator=torch.Generator().manual_seed(1))
     hopeless = replace(people, labels=torch.where(torch.tensor(few), coins, people.labels))
-    _, goal = train(hopeless, Recipe(loss="group_dro", by="who", step_size=0.1))
+    _, goal = train(hopeless, Recipe(loss=GroupDro(by="who", step_size=0.1)))
     assert goal.weights[FEW] > 0.9
 
 
 def test_group_dro_helps_the_worst_group(people):
     plain, _ = train(people, Recipe())
-    network, _ = train(people, Recipe(loss="group_dro", by="who", step_size=0.1))
+    network, _ = train(people, Recipe(loss=GroupDro(by="who", step_size=0.1)))
     assert accuracy(network, people, "few") > accuracy(plain, people, "few") + 0.5
+
+
+class Answering(nn.Module):
+    """A network that gives these logits to the images in their order."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers = nn.Parameter(answers)
+
+    def forward(self, images):
+        assert len(images) == len(self.answers)
+        return self.answers
 
 
 def test_the_constraint_is_of_true_accuracies_and_its_surrogate_of_losses():
@@ -257,7 +333,11 @@ def test_the_constraint_is_of_true_accuracies_and_its_surrogate_of_losses():
     groups = torch.randint(0, 3, (200,), generator=generator)
     labels = torch.randint(0, 4, (200,), generator=generator)
     reference = torch.rand(200, generator=generator) < 0.7
-    goal = Constrained(groups, tolerance=0.1, step_size=0.3, reference=reference)
+    samples = in_groups(groups)
+    samples.images, samples.labels = torch.zeros(200, 1, 1, 1, dtype=torch.uint8), labels
+    answers = functional.one_hot(torch.where(reference, labels, (labels + 1) % 4)).float()
+    settings = Constrained(by="g", tolerance=0.1, step_size=0.3)
+    goal = settings.objective(samples, reference=Answering(answers))
     share = np.bincount(groups) / 200
     before = np.array([reference[groups == g].float().mean() for g in range(3)])
     history = {g: [] for g in range(3)}
@@ -279,7 +359,8 @@ def test_the_constraint_is_of_true_accuracies_and_its_surrogate_of_losses():
         overall = (now * share[known]).sum() / share[known].sum()
         gap = (before * share).sum() - overall
         excess = (before[known] - now) - gap
-        np.testing.assert_allclose(goal.excess()[known], excess, atol=1e-5)
+        ours = settings.excess(dict(goal.named_buffers()))
+        np.testing.assert_allclose(ours[known], excess, atol=1e-5)
         multipliers[known] = np.maximum(0, multipliers[known] + 0.3 * (excess - 0.1))
         np.testing.assert_allclose(goal.multipliers, multipliers, atol=1e-5)
         lagrangian, total = cross_entropy(outputs, labels[batch]).item(), 1.0
@@ -295,15 +376,14 @@ def test_the_constraint_is_of_true_accuracies_and_its_surrogate_of_losses():
 
 def test_the_multiplier_moves_and_the_gap_shrinks(people):
     plain, _ = train(people, Recipe())
-    recipe = Recipe(loss="constrained", by="who", tolerance=0.02, step_size=0.1)
-    network, goal = train(people, recipe)
+    network, goal = train(people, Recipe(loss=Constrained(by="who", tolerance=0.02, step_size=0.1)))
     assert goal.multipliers[FEW] > 0.5
     assert goal.multipliers[1 - FEW] < 0.1
     gaps = [accuracy(n, people, "most") - accuracy(n, people, "few") for n in (plain, network)]
     assert gaps[0] > 0.5
     assert gaps[1] < gaps[0] / 2
     # a bound that nothing reaches binds nothing
-    free, goal = train(people, recipe.model_copy(update={"tolerance": 1.0}))
+    free, goal = train(people, Recipe(loss=Constrained(by="who", tolerance=1.0, step_size=0.1)))
     assert (goal.multipliers == 0).all()
     assert all(
         torch.equal(a, b) for a, b in zip(free.parameters(), plain.parameters(), strict=True)
@@ -312,9 +392,8 @@ def test_the_multiplier_moves_and_the_gap_shrinks(people):
 
 def test_a_gap_of_the_reference_is_excused(people):
     plain, _ = train(people, Recipe())
-    recipe = Recipe(loss="constrained", by="who", tolerance=0.02)
-    strict = objective(recipe, people)
-    excused = objective(recipe, people, reference=plain)
+    loss = Constrained(by="who", tolerance=0.02)
+    strict, excused = loss.objective(people), loss.objective(people, reference=plain)
     everyone = torch.arange(len(people))
     outputs = models.logits(plain, people.images)
     for goal in (strict, excused):
@@ -326,12 +405,17 @@ def test_a_gap_of_the_reference_is_excused(people):
 @pytest.mark.parametrize(
     "recipe",
     [
-        {"sampling": "balanced", "by": "who"},
-        {"sampling": "grown"},
+        {"sampling": {"kind": "balanced", "by": "who"}},
+        {"sampling": "oversample"},
         *({"augmentation": kind} for kind in KINDS),
-        {"augmentation": "erasing", "sampling": "grown", "loss": "group_dro", "by": "who*label"},
-        {"loss": "group_dro", "by": "who"},
-        {"loss": "constrained", "by": "who"},
+        {
+            "augmentation": "erasing",
+            "sampling": {"kind": "oversample", "by": "who*label"},
+            "loss": {"kind": "group_dro", "by": "who*label"},
+        },
+        {"loss": {"kind": "weighted", "class_weights": (1, 2)}},
+        {"loss": {"kind": "group_dro", "by": "who"}},
+        {"loss": {"kind": "constrained", "by": "who"}},
     ],
     ids=str,
 )
@@ -340,7 +424,7 @@ def test_an_interrupted_remedy_goes_on_as_if_it_had_not_been(people, tmp_path, m
     recipe = Recipe.model_validate(recipe)
     settings = Training(epochs=3, batch_size=32, lr=1e-2)
     whole, expected = train(people, recipe, settings=settings)
-    order = sample_order(people, recipe, 0)
+    order = recipe.sampling.order(people.attributes, 0)
 
     def interrupted(epoch):
         if epoch == 2:

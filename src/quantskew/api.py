@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
 
-import joblib
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
@@ -29,8 +27,9 @@ from torch import Tensor, nn
 
 from quantskew import methods as composing
 from quantskew import models
-from quantskew.analysis import answer, figures, report, views
+from quantskew.analysis import answer
 from quantskew.analysis.effects import Predictions, analyze
+from quantskew.analysis.figures import FIGURES
 from quantskew.analysis.study import Statistics, Study
 from quantskew.data.groups import Groups, groupings
 from quantskew.data.loading import Samples
@@ -42,13 +41,13 @@ from quantskew.models import CPU
 from quantskew.names import BASELINE, FULL_PRECISION, Point, Variant, width_name
 from quantskew.params import load
 from quantskew.quantization import packing
+from quantskew.quantization.fitting import Qat
 from quantskew.quantization.layers import dry_run
 from quantskew.quantization.method import Method
 from quantskew.quantization.packing import Quantized
-from quantskew.quantization.settings import Qat
 from quantskew.schemas import TABLES
-from quantskew.training.baseline import class_weights
-from quantskew.training.settings import Recipe, Training
+from quantskew.training.recipe import Recipe
+from quantskew.training.training import Training
 from quantskew.variants import widths
 
 AnyMethod = Method | Mapping[str, Any] | str
@@ -58,11 +57,6 @@ NEARLY_ALL = 0.95
 """Share of the weights below which a result says how many are at the width it speaks of."""
 PLAIN = Method()
 _TRAINING, _QAT, _GROUPS, _STATISTICS = Training(), Qat(), Groups(), Statistics()
-_VIEWS = {
-    "accuracy_by_group": views.accuracy_by_group,
-    "fvo_by_width": views.fvo_by_width,
-    "trade_off": views.trade_off,
-}
 
 
 class Applied(NamedTuple):
@@ -102,7 +96,7 @@ class Result:
     Attributes
     ----------
     frames
-        ``levels``, ``effects``, ``certificates``, ``groups`` and ``fairness``: tables by name, as
+        ``levels``, ``effects``, ``certificates`` and ``groups``: tables by name, as
         :data:`quantskew.TABLES` describes them.
     networks
         What was made, by (method, bits), to look at or to keep with
@@ -134,17 +128,19 @@ class Result:
         Parameters
         ----------
         view
-            ``accuracy_by_group`` (plain quantization, for which it is the default),
-            ``fvo_by_width`` (all methods) or ``trade_off`` (accuracy against FVO).
+            Name of a figure that needs no other tables than these: ``accuracy_by_group`` (the
+            default where there is only plain quantization), ``fvo_by_width`` (the default of
+            several methods), ``trade_off``, ``loss_by_group`` or ``logits``.
         """
         alone = list(self.study.methods) == [self.study.reference]
         view = view or ("accuracy_by_group" if alone else "fvo_by_width")
-        if view not in _VIEWS:
-            raise UserError(f"no view {view!r}; there are {', '.join(_VIEWS)}")
-        with mpl.rc_context(figures.STYLE):
-            figure = Figure()
-            report.FIGURES[view].draw(figure, _VIEWS[view](self.frames["levels"], self.study))
-        return figure
+        known = [name for name, one in FIGURES.items() if {*one.tables} <= {*self.frames}]
+        if view not in known:
+            raise UserError(
+                f"no view {view!r}; there are {', '.join(known)}{close_names(view, known)}"
+            )
+        figure = FIGURES[view]
+        return figure.drawing.canvas(figure.rows(self.frames, self.study))
 
     def __str__(self) -> str:
         head = answer.headline(self.frames["effects"], self.study)
@@ -368,15 +364,12 @@ def evaluate(
     predicted = {}
     for (name, width), values in logits.items():
         variant = Variant(DATA, label, SEED, name, width)
-        rows = describe(values, fp32, test, divisions)
+        rows = describe(values, fp32, test.labels.numpy(), divisions)
         described.append({table: variant.name(frame) for table, frame in rows.items()})
         predicted[Point(DATA, label, name, width)] = values.argmax(1)[None]
-    # counts of a single network take less time than starting processes for them
-    with joblib.parallel_config("threading"):
-        given_answers = Predictions(test.labels.numpy(), fp32.shape[1], [SEED], predicted)
-        found = analyze(given_answers, divisions, study)
-    frames = found._asdict()
-    frames |= {table: pd.concat([d[table] for d in described]) for table in ("groups", "fairness")}
+    given_answers = Predictions(test.labels.numpy(), fp32.shape[1], [SEED], predicted)
+    frames = analyze(given_answers, divisions, study)._asdict()
+    frames["groups"] = pd.concat([tables["groups"] for tables in described])
     return Result({n: _canonical(n, rows) for n, rows in frames.items()}, networks, study)
 
 
@@ -439,7 +432,6 @@ def _apply(model: nn.Module, method: Method, bits: int, given: Material) -> Quan
         training=training,
         qat_settings=settings,
         seed=SEED,
-        weights=None if train is None else class_weights(method.recipe, train, None),
     )
     # the codes go where the network goes, so that its size can be told from the network alone
     vars(made.network)["quantized"] = made[1:]
@@ -459,16 +451,14 @@ def packed_bytes(network: nn.Module) -> int:
 
 
 def _refuse(method: Method, bits: int, given: Material) -> None:
-    recipe, learns = method.recipe, method.training == "qat"
-    if method.weights.format == "integer" and bits not in range(2, 9):
+    recipe, learns = method.recipe, method.training.trains
+    if method.weights.own_bits is None and bits not in range(2, 9):
         raise MethodError(f"bits: got {bits}; weights have 2 to 8 bits")
     if recipe != Recipe() and not learns:
         raise MethodError(
             "the method has a recipe, which is how the fp32 network is trained; train it so and "
             "leave the recipe out, or give training: qat"
         )
-    if recipe.loss == "weighted" and recipe.class_weights is None:
-        raise MethodError("loss: weighted needs class_weights here, for no history is at hand")
     if learns and given.train is None:
         raise MethodError("training: qat trains the network; give its training images as train")
     if method.needs_calibration() and given.calibration is None:

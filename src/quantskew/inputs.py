@@ -23,6 +23,7 @@ their middle square and scaled to the size that the network names, with a warnin
 """
 
 import io
+import re
 import tempfile
 import warnings
 from collections import Counter
@@ -49,6 +50,7 @@ from quantskew.errors import UserError
 
 Data = Samples | str | Path | Source | DataLoader[Any] | Dataset[Any] | tuple[Any, ...] | list[Any]
 _BATCH = 256
+_INDEX = re.compile("0|[1-9][0-9]*")  # not "01", which would be the output of "1"
 
 
 class DataError(UserError, ValueError):
@@ -137,7 +139,7 @@ def _from_file(given: str | Path | Source, split: str, network: nn.Module) -> Sa
         first = "; ".join(f"{row.id}: {row.reason}" for row in left_out.head(3).itertuples())
         warnings.warn(f"{len(left_out)} samples of {path} are left out: {first}", stacklevel=4)
     in_order = source.classes or "classes" not in KEYS.get(source.reader or "", ())
-    if not in_order and not all(name.isdigit() for name in found.classes):
+    if not in_order and not all(_INDEX.fullmatch(name) for name in found.classes):
         raise DataError(
             f"the labels of {path} are {', '.join(found.classes[:12])}; which output of the "
             f"network stands for which is not known. Give Source(reader={source.reader!r}, path=…, "
@@ -146,7 +148,11 @@ def _from_file(given: str | Path | Source, split: str, network: nn.Module) -> Sa
     if not in_order:  # numbers are the outputs themselves, though not all may be there
         outputs = torch.tensor([int(name) for name in found.classes])
         found = replace(found, labels=outputs[found.labels], classes=())
-    return getattr(found, split) if found.metadata["split"]["by"] == "published" else found
+    if found.metadata["split"]["by"] == "published":
+        found = getattr(found, split)
+        if not len(found):
+            raise DataError(f"{path} has no {split} samples; give the path of those to use as such")
+    return found
 
 
 def _fitted(source: Source, network: nn.Module, folder: str) -> Source:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from quantskew.analysis.study import Statistics, Study, Targets
 from quantskew.data.groups import Groups
@@ -21,12 +21,15 @@ from quantskew.deployment.settings import Deploy
 from quantskew.engine.compute import Compute
 from quantskew.errors import close_names
 from quantskew.evaluation.plan import Curvature
+from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method, recipe_owners
-from quantskew.quantization.settings import Qat
-from quantskew.sections import Names, ParamsError, Section, Seeds, Widths, checked, read
+from quantskew.sections import ParamsError, Section, Seeds, Widths, checked, read
 from quantskew.subject import Architecture
-from quantskew.training.settings import Recipe, Training
+from quantskew.training.recipe import Recipe
+from quantskew.training.training import Training
 
+Listed = Annotated[tuple[str, ...], Field(min_length=1)]
+"""DVC makes a stage of each of these names, for which it needs a list."""
 _JUDGED = (
     "datasets", "models", "bits", "seeds", "reference", "groups", "statistics", "targets",
 )  # fmt: skip
@@ -36,8 +39,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 class Params(Section):
     """All of ``params.yaml``."""
 
-    datasets: Names
-    models: Names
+    datasets: Listed
+    models: Listed
     bits: Widths
     seeds: Seeds
     reference: str = "ptq"
@@ -90,11 +93,11 @@ class Params(Section):
                         f"{close_names(name, legal)}"
                     )
         for name, method in self.all_methods().items():
-            bits, choices = min(method.bits_of(self.bits)), method.policy.choices
-            if min(choices) > bits:
+            bits, narrowest = min(method.bits_of(self.bits)), method.policy.narrowest()
+            if narrowest > bits:
                 raise ValueError(
-                    f"{name}: policy.choices: none of {', '.join(map(str, choices))} is as narrow "
-                    f"as {bits} bits, at which the method runs; add one, or give it other bits"
+                    f"{name}: policy: the narrowest of its choices is {narrowest} bits, and the "
+                    f"method runs at {bits}; add a narrower choice, or give the method other bits"
                 )
         missing = [name for name in self.datasets if name not in self.sources]
         if missing:
@@ -112,12 +115,12 @@ class Params(Section):
                 f"{', '.join(self.methods)}{close_names(self.reference, self.methods)}"
             )
         method = self.methods[self.reference]
-        if method.recipe != Recipe() or method.training != "none" or method.function is not None:
+        if method.recipe != Recipe() or method.training.trains or method.function is not None:
             raise ValueError(
                 f"reference: {self.reference} must be a post-training quantization without a "
                 "recipe and without a function, or remedies are compared with a remedy"
             )
-        if method.weights.format != "integer" or method.bits is not None:
+        if method.weights.own_bits is not None or method.bits is not None:
             raise ValueError(
                 f"reference: {self.reference} must have integer weights at every width of bits"
             )
@@ -136,10 +139,10 @@ class Params(Section):
                         "network; leave out the method or the checkpoint, or give the method "
                         "training: qat and recipe.during: qat"
                     )
-                if recipe.loss == "weighted" and recipe.class_weights is None:
+                if recipe.loss.needs_history:
                     raise ValueError(
                         f"{where}: no training tells how hard each class is, which the weights of "
-                        f"loss: weighted follow; give {name} recipe.class_weights"
+                        f"loss: {recipe.loss.kind} follow; give {name} recipe.loss.class_weights"
                     )
         return self
 

@@ -13,13 +13,14 @@ written, and a new kind is one class:
         def codes(self, ...): ...
 
 In YAML a kind is written as ``rounding: {kind: adaround, steps: 500}``, or by its name alone where
-its settings are the defaults, ``rounding: adaround``.
+its settings are the defaults, ``rounding: adaround``. A family may give the key another name than
+``kind`` (``tag``), and name the kind that is meant where the key is missing (``usual``).
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -58,6 +59,12 @@ class ParamsError(UserError, ValueError):
     """A parameter file holds something that cannot be run; the message lists every problem."""
 
 
+class Code(NamedTuple):
+    """Stands for the code of a module in the identity of a section."""
+
+    module: str
+
+
 class Section(BaseModel):
     """A part of a parameter file: immutable, and closed to keys that it does not know."""
 
@@ -67,7 +74,7 @@ class Section(BaseModel):
         """Return what a result depends on when it depends on this section.
 
         A section that names files or code adds them here: a :class:`~pathlib.Path` stands for the
-        content of its file, and :class:`quantskew.engine.fingerprint.Code` for that of a module.
+        content of its file, and :class:`Code` for that of a module.
         """
         return {name: getattr(self, name) for name in type(self).model_fields}
 
@@ -75,6 +82,8 @@ class Section(BaseModel):
 class Choice(Section):
     """One of several kinds of a setting; see the text of the module."""
 
+    tag: ClassVar[str] = "kind"
+    usual: ClassVar[str] = ""
     kind: ClassVar[str] = ""
     kinds: ClassVar[dict[str, Any]]  # classes by the name of their kind
 
@@ -99,11 +108,12 @@ class Choice(Section):
     def _of_kind(cls, given: Any) -> Self:
         if isinstance(given, cls):
             return given
-        rest = {"kind": given} if isinstance(given, str) else given
-        if not isinstance(rest, Mapping) or "kind" not in rest:
+        rest = {cls.tag: given} if isinstance(given, str) else given
+        if not isinstance(rest, Mapping) or not (cls.usual or cls.tag in rest):
             raise PydanticCustomError("no_kind", "{legal}", {"legal": cls._legal()})
-        kind, settings = rest["kind"], {k: v for k, v in rest.items() if k != "kind"}
-        if kind not in cls.kinds:
+        kind = rest.get(cls.tag, cls.usual)
+        settings = {key: value for key, value in rest.items() if key != cls.tag}
+        if not isinstance(kind, str) or kind not in cls.kinds:
             raise PydanticCustomError(
                 "unknown_kind",
                 "{legal}{close}",
@@ -118,11 +128,13 @@ class Choice(Section):
 
     @model_serializer(mode="wrap")
     def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {"kind": self.kind, **handler(self)}
+        return {self.tag: self.kind, **handler(self)}
 
     def identity(self) -> dict[str, Any]:
-        """Return the kind with its settings."""
-        return {"kind": self.kind, **super().identity()}
+        """Return the kind with its settings, and with its code where the kind is a user's own."""
+        identity = {self.tag: self.kind, **super().identity()}
+        module = type(self).__module__
+        return identity if module.startswith("quantskew.") else identity | {"code": Code(module)}
 
 
 _Kind = TypeVar("_Kind", bound=Section)
@@ -203,6 +215,8 @@ def explained(
                 yield f"{key}: got {value!r}; legal: {', '.join(legal)}{close_names(value, legal)}"
             case "value_error":
                 yield f"{key}: {context['error']}" if problem["loc"] else str(context["error"])
+            case "tuple_type" | "list_type":
+                yield f"{key}: got {value!r}; a list is needed, such as [{value}]"
             case _:
                 yield f"{key}: got {value!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
@@ -218,11 +232,12 @@ def _keys_at(section: type[Section], location: tuple[int | str, ...], given: Any
         given = given.get(part) if isinstance(given, Mapping) else None
         family = next(iter(_sections(at)), None)
         if family is not None and issubclass(family, Choice) and isinstance(given, Mapping):
-            at = family.kinds.get(given.get("kind", ""), family)
+            at = family.kinds.get(given.get(family.tag, family.usual), family)
     found = next(iter(_sections(at)), None)
     if found is None:
         return []
-    return ["kind", *found.model_fields] if issubclass(found, Choice) else list(found.model_fields)
+    tag = [found.tag] if issubclass(found, Choice) else []
+    return [*tag, *found.model_fields]
 
 
 def _sections(annotation: Any) -> Iterator[type[Section]]:

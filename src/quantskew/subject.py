@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from quantskew.engine.fingerprint import Code
 from quantskew.names import FULL_PRECISION
-from quantskew.sections import PositiveFloat, Section
+from quantskew.sections import Code, PositiveFloat, Section
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,18 +78,25 @@ class Subject(Section):
             raise ValueError(f"{self.model} has no weights yet")
         return self.weights
 
+    @property
+    def checkpoint(self) -> str | None:
+        """File of the user's own weights, which are not trained."""
+        return None if self.architecture is None else self.architecture.checkpoint
+
     def data(self) -> "Samples":
         """Read the samples; those of the last table stay in memory for the next cell."""
         from quantskew.data.loading import load
 
         return load(self.samples)
 
-    def open(self) -> "nn.Module":
-        """Build the network on the CPU, with its weights if it has some."""
+    def build(self, checkpoint: str | None = None) -> "nn.Module":
+        """Build the fp32 network on the CPU, from the random state of torch or a checkpoint."""
         from quantskew import models
+
+        return models.build_for(self.data(), self.model, self.architecture, checkpoint)
+
+    def open(self) -> "nn.Module":
+        """Build the network on the CPU, with its weights, in evaluation mode."""
         from quantskew.quantization import packing
 
-        network = models.build_for(self.data(), self.model, self.architecture)
-        if self.weights is None:
-            return network
-        return packing.open_variant(self.weights, network, self.bits)
+        return packing.open_variant(self.file(), self.build(), self.bits)

@@ -17,9 +17,11 @@ from quantskew.engine.cells import Cell, attempt
 from quantskew.files import write_json
 from quantskew.layout import empty, folder_of, samples_path, stored_variants
 from quantskew.names import BASELINE, FULL_PRECISION, Variant
+from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method, recipe_owners
-from quantskew.quantization.settings import Qat
-from quantskew.training.settings import Recipe, Training
+from quantskew.subject import Subject
+from quantskew.training.recipe import Recipe
+from quantskew.training.training import Training
 
 if TYPE_CHECKING:
     from quantskew.params import Params
@@ -34,7 +36,8 @@ def widths(method: Method, bits: tuple[int, ...]) -> tuple[int, ...]:
 
     A method that names widths is kept to them; an experiment with none of these has all its own.
     """
-    return (16,) if method.weights.format != "integer" else method.bits_of(bits)
+    own = method.weights.own_bits
+    return method.bits_of(bits) if own is None else (own,)
 
 
 def make_baselines(study: "Params", dataset: str, model: str) -> None:
@@ -92,6 +95,17 @@ def variants_of(
     return [Variant(dataset, model, seed, name, width) for width in bits for seed in study.seeds]
 
 
+def subject_of(study: "Params", variant: Variant, weights: Path | None = None) -> Subject:
+    """Return what a cell about a network is about; without weights it is not trained yet."""
+    return Subject(
+        samples=samples_path(variant.dataset),
+        model=variant.model,
+        architecture=study.architectures.get(variant.model),
+        weights=weights,
+        bits=variant.bits,
+    )
+
+
 def _run(
     study: "Params", work: Mapping[Variant, Cell], title: str
 ) -> tuple[dict[Variant, Path], Failures]:
@@ -106,13 +120,11 @@ def _training_cells(study: "Params", bases: Mapping[Variant, Recipe]) -> dict[Va
         variant: Cell(
             variant.stem,
             "quantskew.training.baseline:train",
-            samples=samples_path(variant.dataset),
-            model=variant.model,
-            architecture=study.architectures.get(variant.model),
+            subject=subject_of(study, variant),
             seed=variant.seed,
             training=study.training,
             recipe=recipe,
-            bins=study.groups.edges(recipe.by),
+            bins=study.groups.edges(*recipe.groupings),
             baseline_history=_baseline_history(variant, recipe),
         )
         for variant, recipe in bases.items()
@@ -121,26 +133,23 @@ def _training_cells(study: "Params", bases: Mapping[Variant, Recipe]) -> dict[Va
 
 def _quantizing_cell(study: "Params", variant: Variant, method: Method, base: Path) -> Cell:
     # what a method does not look at may change, and it is not done anew
-    learns = method.training == "qat"
+    learns = method.training.trains
     return Cell(
         variant.stem,
         "quantskew.methods:quantize",
-        samples=samples_path(variant.dataset),
-        base=base,
+        subject=subject_of(study, variant._replace(bits=FULL_PRECISION), base),
         baseline_history=_baseline_history(variant, method.recipe),
-        model=variant.model,
-        architecture=study.architectures.get(variant.model),
         seed=variant.seed,
         method=method.model_copy(update={"bits": None}),
         bits=variant.bits,
         training=study.training if learns else Training(),
         qat_settings=study.qat if learns else Qat(),
-        bins=study.groups.edges(method.recipe.by, method.calibration.by),
+        bins=study.groups.edges(*method.recipe.groupings, method.calibration.by),
     )
 
 
 def _baseline_history(variant: Variant, recipe: Recipe) -> Path | None:
-    if recipe.loss != "weighted" or recipe.class_weights is not None:
+    if not recipe.loss.needs_history:
         return None
     base = variant._replace(method=BASELINE, bits=FULL_PRECISION)
     folder = folder_of("train", variant.dataset, variant.model)

@@ -1,11 +1,11 @@
 """How much of the accuracy that groups lose goes with which step of the impact flow.
 
-For plain quantization and the first grouping, from stored tables alone. A row of what is compared
-is a group at a width: how far each step moved from fp32, and how much accuracy was lost. It is
-association, and two questions are kept apart: at one width, do the groups that lose more also move
-further (the weights, which groups share, cannot tell them apart)? And in one group, does the loss
-follow the step as the width falls (every step does so to some extent)? The table ``mediation``
-shows what is left of one relation once another step is held fixed, which is as far as such data go.
+All of it is of the reference method and the first grouping. Each row that enters is a group at a
+width: how far each step moved from fp32, and how much accuracy was lost. What comes out is
+association, and answers two separate questions. At one width, do the groups that lose more also
+move further? The weights cannot tell, because groups share them. And within one group, does the
+loss follow the step as the width falls? Every step does so to some extent. The table ``mediation``
+shows what is left of one relation once another step is held fixed; such data go no further.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +17,9 @@ import pandas as pd
 from quantskew.analysis.study import Study
 from quantskew.analysis.views import first_groupings, plain
 from quantskew.names import FULL_PRECISION, width_name
+from quantskew.schemas import VARIANT
 
-PLACE = ["dataset", "model", "seed"]
+NETWORK = ["dataset", "model", "seed"]
 LOST = "accuracy lost"
 EVERY = "all"
 STEPS = {
@@ -29,10 +30,31 @@ STEPS = {
     "rise of the gradient norm": "gradient_plain",
     "rise of the largest eigenvalue": "largest_eigenvalue",
 }
-"""Steps in the order of the flow, and the columns that tell them."""
+"""Steps in the order of the flow, and the columns that measure them."""
 
 FALLING = ("true_probability",)
 FROM_FP32 = ("relative_error", "cosine_distance")
+
+
+def surveyed(groups: pd.DataFrame, curvature: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Join what was measured of each group with the surface of its loss.
+
+    Parameters
+    ----------
+    groups, curvature
+        The tables of these names.
+    study
+        Its first groupings and its reference method.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of ``groups`` of fp32 and the reference method, with the columns that only
+        ``curvature`` has; those are NaN where the surface was not surveyed.
+    """
+    key = [*VARIANT, "attribute", "group"]
+    surface = curvature[[*key, *curvature.columns.difference(groups.columns)]]
+    return plain(first_groupings(groups, study), study).merge(surface, "left", key)
 
 
 def changes(tables: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
@@ -43,44 +65,41 @@ def changes(tables: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
     tables
         ``groups``, ``layers`` and ``curvature``.
     study
-        Its first groupings and its plain method.
+        Its first groupings and its reference method.
 
     Returns
     -------
     pandas.DataFrame
-        One row a group of a network at a width: dataset, model, seed, bits, attribute, group, one
-        column a step of :data:`STEPS` and :data:`LOST`; NaN where the loss was not surveyed.
+        One row per group of a network at a width: dataset, model, seed, bits, attribute, group,
+        :data:`LOST` and one column per step of :data:`STEPS`; NaN where the surface of the loss was
+        not surveyed.
     """
-    key = [*PLACE, "bits", "attribute", "group"]
-    rows = plain(first_groupings(tables["groups"], study), study)
-    layers, surfaces = tables["layers"], tables["curvature"]
-    whole = layers[layers["layer"] == "all"]
-    rows = rows.merge(whole[[*PLACE, "method", "bits", "relative_error"]])
-    measured = ["gradient_plain", "largest_eigenvalue"]
-    rows = rows.merge(surfaces[[*key, "method", *measured]], "left", [*key, "method"])
-    origin = rows[rows["bits"] == FULL_PRECISION].set_index([*PLACE, "group"])
+    layers = tables["layers"]
+    whole = layers.loc[layers["layer"] == "all", [*VARIANT, "relative_error"]]
+    rows = surveyed(tables["groups"], tables["curvature"], study).merge(whole)
+    origin = rows[rows["bits"] == FULL_PRECISION].set_index([*NETWORK, "group"])
     rows = rows[rows["bits"].isin(study.bits)].reset_index(drop=True)
-    start = origin.loc[pd.MultiIndex.from_frame(rows[[*PLACE, "group"]])].reset_index(drop=True)
+    start = origin.loc[pd.MultiIndex.from_frame(rows[[*NETWORK, "group"]])].reset_index(drop=True)
     moved = {LOST: start["accuracy"] - rows["accuracy"]}
     for step, column in STEPS.items():
         rise = rows[column] if column in FROM_FP32 else rows[column] - start[column]
         moved[step] = -rise if column in FALLING else rise
-    return rows[key].assign(**moved)
+    return rows[[*NETWORK, "bits", "attribute", "group"]].assign(**moved)
 
 
 def attribution(moved: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The tables ``attribution`` and ``mediation``, from :func:`changes`."""
-    found: dict[str, list[pd.DataFrame]] = {"attribution": [], "mediation": []}
-    for place, part in moved.groupby(["dataset", "model", "attribute"], sort=False):
-        names = dict(zip(("dataset", "model", "attribute"), place, strict=True))
+    frames: dict[str, list[pd.DataFrame]] = {"attribution": [], "mediation": []}
+    place = ["dataset", "model", "attribute"]
+    for names, part in moved.groupby(place, sort=False):
         for width, group, rows in _scopes(part):
-            where = {**names, "width": width, "group": group}
+            where = dict(zip((*place, "width", "group"), (*names, width, group), strict=True))
             ranks = rank_correlations(rows, LOST, [*STEPS])
-            found["attribution"].append(ranks.assign(**where))
+            frames["attribution"].append(ranks.assign(**where))
             if group == EVERY:
-                carried = mediation(rows, LOST, [*STEPS]).assign(**where)
-                found["mediation"].append(carried.drop(columns="group"))
-    return {name: pd.concat(frames, ignore_index=True) for name, frames in found.items()}
+                mediated = mediation(rows, LOST, [*STEPS]).assign(**where)
+                frames["mediation"].append(mediated.drop(columns="group"))
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
 
 
 def rank_correlations(
@@ -91,16 +110,16 @@ def rank_correlations(
     Parameters
     ----------
     changes
-        One row a (group, width).
+        One row per group and width.
     accuracy_lost, steps
-        Columns of it: accuracy before minus after, and the changes of the flow's steps.
+        Its columns: accuracy before minus after, and the changes of the steps of the flow.
 
     Returns
     -------
     pandas.DataFrame
-        One row a step: ``step``, ``rows`` (those where both are known), Spearman's ``spearman``
-        and Kendall's ``kendall`` (τ-b), each in −1 … 1; NaN where there are fewer than three rows
-        or a column is constant. Without p: groups of one network share its weights.
+        One row per step: ``step``, ``rows`` (how many have both numbers), Spearman's ``spearman``
+        and Kendall's ``kendall`` (τ-b), each from −1 to 1; NaN where there are fewer than three
+        rows or a column is constant. There is no p, because groups of a network share its weights.
     """
     known = changes[[accuracy_lost, *steps]]
     table = pd.DataFrame({"rows": known[known[accuracy_lost].notna()].count()})
@@ -110,11 +129,11 @@ def rank_correlations(
 
 
 def mediation(changes: pd.DataFrame, accuracy_lost: str, steps: Sequence[str]) -> pd.DataFrame:
-    """How far the steps of the flow, in their order, carry the relation to the accuracy lost.
+    """How far each step's relation to the accuracy lost is mediated by the next step of the flow.
 
-    Each step is followed to the next one: on ranks, its total slope to the accuracy lost is
-    compared with the direct slope that remains once the next step is held fixed (Baron & Kenny's
-    product of coefficients; ranks make it blind to units and to monotone curvature).
+    On ranks, the total slope from a step to the accuracy lost is compared with the direct slope
+    that remains once the next step is held fixed (the product of coefficients of Baron & Kenny,
+    1986; ranks make it independent of units and of monotone transformations).
 
     Parameters
     ----------
@@ -124,9 +143,9 @@ def mediation(changes: pd.DataFrame, accuracy_lost: str, steps: Sequence[str]) -
     Returns
     -------
     pandas.DataFrame
-        One row a pair of neighbouring steps: ``step``, ``mediator``, ``rows``, the standardised
+        One row per pair of neighbouring steps: ``step``, ``mediator``, ``rows``, the standardised
         slopes ``total`` and ``direct``, and ``association_through`` = total − direct. NaN where
-        there are fewer than four rows or the ranks are constant or collinear.
+        there are fewer than four rows, or the ranks are constant or collinear.
     """
     table = []
     for step, mediator in pairwise(steps):
@@ -146,22 +165,7 @@ def mediation(changes: pd.DataFrame, accuracy_lost: str, steps: Sequence[str]) -
 def _scopes(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     yield EVERY, EVERY, part
     for bits, rows in part.groupby("bits", sort=False):
-        # seeds are averaged, or their weights would stand in for the groups
+        # means over seeds, or the weights of the networks would stand in for the groups
         yield width_name(bits), EVERY, rows.groupby("group", sort=False).mean(numeric_only=True)
     for group, rows in part.groupby("group", sort=False):
         yield EVERY, str(group), rows
-
-
-def view(table: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlations of :func:`attribution` as rows of a heat map."""
-    over = table["group"].where(table["group"] != EVERY, table["width"])
-    fields = {True: "over groups, at a width", False: "over widths, in a group"}
-    return pd.DataFrame(
-        {
-            "panel": table["dataset"] + " · " + table["model"],
-            "drawing": (table["group"] == EVERY).map(fields),
-            "x": over,
-            "y": table["step"],
-            "value": table["spearman"],
-        }
-    )

@@ -1,146 +1,352 @@
-"""Which claims of the papers about the impact flow hold here, as rank correlations over groups.
+"""How a claim about quantization and fairness is tested: one engine, one table, one vocabulary.
 
-Two kinds are tested, for plain quantization and the first grouping of a data set:
+A claim is declared before the data are seen: one function in :mod:`quantskew.analysis.hypotheses`
+that computes what is tested, under a line that says in words what is claimed. What the function
+returns decides the test; all tests are two-sided.
 
-- *over groups* at one width: Spearman's ρ of two columns, with the p of all (or 9999 random)
-  permutations of the groups;
-- *over widths*: Spearman's ρ of the width and a column within each group, averaged over groups,
-  with the p of Page's test; groups of one network share its weights, so this p is a lower limit.
+=================== ================================================================================
+:class:`Contrast`   one number per network (or per pair of networks of a seed). Student's t test of
+                    its mean, with an error from both training seeds and test samples
+                    (:mod:`quantskew.fairness.seeds`): exact for normal errors if seeds are the only
+                    source, conservative otherwise
+:class:`Trend`      one rank correlation with the width per network, the mean of those within its
+                    groups. Its sign is exchanged at random between networks. Groups of one network
+                    share its weights, so they are no replicates
+:class:`Ranks`      two numbers per group. Rank correlation over groups, whose pairs are permuted;
+                    this takes the groups as exchangeable
+=================== ================================================================================
 
-Both are two-sided, and adjusted by Holm over all claims and widths of a network. A claim *holds*
-if the sign is as claimed and p is at most alpha, *does not hold* if the sign is the other, and is
-*undecided* else. All of it is association.
+The p of each family is adjusted by Holm. A test whose smallest possible p cannot reach ``alpha``
+in its family, whatever the data show, is left out of the family and says how many units it needs;
+this depends on the numbers of units alone. The verdicts:
+
+============== =====================================================================================
+supported      adjusted p ≤ alpha, and the estimate lies on the side that was claimed
+refuted        adjusted p ≤ alpha, and it lies on the other side
+undecided      adjusted p > alpha: these data cannot tell
+not testable   the study lacks what the column ``missing`` names
+============== =====================================================================================
+
+Verdicts speak of the models and data sets of the study. They generalize over seeds and test
+samples, not over architectures.
 """
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from quantskew.analysis.sampled import Sampled
 from quantskew.analysis.study import Study
-from quantskew.analysis.views import first_groupings, plain
+from quantskew.fairness.intervals import cohens_d
+from quantskew.fairness.metrics import Floats
 from quantskew.fairness.paired import holm
-from quantskew.names import FULL_PRECISION, width_name
+from quantskew.fairness.seeds import seed_and_sampling_variance
+from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
 
-DRAWS = 9999
+ALL = "all"
+"""Model or width of the rows that speak of all of them together."""
+RESAMPLES = 9999
+NUMBERS = ("estimate", "boundary", "low", "high", "d", "d_low", "d_high", "p_value")
 
 
-class Claim(NamedTuple):
-    """That two columns rise together (sign 1), or one as the other falls (−1)."""
+class NotTestable(Exception):  # noqa: N818 (it is an answer, not an error)
+    """The study lacks something that a claim speaks of; the message says what."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What claims are tested on: the networks of a data set, on its first grouping.
+
+    Attributes
+    ----------
+    study
+        Its ``bits`` are those that a contrast of networks is tested on.
+    sampled
+        Right answers of all networks, observed and on redrawn test sets.
+    bytes
+        Size of each point.
+    steps
+        Steps of the impact flow by network and group, from
+        :func:`quantskew.analysis.attribution.surveyed`.
+    model, width
+        Names of the only model or width that is tested, or :data:`ALL`.
+    """
+
+    study: Study
+    sampled: Sampled
+    bytes: Mapping[Point, float]
+    steps: pd.DataFrame
+    model: str = ALL
+    width: str = ALL
+
+    @property
+    def reference(self) -> str:
+        """Name of the method that others are compared with; it has no recipe."""
+        if self.study.reference not in self.study.methods:
+            raise NotTestable(f"needs the reference, {self.study.reference}, among methods")
+        return self.study.reference
+
+    def only_bits(self, *bits: int) -> "Evidence":
+        """Keep some widths of the quantized networks."""
+        width = width_name(bits[0]) if len(bits) == 1 else ALL
+        return replace(self, study=self.study.model_copy(update={"bits": bits}), width=width)
+
+    def bits(self, *methods: str) -> list[int]:
+        """Widths, falling, at which all these methods are."""
+        runs = [{p.bits for p in self.sampled.points if p.method == name} for name in methods]
+        shared = {*self.study.bits}.intersection(*runs)
+        if not shared:
+            raise NotTestable(f"needs a width at which {' and '.join(methods)} run")
+        return sorted(shared, reverse=True)
+
+    def at(self, values: Floats, model: str, method: str, bits: int) -> Floats:
+        """Select a point from values of all points, (1 + B, P, S) to (1 + B, S)."""
+        dataset = self.sampled.points[0].dataset
+        return values[:, self.sampled.points.index(Point(dataset, model, method, bits))]
+
+    def change(self, values: Floats, model: str, method: str, reference: str) -> Floats:
+        """Mean over the widths that both have of the change from a reference, (1 + B, S)."""
+        both = [name for name in (method, reference) if name != BASELINE]
+        changes = [
+            self.at(values, model, method, bits)
+            - self.at(values, model, reference, FULL_PRECISION if reference == BASELINE else bits)
+            for bits in self.bits(*both)
+        ]
+        return np.mean(changes, axis=0)
+
+    def over_models(self, each: Callable[[str], Floats]) -> Floats:
+        """Side by side, what a function of the model gives: (1 + B, models × S)."""
+        return np.concatenate([each(model) for model in self.study.models], axis=1)
+
+    def between(self, values: Floats, method: str, reference: str) -> "Contrast":
+        """Compare a method with a reference at the widths that both have."""
+        widths = self.bits(method, *([] if reference == BASELINE else [reference]))
+        some = len(widths) < len(self.study.bits)
+        at = f" at {', '.join(map(str, widths))} bits" if some else ""
+        return Contrast(
+            self.over_models(lambda model: self.change(values, model, method, reference)),
+            f"{method} − {reference}{at}",
+        )
+
+    def first(self, wanted: Callable[[Mapping[str, Any]], bool], words: str) -> str:
+        """Name of the first method with integer weights that is as wanted."""
+        for name, method in self.study.all_methods().items():
+            if method["weights"]["format"] == "integer" and wanted(method):
+                return name
+        raise NotTestable(f"needs {words}")
+
+
+class Contrast(NamedTuple):
+    """A number per network or pair of networks, observed and under each draw of the test set."""
+
+    values: Floats  # (1 + B, U)
+    compared: str
+    boundary: float = 0.0  # the claim is about the mean being above or below this
+    looks: int = 1  # contrasts of which this is the most extreme; p is multiplied by it
+
+    def tested(self, alpha: float) -> dict[str, Any]:
+        """Test whether the mean over U ≥ 2 networks is the boundary.
+
+        p is 1 where nothing varies and the mean is on the boundary, 0 where it is off it.
+        """
+        observed = self.values[0]
+        if observed.size < 2:
+            raise NotTestable("needs two networks at least: more seeds")
+        if np.isnan(observed).any():
+            raise NotTestable("needs two groups that are large enough")
+        estimate = float(observed.mean())
+        error = float(np.sqrt(seed_and_sampling_variance(observed, self.values[1:]).total))
+        degrees = observed.size - 1
+        half = stats.t.ppf(1 - alpha / 2, degrees) * error
+        away = abs(estimate - self.boundary)
+        p_value = 2 * stats.t.sf(away / error, degrees) if error > 0 else float(away < 1e-12)
+        size = cohens_d(observed - self.boundary, confidence=1 - alpha)
+        return {
+            "units": observed.size, "estimate": estimate, "boundary": self.boundary,
+            "low": estimate - half, "high": estimate + half,
+            "d": size.d, "d_low": size.low, "d_high": size.high,
+            "p_value": min(1.0, float(p_value) * self.looks),
+        }  # fmt: skip
+
+
+class Trend(NamedTuple):
+    """A rank correlation with the width per network."""
+
+    correlations: Floats  # (U,)
+    compared: str
+
+    def tested(self, alpha: float) -> dict[str, Any]:
+        """Exchange signs of networks: exact where no trend is as likely to rise as to fall."""
+        if len(self.correlations) < 2:
+            raise NotTestable("needs two networks at least: more seeds")
+        return _permuted("samples", self.correlations, np.mean) | {
+            "unit": "networks",
+            "smallest_p": lambda units: 2.0 ** (1 - units),
+        }
+
+
+class Ranks(NamedTuple):
+    """Two numbers per group."""
+
+    x: pd.Series
+    y: pd.Series
+    compared: str
+
+    def tested(self, alpha: float) -> dict[str, Any]:
+        """Spearman's ρ, with the p of all (or 9999 random) ways to pair the groups' numbers.
+
+        Examples
+        --------
+        >>> ranks = Ranks(pd.Series([1, 2, 3, 4]), pd.Series([9, 7, 5, 1]), "size and error")
+        >>> tested = ranks.tested(alpha=0.05)
+        >>> round(tested["estimate"], 6), round(tested["p_value"], 6)  # two of 24 orders
+        (-1.0, 0.083333)
+        """
+        for column in (self.x, self.y):
+            if column.nunique() < 2:
+                raise NotTestable(f"needs groups that differ in {column.name}")
+        x, y = (stats.zscore(stats.rankdata(column)) for column in (self.x, self.y))
+        return _permuted("pairings", x, lambda values, axis: (values * y).mean(axis=axis)) | {
+            "unit": "groups",
+            "smallest_p": lambda units: 2 / math.factorial(units),
+        }
+
+
+Comparison = Contrast | Trend | Ranks
+
+
+def _permuted(how: str, values: Floats, statistic: Callable[..., Floats]) -> dict[str, Any]:
+    result = stats.permutation_test(
+        (values,),
+        statistic,
+        permutation_type=how,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(0),
+    )
+    estimate, p_value = float(result.statistic), float(result.pvalue)
+    return {"units": len(values), "estimate": estimate, "boundary": 0.0, "p_value": p_value}
+
+
+def whole(evidence: Evidence) -> Iterator[Evidence]:
+    """Test a claim on all models and widths together."""
+    yield evidence
+
+
+def each_width(evidence: Evidence) -> Iterator[Evidence]:
+    """Test a claim on all widths together, then on each of them."""
+    yield evidence
+    if len(evidence.study.bits) > 1:
+        yield from (evidence.only_bits(bits) for bits in evidence.study.bits)
+
+
+def each_network(evidence: Evidence) -> Iterator[Evidence]:
+    """Test a claim on each model and width of which the steps of the impact flow are known."""
+    for (model, bits), steps in evidence.steps.groupby(["model", "bits"], sort=False):
+        yield replace(evidence, steps=steps, model=model, width=width_name(bits))
+    if evidence.steps.empty:
+        yield evidence
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is claimed, of which number, on which side of the boundary it is to lie, and its test.
+
+    Attributes
+    ----------
+    text
+        The claim, as a sentence.
+    estimand
+        The number that is compared with the boundary.
+    side
+        Where the claim says it lies: 1 above, −1 below, 0 on either side.
+    test
+        Computes what is tested.
+    scopes
+        The parts of the evidence that it is tested on, each a row of the table.
+    family
+        Claims of one family are adjusted together, for each model; a claim that is also tested at
+        each width is a family of its own there.
+    scale
+        What the estimate is: ``share``, of 1, or ``rank correlation``.
+    """
 
     text: str
-    x: str
-    y: str
-    sign: int
+    side: int
+    estimand: str
+    test: Callable[[Evidence], Comparison]
+    scopes: Callable[[Evidence], Iterator[Evidence]] = each_width
+    family: str = "quantization"
+    scale: str = "share"
 
 
-OVER_GROUPS = (
-    Claim("a smaller group has a larger gradient norm", "n_train", "gradient_plain", -1),
-    Claim("the same at equal n", "n_train", "gradient_equal_n", -1),
-    Claim("less accuracy goes with a larger eigenvalue", "accuracy", "largest_eigenvalue", -1),
-    Claim("so does a lower top probability", "top_probability", "largest_eigenvalue", -1),
-    Claim("gradient norm and eigenvalue rise together", "gradient_plain", "largest_eigenvalue", 1),
-)
-OVER_WIDTHS = (
-    Claim("the variance of logits falls with the width", "bits", "logit_variance", 1),
-    Claim("the eigenvalue grows as the width falls", "bits", "largest_eigenvalue", -1),
-)
-
-
-def assess(surfaces: pd.DataFrame, groups: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Compute the table ``claims``: test every claim.
+def judge(evidence: Evidence, claims: Mapping[str, Claim]) -> pd.DataFrame:
+    """Test claims on a data set: rows of the table ``claims``.
 
     Parameters
     ----------
-    surfaces
-        From :func:`quantskew.analysis.flow.surfaces`.
-    groups
-        The table ``groups``.
+    evidence
+        All networks of the data set.
+    claims
+        By name.
     """
-    surfaces, groups = (plain(first_groupings(rows, study), study) for rows in (surfaces, groups))
-    groups = groups.groupby(["dataset", "model", "bits", "group"], as_index=False).mean(
-        numeric_only=True
-    )
-    rows = []
-    for (dataset, model), part in surfaces.groupby(["dataset", "model"]):
-        here = groups[(groups["dataset"] == dataset) & (groups["model"] == model)]
-        for row in (*_over_groups(part), *_over_widths(part, here, study.bits)):
-            rows.append({"dataset": dataset, "model": model, **row})
-    table = pd.DataFrame(rows)
-    table["p_holm"] = table.groupby(["dataset", "model"])["p_value"].transform(
-        lambda p: holm(p.to_numpy())
-    )
-    found = table["p_holm"] <= study.statistics.alpha
-    agrees = table["spearman"] * table.pop("sign") > 0
-    table["verdict"] = np.select(
-        [found & agrees, found & ~agrees], ["holds", "does not hold"], "undecided"
-    )
-    return table
-
-
-def _over_groups(part: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for bits, rows in part.groupby("bits", sort=False):
-        for claim in OVER_GROUPS:
-            yield _row(claim, width_name(bits), len(rows), *spearman(rows[claim.x], rows[claim.y]))
-
-
-def _over_widths(
-    surfaces: pd.DataFrame, groups: pd.DataFrame, bits: tuple[int, ...]
-) -> Iterator[dict[str, object]]:
-    for claim in OVER_WIDTHS:
-        rows = surfaces if claim.y in surfaces else groups
-        chosen = rows[rows["bits"].isin([*bits, FULL_PRECISION])]
-        table = chosen.pivot(index="group", columns="bits", values=claim.y).sort_index(axis=1)
-        yield _row(claim, "all", len(table), *trend(table.to_numpy()))
-
-
-def _row(claim: Claim, width: str, n: int, rho: float, p: float) -> dict[str, object]:
-    return {
-        "claim": claim.text,
-        "width": width,
-        "groups": n,
-        "spearman": rho,
-        "p_value": p,
-        "sign": claim.sign,
+    rows = [row for name in claims for row in _rows(name, claims[name], evidence)]
+    dataset, attribute = evidence.sampled.points[0].dataset, evidence.sampled.division.attribute
+    table = pd.DataFrame(rows).assign(dataset=dataset, attribute=attribute)
+    alpha = evidence.study.statistics.alpha
+    families = [part for _, part in table.groupby(["model", "family"], sort=False)]
+    table = pd.concat([_adjusted(part.copy(), alpha) for part in families], ignore_index=True)
+    shown, side = table["p_holm"] <= alpha, table.pop("side")
+    agrees = (side == 0) | (side * (table["estimate"] - table["boundary"]) > 0)
+    cases = {
+        "not testable": table["missing"] != "",
+        "supported": shown & agrees,
+        "refuted": shown & ~agrees,
     }
+    return table.assign(verdict=np.select([*cases.values()], [*cases], "undecided"))
 
 
-def spearman(x: pd.Series, y: pd.Series) -> tuple[float, float]:
-    """Spearman's ρ and its two-sided p by permutation; NaN where a side is constant.
+def _rows(name: str, claim: Claim, evidence: Evidence) -> Iterator[dict[str, object]]:
+    for scope in claim.scopes(evidence):
+        narrowed = claim.scopes is each_width and scope.width != ALL
+        row: dict[str, object] = {
+            "claim": name,
+            "text": claim.text,
+            "model": scope.model,
+            "width": scope.width,
+            "family": f"{name} by width" if narrowed else claim.family,
+            "estimand": claim.estimand,
+            "scale": claim.scale,
+            "side": claim.side,
+            "compared": "",
+            "missing": "",
+            "units": 0,
+            "unit": "",
+            "smallest_p": None,
+            **dict.fromkeys(NUMBERS, math.nan),
+        }
+        try:
+            test = claim.test(scope)
+            tested = test.tested(evidence.study.statistics.alpha)
+            yield {**row, **tested, "compared": test.compared}
+        except NotTestable as reason:
+            yield {**row, "missing": str(reason)}
+            if scope is evidence:  # it lacks at every width what it lacks at all of them
+                return
 
-    Examples
-    --------
-    >>> rho, p = spearman(pd.Series([1, 2, 3, 4]), pd.Series([9, 7, 5, 1]))
-    >>> round(rho, 6), round(p, 6)  # two of 24 orders are as extreme
-    (-1.0, 0.083333)
-    """
-    if x.nunique() < 2 or y.nunique() < 2:
-        return math.nan, math.nan
-    ranks = [(r - r.mean()) / r.std(ddof=0) for r in (stats.rankdata(x), stats.rankdata(y))]
-    result = stats.permutation_test(
-        (ranks[0],),
-        lambda a, axis: (a * ranks[1]).mean(axis=axis),
-        permutation_type="pairings",
-        vectorized=True,
-        n_resamples=DRAWS,
-        rng=np.random.default_rng(0),
-    )
-    return float(result.statistic), float(result.pvalue)
 
-
-def trend(table: np.ndarray) -> tuple[float, float]:
-    """Mean within-row Spearman's ρ along the columns, and the two-sided p of Page's test.
-
-    NaN for fewer than two rows or three columns, where the test is not defined.
-    """
-    n, k = table.shape
-    if n < 2 or k < 3:
-        return math.nan, math.nan
-    ranks = stats.rankdata(table, axis=1)
-    order = np.arange(1, k + 1)
-    rho = float(np.mean([stats.spearmanr(order, row).statistic for row in ranks]))
-    tails = [stats.page_trend_test(r, ranked=True).pvalue for r in (ranks, k + 1 - ranks)]
-    return rho, min(1.0, 2 * float(min(tails)))
+def _adjusted(family: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Adjust by Holm the tests of a family that can reach alpha; say what the others need."""
+    tests = int(family["p_value"].notna().sum())
+    for row in family.dropna(subset="smallest_p").itertuples():
+        needed = next(n for n in range(row.units, 10**6) if tests * row.smallest_p(n) <= alpha)
+        if needed > row.units:
+            short = f"needs {needed} {row.unit}, has {row.units}, for a verdict among {tests} tests"
+            family.loc[row.Index, "missing"] = short
+    p_holm = holm(family["p_value"].where(family["missing"] == ""))
+    return family.assign(p_holm=p_holm).drop(columns=["unit", "smallest_p"])

@@ -1,471 +1,323 @@
-"""What has been claimed of quantization and fairness, as tests declared before the data are seen.
+"""What has been claimed of quantization and fairness, declared as tests before the data are seen.
 
-A claim names a *contrast*: a number computed for each network (or pair of networks of one seed)
-whose mean over the networks of the study the claim says to lie on one side of a value. All claims
-are tested alike:
+Each claim is one function under its name and what it estimates; the first line of its docstring is
+the claim in words. :mod:`quantskew.analysis.claims` tests them all alike.
 
-=========== ========================================================================================
-estimate    mean of the contrast over the units: model × seed, or seed where models are compared
-its error   from both sources (:mod:`quantskew.fairness.seeds`): networks of other seeds, and other
-            test samples, which all networks share
-test        Student's t with (units − 1) degrees of freedom, two-sided; exact for normal errors if
-            seeds are the only source, conservative otherwise
-family      the claims that can be tested on a data set, adjusted by Holm; what is a mean over
-            widths is tested at each of them too, a family of its own
-verdict     supported or refuted by the sign of an estimate whose adjusted p is at most alpha
-=========== ========================================================================================
-
-What a study lacks for a claim is said in the column ``missing``. Who loses most cannot be told at
-a width that leaves a group less than :data:`NOTHING` of right answers: it has no more to lose, so
-such a width is left out of that claim, whatever it would show. H1 to H6 are the hypotheses of
-Diyora (2024), "Beyond Naive Quantization"; the others are claims of Bellam & Kim (2025).
+H1 to H6 are the hypotheses of Diyora (2024), "Beyond Naive Quantization"; ``qat_less_fair`` is a
+claim of Liu et al. (2025); the others are claims of Bellam & Kim (2025). Those about the steps of
+the impact flow are correlations, and show association alone.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, permutations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
+from quantskew.analysis.attribution import surveyed
+from quantskew.analysis.claims import (
+    Claim,
+    Comparison,
+    Contrast,
+    Evidence,
+    NotTestable,
+    Ranks,
+    Trend,
+    each_network,
+    judge,
+    whole,
+)
 from quantskew.analysis.sampled import Sampled
-from quantskew.analysis.study import Study
-from quantskew.fairness.intervals import cohens_d
+from quantskew.analysis.study import Study, kind
 from quantskew.fairness.metrics import Floats
-from quantskew.fairness.paired import holm
-from quantskew.fairness.seeds import seed_and_sampling_variance
-from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
-from quantskew.training.settings import Recipe
+from quantskew.names import BASELINE, FULL_PRECISION, Point
 
-AS_IS = Recipe().model_dump()
 NOTHING = 0.01
-"""Accuracy, in the mean over networks, below which a group has nothing left to lose."""
+"""Accuracy, averaged over networks, below which a group has nothing left to lose."""
+
+CLAIMS: dict[str, Claim] = {}
+"""All declared claims by name."""
 
 
-class NotTestable(Exception):  # noqa: N818 (it is an answer, not an error)
-    """The study lacks something that a claim speaks of; the message says what."""
+def claim(
+    name: str, side: int, estimand: str, text: str = "", **options: Any
+) -> Callable[[Callable[[Evidence], Comparison]], Callable[[Evidence], Comparison]]:
+    """Declare a claim, which the function below it tests; see :class:`Claim`.
+
+    ``text`` is the first line of the function's docstring, unless given here.
+    """
+
+    def declare(test: Callable[[Evidence], Comparison]) -> Callable[[Evidence], Comparison]:
+        words = text or (test.__doc__ or "").partition("\n")[0]
+        if name in CLAIMS or not words:
+            raise ValueError(f"claim {name!r}: it needs words, and a name of its own")
+        CLAIMS[name] = Claim(words, side, estimand, test, **options)
+        return test
+
+    return declare
 
 
-ALL = "all"
-"""Width of the rows that speak of all widths together."""
+def assess(
+    study: Study,
+    sampled: Sampled,
+    sizes: Mapping[Point, float],
+    groups: pd.DataFrame,
+    curvature: pd.DataFrame,
+) -> pd.DataFrame:
+    """Test all declared claims on a data set: rows of the table ``claims``.
+
+    Parameters
+    ----------
+    study
+        What is compared.
+    sampled
+        All networks of the data set, on its first grouping.
+    sizes
+        Bytes of each point.
+    groups, curvature
+        The tables of these names; rows of other data sets, and groups below ``groups.minimum``,
+        are left out.
+    """
+    steps = surveyed(groups[groups["counted"]], curvature, study)
+    steps = steps[steps["dataset"] == sampled.points[0].dataset]
+    steps = steps[steps["bits"].isin([FULL_PRECISION, *study.bits])]
+    return judge(Evidence(study, sampled, sizes, steps), CLAIMS)
 
 
-class Contrast(NamedTuple):
-    """A number a unit, observed and under each draw, and what was compared for it."""
-
-    values: Floats  # (1 + B, U)
-    compared: str
-    boundary: float = 0.0  # the claim is about the mean being above or below this
-    looks: int = 1  # contrasts of which this is the most extreme; p is multiplied by it
-    widths: tuple[int, ...] = ()  # at which the claim can be tested one by one
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The networks of a data set, by what they are."""
-
-    sampled: Sampled
-    study: Study
-    bytes: Mapping[Point, float]
-
-    @property
-    def plain(self) -> str:
-        """Name of the method that others are compared with."""
-        return self.study.reference
-
-    def bits(self, *methods: str) -> list[int]:
-        """Widths, falling, at which all of some methods are."""
-        runs = [{p.bits for p in self.sampled.points if p.method == name} for name in methods]
-        shared = {*self.study.bits}.intersection(*runs)
-        if not shared:
-            raise NotTestable(f"needs a width at which {' and '.join(methods)} run")
-        return sorted(shared, reverse=True)
-
-    def at(self, values: Floats, model: str, method: str, bits: int) -> Floats:
-        """Of values (1 + B, P, S), those of a point: (1 + B, S)."""
-        dataset = self.sampled.points[0].dataset
-        return values[:, self.sampled.points.index(Point(dataset, model, method, bits))]
-
-    def change(self, values: Floats, model: str, method: str, reference: str) -> Floats:
-        """Mean over the widths that both have of the change from a reference, (1 + B, S)."""
-        both = [name for name in (method, reference) if name != BASELINE]
-        changes = [
-            self.at(values, model, method, bits)
-            - self.at(values, model, reference, FULL_PRECISION if reference == BASELINE else bits)
-            for bits in self.bits(*both)
-        ]
-        return np.mean(changes, axis=0)
-
-    def over_models(self, each: Callable[[str], Floats]) -> Floats:
-        """Side by side, what a function of the model gives: (1 + B, models × S)."""
-        return np.concatenate([each(model) for model in self.study.models], axis=1)
-
-    def first(self, wanted: Callable[[Mapping[str, Any]], bool], words: str) -> str:
-        """Name of the first method that is as wanted."""
-        for name, method in self.study.all_methods().items():
-            if method["weights"]["format"] == "integer" and wanted(method):
-                return name
-        raise NotTestable(f"needs {words}")
-
-
-def is_mixed(method: Mapping[str, Any]) -> bool:
+def _is_mixed(method: Mapping[str, Any]) -> bool:
     """Whether layers may have different widths by design (not only for a first RGB layer)."""
-    return method["weights"]["first_last"] is not None or method["policy"]["by"] != "uniform"
+    return method["weights"]["first_last"] is not None or kind(method, "policy") != "uniform"
 
 
-def _mixed_and_uniform(grid: Grid) -> tuple[str, str]:
-    mixed = grid.first(
-        lambda m: is_mixed(m) and m["recipe"] == AS_IS, "a method of mixed precision, recipe as is"
-    )
-    training = grid.study.all_methods()[mixed]["training"]
-    uniform = grid.first(
-        lambda m: m["training"] == training and not is_mixed(m) and m["recipe"] == AS_IS,
-        f"a method of uniform precision with training: {training}",
-    )
-    return mixed, uniform
-
-
-def _qat(grid: Grid) -> str:
-    return grid.first(
-        lambda m: m["training"] == "qat" and not is_mixed(m) and m["recipe"] == AS_IS,
-        "a method with training: qat, uniform precision and recipe as is",
+def _without_recipe(evidence: Evidence, *, mixed: bool, training: str | None = None) -> str:
+    """Name of the first such method; it has no recipe, as the reference never has one."""
+    plain = evidence.study.methods[evidence.reference]["recipe"]
+    trained = f" with training: {training}" if training else ""
+    return evidence.first(
+        lambda m: (
+            _is_mixed(m) == mixed
+            and m["recipe"] == plain
+            and training in (None, kind(m, "training"))
+        ),
+        f"a method of {'mixed' if mixed else 'uniform'} precision{trained} and no recipe",
     )
 
 
-def _between(grid: Grid, values: Floats, method: str, reference: str) -> Contrast:
-    widths = grid.bits(method, *([] if reference == BASELINE else [reference]))
-    kept = f" at {', '.join(map(str, widths))} bits" if len(widths) < len(grid.study.bits) else ""
-    return Contrast(
-        grid.over_models(lambda model: grid.change(values, model, method, reference)),
-        f"{method} − {reference}{kept}",
-        widths=tuple(widths),
-    )
-
-
-def capacity(grid: Grid) -> Contrast:
-    """Compare the largest with the smallest model."""
-    dataset = grid.sampled.points[0].dataset
-    size = {m: grid.bytes[Point(dataset, m, BASELINE, FULL_PRECISION)] for m in grid.study.models}
-    small, large = min(size, key=size.__getitem__), max(size, key=size.__getitem__)
+@claim("H1", +1, "change of overall accuracy, largest less smallest model", scopes=whole)
+def _capacity(evidence: Evidence) -> Contrast:
+    """Larger models lose less accuracy to quantization."""
+    dataset, models = evidence.sampled.points[0].dataset, evidence.study.models
+    size = {m: evidence.bytes[Point(dataset, m, BASELINE, FULL_PRECISION)] for m in models}
+    small, large = min(models, key=size.__getitem__), max(models, key=size.__getitem__)
     if size[small] == size[large]:
         raise NotTestable("needs two models of different size")
-    values = grid.sampled.overall
-    one, other = (grid.change(values, m, grid.plain, BASELINE) for m in (large, small))
-    return Contrast(one - other, f"{grid.plain}: {large} − {small}")
+    overall, reference = evidence.sampled.overall, evidence.reference
+    one, other = (evidence.change(overall, m, reference, BASELINE) for m in (large, small))
+    return Contrast(one - other, f"{reference}: {large} − {small}")
 
 
-def qat_accuracy(grid: Grid) -> Contrast:
-    """Compare accuracies under QAT and PTQ."""
-    return _between(grid, grid.sampled.overall, _qat(grid), grid.plain)
+@claim("H2", +1, "overall accuracy, QAT less PTQ")
+def _qat_accuracy(evidence: Evidence) -> Contrast:
+    """QAT is more accurate than PTQ at the same width."""
+    qat = _without_recipe(evidence, mixed=False, training="qat")
+    return evidence.between(evidence.sampled.overall, qat, evidence.reference)
 
 
-def qat_fairness(grid: Grid) -> Contrast:
-    """Compare FVO under QAT and PTQ."""
-    return _between(grid, grid.sampled.debiased, _qat(grid), grid.plain)
-
-
-def _but_for_choice(method: Mapping[str, Any]) -> dict[str, Any]:
-    return {**method, "calibration": method["calibration"]["samples"]}
-
-
-def balanced_calibration(grid: Grid) -> Contrast:
-    """Compare two methods that differ in the choice of calibration images alone."""
-    methods = grid.study.all_methods()
-    for random, balanced in permutations(methods, 2):
-        one, other = methods[random], methods[balanced]
-        choices = one["calibration"]["choice"], other["calibration"]["choice"]
-        if choices == ("random", "balanced") and _but_for_choice(one) == _but_for_choice(other):
-            return _between(grid, grid.sampled.debiased, balanced, random)
+@claim("H3", -1, "debiased FVO, balanced less random calibration")
+def _balanced_calibration(evidence: Evidence) -> Contrast:
+    """Calibration images balanced over groups make quantization fairer."""
+    for pair in permutations(evidence.study.all_methods().items(), 2):
+        choices = [kind(method, "calibration", "choice") for _, method in pair]
+        one, other = ({**m, "calibration": m["calibration"]["samples"]} for _, m in pair)
+        if choices == ["balanced", "random"] and one == other:
+            return evidence.between(evidence.sampled.debiased, *(name for name, _ in pair))
     raise NotTestable(
-        "needs two methods that look at calibration images (activations: {mode: static}, say), "
-        "alike but for calibration: {choice: random} and {choice: balanced}"
+        "needs two methods that look at calibration images (activations: static, say), alike but "
+        "for calibration: {choice: random} and {choice: balanced}"
     )
 
 
-def mixed_preserves(grid: Grid) -> Contrast:
-    """Compare mixed precision with fp32, less what may be lost."""
-    mixed, _ = _mixed_and_uniform(grid)
-    found = _between(grid, grid.sampled.debiased, mixed, BASELINE)
-    return found._replace(boundary=grid.study.targets.worst_group_loss)
+@claim("H4", -1, "debiased FVO, mixed precision less fp32, against targets.worst_group_loss")
+def _mixed_preserves(evidence: Evidence) -> Contrast:
+    """Mixed precision keeps the FVO of fp32 within the accepted loss."""
+    mixed = _without_recipe(evidence, mixed=True)
+    contrast = evidence.between(evidence.sampled.debiased, mixed, BASELINE)
+    return contrast._replace(boundary=evidence.study.targets.worst_group_loss)
 
 
-def mixed_fairer(grid: Grid) -> Contrast:
-    """Compare mixed with uniform precision, trained alike."""
-    return _between(grid, grid.sampled.debiased, *_mixed_and_uniform(grid))
-
-
-def knee(grid: Grid) -> Contrast:
-    """Compare the step from 8 to 4 bits with that from fp32 to 8."""
-    lacking = [bits for bits in (8, 4) if bits not in grid.bits(grid.plain)]
+@claim("H5", +1, "debiased FVO, rise from 8 to 4 bits less rise from fp32 to 8", scopes=whole)
+def _knee(evidence: Evidence) -> Contrast:
+    """More fairness is lost from 8 to 4 bits than from fp32 to 8."""
+    reference = evidence.reference
+    lacking = [bits for bits in (8, 4) if bits not in evidence.bits(reference)]
     if lacking:
         raise NotTestable(f"needs {' and '.join(map(str, lacking))} among the bits")
-    values = grid.sampled.debiased
 
     def bend(model: str) -> Floats:
         full, eight, four = (
-            grid.at(values, model, method, bits)
-            for method, bits in ((BASELINE, FULL_PRECISION), (grid.plain, 8), (grid.plain, 4))
+            evidence.at(evidence.sampled.debiased, model, method, bits)
+            for method, bits in ((BASELINE, FULL_PRECISION), (reference, 8), (reference, 4))
         )
         return (four - eight) - (eight - full)
 
-    return Contrast(grid.over_models(bend), f"{grid.plain}: (4 − 8) − (8 − fp32)")
+    return Contrast(evidence.over_models(bend), f"{reference}: (4 − 8) − (8 − fp32)")
 
 
-def architecture(grid: Grid) -> Contrast:
-    """Compare the two models that differ most."""
-    pairs = list(combinations(grid.study.models, 2))
-    if not pairs:
+@claim("H6", 0, "change of debiased FVO, difference of the two models farthest apart", scopes=whole)
+def _architecture(evidence: Evidence) -> Contrast:
+    """How fairness changes under quantization depends on the architecture."""
+    reference, alpha = evidence.reference, evidence.study.statistics.alpha
+
+    def change(model: str) -> Floats:
+        return evidence.change(evidence.sampled.debiased, model, reference, BASELINE)
+
+    contrasts = [
+        Contrast(change(one) - change(other), f"{reference}: {one} − {other}")
+        for one, other in combinations(evidence.study.models, 2)
+    ]
+    if not contrasts:
         raise NotTestable("needs two models")
-    by_pair = {
-        pair: np.subtract(
-            *(grid.change(grid.sampled.debiased, m, grid.plain, BASELINE) for m in pair)
-        )
-        for pair in pairs
-    }
-    most = min(by_pair, key=lambda pair: two_sided(by_pair[pair]).p_value)
-    return Contrast(by_pair[most], f"{grid.plain}: {most[0]} − {most[1]}", looks=len(pairs))
+    farthest = min(contrasts, key=lambda contrast: float(contrast.tested(alpha)["p_value"]))
+    return farthest._replace(looks=len(contrasts))
 
 
-def width_trend(grid: Grid) -> Contrast:
-    """Fit a line through FVO over the steps from fp32 down."""
-    steps = [(BASELINE, FULL_PRECISION), *((grid.plain, bits) for bits in grid.bits(grid.plain))]
-    place = np.arange(len(steps)) - (len(steps) - 1) / 2
+@claim("qat_less_fair", +1, "debiased FVO, QAT less PTQ")
+def _qat_fairness(evidence: Evidence) -> Contrast:
+    """QAT is less fair than PTQ at the same width."""
+    qat = _without_recipe(evidence, mixed=False, training="qat")
+    return evidence.between(evidence.sampled.debiased, qat, evidence.reference)
+
+
+@claim("disparity_grows", +1, "debiased FVO, mean rise per step of width", scopes=whole)
+def _width_trend(evidence: Evidence) -> Contrast:
+    """Disparity grows as the width falls."""
+    reference = evidence.reference
+    quantized = [(reference, bits) for bits in evidence.bits(reference)]
+    points = [(BASELINE, FULL_PRECISION), *quantized]
+    place = np.arange(len(points)) - (len(points) - 1) / 2
     weights = place / (place**2).sum()
 
     def slope(model: str) -> Floats:
-        values = [grid.at(grid.sampled.debiased, model, *step) for step in steps]
+        values = [evidence.at(evidence.sampled.debiased, model, *point) for point in points]
         return np.tensordot(weights, values, 1)
 
-    names = ", ".join(str(bits) for _, bits in steps)
-    return Contrast(grid.over_models(slope), f"{grid.plain}: widths {names}")
+    names = ", ".join(str(bits) for _, bits in points)
+    return Contrast(evidence.over_models(slope), f"{reference}: widths {names}")
 
 
-def minority(grid: Grid) -> Contrast:
-    """Compare the group with fewest training samples with the mean of the others."""
-    sampled = grid.sampled
+@claim("minority_pays", -1, "change of accuracy, that group less the mean of the others")
+def _minority(evidence: Evidence) -> Contrast:
+    """The group with fewest training samples loses more accuracy than the others.
+
+    A width that leaves a group less than :data:`NOTHING` of right answers is left out, whatever it
+    would show: such a group has no more to lose.
+    """
+    sampled, reference = evidence.sampled, evidence.reference
     names, counted = np.array(sampled.division.names), sampled.division.counted
     if counted.sum() < 2:
         raise NotTestable("needs two groups that are large enough")
-    sizes = np.where(counted, sampled.train_sizes, np.inf)
-    few = sizes.argmin()
-    if (sampled.train_sizes[counted] == sizes[few]).all():
+    fewest = np.where(counted, sampled.train_sizes, np.inf).argmin()
+    if (sampled.train_sizes[counted] == sampled.train_sizes[fewest]).all():
         raise NotTestable("needs groups of different training sizes")
-    others = counted & (np.arange(len(names)) != few)
-    gap = sampled.accuracy[..., few] - sampled.accuracy[..., others].mean(-1)
-    widths = tuple(grid.bits(grid.plain))
-    kept = tuple(
-        bits
-        for bits in widths
-        if all(
-            grid.at(sampled.accuracy, model, grid.plain, bits)[0].mean(0)[counted].min() >= NOTHING
-            for model in grid.study.models
-        )
-    )
-    if not kept:
+    others = counted & (np.arange(len(names)) != fewest)
+    gap = sampled.accuracy[..., fewest] - sampled.accuracy[..., others].mean(-1)
+
+    def lowest(model: str, bits: int) -> float:
+        accuracy = evidence.at(sampled.accuracy, model, reference, bits)[0]
+        return float(accuracy.mean(0)[counted].min())
+
+    widths = evidence.bits(reference)
+    left = [b for b in widths if min(lowest(m, b) for m in evidence.study.models) >= NOTHING]
+    if not left:
         raise NotTestable(f"needs a width that leaves every group {NOTHING:.0%} of right answers")
-    there = replace(grid, study=grid.study.model_copy(update={"bits": kept}))
-    at = f" at {', '.join(map(str, kept))} bits" if kept != widths else ""
-    who = f"{sampled.division.attribute} {names[few]} − others"
-    found = _between(there, gap, grid.plain, BASELINE)
-    return found._replace(compared=f"{grid.plain} − {BASELINE}{at}: {who}", widths=widths)
+    at = f" at {', '.join(map(str, left))} bits" if left != widths else ""
+    contrast = evidence.only_bits(*left).between(gap, reference, BASELINE)
+    who = f"{sampled.division.attribute} {names[fewest]} − others"
+    return contrast._replace(compared=f"{reference} − {BASELINE}{at}: {who}")
 
 
-def fair_training(grid: Grid) -> Contrast:
-    """Compare balanced and weighted QAT of mixed precision with PTQ."""
-    wanted = ("balanced", "weighted")
-    fair = grid.first(
+@claim("mixed_fairer", -1, "debiased FVO, mixed less uniform precision")
+def _mixed_fairer(evidence: Evidence) -> Contrast:
+    """Mixed precision is fairer than uniform precision of the same width and training."""
+    mixed = _without_recipe(evidence, mixed=True)
+    training = kind(evidence.study.all_methods()[mixed], "training")
+    uniform = _without_recipe(evidence, mixed=False, training=training)
+    return evidence.between(evidence.sampled.debiased, mixed, uniform)
+
+
+@claim("fair_qat", -1, "debiased FVO, fair QAT less PTQ")
+def _fair_training(evidence: Evidence) -> Contrast:
+    """QAT on balanced samples with a weighted loss is fairer than PTQ of the same width."""
+    fair = evidence.first(
         lambda m: (
-            m["training"] == "qat" and (m["recipe"]["sampling"], m["recipe"]["loss"]) == wanted
+            kind(m, "training") == "qat"
+            and kind(m, "recipe", "sampling") == "balanced"
+            and kind(m, "recipe", "loss") == "weighted"
         ),
         "a method with training: qat and recipe: {sampling: balanced, loss: weighted}",
     )
-    return _between(grid, grid.sampled.debiased, fair, grid.plain)
+    return evidence.between(evidence.sampled.debiased, fair, evidence.reference)
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What is claimed, of which number, and on which side of the boundary it is to lie."""
-
-    text: str
-    estimand: str
-    contrast: Callable[[Grid], Contrast]
-    side: int  # +1: above, −1: below, 0: on either side
+def rank_correlation(evidence: Evidence, x: str, y: str) -> Ranks:
+    """Correlate two columns over groups, averaged over seeds."""
+    means = evidence.steps.dropna(subset=[x, y]).groupby("group")[[x, y]].mean()
+    if len(means) < 2:
+        raise NotTestable(f"needs {x} and {y} of two groups (curvature:)")
+    return Ranks(means[x], means[y], f"{x}, {y}")
 
 
-CLAIMS: Mapping[str, Claim] = {
-    "H1": Claim(
-        "Larger models lose less accuracy to quantization.",
-        "change of overall accuracy, largest less smallest model",
-        capacity,
-        +1,
-    ),
-    "H2": Claim(
-        "QAT is more accurate than PTQ at the same width.",
-        "overall accuracy, QAT less PTQ",
-        qat_accuracy,
-        +1,
-    ),
-    "H3": Claim(
-        "Calibration images balanced over groups make quantization fairer.",
-        "debiased FVO, balanced less random calibration",
-        balanced_calibration,
-        -1,
-    ),
-    "H4": Claim(
-        "Mixed precision keeps the FVO of fp32 within the accepted loss.",
-        "debiased FVO, mixed precision less fp32, against targets.worst_group_loss",
-        mixed_preserves,
-        -1,
-    ),
-    "H5": Claim(
-        "More fairness is lost from 8 to 4 bits than from fp32 to 8.",
-        "debiased FVO, rise from 8 to 4 bits less rise from fp32 to 8",
-        knee,
-        +1,
-    ),
-    "H6": Claim(
-        "How fairness changes under quantization depends on the architecture.",
-        "change of debiased FVO, difference of the two models farthest apart",
-        architecture,
-        0,
-    ),
-    "qat_less_fair": Claim(
-        "QAT is less fair than PTQ at the same width.",
-        "debiased FVO, QAT less PTQ",
-        qat_fairness,
-        +1,
-    ),
-    "disparity_grows": Claim(
-        "Disparity grows as the width falls.",
-        "debiased FVO, mean rise a step of width",
-        width_trend,
-        +1,
-    ),
-    "minority_pays": Claim(
-        "The group with fewest training samples loses more accuracy than the others.",
-        "change of accuracy, that group less the mean of the others",
-        minority,
-        -1,
-    ),
-    "mixed_fairer": Claim(
-        "Mixed precision is fairer than uniform precision of the same width and training.",
-        "debiased FVO, mixed less uniform precision",
-        mixed_fairer,
-        -1,
-    ),
-    "fair_qat": Claim(
-        "QAT on balanced samples with a weighted loss is fairer than PTQ of the same width.",
-        "debiased FVO, fair QAT less PTQ",
-        fair_training,
-        -1,
-    ),
-}
+def rank_trend(evidence: Evidence, y: str) -> Trend:
+    """Correlate a column with the width in each group of a network, and average over groups."""
+    rows = evidence.steps.dropna(subset=[y])
+    if rows["bits"].nunique() < 3:
+        raise NotTestable(f"needs {y} at three widths, fp32 among them")
+    within = rows.groupby(["model", "seed", "group"])
+    each = within[["bits", y]].corr("spearman").xs("bits", level=-1)[y].dropna()
+    if each.empty:
+        raise NotTestable(f"needs networks whose {y} varies with the width")
+    return Trend(each.groupby(["model", "seed"]).mean().to_numpy(), f"bits, {y}")
 
 
-class Tested(NamedTuple):
-    """A mean over units, its limits, and how it stands to the boundary."""
-
-    estimate: float
-    low: float
-    high: float
-    p_value: float
-
-
-def two_sided(values: Floats, *, boundary: float = 0.0, alpha: float = 0.05) -> Tested:
-    """Test whether the mean over networks is the boundary.
-
-    Parameters
-    ----------
-    values
-        (1 + B, U) observed, then under each draw of the test set; U ≥ 2.
-    boundary
-        Under the null hypothesis.
-    alpha
-        1 − confidence of the limits.
-
-    Returns
-    -------
-    p is 1 where nothing varies and the mean is on the boundary, 0 where it is off it.
-    """
-    observed = values[0]
-    if observed.size < 2:
-        raise NotTestable("needs two networks at least: more seeds")
-    if np.isnan(observed).any():
-        raise NotTestable("needs two groups that are large enough")
-    estimate = float(observed.mean())
-    error = float(np.sqrt(seed_and_sampling_variance(observed, values[1:]).total))
-    degrees = observed.size - 1
-    half = student.ppf(1 - alpha / 2, degrees) * error
-    away = abs(estimate - boundary)
-    p_value = 2 * student.sf(away / error, degrees) if error > 0 else float(away < 1e-12)
-    return Tested(estimate, estimate - half, estimate + half, float(p_value))
+def _flow(name: str, side: int, text: str, test: Callable[..., Comparison], **columns: str) -> None:
+    """Declare a rank correlation of two columns, or of one column and the width."""
+    over, scopes = {
+        rank_correlation: ("over groups", each_network),
+        rank_trend: ("over widths within groups, mean", whole),
+    }[test]
+    estimand = f"Spearman's ρ {over}: {' and '.join(columns.values())}"
+    options = {"scopes": scopes, "family": "impact flow", "scale": "rank correlation"}
+    claim(name, side, estimand, text, **options)(partial(test, **columns))
 
 
-def assess(sampled: Sampled, study: Study, sizes: Mapping[Point, float]) -> pd.DataFrame:
-    """Test all claims on a data set: rows of the table ``hypotheses``.
-
-    Parameters
-    ----------
-    sampled
-        All networks of the data set, on its first grouping.
-    study
-        All parameters.
-    sizes
-        Bytes of each point.
-    """
-    alpha = study.statistics.alpha
-    rows = []
-    for name in CLAIMS:
-        row, widths = _tested(name, Grid(sampled, study, sizes))
-        rows.append(row | {"width": ALL})
-        for bits in widths:
-            grid = Grid(sampled, study.model_copy(update={"bits": (bits,)}), sizes)
-            rows.append(_tested(name, grid)[0] | {"width": width_name(bits)})
-    columns = ["estimate", "boundary", "low", "high", "d", "d_low", "d_high", "p_value"]
-    table = pd.DataFrame(rows)
-    table = table.reindex(columns=[*table.columns.union(columns, sort=False)])
-    families = table["hypothesis"].where(table["width"] != ALL, ALL)
-    table["p_holm"] = table.groupby(families)["p_value"].transform(
-        lambda p: holm(p.to_numpy(float))
-    )
-    claimed = table["hypothesis"].map(lambda name: CLAIMS[name].side)
-    found_at_all = table["p_holm"] <= alpha
-    table["verdict"] = np.select(
-        [
-            table["missing"] != "",
-            found_at_all & ((claimed == 0) | (table["side"] > 0)),
-            found_at_all,
-        ],
-        ["not testable", "supported", "refuted"],
-        "undecided",
-    )
-    dataset, attribute = sampled.points[0].dataset, sampled.division.attribute
-    return table.drop(columns="side").assign(dataset=dataset, attribute=attribute)
-
-
-def _tested(name: str, grid: Grid) -> tuple[dict[str, object], tuple[int, ...]]:
-    """Test a claim: its row, and the widths that it is to be tested at one by one."""
-    claim, alpha = CLAIMS[name], grid.study.statistics.alpha
-    row = {"hypothesis": name, "claim": claim.text, "estimand": claim.estimand, "side": 0}
-    try:
-        found = claim.contrast(grid)
-        tested = two_sided(found.values, boundary=found.boundary, alpha=alpha)
-    except NotTestable as reason:
-        return row | {"compared": "", "missing": str(reason), "units": 0}, ()
-    observed = found.values[0]
-    size = cohens_d(observed - found.boundary, confidence=1 - alpha)
-    row |= {
-        **tested._asdict(),
-        "p_value": min(1.0, tested.p_value * found.looks),
-        "compared": found.compared,
-        "missing": "",
-        "units": observed.size,
-        "boundary": found.boundary,
-        "d": size.d,
-        "d_low": size.low,
-        "d_high": size.high,
-        "side": claim.side * np.sign(tested.estimate - found.boundary),
-    }
-    return row, found.widths if len(found.widths) > 1 else ()
+_flow(
+    "gradient_by_size", -1, "A smaller group has a larger gradient norm.",
+    rank_correlation, x="n_train", y="gradient_plain",
+)  # fmt: skip
+_flow(
+    "gradient_by_size_at_equal_n", -1,
+    "A smaller group has a larger gradient norm, measured on equally many samples of each.",
+    rank_correlation, x="n_train", y="gradient_equal_n",
+)  # fmt: skip
+_flow(
+    "eigenvalue_by_accuracy", -1, "Less accuracy goes with a larger eigenvalue.",
+    rank_correlation, x="accuracy", y="largest_eigenvalue",
+)  # fmt: skip
+_flow(
+    "eigenvalue_by_confidence", -1, "A lower top probability goes with a larger eigenvalue.",
+    rank_correlation, x="top_probability", y="largest_eigenvalue",
+)  # fmt: skip
+_flow(
+    "eigenvalue_by_gradient", +1, "Gradient norm and eigenvalue rise together.",
+    rank_correlation, x="gradient_plain", y="largest_eigenvalue",
+)  # fmt: skip
+_flow(
+    "logit_variance_falls", +1, "The variance of the logits falls with the width.",
+    rank_trend, y="logit_variance",
+)  # fmt: skip
+_flow(
+    "eigenvalue_grows", -1, "The largest eigenvalue grows as the width falls.",
+    rank_trend, y="largest_eigenvalue",
+)  # fmt: skip

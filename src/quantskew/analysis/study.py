@@ -1,5 +1,6 @@
 """What is compared, and how sure an answer has to be (``statistics:``, ``targets:``)."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -64,3 +65,21 @@ class Study(Section):
     def groups_of(self, dataset: str) -> tuple[str, ...]:
         """Groupings of a data set, the first being the one that summaries show; else the label."""
         return self.groups.by.get(dataset) or ("label",)
+
+
+def kind(method: Mapping[str, Any], *path: str) -> str:
+    """Name of the kind of a method's part.
+
+    Examples
+    --------
+    >>> kind({"recipe": {"loss": {"kind": "weighted"}}}, "recipe", "loss")
+    'weighted'
+    >>> kind({"training": "qat"}, "training")
+    'qat'
+    """
+    part: Any = method
+    for key in path:
+        part = part[key]
+    if isinstance(part, Mapping):
+        part = part["kind"] if "kind" in part else part["by"]
+    return str(part)

@@ -41,7 +41,7 @@ def slant_degrees(images: np.ndarray) -> np.ndarray:
     dx = x - (ink.sum(axis=1) @ x / mass)[:, None]
     mu11 = np.einsum("nyx,ny,nx->n", ink, dy, dx)
     mu02 = np.einsum("nyx,ny->n", ink, dy**2)
-    return np.degrees(np.arctan2(-mu11, mu02))
+    return np.asarray(np.degrees(np.arctan2(-mu11, mu02)))
 
 
 def stroke_width(images: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def stroke_width(images: np.ndarray) -> np.ndarray:
     down = np.diff(padded, axis=1)[:, :, :-1]
     right = np.diff(padded, axis=2)[:, :-1, :]
     outline = np.hypot(down, right).sum(axis=(1, 2))
-    return 2 * ink.sum(axis=(1, 2)) / np.maximum(outline, 1e-9) / ink.shape[2]
+    return np.asarray(2 * ink.sum(axis=(1, 2)) / np.maximum(outline, 1e-9) / ink.shape[2])
 
 
 def digit_attributes(
@@ -98,4 +98,4 @@ def _named(values: np.ndarray, edges: tuple[float, ...], names: tuple[str, ...])
 
 def _ink(images: np.ndarray) -> np.ndarray:
     planes = images.reshape(len(images), -1, *images.shape[-2:])
-    return planes.mean(axis=1, dtype=np.float32) / 255
+    return np.asarray(planes.mean(axis=1, dtype=np.float32) / 255)

@@ -14,27 +14,28 @@ import PIL.Image
 import PIL.ImageOps
 from tqdm import tqdm
 
-from quantskew.data.sources.registry import Image
+from quantskew.data.sources.registry import Image, UnusableError
+from quantskew.data.sources.store import too_large
 
 _CHUNK = 64
+
+Size = int | tuple[int, int]
+"""Side of a square in pixels, or height and width."""
 _MODES = {1: "L", 3: "RGB"}
 
 
-class UnusableError(ValueError):
-    """An image that cannot be a sample; the message is the reason in the table of rejects."""
-
-
 def decode(
-    image: Image, *, size: int, channels: int, native: tuple[int, int] | None = None
+    image: Image, *, size: Size, channels: int, native: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Decode one image, cut its middle square and resize that, with antialiasing.
+    """Decode one image, cut out its middle and resize that, with antialiasing.
 
     Parameters
     ----------
     image
         A file, the bytes of one, or pixels.
     size
-        Side of the result in pixels.
+        Side of the result in pixels, or its height and width: the largest middle part of the image
+        that has this form is kept.
     channels
         1 for grey, 3 for RGB.
     native
@@ -43,7 +44,7 @@ def decode(
     Returns
     -------
     numpy.ndarray
-        uint8, channels × size × size.
+        uint8, channels × height × width.
 
     Raises
     ------
@@ -51,6 +52,8 @@ def decode(
         When the image is missing, empty, unreadable, of another size than ``native``, of more than
         8 bits a channel, or all of one colour.
     """
+    if isinstance(image, UnusableError):
+        raise UnusableError(*image.args)  # one that is raised again would keep every traceback
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise UnusableError(
@@ -64,17 +67,30 @@ def decode(
         raise UnusableError(
             "{}×{} pixels, every image of this set has {}×{}".format(*height_width, *native)
         )
-    pixels = _square(picture, size, _MODES[channels])
+    form = height_and_width(size)
+    pixels = _fitted(picture, form, _MODES[channels])
     if pixels.min() == pixels.max():
         raise UnusableError(f"constant: every pixel is {pixels.flat[0]}")
-    return pixels.reshape(size, size, channels).transpose(2, 0, 1)
+    return pixels.reshape(*form, channels).transpose(2, 0, 1)
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Return both sides of a size."""
+    return size if isinstance(size, tuple) else (size, size)
 
 
 def _open(image: Path | bytes) -> PIL.Image.Image:
+    content = image if isinstance(image, bytes) else b""
     try:
-        content = image.read_bytes() if isinstance(image, Path) else image
-    except OSError as error:
-        raise UnusableError(f"cannot be opened: {error.strerror}") from None
+        if isinstance(image, Path):
+            if image.exists() and not image.is_file() and not image.is_dir():
+                raise UnusableError("it is not a regular file")  # a pipe would wait for ever
+            if image.is_file() and (problem := too_large(image.stat().st_size)):
+                raise problem
+            content = image.read_bytes()
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise UnusableError(f"cannot be opened: {reason}") from None
     if not content:
         raise UnusableError("empty file")
     try:
@@ -85,23 +101,24 @@ def _open(image: Path | bytes) -> PIL.Image.Image:
         raise UnusableError(f"unreadable: {error}") from None
 
 
-def _square(picture: PIL.Image.Image, size: int, mode: str) -> np.ndarray:
+def _fitted(picture: PIL.Image.Image, form: tuple[int, int], mode: str) -> np.ndarray:
     if picture.mode.startswith(("I", "F")):
         raise UnusableError(f"mode {picture.mode}: more than 8 bits a channel")
     try:
         # a large JPEG decodes at half, a quarter or an eighth of its size for a fraction of the
         # work; from twice the size wanted, shrinking it is as good as from the whole
-        picture.draft(mode, (2 * size, 2 * size))
+        picture.draft(mode, (2 * form[1], 2 * form[0]))
         PIL.ImageOps.exif_transpose(picture, in_place=True)
         picture = picture if picture.mode == mode else picture.convert(mode)
     except Exception as error:  # a broken body likewise
         raise UnusableError(f"unreadable: {error}") from None
     width, height = picture.size
-    if (width, height) != (size, size):
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        picture = picture.resize((size, size), PIL.Image.Resampling.BILINEAR, box=box)
+    if (height, width) != form:
+        inner = min(width, height * form[1] / form[0])
+        outer = min(height, width * form[0] / form[1])
+        left, top = (width - inner) / 2, (height - outer) / 2
+        box = (left, top, left + inner, top + outer)
+        picture = picture.resize(form[::-1], PIL.Image.Resampling.BILINEAR, box=box)
     return np.asarray(picture)
 
 
@@ -109,7 +126,7 @@ def decode_all(
     images: Iterable[Image],
     total: int,
     *,
-    size: int,
+    size: Size,
     channels: int,
     native: tuple[int, int] | None = None,
     folder: str | Path | None = None,
@@ -132,13 +149,13 @@ def decode_all(
     Returns
     -------
     pixels
-        uint8, total × channels × size × size; zeros where an image is unusable.
+        uint8, total × channels × height × width; zeros where an image is unusable.
     digests
         total × 16 bytes: equal where the pixels are equal.
     unusable
         Position to reason.
     """
-    shape = (total, channels, size, size)
+    shape = (max(total, 1), channels, *height_and_width(size))  # no file of 0 bytes is mapped
     with tempfile.TemporaryFile(dir=folder) as file:
         pixels = np.memmap(file, np.uint8, "w+", shape=shape)
     digests = np.zeros(total, "V16")

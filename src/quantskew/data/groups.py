@@ -1,6 +1,7 @@
 """Who is compared: attributes, bins of numbers, the label, and intersections of them."""
 
 import math
+import re
 from collections.abc import Iterable
 from functools import reduce
 from typing import Literal, NamedTuple
@@ -17,6 +18,7 @@ UNKNOWN = "unknown"
 EVERYONE = "all"
 """Name that the tables give to all groups together."""
 _MANY = 20
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 
 
 class Groups(Section):
@@ -49,6 +51,16 @@ class GroupError(UserError, ValueError):
     """A grouping that the samples cannot be divided by."""
 
 
+class ByGroup(Section):
+    """A setting that acts on groups of the samples; ``by`` names the grouping."""
+
+    by: str = "label"
+
+    def codes(self, attributes: pd.DataFrame) -> np.ndarray:
+        """Return the group of each row of a table of attributes; see :func:`group_codes`."""
+        return group_codes(attributes, self.by)[0]
+
+
 def group_codes(
     table: pd.DataFrame, spec: str, groups: Groups | None = None
 ) -> tuple[np.ndarray, list[str]]:
@@ -62,9 +74,9 @@ def group_codes(
         An attribute (``"race"``), or attributes joined by ``*`` for their intersection
         (``"race*gender"``).
     groups
-        ``bins`` gives the lower edges of the groups of a numeric attribute: (0, 19, 40, 60) makes
-        0-18, 19-39, 40-59, 60+. ``unknown`` says whether samples without a value are a group named
-        ``unknown`` or are left out.
+        ``bins`` gives the lower edges of the groups of a numeric attribute, whose values may be
+        written as texts: (0, 19, 40, 60) makes 0-18, 19-39, 40-59, 60+. ``unknown`` says whether
+        samples without a value are a group named ``unknown`` or are left out.
 
     Returns
     -------
@@ -77,8 +89,8 @@ def group_codes(
     Raises
     ------
     GroupError
-        When there is no such attribute, it is a number of many values without bins, or a group
-        bears the name that the tables give to everyone.
+        When there is no such attribute, it is a number of many values without bins, a value of
+        one with bins is no number, or a group bears the name that the tables give to everyone.
 
     Examples
     --------
@@ -126,16 +138,6 @@ def groupings(attributes: pd.DataFrame, specs: Iterable[str], groups: Groups) ->
     return found
 
 
-def is_label(codes: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether the groups are the classes under other names, so that rates by class degenerate.
-
-    Of a group that holds one class alone there are no negatives: its false-positive rate and all
-    that builds on it do not exist, and per-class recall is what can be compared.
-    """
-    pairs = {*zip(codes[codes >= 0].tolist(), np.asarray(labels)[codes >= 0].tolist(), strict=True)}
-    return len(pairs) == len({code for code, _ in pairs}) == len({label for _, label in pairs})
-
-
 def _attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
     if name not in table:
         known = [str(column) for column in table if column not in ("id", "split", "image")]
@@ -144,27 +146,54 @@ def _attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarr
             f"{', '.join(known)}, and intersections such as {'*'.join(known[:2])!r}"
         )
     values = table[name]
-    if is_numeric_dtype(values) and not is_bool_dtype(values) and name in groups.bins:
-        codes, names = _binned(values, groups.bins[name])
+    numbers = _as_numbers(table, name, groups) if name in groups.bins else None
+    if numbers is not None:
+        codes, names = _binned(numbers, groups.bins[name])
     elif isinstance(values.dtype, pd.CategoricalDtype):
         codes, names = values.cat.codes.to_numpy(), [str(v) for v in values.cat.categories]
     else:
         codes, uniques = pd.factorize(values, sort=True)
-        if is_numeric_dtype(values) and name != "label" and len(uniques) > _MANY:
-            raise GroupError(
-                f"attribute {name!r} is a number of {len(uniques)} different values; give the "
-                f"lower edges of its groups, e.g. groups.bins.{name}: [0, 19, 40, 60]"
-            )
         names = [
             np.format_float_positional(value, trim="-") if isinstance(value, float) else str(value)
             for value in uniques
         ]
+        if name != "label" and len(names) > _MANY and all(map(_NUMBER.fullmatch, names)):
+            raise GroupError(
+                f"attribute {name!r} is a number of {len(names)} different values; give the "
+                f"lower edges of its groups, e.g. groups.bins.{name}: [0, 19, 40, 60]"
+            )
+        if not is_numeric_dtype(values):
+            places = {name: place for place, name in enumerate(in_order(names))}
+            codes, names = np.array([*map(places.get, names), -1])[codes], [*places]
     codes = codes.astype(np.int64)
     if groups.unknown == "group" and (codes < 0).any():
         if UNKNOWN not in names:
             names = [*names, UNKNOWN]
         codes = np.where(codes < 0, names.index(UNKNOWN), codes)
     return codes, names
+
+
+def in_order(texts: list[str]) -> list[str]:
+    """Sort texts by number if each is written as one, without leading zeros; else by letter."""
+    return sorted(texts, key=float if all(map(_NUMBER.fullmatch, texts)) else str)
+
+
+def _as_numbers(table: pd.DataFrame, name: str, groups: Groups) -> "pd.Series[float] | None":
+    """Numbers of an attribute that bins divide; None where the edges given by default fit none."""
+    values = table[name]
+    if is_numeric_dtype(values) and not is_bool_dtype(values):
+        return values
+    numbers = pd.to_numeric(values.astype(object), errors="coerce")
+    wrong = np.flatnonzero(numbers.isna() & values.notna())
+    if len(wrong) == values.notna().sum() and groups.bins[name] == Groups().bins.get(name):
+        return None
+    if len(wrong):
+        row = f"sample {table['id'].iloc[wrong[0]]!r}" if "id" in table else f"row {wrong[0] + 1}"
+        raise GroupError(
+            f"attribute {name!r} has bins, and {values.iloc[wrong[0]]!r} of {row} (and of "
+            f"{len(wrong) - 1} more) is no number; leave empty what is not known"
+        )
+    return numbers
 
 
 def _binned(values: "pd.Series[float]", edges: tuple[float, ...]) -> tuple[np.ndarray, list[str]]:

@@ -10,24 +10,16 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from quantskew.data import quality, splits
-from quantskew.data.decoding import decode_all
+from quantskew.data.decoding import decode_all, height_and_width
+from quantskew.data.groups import GroupError, group_codes, in_order
 from quantskew.data.source import Source
 from quantskew.data.sources import Raw, SourceError, read
-from quantskew.data.sources.own import need
-from quantskew.data.sources.registry import RESERVED
+from quantskew.data.sources.layout import SPLITS
+from quantskew.data.sources.registry import RESERVED, as_text, need
 from quantskew.data.storing import Prepared
 
+_MANY = 100  # groups of an attribute: one of more names samples instead of dividing them
 _AT = "\0at"  # place of the pixels, while rows are moved about: no name a table has
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-}
 
 
 def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -> Prepared:
@@ -56,7 +48,8 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
     root
         Folder of downloads, and of a temporary file while the images are decoded.
     draw
-        Whether to draw a split where none is published; else all samples are of test.
+        Whether both parts are needed and a split is drawn where none is published; else the
+        published parts are taken as they are, and without them all samples are of test.
 
     Raises
     ------
@@ -81,21 +74,17 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
 
     wanted = pd.isna(reasons) & ~left_out
     Path(root).mkdir(parents=True, exist_ok=True)
-    shape = (source.channels or raw.channels, source.size or raw.size, source.size or raw.size)
+    size = height_and_width(source.size or raw.size)
+    channels, positions = source.channels or raw.channels, np.flatnonzero(wanted)
+    images = (image for image, want in zip(raw.images, wanted, strict=True) if want)
+    total = len(positions)
     pixels, digests, unusable = decode_all(
-        (image for image, want in zip(raw.images, wanted, strict=True) if want),
-        int(wanted.sum()),
-        size=shape[1],
-        channels=shape[0],
-        native=raw.native,
-        folder=root,
-        title=name,
+        images, total, size=size, channels=channels, native=raw.native, folder=root, title=name
     )
-    positions = np.flatnonzero(wanted)
     for position, reason in unusable.items():
         reasons[positions[position]] = reason
     rejects = _rejects(name, source, raw, rows["id"], reasons)
-
+    everyone, left_by = rows[~left_out], pd.Series(reasons, rows["id"])[~left_out]
     rows.loc[wanted, _AT] = np.arange(len(positions))
     rows = rows[pd.isna(reasons) & ~left_out].astype({_AT: int})
     rows = rows.sort_values(["split", "id"], ignore_index=True)  # a first twin is one of test
@@ -105,10 +94,18 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
     keep = _without_twins(rows["split"], twins, label, source.duplicates)
     found = quality.findings(twins, rows, keep)
 
+    left_by[rows["id"][~keep]] = "same pixels"
     rows = rows[keep].reset_index(drop=True)
+    if rows.empty:
+        raise SourceError(
+            f"{name}: no sample is left: {len(rejects)} are unusable, {left_out.sum()} are for "
+            f"validation, and duplicates: {source.duplicates} leaves out {(~keep).sum()}"
+        )
     group = twins.group[keep] if source.duplicates == "together" else np.arange(len(rows))
-    if draw or "split" in raw.rows:
+    if draw:
         rows, how = _split(name, rows, group, source, raw, classes)
+    elif "split" in raw.rows:
+        how = {"by": "published"}
     else:
         rows, how = rows.assign(split="test"), {"by": "none"}
     fractions = _fractions(name, source, raw, classes)
@@ -119,7 +116,7 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
         rows = rows.drop(index=train[~stay])
     rows = rows.sort_values(["split", "id"], ignore_index=True)
     where = rows[_AT].to_numpy()
-    rows = rows.drop(columns=[_AT, *([raw.together] if raw.together else [])])
+    rows = rows.drop(columns=_AT)
     if raw.measure:
         rows = rows.assign(**_measured(raw.measure, pixels, where))
     metadata = {
@@ -130,7 +127,7 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
         "citation": raw.terms.citation,
         "classes": classes,
         "label": label,
-        "shape": shape,
+        "shape": (channels, *size),
         "orders": {
             name: rows[name].cat.categories.tolist()
             for name in rows
@@ -143,65 +140,73 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
         "validation_left_out": int(left_out.sum()),
         "duplicates": {"policy": source.duplicates, **twins.summary()},
         "rejects": len(rejects) + int((~keep).sum()),
+        "left_out": _left_out(everyone, left_by.to_numpy(), [label, *further], classes),
+        "absent": raw.absent,
     }
-    return Prepared(
-        rows,
-        pixels,
-        where,
-        pd.concat([rejects, found], ignore_index=True),
-        {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()},
-    )
-
-
-def _text(value: Any) -> str | None:
-    if pd.isna(value):
-        return None
-    whole = isinstance(value, float | np.floating) and float(value).is_integer()
-    return str(int(value) if whole else value)
+    notes = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    return Prepared(rows, pixels, where, pd.concat([rejects, found], ignore_index=True), notes)
 
 
 def _judged(raw: Raw, name: str, label: str) -> tuple[pd.DataFrame, tuple[str, ...], np.ndarray]:
     """Labels as indices, splits in the words of the table, and what is wrong with a row."""
     rows = raw.rows.reset_index(drop=True).copy()
-    twice = rows["id"][rows["id"].duplicated()]
-    if rows.empty or len(twice):
-        problem = f"the id {twice.iloc[0]!r} stands more than once" if len(twice) else "no samples"
-        raise SourceError(f"{name}: {problem}")
+    if rows.empty:
+        raise SourceError(f"{name}: no samples")
+    unnamed = rows["id"].isna().to_numpy()
+    rows.loc[unnamed, "id"] = [f"row {row + 1}" for row in np.flatnonzero(unnamed)]
+    times = rows["id"].value_counts()
+    if times.iloc[0] > 1:
+        raise SourceError(
+            f"{name}: {(times > 1).sum()} ids stand more than once, {times.index[0]!r} "
+            f"{times.iloc[0]} times; an id names one image. If it is of a person with several "
+            "images, call that column otherwise and give it as together"
+        )
     reasons = np.full(len(rows), None, object)
-    given = rows["label"].map(_text)
-    classes = raw.classes or _sorted(given.dropna().unique().tolist())
+    reasons[unnamed] = "no id"
+    given = rows["label"].map(as_text)
+    classes = raw.classes or tuple(in_order(given.dropna().unique().tolist()))
     if len(classes) < 2:
         raise SourceError(f"{name}: the label {label!r} is {''.join(classes) or None!r} for all")
     codes = given.map({text: code for code, text in enumerate(classes)})
+    legal = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
     for row in np.flatnonzero(codes.isna()):
-        legal = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
         text = given.iloc[row]
         reasons[row] = "no label" if pd.isna(text) else f"label {text!r} is none of {legal}"
     rows["label"] = codes.fillna(-1).astype(np.int32)
     if "split" not in rows:
         return rows.assign(split=""), classes, reasons
     words = rows["split"]
-    rows["split"] = words.map(lambda word: _SPLITS.get(str(word).strip().lower()))
+    rows["split"] = words.map(lambda word: SPLITS.get(str(word).strip().lower()))
     for row in np.flatnonzero(rows["split"].isna()):
-        legal = ", ".join(sorted(_SPLITS))
-        reasons[row] = f"split {words.iloc[row]!r} is none of {legal}"
+        reasons[row] = f"split {words.iloc[row]!r} is none of {', '.join(sorted(SPLITS))}"
     return rows, classes, reasons
 
 
-def _sorted(labels: list[str]) -> tuple[str, ...]:
-    try:
-        return tuple(sorted(labels, key=float))
-    except ValueError:
-        return tuple(sorted(labels))
+def _left_out(
+    rows: pd.DataFrame, reasons: np.ndarray, attributes: list[str], classes: tuple[str, ...]
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Count by attribute, group and kind of reason what is left out; ``of`` counts the group."""
+    kinds = pd.Series(reasons, dtype=object).str.partition(":")[0]
+    table = rows.assign(**{attributes[0]: rows["label"].map(dict(enumerate(classes)))})
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for attribute in dict.fromkeys(attributes):
+        try:
+            codes, groups = group_codes(table, attribute)
+        except GroupError:  # not one to divide people by as it stands
+            continue
+        for code in np.unique(codes[kinds.notna()]) if len(groups) <= _MANY else ():
+            of = {"of": int((codes == code).sum())}
+            lost = kinds[codes == code].value_counts().sort_index()
+            counts.setdefault(attribute, {})[groups[code]] = of | lost.to_dict()
+    return counts
 
 
 def _rejects(
     name: str, source: Source, raw: Raw, ids: "pd.Series[str]", reasons: np.ndarray
 ) -> pd.DataFrame:
     bad = pd.notna(reasons)
-    rejects = pd.DataFrame(
-        [*raw.rejects, *zip(ids[bad], reasons[bad], strict=True)], columns=["id", "reason"]
-    ).assign(kept=False)
+    pairs = [*raw.rejects, *zip(ids[bad], reasons[bad], strict=True)]
+    rejects = pd.DataFrame(pairs, columns=["id", "reason"]).assign(kept=False)
     total = len(ids) + len(raw.rejects)
     if len(rejects) > source.max_rejects * total or len(rejects) == total:
         first = "\n".join(f"  {id}: {reason}" for id, reason, _ in rejects.head(5).to_numpy())
@@ -217,13 +222,13 @@ def _without_twins(
     split: "pd.Series[str]", twins: quality.Twins, label: str, policy: str
 ) -> np.ndarray:
     """N booleans: what stays of the samples, sorted with those of test first."""
-    first = twins.first == np.arange(len(split))
-    if policy == "drop":
-        return first & ~twins.conflicts[label]
-    if policy == "together":
-        parted = (split == "train").to_numpy() & (split.to_numpy()[twins.first] == "test")
-        return ~parted
-    return np.ones(len(split), bool)
+    sides = split.to_numpy()
+    stays: dict[str, np.ndarray] = {
+        "drop": (twins.first == np.arange(len(sides))) & ~twins.conflicts[label],
+        "together": (sides != "train") | (sides[twins.first] != "test"),
+        "keep": np.ones(len(sides), bool),
+    }
+    return stays[policy]
 
 
 def _split(
@@ -234,10 +239,8 @@ def _split(
     raw: Raw,
     classes: tuple[str, ...],
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    if "split" in raw.rows:
-        missing = {"train", "test"} - set(rows["split"])
-        if missing:
-            raise SourceError(f"{name}: its split column names no {missing.pop()} sample")
+    parts = {*rows["split"]}
+    if parts == {"train", "test"}:
         if source.test_fraction:
             raise SourceError(f"sources.{name}.test_fraction: a split is published, none is drawn")
         sides = rows.groupby(raw.together)["split"].nunique() if raw.together else pd.Series()
@@ -247,24 +250,30 @@ def _split(
                 f"{(sides > 1).sum() - 1} more; mend the split column, or leave out together"
             )
         return rows, {"by": "published"}
+    if "split" in raw.rows and not source.test_fraction:
+        raise SourceError(
+            f"{name}: its published split has no {({'train', 'test'} - parts).pop()} sample; get "
+            "the rest of it, give validation: test if validation samples are to test, or "
+            "test_fraction to draw a split of what is there"
+        )
     fraction = source.test_fraction or raw.test_fraction
     keys = [group]
+    how: dict[str, Any] = {"by": "stratified", "test_fraction": fraction, "seed": source.split_seed}
     if raw.together:
         codes = pd.factorize(rows[raw.together])[0]
         keys.append(np.where(codes < 0, len(rows) + np.arange(len(rows)), codes))
+        sizes = np.unique(keys[1], return_counts=True)[1]
+        how["together"] = {"by": raw.together, "units": len(sizes), "largest": int(sizes.max())}
     units = splits.units(*keys)
     labels = rows["label"].to_numpy()
-    # as the drawing counts: a unit of several classes is one of the class of its first sample
-    first = labels[np.unique(units, return_index=True)[1]]
-    for label in np.unique(labels):
-        if (first == label).sum() < 2:
-            raise SourceError(
-                f"{name}: class {classes[label]!r} has one sample (or one set that must stay "
-                "together and does not begin with another class), which cannot be in training and "
-                "in test; leave the class out or give a split column"
-            )
     test = splits.stratified(labels, units, fraction, source.split_seed)
-    how = {"by": "stratified", "test_fraction": fraction, "seed": source.split_seed}
+    for label in np.unique(labels):
+        if test[labels == label].all() or not test[labels == label].any():
+            of = "one sample" if not raw.together else f"samples of too few {raw.together}"
+            raise SourceError(
+                f"{name}: class {classes[label]!r} has {of} and cannot be in training and in test; "
+                "leave the class out, try another split_seed, or give a split column"
+            )
     return rows.assign(split=np.where(test, "test", "train")), how
 
 
@@ -282,13 +291,8 @@ def _fractions(
 
 
 def _counts(rows: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, dict[str, int]]:
-    table = pd.crosstab(rows["split"], rows["label"]).reindex(
-        columns=range(len(classes)), fill_value=0
-    )
-    return {
-        str(split): dict(zip(classes, line, strict=True))
-        for split, line in zip(table.index, table.to_numpy().tolist(), strict=True)
-    }
+    codes = pd.Categorical.from_codes(rows["label"], pd.Index(classes))
+    return dict(pd.crosstab(rows["split"].to_numpy(), codes, dropna=False).to_dict("index"))
 
 
 def _measured(

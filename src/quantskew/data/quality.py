@@ -29,21 +29,16 @@ class Twins:
     @property
     def twin(self) -> np.ndarray:
         """N booleans: another sample has these pixels."""
-        return np.bincount(self.group)[self.group] > 1
+        return np.asarray(np.bincount(self.group)[self.group] > 1)
 
     def summary(self) -> dict[str, Any]:
         """Count the groups, their rows, and the groups in conflict, in all and by attribute."""
-        twin = self.twin
-        disagree = np.zeros(len(twin), bool)
-        by = {}
-        for name, mask in self.conflicts.items():
-            by[name] = len(np.unique(self.group[mask]))
-            disagree |= mask
+        groups = {name: {*self.group[mask]} for name, mask in self.conflicts.items()}
         return {
-            "groups": len(np.unique(self.group[twin])),
-            "rows": int(twin.sum()),
-            "conflicting": len(np.unique(self.group[disagree])),
-            "conflicts": {name: count for name, count in by.items() if count},
+            "groups": len(np.unique(self.group[self.twin])),
+            "rows": int(self.twin.sum()),
+            "conflicting": len(set().union(*groups.values())),
+            "conflicts": {name: len(which) for name, which in groups.items() if which},
         }
 
 
@@ -74,17 +69,14 @@ def findings(twins: Twins, rows: pd.DataFrame, kept: np.ndarray) -> pd.DataFrame
     kept
         N booleans: the sample is in the data set all the same.
     """
-    positions = np.flatnonzero(twins.twin)
+    positions, ids = np.flatnonzero(twins.twin), rows["id"].to_numpy()
     second = {twins.group[p]: p for p in positions[::-1] if p != twins.first[p]}
     found = []
     for position in positions:
         first = twins.first[position]
-        apart = [name for name, mask in twins.conflicts.items() if mask[position]]
-        if position == first and kept[position] and not apart:
-            continue
-        other = second[twins.group[position]] if position == first else first
-        reason = f"same pixels as {rows['id'].iloc[other]}"
-        if apart:
-            reason += f"; these disagree in {', '.join(apart)}"
-        found.append((rows["id"].iloc[position], reason, bool(kept[position])))
+        apart = ", ".join(name for name, mask in twins.conflicts.items() if mask[position])
+        if position != first or not kept[position] or apart:
+            other = second[twins.group[position]] if position == first else first
+            reason = f"same pixels as {ids[other]}" + f"; these disagree in {apart}" * bool(apart)
+            found.append((ids[position], reason, bool(kept[position])))
     return pd.DataFrame(found, columns=["id", "reason", "kept"])

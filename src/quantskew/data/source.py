@@ -7,6 +7,8 @@ from pydantic import Field
 
 from quantskew.sections import Fraction, Section
 
+Side = Annotated[int, Field(ge=8, le=1024, description="pixels")]
+
 
 class Source(Section):
     """Where the images of a data set come from and how they are made ready (``sources:``).
@@ -19,9 +21,10 @@ class Source(Section):
     path: str | None = None  # files already on disk; without it they are looked for, then fetched
     revision: str | None = None  # commit of a data set on the hub
     config: str | None = None  # variant of a data set on the hub
-    size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    size: Side | tuple[Side, Side] | None = None  # of a square, or height and width
     channels: Literal[1, 3] | None = None
-    table: str | None = None  # CSV beside a folder of images
+    table: str | None = None  # CSV or JSON lines beside a folder of images
+    part: bool = False  # the files are a part of those the table names, and the rest is left out
     image: str = "image"
     label: str | None = None
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None  # labels, in their order

@@ -30,7 +30,7 @@ def units(*keys: np.ndarray) -> np.ndarray:
         offset += len(values)
     rows, columns = np.tile(samples, len(keys)), np.concatenate(ends)
     graph = coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(offset, offset))
-    return connected_components(graph, directed=False)[1][: len(samples)]
+    return np.asarray(connected_components(graph, directed=False)[1][: len(samples)])
 
 
 def stratified(labels: np.ndarray, units: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -39,12 +39,13 @@ def stratified(labels: np.ndarray, units: np.ndarray, fraction: float, seed: int
     Parameters
     ----------
     labels
-        N class indices. A unit counts for the class of its first sample.
+        N class indices. A unit counts for the class of its first sample; where that leaves a
+        class with fewer than two units, for the rarest class of its samples.
     units
         N numbers; samples of a unit stay together.
     fraction
         Share of the samples of each class that tests: as near below it, rounded, as whole units
-        allow, but at least one unit and never all.
+        allow, but at least one unit and never all; a class of one unit has none.
     seed
         Of the drawing.
 
@@ -52,24 +53,23 @@ def stratified(labels: np.ndarray, units: np.ndarray, fraction: float, seed: int
     -------
     numpy.ndarray
         N booleans, true for test.
-
-    Raises
-    ------
-    ValueError
-        When a class has a single unit, which cannot be on both sides.
     """
     chosen, first, sizes = np.unique(units, return_index=True, return_counts=True)
+    strata = labels[first]
+    if np.bincount(strata, minlength=labels.max() + 1)[labels].min() < 2:
+        rarest = np.lexsort((labels, np.bincount(labels)[labels], units))
+        strata = labels[rarest[np.unique(units[rarest], return_index=True)[1]]]
     generator = np.random.default_rng(seed)
     test = []
-    for label in np.unique(labels[first]):
-        members = np.flatnonzero(labels[first] == label)
+    for label in np.unique(strata):
+        members = np.flatnonzero(strata == label)
         if len(members) < 2:
-            raise ValueError(f"class {label} has nothing to split")
+            continue
         members = generator.permutation(members)
         filled = np.cumsum(sizes[members])
         count = np.searchsorted(filled, round(fraction * filled[-1]), side="right")
         test.append(chosen[members[: np.clip(count, 1, len(members) - 1)]])
-    return np.isin(units, np.concatenate(test))
+    return np.isin(units, np.concatenate([*test, []]))
 
 
 def thin(labels: np.ndarray, fractions: tuple[float, ...], seed: int) -> np.ndarray:

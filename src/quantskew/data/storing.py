@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quantskew import tables
+from quantskew.files import replacing
 from quantskew.schemas import TABLES
 
 _PART = 1 << 25  # bytes of pixels in a row group
@@ -42,7 +42,7 @@ class Prepared:
     def write(self, path: str | Path) -> None:
         """Write the table ``samples``, a few thousand rows at a time, whole or not at all."""
         notes = {"table": "samples", **self.metadata}
-        with tables.replacing(path) as temporary:
+        with replacing(path) as temporary:
             parts = self.parts()
             first = next(parts)
             schema = first.schema.with_metadata({key: notes[key] for key in sorted(notes)})

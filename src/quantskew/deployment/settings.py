@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quantskew.quantization.settings import Calibration
+from quantskew.quantization.calibration import BalancedChoice, Calibration
 from quantskew.sections import Count, Section
 
 
@@ -21,7 +21,7 @@ class Deploy(Section):
     seeds: Count = 1  # how many of the study's, from the first
     calibrations: Annotated[dict[str, Calibration], Field(min_length=1)] = {
         "random": Calibration(),
-        "balanced": Calibration(choice="balanced"),
+        "balanced": Calibration(choice=BalancedChoice()),
     }
     range: Literal["minmax", "percentile", "entropy"] = "minmax"
     reduce_range: bool = True

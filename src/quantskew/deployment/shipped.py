@@ -23,9 +23,8 @@ from quantskew.fairness.metrics import group_accuracy
 from quantskew.fairness.paired import flips
 from quantskew.layout import empty, folder_of, predictions_path, samples_path, stored_variants
 from quantskew.names import BASELINE, FULL_PRECISION, Variant
-from quantskew.quantization.settings import Calibration
-from quantskew.subject import Subject
-from quantskew.variants import write_failures
+from quantskew.quantization.calibration import Calibration
+from quantskew.variants import subject_of, write_failures
 
 if TYPE_CHECKING:
     from quantskew.params import Params
@@ -96,12 +95,7 @@ def _cell(study: "Params", variant: Variant, base: Path, calibration: Calibratio
     return Cell(
         f"{variant.stem}.onnx",
         "quantskew.deployment.shipping:ship",
-        subject=Subject(
-            samples=samples_path(variant.dataset),
-            model=variant.model,
-            architecture=study.architectures.get(variant.model),
-            weights=base,
-        ),
+        subject=subject_of(study, variant._replace(bits=FULL_PRECISION), base),
         seed=variant.seed,
         calibration=calibration,
         bins=study.groups.edges(calibration.by) if calibration else {},
@@ -145,7 +139,7 @@ def described(
         files.append(variant.name(pd.DataFrame([row])))
         three = (given["logits"], outputs[base]["logits"], given["pytorch"])
         groups += [variant.name(_by_group(*three, test, d, study)) for d in divisions]
-        answers = variant.name(predictions(given["logits"], test))
+        answers = variant.name(predictions(given["logits"], test.ids, test.labels.numpy()))
         tables.write("predictions", answers, predictions_path(target, variant))
     return Deployed(*(pd.concat(parts, ignore_index=True) for parts in (files, groups)))
 

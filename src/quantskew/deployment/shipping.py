@@ -3,20 +3,33 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import safetensors.torch
 from torch import Tensor, nn
 
 from quantskew import models
 from quantskew.deployment import onnx_files
-from quantskew.quantization.activations import restore
-from quantskew.quantization.calibration import calibration_set
+from quantskew.quantization.activations import StaticActivations
+from quantskew.quantization.calibration import Calibration
 from quantskew.quantization.codes import FLOAT
+from quantskew.quantization.input_quantizers import restore
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.ptq import quantize_network
-from quantskew.quantization.settings import Activations, Calibration, Weights
+from quantskew.quantization.ranges import (
+    ActivationRange,
+    InputEntropy,
+    InputMinMax,
+    InputPercentile,
+)
+from quantskew.quantization.weights import IntegerWeights
 from quantskew.subject import Subject
+
+_RANGES: Mapping[str, ActivationRange] = {
+    "minmax": InputMinMax(),
+    "percentile": InputPercentile(percentile=99.999),  # the runtime's own
+    "entropy": InputEntropy(),
+}
 
 
 def ship(
@@ -60,7 +73,7 @@ def ship(
     looked_at: dict[str, int] = {}
     if calibration is not None:
         dynamic = onnx_files.is_transformer(path)
-        seen = None if dynamic else calibration_set(data.train, calibration, seed)
+        seen = None if dynamic else calibration.draw(data.train, seed)
         images = seen and seen.images
         onnx_files.quantize(path, path, images, ranges=ranges, reduce_range=reduce_range)
         network = simulate(network, example, images, ranges=ranges, reduce_range=reduce_range)
@@ -89,17 +102,14 @@ def simulate(
     bins; and without calibration ``images`` it takes the ranges of the batch, not of each image.
     """
     bits = 7 if reduce_range else 8
-    weights = Weights(granularity="channel", scheme="symmetric_narrow", rgb_first=None)
+    weights = IntegerWeights(granularity="channel", scheme="symmetric_narrow", rgb_first=None)
     if images is not None:
-        static: dict[str, Any] = {"mode": "static", "range": ranges}
-        if ranges == "percentile":
-            static |= {"percentile": 99.999}  # the runtime's own
         return quantize_network(
             network,
             example,
             bits=bits,
             weights=weights,
-            activations=Activations(**static),
+            activations=StaticActivations(range=_RANGES[ranges]),
             calibration=images,
         ).network
     widths = {

@@ -13,23 +13,17 @@ from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel
 
 from quantskew.errors import UserError
-from quantskew.sections import Section
+from quantskew.sections import Code, Section
 
 LIBRARIES = ("numpy", "pandas", "pyarrow", "scipy", "timm", "torch", "torchvision")
 DECLARATIONS = {"quantskew", "quantskew.schemas"}
 """Modules that compute nothing: the package lends names to its users, and of the schemas of tables
 the stage depends that writes and reads the tables."""
-
-
-class Code(NamedTuple):
-    """Stands for the code of a module in the identity of a section."""
-
-    module: str
 
 
 @cache

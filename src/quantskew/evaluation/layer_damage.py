@@ -7,10 +7,10 @@ import torch
 
 from quantskew import models
 from quantskew.data.groups import Groups, group_codes
-from quantskew.quantization.calibration import choose
+from quantskew.quantization.calibration import BalancedChoice
 from quantskew.quantization.layers import fold_batch_norm, quantizable
 from quantskew.quantization.sensitivity import measured
-from quantskew.quantization.settings import Weights
+from quantskew.quantization.weights import IntegerWeights
 from quantskew.subject import Subject
 
 
@@ -19,7 +19,7 @@ def survey(
     *,
     subject: Subject,
     bits: int,
-    weights: Weights,
+    weights: IntegerWeights,
     attribute: str,
     groups: Groups,
     size: int,
@@ -38,7 +38,7 @@ def survey(
     test, where = subject.data().test, models.device()
     every, names = group_codes(test.attributes, attribute, groups)
     codes = torch.as_tensor(every)
-    some = choose(codes, samples=size * len(names), choice="balanced", seed=0)
+    some = BalancedChoice().choose(codes, samples=size * len(names), seed=0)
     images = models.as_input(test.images[some], where)
     network = subject.open().to(where)
     if weights.fold_bn:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from pydantic import Field
 
 from quantskew.engine.cells import Cell
-from quantskew.layout import Stored, samples_path
+from quantskew.layout import Stored
 from quantskew.names import Variant
 from quantskew.sections import Names, Section, Width
 from quantskew.subject import Subject
+from quantskew.variants import subject_of
 
 if TYPE_CHECKING:
     from quantskew.params import Params
@@ -54,13 +55,7 @@ def plan(study: "Params", variants: Mapping[Variant, Stored]) -> Plan:
 
 
 def _subject(study: "Params", variants: Mapping[Variant, Stored], variant: Variant) -> Subject:
-    return Subject(
-        samples=samples_path(variant.dataset),
-        model=variant.model,
-        architecture=study.architectures.get(variant.model),
-        weights=variants[variant].file,
-        bits=variant.bits,
-    )
+    return subject_of(study, variant, variants[variant].file)
 
 
 def _answers(study: "Params", variants: Mapping[Variant, Stored], variant: Variant) -> Cell:
@@ -69,7 +64,7 @@ def _answers(study: "Params", variants: Mapping[Variant, Stored], variant: Varia
         "quantskew.evaluation.run:evaluate",
         subject=_subject(study, variants, variant),
         base=variants[variants[variant].base].file,
-        folds=study.methods[study.reference].weights.fold_bn,
+        folds=study.methods[study.reference].integer_weights().fold_bn,
     )
 
 
@@ -112,7 +107,7 @@ def _narrowest(study: "Params", surveyed: Mapping[Variant, Variant]) -> list[Var
     methods = study.all_methods()
     narrowest: dict[tuple[int, str], Variant] = {}
     for variant, base in surveyed.items():
-        rounds = variant != base and methods[variant.method].training == "none"
+        rounds = variant != base and not methods[variant.method].training.trains
         if study.curvature.layers and rounds and variant.bits <= 8:
             key = variant.seed, variant.method
             narrowest[key] = min(variant, narrowest.get(key, variant))

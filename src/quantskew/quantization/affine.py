@@ -20,14 +20,16 @@ even one, and division is multiplication by the reciprocal, which is what makes 
 ``torch.fake_quantize_per_tensor_affine`` and its per-channel sibling bit by bit.
 """
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Scheme = Literal["asymmetric", "symmetric", "symmetric_narrow"]
 
-_SMALLEST = torch.finfo(torch.float32).tiny
+_SMALLEST = 2.0**-126  # the least normal float32
 _RESOLUTION = 2.0**-20
 
 
@@ -81,20 +83,20 @@ def scale_and_zero_point(
     """
     low, high = code_range(bits, scheme)
     minimum, maximum = minimum.float(), maximum.float()
-    floor = torch.maximum(minimum.abs(), maximum.abs()) * _RESOLUTION
+    floor = minimum.abs().maximum(maximum.abs()) * _RESOLUTION
     if scheme == "asymmetric":
         scale = ((maximum - minimum) / high).maximum(floor).clamp_min(_SMALLEST)
-        return scale, torch.round(-minimum / scale).int()
-    scale = torch.maximum(minimum / low, maximum / high).clamp_min(_SMALLEST)
-    return scale, torch.zeros_like(scale, dtype=torch.int32)
+        return scale, (-minimum / scale).round().int()
+    scale = (minimum / low).maximum(maximum / high).clamp_min(_SMALLEST)
+    return scale, scale.new_zeros(scale.shape).int()
 
 
 def quantize(
     x: Tensor, scale: Tensor, zero_point: Tensor, low: int | Tensor, high: int | Tensor
 ) -> Tensor:
     """Return the int16 codes of a tensor on a grid, of the shape of ``x``."""
-    steps = torch.round(x.float() * (1 / scale))
-    return (steps + zero_point).clamp_(low, high).to(torch.int16)  # type: ignore[arg-type]
+    steps = (x.float() * (1 / scale)).round()
+    return (steps + zero_point).clamp_(low, high).short()  # type: ignore[arg-type]
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:

@@ -1,14 +1,76 @@
 """Which training images a post-training method may look at."""
 
-from typing import Literal, NamedTuple
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from abc import abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
 
-from quantskew import models
-from quantskew.data.groups import group_codes
-from quantskew.data.loading import Samples
-from quantskew.quantization.settings import Calibration
+from typing_extensions import override
+
+from quantskew.sections import Choice, Count, Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from quantskew.data.loading import Samples
+
+
+class CalibrationChoice(Choice):
+    """How calibration images are chosen (``calibration.choice``)."""
+
+    def choose(self, groups: Tensor, *, samples: int, seed: int) -> Tensor:
+        """Choose calibration images.
+
+        Parameters
+        ----------
+        groups
+            Group of each image as a code from 0 on, (N,); a code below 0 belongs to no group.
+        samples
+            How many to choose; all if there are fewer.
+        seed
+            Of the draw.
+
+        Returns
+        -------
+        Tensor
+            Indices in rising order, each once.
+        """
+        import torch
+
+        order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
+        return order[self.queue(groups[order])[:samples]].sort().values
+
+    @abstractmethod
+    def queue(self, groups: Tensor) -> Tensor:
+        """Return the indices of shuffled images in the order in which they are taken."""
+
+
+class RandomChoice(CalibrationChoice, kind="random"):
+    """Draw from all images."""
+
+    @override
+    def queue(self, groups: Tensor) -> Tensor:
+        import torch
+
+        return torch.arange(len(groups))
+
+
+class BalancedChoice(CalibrationChoice, kind="balanced"):
+    """Take turns among the groups, and leave out images without a group.
+
+    The counts of groups differ by at most one until a group has no more.
+    """
+
+    @override
+    def queue(self, groups: Tensor) -> Tensor:
+        import torch
+
+        turn = torch.empty(len(groups), dtype=torch.long)
+        for group in groups.unique():
+            members = groups == group
+            turn[members] = torch.arange(int(members.sum()))
+        known = (groups >= 0).nonzero().flatten()
+        return known[turn[known].sort(stable=True).indices]
 
 
 class CalibrationSet(NamedTuple):
@@ -20,47 +82,29 @@ class CalibrationSet(NamedTuple):
     counts: dict[str, int]
 
 
-def calibration_set(train: Samples, settings: Calibration, seed: int) -> CalibrationSet:
-    """Draw the training images that a method may look at; see :class:`Calibration`."""
-    codes, names = group_codes(train.attributes, settings.by)
-    everyone = torch.from_numpy(codes)
-    some = choose(everyone, samples=settings.samples, choice=settings.choice, seed=seed)
-    groups = everyone[some]
-    counts = dict(zip(names, groups.bincount(minlength=len(names)).tolist(), strict=True))
-    images = models.as_input(train.images[some], models.CPU)
-    return CalibrationSet(images, train.labels[some], groups, counts)
+class Calibration(Section):
+    """Training images that post-training methods may look at (``calibration:``).
 
-
-def choose(
-    groups: Tensor, *, samples: int, choice: Literal["random", "balanced"], seed: int
-) -> Tensor:
-    """Choose calibration images.
-
-    Parameters
-    ----------
-    groups
-        Group of each image as a code from 0 on, (N,); a code below 0 belongs to no group.
-    samples
-        How many to choose; all if there are fewer.
-    choice
-        ``random`` draws from all. ``balanced`` takes turns among the groups, so that their counts
-        differ by at most one until a group has no more, and leaves out who has no group.
-    seed
-        Of the draw.
-
-    Returns
-    -------
-    Tensor
-        Indices in rising order, each once.
+    ``by`` names the groups, for a balanced choice and for parts that look at the worst group. An
+    image without a value of ``by`` has no group here, whatever ``groups.unknown`` says of the
+    comparison.
     """
-    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
-    if choice == "random":
-        return order[:samples].sort().values
-    shuffled = groups[order]
-    turn = torch.empty_like(order)
-    for group in shuffled.unique():
-        members = shuffled == group
-        turn[members] = torch.arange(int(members.sum()))
-    known = (shuffled >= 0).nonzero().flatten()
-    first = known[turn[known].sort(stable=True).indices]
-    return order[first[:samples]].sort().values
+
+    samples: Count = 256
+    choice: CalibrationChoice = RandomChoice()
+    by: str = "label"
+
+    def draw(self, train: Samples, seed: int) -> CalibrationSet:
+        """Draw the images that a method may look at from the training samples."""
+        import torch
+
+        from quantskew import models
+        from quantskew.data.groups import group_codes
+
+        codes, names = group_codes(train.attributes, self.by)
+        all_groups = torch.from_numpy(codes)
+        chosen = self.choice.choose(all_groups, samples=self.samples, seed=seed)
+        groups = all_groups[chosen]
+        counts = dict(zip(names, groups.bincount(minlength=len(names)).tolist(), strict=True))
+        images = models.as_input(train.images[chosen], models.CPU)
+        return CalibrationSet(images, train.labels[chosen], groups, counts)

@@ -5,10 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantskew.quantization.activations import activation_range, observe
 from quantskew.quantization.affine import code_range, fake_quantize, scale_and_zero_point
 from quantskew.quantization.layers import Layer, quantizable
-from quantskew.quantization.settings import Activations
 
 _NAME = "input_quantizer"
 _SMALLEST = torch.finfo(torch.float32).tiny
@@ -33,7 +31,8 @@ class LearnedGrid(nn.Module):
 
     def forward(self, _layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the inputs of a layer with the first one fake-quantized."""
-        return (_FakeQuantize.apply(given[0], self.scale, self.offset, self), *given[1:])
+        x = _FakeQuantize.apply(given[0], self.scale, self.offset, self)  # type: ignore[no-untyped-call]
+        return (x, *given[1:])
 
     @torch.no_grad()
     def grid(self) -> tuple[Tensor, Tensor]:
@@ -68,21 +67,16 @@ class _FakeQuantize(torch.autograd.Function):
         return straight, by_scale, by_offset, None
 
 
-def learn_activations(
-    network: nn.Module, activations: Activations, images: Tensor, groups: Tensor | None = None
-) -> None:
-    """Give the quantizable layers learned input grids that start at calibrated ranges, in place.
+def learn_grid(layer: nn.Module, low: Tensor, high: Tensor, bits: int) -> None:
+    """Give a layer a learned input grid that starts at a range, in place.
 
     A layer that got nothing but zeros starts at the range from 0 to 1.
     """
-    for name, histogram in observe(network, images, groups).items():
-        low, high = activation_range(histogram, activations)
-        high = torch.where(high > low, high, low + 1)
-        grid = scale_and_zero_point(low, high, activations.bits, "asymmetric")
-        layer = network.get_submodule(name)
-        quantizer = LearnedGrid(*grid, activations.bits).to(next(layer.parameters()).device)
-        layer.add_module(_NAME, quantizer)
-        layer.register_forward_pre_hook(quantizer)
+    high = torch.where(high > low, high, low + 1)
+    grid = scale_and_zero_point(low, high, bits, "asymmetric")
+    quantizer = LearnedGrid(*grid, bits).to(next(layer.parameters()).device)
+    layer.add_module(_NAME, quantizer)
+    layer.register_forward_pre_hook(quantizer)
 
 
 def learned_grids(network: nn.Module) -> dict[str, LearnedGrid]:
@@ -93,7 +87,7 @@ def learned_grids(network: nn.Module) -> dict[str, LearnedGrid]:
 
 @torch.no_grad()
 def take_learned_grids(network: nn.Module) -> dict[str, Any] | None:
-    """Remove the learned grids, in place, and describe them for ``activations.restore``.
+    """Remove the learned grids, in place, and describe them for ``input_quantizers.restore``.
 
     Returns
     -------

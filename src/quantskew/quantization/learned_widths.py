@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from quantskew.quantization.layers import Layer
 from quantskew.quantization.ptq import quantize_weight
-from quantskew.quantization.settings import Weights
+from quantskew.quantization.weights import IntegerWeights
 
 
 class _Rounded(torch.autograd.Function):
@@ -43,7 +43,8 @@ class _LearnedWidth(nn.Module):
         return torch.sigmoid(self.logit) * (len(self.versions) - 1)
 
     def forward(self, _weight: Tensor) -> Tensor:
-        return _Rounded.apply(self.position(), self.versions)
+        chosen: Tensor = _Rounded.apply(self.position(), self.versions)  # type: ignore[no-untyped-call]
+        return chosen
 
 
 def learn_widths(
@@ -54,7 +55,7 @@ def learn_widths(
     *,
     choices: Sequence[int],
     capacity: int,
-    weights: Weights,
+    weights: IntegerWeights,
     steps: int = 100,
     seed: int = 0,
 ) -> Tensor:

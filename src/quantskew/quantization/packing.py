@@ -33,7 +33,6 @@ from torch import Tensor, nn
 from quantskew import models
 from quantskew.errors import UserError
 from quantskew.files import replacing
-from quantskew.quantization.activations import restore
 from quantskew.quantization.codes import (
     FLOAT,
     QuantizedWeight,
@@ -42,6 +41,7 @@ from quantskew.quantization.codes import (
     pack_channels,
     unpack_channels,
 )
+from quantskew.quantization.input_quantizers import restore
 from quantskew.quantization.layers import bake, fold, quantizable
 
 _KEY = "quantskew"

@@ -2,13 +2,11 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quantskew.quantization.activations import quantize_activations
+from quantskew.quantization.activations import Activations, FloatActivations
 from quantskew.quantization.affine import quantize, scale_and_zero_point
 from quantskew.quantization.codes import (
     FLOAT,
@@ -20,17 +18,15 @@ from quantskew.quantization.codes import (
 )
 from quantskew.quantization.equalization import equalize
 from quantskew.quantization.layers import (
-    Layer,
     fold_batch_norm,
     inputs_and_outputs,
     left_out,
     norms,
     quantizable,
 )
-from quantskew.quantization.packing import Quantized, in_half
-from quantskew.quantization.ranges import clipping_range
-from quantskew.quantization.rounding import adaround, gptq
-from quantskew.quantization.settings import Activations, Weights
+from quantskew.quantization.packing import Quantized
+from quantskew.quantization.rounding import Seen
+from quantskew.quantization.weights import IntegerWeights, NoCorrection, Weights
 from quantskew.quantization.widths import uniform
 
 
@@ -40,7 +36,7 @@ def quantize_network(
     *,
     bits: int,
     weights: Weights,
-    activations: Activations | None = None,
+    activations: Activations = FloatActivations(),  # noqa: B008
     calibration: Tensor | None = None,
     groups: Tensor | None = None,
     widths: Mapping[str, Widths] | None = None,
@@ -60,17 +56,17 @@ def quantize_network(
     bits
         Width of the codes, 2 to 8; the float formats do not use it.
     weights, activations
-        How (:mod:`quantskew.quantization.settings`); activations stay in floating point by default.
+        How they are quantized; activations stay in floating point by default.
     calibration
         Input images (N, …), for the parts that look at what layers compute.
     groups
-        Group of each calibration image as a code from 0 on, (N,), for the parts that tell groups
-        apart.
+        Group of each calibration image as a code from 0 on, (N,), for the parts that distinguish
+        groups.
     widths
         Width of each layer, or of each of its output channels, by name, instead of ``bits`` with
         the exemptions of ``weights``.
     seed
-        Of AdaRound's batches.
+        Of what is drawn at random, such as the batches of AdaRound.
 
     Returns
     -------
@@ -83,44 +79,46 @@ def quantize_network(
     ValueError
         When a weight that gets codes is not finite, or calibration images are needed and not given.
     """
-    activations = activations or Activations()
-    used = weights.needs_calibration() or activations.mode == "static"
+    used = weights.needs_calibration() or activations.needs_images
     if used and calibration is None:
         raise ValueError("adaround, gptq, bias_correction: outputs and static activations look at "
                          "calibration images, and none are given")  # fmt: skip
-    network = copy.deepcopy(network).eval()
+    quantized = weights.quantize(
+        copy.deepcopy(network).eval(), example,
+        bits=bits, images=calibration, widths=widths, seed=seed,
+    )  # fmt: skip
+    seen = _counts(calibration, groups) if used else "none: it cannot matter"
+    quantized.notes["calibration"] = seen
+    grids = activations.quantize(quantized.network, calibration, groups)
+    if grids is not None:
+        quantized.notes["activations"] = grids
+    return quantized
+
+
+def quantize_integers(
+    network: nn.Module,
+    example: Tensor,
+    *,
+    weights: IntegerWeights,
+    bits: int,
+    images: Tensor | None,
+    widths: Mapping[str, Widths] | None,
+    seed: int,
+) -> Quantized:
+    """Quantize the weights of a network to integers; see :func:`quantize_network`."""
     folded: list[list[str]] = []
-    equalized: list[list[str]] = []
-    codes: dict[str, QuantizedWeight] = {}
-    vectors: dict[str, QuantizedWeight] = {}
-    left: dict[str, str] = {}
-    if weights.format == "integer":
-        if weights.fold_bn:
-            network, folded = fold_batch_norm(network, example)
-        if weights.equalize:
-            equalized = equalize(network, example)
-        widths = widths or uniform(network, example, bits=bits, weights=weights)
-        original = copy.deepcopy(network)
-        if weights.quantize_norms:
-            vectors = _quantize_norms(network, bits, weights)
-        codes = _quantize_layers(network, original, widths, weights, calibration, seed)
-        if weights.quantize_biases:
-            vectors |= _quantize_biases(network, codes, bits, weights)
-        left = left_out(network, {*codes, *(name.rpartition(".")[0] for name in vectors)})
-        left |= _channels_left_out(codes)
-    else:
-        in_half(network, weights.format)
-    notes: dict[str, Any] = {
-        "format": weights.format,
-        "folded": folded,
-        "equalized": equalized,
-        "left_out": left,
-        "calibration": _counts(calibration, groups) if used else "none: it cannot matter",
-    }
-    if activations.mode != "none":
-        notes["activations"] = quantize_activations(
-            network, activations, images=calibration, groups=groups
-        )
+    if weights.fold_bn:
+        network, folded = fold_batch_norm(network, example)
+    equalized = equalize(network, example) if weights.equalize else []
+    widths = widths or uniform(network, example, bits=bits, weights=weights)
+    original = copy.deepcopy(network)
+    vectors = _quantize_norms(network, bits, weights) if weights.quantize_norms else {}
+    codes = _quantize_layers(network, original, widths, weights, images, seed)
+    if weights.quantize_biases:
+        vectors |= _quantize_biases(network, codes, bits, weights)
+    left = left_out(network, {*codes, *(name.rpartition(".")[0] for name in vectors)})
+    left |= _channels_left_out(codes)
+    notes = {"format": weights.kind, "folded": folded, "equalized": equalized, "left_out": left}
     return Quantized(network, codes, notes, vectors)
 
 
@@ -132,7 +130,9 @@ def _channels_left_out(codes: Mapping[str, QuantizedWeight]) -> dict[str, str]:
     }
 
 
-def _quantize_norms(network: nn.Module, bits: int, weights: Weights) -> dict[str, QuantizedWeight]:
+def _quantize_norms(
+    network: nn.Module, bits: int, weights: IntegerWeights
+) -> dict[str, QuantizedWeight]:
     return {
         f"{name}.{own}": _quantize_vector(parameter, bits, weights)
         for name, norm in norms(network).items()
@@ -141,7 +141,7 @@ def _quantize_norms(network: nn.Module, bits: int, weights: Weights) -> dict[str
 
 
 def _quantize_biases(
-    network: nn.Module, codes: Mapping[str, QuantizedWeight], bits: int, weights: Weights
+    network: nn.Module, codes: Mapping[str, QuantizedWeight], bits: int, weights: IntegerWeights
 ) -> dict[str, QuantizedWeight]:
     """Quantize the biases of quantized layers, each at the width of its weight if it has one."""
     layers = {name: layer for name, layer in quantizable(network).items() if name in codes}
@@ -153,9 +153,9 @@ def _quantize_biases(
     }
 
 
-def _quantize_vector(parameter: Tensor, bits: int, weights: Weights) -> QuantizedWeight:
+def _quantize_vector(parameter: Tensor, bits: int, weights: IntegerWeights) -> QuantizedWeight:
     """Quantize one number a channel, in place, over a range that all share."""
-    plain = weights.model_copy(update={"granularity": "tensor", "bias_correction": "none"})
+    plain = weights.model_copy(update={"granularity": "tensor", "bias_correction": NoCorrection()})
     made = quantize_weight(parameter, bits=bits, weights=plain)
     parameter.data.copy_(made.dequantize())
     return made
@@ -172,7 +172,7 @@ def _quantize_layers(
     network: nn.Module,
     original: nn.Module,
     widths: Mapping[str, Widths],
-    weights: Weights,
+    weights: IntegerWeights,
     images: Tensor | None,
     seed: int,
 ) -> dict[str, QuantizedWeight]:
@@ -185,40 +185,26 @@ def _quantize_layers(
         if widths[name] == FLOAT:
             continue
         weight = quantize_weight(layer.weight, bits=widths[name], weights=weights)
-        inputs = targets = torch.empty(0)
+        seen = Seen(torch.empty(0), torch.empty(0), generator)
         if weights.needs_calibration() and images is not None:
             _, targets = inputs_and_outputs(original, name, images)
             inputs, _ = inputs_and_outputs(network, name, images)
-        if len(inputs) and weights.rounding == "gptq":
-            weight = gptq(layer, weight, inputs)
-        elif len(inputs) and weights.rounding == "adaround":
-            weight = adaround(
-                layer, weight, inputs, targets, steps=weights.adaround_steps, generator=generator
-            )
+            seen = Seen(inputs, targets, generator)
+        if len(seen.inputs) or not weights.rounding.needs_images:
+            weight = weights.rounding(layer, weight, seen)
         codes[name] = weight
         layer.weight.data.copy_(weight.dequantize())  # in place: the memory format stays
-        if len(inputs) and weights.bias_correction == "outputs":
-            _correct_bias(layer, inputs, targets)
+        if len(seen.inputs):
+            weights.bias_correction.correct_layer(layer, seen.inputs, seen.targets)
     return codes
 
 
 @torch.no_grad()
-def _correct_bias(layer: Layer, inputs: Tensor, targets: Tensor) -> None:
-    """Move the bias so that each output channel keeps its mean (Nagel et al. 2019, empirical)."""
-    axis = 1 if isinstance(layer, nn.Conv2d) else -1
-    others = [dim for dim in range(targets.ndim) if dim != axis % targets.ndim]
-    outputs = torch.cat([layer(batch) for batch in inputs.split(64)])
-    moved = (targets - outputs).mean(others)
-    layer.bias = nn.Parameter(moved if layer.bias is None else layer.bias + moved)
-
-
-@torch.no_grad()
-def quantize_weight(weight: Tensor, *, bits: Widths, weights: Weights) -> QuantizedWeight:
+def quantize_weight(weight: Tensor, *, bits: Widths, weights: IntegerWeights) -> QuantizedWeight:
     """Quantize one weight tensor, output channels first, to the nearest codes.
 
-    With ``bias_correction: weights`` each output channel gets back the mean that rounding took
-    from it (Banner et al. 2019), as an offset beside its codes. Channels of one width share a
-    range, unless each has its own.
+    Channels of one width share a range, unless each has its own. The mean of each channel is
+    corrected as ``weights.bias_correction`` says.
     """
     kept = None
     if isinstance(bits, int):
@@ -233,19 +219,11 @@ def quantize_weight(weight: Tensor, *, bits: Widths, weights: Weights) -> Quanti
             kept = weight[kept_channels(bits)].clone()
     codes = quantize(weight, *grid, *limits(bits, weights.scheme, weight))
     quantized = QuantizedWeight(codes, *grid, bits, weights.scheme, kept=kept)
-    if weights.bias_correction != "weights":
-        return quantized
-    lost = weight - quantized.dequantize()
-    return replace(quantized, offset=lost.mean(tuple(range(1, weight.ndim)), keepdim=True))
+    return weights.bias_correction.correct_weight(weight, quantized)
 
 
-def _grid(weight: Tensor, bits: int, weights: Weights) -> tuple[Tensor, Tensor]:
-    ends = clipping_range(
-        weight,
-        method=weights.range,
-        bits=bits,
-        scheme=weights.scheme,
-        per_channel=weights.granularity == "channel",
-        percentile=weights.percentile,
+def _grid(weight: Tensor, bits: int, weights: IntegerWeights) -> tuple[Tensor, Tensor]:
+    ends = weights.range.ends(
+        weight, bits=bits, scheme=weights.scheme, per_channel=weights.per_channel
     )
     return scale_and_zero_point(*ends, bits, weights.scheme)

@@ -11,28 +11,23 @@ statistics.
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
 
-from quantskew.quantization.activations import restore
-from quantskew.quantization.affine import code_range, quantize, scale_and_zero_point
+from quantskew.quantization.activations import Activations, FloatActivations
+from quantskew.quantization.affine import code_range, quantize
 from quantskew.quantization.codes import FLOAT, QuantizedWeight, Widths
+from quantskew.quantization.fitting import LeastError, LsqStart, ScaleStart
+from quantskew.quantization.input_quantizers import restore
 from quantskew.quantization.layers import left_out, quantizable
-from quantskew.quantization.learned_activations import (
-    learn_activations,
-    learned_grids,
-    take_learned_grids,
-)
+from quantskew.quantization.learned_activations import learned_grids, take_learned_grids
 from quantskew.quantization.packing import Quantized
-from quantskew.quantization.ranges import clipping_range
-from quantskew.quantization.settings import Activations, Weights
+from quantskew.quantization.weights import IntegerWeights
 from quantskew.quantization.widths import uniform
-
-Start = Literal["mse", "lsq"]
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -40,31 +35,29 @@ _SMALLEST = torch.finfo(torch.float32).tiny
 class LearnedScale(nn.Module):
     """The LSQ quantizer of one weight tensor: signed codes, a learned scale, zero point 0.
 
-    There is one scale a tensor or one an output channel. It starts where the squared error is the
-    least (``mse``), or at ``2 · mean|w| / √Qp`` as in the paper (``lsq``), and its gradient is
-    scaled by ``1 / √(N · Qp)`` with N weights to a scale.
+    There is one scale a tensor or one an output channel. Its gradient is scaled by
+    ``1 / √(N · Qp)`` with N weights to a scale.
     """
 
     def __init__(
-        self, weight: Tensor, bits: int, *, per_channel: bool = False, start: Start = "lsq"
+        self,
+        weight: Tensor,
+        bits: int,
+        *,
+        per_channel: bool = False,
+        start: ScaleStart = LsqStart(),  # noqa: B008
     ) -> None:
         super().__init__()
         self.bits = bits
         self.low, self.high = code_range(bits, "symmetric")
-        dims = tuple(range(1 if per_channel else 0, weight.ndim))
-        if start == "mse":
-            ends = clipping_range(
-                weight, method="mse", bits=bits, scheme="symmetric", per_channel=per_channel
-            )
-            scale, _ = scale_and_zero_point(*ends, bits, "symmetric")
-        else:
-            scale = 2 * weight.detach().abs().mean(dims, keepdim=True) / self.high**0.5
+        scale = start(weight, bits, per_channel=per_channel)
         self.scale = nn.Parameter(scale.clamp_min(_SMALLEST))
         self.gradient_scale = (self.high * weight.numel() / scale.numel()) ** -0.5
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight."""
-        return _FakeQuantize.apply([self], weight, self.scale)[0]
+        quantized: tuple[Tensor] = _FakeQuantize.apply([self], weight, self.scale)  # type: ignore[no-untyped-call]
+        return quantized[0]
 
     def fake_quantize(self, weight: Tensor) -> Tensor:
         """Return ŵ without a graph; in place, a tenth of the time of torch's fused kernel."""
@@ -113,9 +106,10 @@ class Prepared(nn.Module):
         """Return the logits."""
         weights = [layer.weight for layer in self.layers.values()]
         scales = [quantizer.scale for quantizer in self.quantizers]
-        made = _FakeQuantize.apply(self.quantizers, *weights, *scales)
-        given = {name: made[number] for name, number in self.places.items()}
-        return functional_call(self.network, given, images, tie_weights=False)
+        quantized = _FakeQuantize.apply(self.quantizers, *weights, *scales)  # type: ignore[no-untyped-call]
+        given = {name: quantized[number] for name, number in self.places.items()}
+        logits: Tensor = functional_call(self.network, given, images, tie_weights=False)
+        return logits
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -164,12 +158,12 @@ def prepare(
     example: Tensor,
     *,
     bits: int,
-    weights: Weights,
+    weights: IntegerWeights,
     widths: Mapping[str, Widths] | None = None,
-    activations: Activations | None = None,
+    activations: Activations = FloatActivations(),  # noqa: B008
     calibration: Tensor | None = None,
     groups: Tensor | None = None,
-    start: Start = "mse",
+    start: ScaleStart = LeastError(),  # noqa: B008
 ) -> Prepared:
     """Return a copy of a network whose layers train with quantized weights.
 
@@ -187,19 +181,16 @@ def prepare(
     widths
         Width of each layer by name, instead of ``bits`` with the exemptions of ``weights``.
     activations
-        In ``static`` mode the input of each layer gets a learned scale and offset (LSQ+), which
-        start at the range that ``calibration`` images give; the scheme is asymmetric.
+        With static ones the input of each layer gets a learned scale and offset (LSQ+), which start
+        at the range that ``calibration`` images give; the scheme is asymmetric.
     calibration, groups
         Input images (N, …), and the group of each as a code from 0 on, (N,).
     start
-        Of the scales of weights: see :class:`LearnedScale`.
+        Where the scales of weights start.
     """
     network = copy.deepcopy(network)
     widths = widths or uniform(network, example, bits=bits, weights=weights)
-    if activations is not None and activations.mode != "none":
-        if activations.mode != "static" or calibration is None:
-            raise ValueError("QAT learns static activations, from calibration images on")
-        learn_activations(network, activations, calibration, groups)
+    activations.learn(network, calibration, groups)
     learned = {}
     for name, layer in quantizable(network).items():
         width = widths[name]
@@ -210,7 +201,7 @@ def prepare(
                 f"QAT gives all channels of a layer one width; {name} has {sorted({*width})}"
             )
         learned[name] = LearnedScale(
-            layer.weight, width, per_channel=weights.granularity == "channel", start=start
+            layer.weight, width, per_channel=weights.per_channel, start=start
         )
     return Prepared(network, learned)
 
@@ -228,6 +219,16 @@ def scale_parameters(network: Prepared) -> list[nn.Parameter]:
     return weights + inputs
 
 
+def apart(
+    groups: Sequence[Mapping[str, Any]], network: Prepared, *, lr: float
+) -> list[dict[str, Any]]:
+    """Return groups of parameters with the learned scales in one of their own."""
+    scales = scale_parameters(network)
+    known = {id(scale) for scale in scales}
+    others = [{**g, "params": [p for p in g["params"] if id(p) not in known]} for g in groups]
+    return [*others, {"params": scales, "lr": lr, "weight_decay": 0.0}]
+
+
 def damp(network: Prepared) -> Tensor:
     """Return the loss that pulls weights to the middle of their bins (Nagel et al. 2022, eq. 5).
 
@@ -235,7 +236,8 @@ def damp(network: Prepared) -> Tensor:
     fixed: it keeps weights from oscillating between two codes, and acts on weights only.
     """
     weights = [layer.weight for layer in network.layers.values()]
-    return _Dampening.apply(network.quantizers, *weights)
+    loss: Tensor = _Dampening.apply(network.quantizers, *weights)  # type: ignore[no-untyped-call]
+    return loss
 
 
 @torch.no_grad()

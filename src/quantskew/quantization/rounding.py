@@ -1,134 +1,173 @@
-"""Rounding that looks at what a layer computes: AdaRound and GPTQ.
+"""Rounding: which of the codes of a grid each weight of a layer gets.
 
 Rounding each weight to its nearest code is best for the weights and not for the output of the
-layer. Both methods take a sample of the layer's inputs and choose among the codes of a given grid.
+layer. AdaRound and GPTQ look at a sample of the layer's inputs instead.
 """
 
-from dataclasses import replace
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad, unfold
+from abc import abstractmethod
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from typing_extensions import override
 
 from quantskew.quantization.affine import dequantize, quantize
-from quantskew.quantization.codes import QuantizedWeight
-from quantskew.quantization.layers import Layer
+from quantskew.sections import Choice, Count
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from quantskew.quantization.codes import QuantizedWeight
+    from quantskew.quantization.layers import Layer
 
 _STRETCH = 1.2  # of the sigmoid, so that it reaches 0 and 1
 _BATCH = 32
 
 
-def adaround(
-    layer: Layer,
-    nearest: QuantizedWeight,
-    inputs: Tensor,
-    targets: Tensor,
-    *,
-    steps: int,
-    generator: torch.Generator,
-) -> QuantizedWeight:
+class Seen(NamedTuple):
+    """What a layer does on calibration images, and a generator for what is drawn at random.
+
+    ``inputs`` is what the layer gets in the quantized network, (N, …), and ``targets`` what it
+    should give, as it does in the float network. Both are empty where no image is looked at.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    generator: torch.Generator
+
+
+class Rounding(Choice):
+    """How weights are rounded to the codes of a grid (``weights.rounding``).
+
+    A kind with ``needs_images`` is given what the layer gets on calibration images; a layer that
+    never runs as a module of its own keeps the nearest codes.
+    """
+
+    needs_images: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
+        """Choose the codes of a layer.
+
+        Parameters
+        ----------
+        layer
+            With its float weight; not changed.
+        nearest
+            The grid, and the nearest codes.
+        seen
+            What the layer does on the calibration images.
+        """
+
+
+class Nearest(Rounding, kind="nearest"):
+    """Each weight gets its nearest code."""
+
+    needs_images: ClassVar[bool] = False
+
+    @override
+    def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
+        return nearest
+
+
+class AdaRound(Rounding, kind="adaround"):
     """Learn for each weight whether it is rounded down or up (Nagel et al. 2020).
 
     Adam minimises the squared error of the layer's output plus ``0.01 · Σ (1 − |2h − 1|^β)``, which
-    drives the soft choices h to 0 or 1; β falls from 20 to 2 after a fifth of the steps.
-
-    Parameters
-    ----------
-    layer
-        With its float weight.
-    nearest
-        The grid, and the codes to start from.
-    inputs
-        What the layer gets in the quantized network, (N, …).
-    targets
-        What it should give, as it does in the float network, (N, …).
-    steps
-        Of Adam, on batches of 32.
-    generator
-        For the choice of the batches.
+    drives the soft choices h to 0 or 1; β falls from 20 to 2 after a fifth of the ``steps``. Each
+    step takes a batch of 32 inputs.
     """
-    weight, scale = layer.weight.detach(), nearest.scale
-    low, high = (code - nearest.zero_point for code in nearest.limits())
-    floor = torch.floor(weight / scale)
-    share = (weight / scale - floor).clamp(1e-3, 1 - 1e-3)
-    logits = -torch.log(_STRETCH / (share + (_STRETCH - 1) / 2) - 1)
-    logits.requires_grad_()
-    optimizer = torch.optim.Adam([logits], 1e-2)
-    for step in range(steps):
-        picked = torch.randint(len(inputs), (_BATCH,), generator=generator)
-        up = _soft(logits)
-        soft = torch.clamp(floor + up, low, high) * scale
-        output = torch.func.functional_call(layer, {"weight": soft}, (inputs[picked],))
-        # per output channel, as in the paper: summed over channels, averaged over the rest
-        loss = (output - targets[picked]).square().mean() * len(weight)
-        done = step / steps
-        if done >= 0.2:
-            beta = 2 + 18 * (1 - (done - 0.2) / 0.8)
-            loss = loss + 0.01 * (1 - (2 * up - 1).abs().pow(beta)).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    hard = torch.clamp(floor + (logits.detach() > 0), low, high) + nearest.zero_point
-    return replace(nearest, codes=hard.to(torch.int16))
+
+    steps: Count = 1000
+
+    @override
+    def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
+        import torch
+
+        inputs, targets, generator = seen
+        weight, scale = layer.weight.detach(), nearest.scale
+        low, high = (code - nearest.zero_point for code in nearest.limits())
+        floor = torch.floor(weight / scale)
+        share = (weight / scale - floor).clamp(1e-3, 1 - 1e-3)
+        logits = -torch.log(_STRETCH / (share + (_STRETCH - 1) / 2) - 1)
+        logits.requires_grad_()
+        optimizer = torch.optim.Adam([logits], 1e-2)
+        for step in range(self.steps):
+            picked = torch.randint(len(inputs), (_BATCH,), generator=generator)
+            up = (torch.sigmoid(logits) * _STRETCH - (_STRETCH - 1) / 2).clamp(0, 1)
+            soft = torch.clamp(floor + up, low, high) * scale
+            output = torch.func.functional_call(layer, {"weight": soft}, (inputs[picked],))
+            # per output channel, as in the paper: summed over channels, averaged over the rest
+            loss = (output - targets[picked]).square().mean() * len(weight)
+            done = step / self.steps
+            if done >= 0.2:
+                beta = 2 + 18 * (1 - (done - 0.2) / 0.8)
+                loss = loss + 0.01 * (1 - (2 * up - 1).abs().pow(beta)).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        hard = torch.clamp(floor + (logits.detach() > 0), low, high) + nearest.zero_point
+        return replace(nearest, codes=hard.to(torch.int16))
 
 
-def _soft(logits: Tensor) -> Tensor:
-    return (torch.sigmoid(logits) * _STRETCH - (_STRETCH - 1) / 2).clamp(0, 1)
-
-
-def gptq(layer: Layer, nearest: QuantizedWeight, inputs: Tensor) -> QuantizedWeight:
+class Gptq(Rounding, kind="gptq"):
     """Round column by column and let the later columns make up for each error (Frantar 2023).
 
-    A convolution is the linear layer that acts on its unfolded patches, one a group of channels.
-    With H the second moment of the inputs, damped by a hundredth of its mean diagonal, rounding
-    column i with error e moves the columns j > i by ``−e · U_ij / U_ii``, where U is the upper
-    Cholesky factor of H⁻¹.
-
-    Parameters
-    ----------
-    layer, nearest, inputs
-        As for :func:`adaround`.
+    A convolution is the linear layer that acts on its unfolded patches, one for each group of
+    channels. With H the second moment of the inputs, damped by a hundredth of its mean diagonal,
+    rounding column i with error e moves the columns j > i by ``−e · U_ij / U_ii``, where U is the
+    upper Cholesky factor of H⁻¹.
     """
-    moment = second_moment(layer, inputs)
-    groups, size, _ = moment.shape
-    diagonal = moment.diagonal(dim1=1, dim2=2)
-    diagonal += (0.01 * diagonal.mean(1, keepdim=True)).clamp_min(1e-12)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
-    upper = torch.linalg.cholesky(inverse, upper=True).float()
-    weight = layer.weight.detach().reshape(groups, -1, size).clone()
-    rows = weight.shape[:2]
-    scale, zero, low, high = (
-        facts.reshape((1, 1) if facts.numel() == 1 else rows)
-        for facts in (nearest.scale, nearest.zero_point, *nearest.limits())
-    )
-    codes = torch.empty_like(weight, dtype=torch.int16)
-    for start in range(0, size, 128):
-        block = slice(start, min(start + 128, size))
-        errors = torch.zeros_like(weight[:, :, block])
-        for i in range(block.start, block.stop):
-            codes[:, :, i] = quantize(weight[:, :, i], scale, zero, low, high)
-            error = weight[:, :, i] - dequantize(codes[:, :, i], scale, zero)
-            error /= upper[:, i, i, None]
-            errors[:, :, i - start] = error
-            rest = slice(i + 1, block.stop)
-            weight[:, :, rest] -= error[:, :, None] * upper[:, i, None, rest]
-        weight[:, :, block.stop :] -= errors @ upper[:, block, block.stop :]
-    return replace(nearest, codes=codes.reshape(layer.weight.shape))
+
+    @override
+    def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
+        import torch
+
+        moment = second_moment(layer, seen.inputs)
+        groups, size, _ = moment.shape
+        diagonal = moment.diagonal(dim1=1, dim2=2)
+        diagonal += (0.01 * diagonal.mean(1, keepdim=True)).clamp_min(1e-12)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
+        upper = torch.linalg.cholesky(inverse, upper=True).float()
+        weight = layer.weight.detach().reshape(groups, -1, size).clone()
+        rows = weight.shape[:2]
+        scale, zero, low, high = (
+            facts.reshape((1, 1) if facts.numel() == 1 else rows)
+            for facts in (nearest.scale, nearest.zero_point, *nearest.limits())
+        )
+        codes = torch.empty_like(weight, dtype=torch.int16)
+        for start in range(0, size, 128):
+            block = slice(start, min(start + 128, size))
+            errors = torch.zeros_like(weight[:, :, block])
+            for i in range(block.start, block.stop):
+                codes[:, :, i] = quantize(weight[:, :, i], scale, zero, low, high)
+                error = weight[:, :, i] - dequantize(codes[:, :, i], scale, zero)
+                error /= upper[:, i, i, None]
+                errors[:, :, i - start] = error
+                rest = slice(i + 1, block.stop)
+                weight[:, :, rest] -= error[:, :, None] * upper[:, i, None, rest]
+            weight[:, :, block.stop :] -= errors @ upper[:, block, block.stop :]
+        return replace(nearest, codes=codes.reshape(layer.weight.shape))
 
 
 def second_moment(layer: Layer, inputs: Tensor) -> Tensor:
-    """Mean outer product of the vectors that the rows of a weight are multiplied with.
+    """Return the mean outer product of the vectors that the rows of a weight are multiplied with.
 
     Returns
     -------
     Tensor
         float64, (groups, size, size); a linear layer has one group.
     """
+    from torch import nn
+    from torch.nn.functional import pad, unfold
+
     if isinstance(layer, nn.Linear):
         columns = inputs.reshape(1, -1, layer.in_features)
         return _outer(columns) / columns.shape[1]
     groups = layer.groups
-    total, count = torch.zeros(()), 0
+    total, count = inputs.new_zeros(()), 0
     for batch in inputs.split(_BATCH):
         padded = pad(batch, layer._reversed_padding_repeated_twice)
         patches = unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)

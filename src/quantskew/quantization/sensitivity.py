@@ -7,16 +7,20 @@ and groups are those of a calibration set; a group code below 0 takes no part.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
+from quantskew.impact.gradients import naming_operators
 from quantskew.quantization.layers import Layer, quantizable, watching
 from quantskew.quantization.ptq import quantize_weight
-from quantskew.quantization.settings import Weights
+from quantskew.quantization.weights import IntegerWeights
+
+if TYPE_CHECKING:
+    from quantskew.quantization.policies import Importance, Unit
 
 _BATCH = 32
 
@@ -37,7 +41,7 @@ def _members(groups: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def rounded(layer: Layer, bits: int, weights: Weights) -> Tensor:
+def rounded(layer: Layer, bits: int, weights: IntegerWeights) -> Tensor:
     """Return the weight of a layer as a method rounds it at a width."""
     return quantize_weight(layer.weight, bits=bits, weights=weights).dequantize()
 
@@ -51,7 +55,7 @@ def measured(
     groups: Tensor,
     *,
     choices: Sequence[int],
-    weights: Weights,
+    weights: IntegerWeights,
 ) -> Tensor:
     """Rise of each group's loss when one layer alone is quantized.
 
@@ -117,6 +121,7 @@ def _again(given: Tensor, _input: Tensor) -> Tensor:
     return given.clone()
 
 
+@naming_operators()
 def hawq(
     network: nn.Module,
     layers: Mapping[str, Layer],
@@ -125,9 +130,9 @@ def hawq(
     groups: Tensor,
     *,
     choices: Sequence[int],
-    weights: Weights,
-    probes: int = 8,
-    seed: int = 0,
+    weights: IntegerWeights,
+    probes: int,
+    seed: int,
 ) -> Tensor:
     """HAWQ-V2's second-order estimate of the same (Dong et al. 2020), group by group.
 
@@ -197,32 +202,33 @@ def importance(
     labels: Tensor,
     groups: Tensor,
     *,
-    kind: Literal["gradient", "taylor"],
-    unit: Literal["layer", "channel"] = "layer",
+    kind: "Importance",
+    unit: "Unit",
 ) -> Tensor:
-    """Importance of each layer to each group: Σ|g|, or Σ(g·w)² as in FairGRAPE (Lin et al. 2022).
+    """Return how important each layer, or each output channel, is to each group.
+
+    Parameters
+    ----------
+    kind
+        What the importance of a single weight is.
+    unit
+        What a width is chosen for.
 
     Returns
     -------
     Tensor
-        (units, groups), the mean over the weights of a layer; or of each output channel of all
-        layers, one layer after the other.
+        (units, groups), the mean over the weights of a unit.
     """
     with _gradients(layers) as parameters:
         columns = []
         for some in _members(groups):
             loss = _mean_loss(network(images[some]), labels[some])
             gradients = torch.autograd.grad(loss, parameters)
-            each = [
-                g.abs() if kind == "gradient" else (g * p.detach()).square()
-                for g, p in zip(gradients, parameters, strict=True)
+            by_channel = [
+                kind(gradient, parameter.detach()).flatten(1).mean(1)
+                for gradient, parameter in zip(gradients, parameters, strict=True)
             ]
-            by_channel = [values.flatten(1).mean(1) for values in each]
-            columns.append(
-                torch.cat(by_channel)
-                if unit == "channel"
-                else torch.stack([means.mean() for means in by_channel])
-            )
+            columns.append(unit.scores(by_channel))
     return torch.stack(columns, 1).cpu()
 
 

@@ -1,18 +1,21 @@
-"""From sensitivities to widths: the arithmetic of precision policies."""
+"""From sensitivities to widths: the arithmetic of bit allocation."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from scipy.optimize import LinearConstraint, milp
-from torch import Tensor, nn
 
-from quantskew.quantization.layers import ends, quantizable
-from quantskew.quantization.settings import Weights
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from quantskew.quantization.objectives import Objective
+    from quantskew.quantization.weights import IntegerWeights
 
 
-def exempt(network: nn.Module, example: Tensor, weights: Weights) -> dict[str, int]:
+def exempt(network: nn.Module, example: Tensor, weights: IntegerWeights) -> dict[str, int]:
     """Return the layers that are exempt from the uniform width, and the least width of each.
 
     ``weights.first_last`` is the width of the layers that run first and last, ``classifier`` that
@@ -21,15 +24,19 @@ def exempt(network: nn.Module, example: Tensor, weights: Weights) -> dict[str, i
     in Banner et al.'s implementation. Their test is on the channels, so the first layer of a
     network for grey images is *not* exempt there, nor here: use ``first_last`` for both kinds.
     """
+    from quantskew.quantization.layers import ends, quantizable
+
     first, last = ends(network, example)
-    layer = quantizable(network)[first]
-    is_rgb = isinstance(layer, nn.Conv2d) and layer.in_channels == 3
+    # a linear layer has in_features
+    is_rgb = getattr(quantizable(network)[first], "in_channels", None) == 3
     least = {first: max(weights.first_last or 0, (weights.rgb_first or 0) if is_rgb else 0)}
     least[last] = max(least.get(last, 0), weights.first_last or 0, weights.classifier or 0)
     return {name: width for name, width in least.items() if width}
 
 
-def uniform(network: nn.Module, example: Tensor, *, bits: int, weights: Weights) -> dict[str, int]:
+def uniform(
+    network: nn.Module, example: Tensor, *, bits: int, weights: IntegerWeights
+) -> dict[str, int]:
     """Give every layer the same width but for the exempt ones.
 
     Returns
@@ -37,6 +44,8 @@ def uniform(network: nn.Module, example: Tensor, *, bits: int, weights: Weights)
     dict
         Name of each quantizable layer → bits; an exemption never lowers a width.
     """
+    from quantskew.quantization.layers import quantizable
+
     wider = {name: max(bits, width) for name, width in exempt(network, example, weights).items()}
     return dict.fromkeys(quantizable(network), bits) | wider
 
@@ -47,12 +56,9 @@ def allocate(
     choices: Sequence[int],
     capacity: int,
     *,
-    objective: Literal["mean", "worst_group"],
+    objective: Objective,
 ) -> list[int]:
     """Choose one width a layer at the least cost within a size, by integer programming.
-
-    ``mean`` minimises the sum of all costs. ``worst_group`` minimises t subject to
-    ``Σ_layers cost ≤ t`` for every group: the group that loses most loses as little as possible.
 
     Parameters
     ----------
@@ -65,7 +71,7 @@ def allocate(
     capacity
         Most bits in all.
     objective
-        ``mean`` or ``worst_group``.
+        What is minimised of the costs of groups, each the sum over layers.
 
     Returns
     -------
@@ -96,51 +102,18 @@ def allocate(
         LinearConstraint(np.hstack([bits, [[0]]]), ub=capacity),
         LinearConstraint(np.hstack([one_each, np.zeros((layers, 1))]), lb=1, ub=1),
     ]
-    worst = objective == "worst_group"
-    if worst:
-        constraints.append(LinearConstraint(np.hstack([table.T, -np.ones((groups, 1))]), ub=0))
-    cost = np.append(np.zeros(count) if worst else table.sum(1), float(worst))
+    cost, more = objective.program(table)
     solution = milp(
         cost,
         integrality=np.append(np.ones(count), 0),
         bounds=(np.append(np.zeros(count), -np.inf), np.append(np.ones(count), np.inf)),
-        constraints=constraints,
+        constraints=[*constraints, *more],
         options={"mip_rel_gap": 0.0},
     )
     if solution.x is None:
         raise ValueError(f"no allocation of widths was found: {solution.message}")
     picked = solution.x[:count].reshape(layers, options).argmax(1)
     return [choices[index] for index in picked]
-
-
-def reduce_groups(
-    importance: Tensor, how: Literal["max", "mean", "cvar", "balanced"], *, share: float = 0.3
-) -> Tensor:
-    """Turn the importance to each group into one number a layer.
-
-    ``max`` and ``mean`` over groups; ``cvar`` the mean of the largest ``share`` of groups, at least
-    one; ``balanced`` first makes each group's importances sum to 1, so that all have an equal say.
-
-    Parameters
-    ----------
-    importance
-        (layers, groups), not negative.
-
-    Returns
-    -------
-    Tensor
-        (layers,).
-    """
-    match how:
-        case "max":
-            return importance.amax(1)
-        case "cvar":
-            worst = max(1, round(share * importance.shape[1]))
-            return importance.topk(worst, 1).values.mean(1)
-        case "balanced":
-            tiny = torch.finfo(importance.dtype).tiny
-            return (importance / importance.sum(0).clamp_min(tiny)).mean(1)
-    return importance.mean(1)
 
 
 def by_quantile(importance: Tensor, choices: Sequence[int]) -> Tensor:
@@ -178,7 +151,7 @@ def fit_to_size(
         Width of each layer.
     """
     choices = sorted(choices)
-    picked = places.tolist()
+    picked: list[int] = places.tolist()
     order = importance.argsort(stable=True).tolist()
     room = capacity - sum(n * choices[p] for n, p in zip(sizes, picked, strict=True))
 
@@ -232,13 +205,13 @@ def keep_most_important(
         Width of each unit.
     """
     order = importance.argsort(stable=True)
-    n = torch.tensor(sizes)[order]
+    n = order.new_tensor(sizes)[order]
     # what the widest few take above the uniform width, and what all others can give
     taken = (n.flip(0).cumsum(0) * max(0, width - bits)).tolist()
     given = ((n.sum() - n.flip(0).cumsum(0)) * (bits - 2)).tolist()
     most = round(share * len(n))
     kept = sum(t <= g for t, g in zip(taken[:most], given[:most], strict=True))
-    widths = torch.full_like(n, bits)
+    widths = n.new_full(n.shape, bits)
     others = len(n) - kept
     widths[others:] = max(width, bits)
     excess = taken[kept - 1] if kept else 0

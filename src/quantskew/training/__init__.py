@@ -1,1 +1,1 @@
-"""One loop for training, quantization-aware training and fine-tuning."""
+"""Training of networks: one loop for fp32 networks, quantization-aware training and fine-tuning."""

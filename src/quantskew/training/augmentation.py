@@ -1,145 +1,148 @@
-"""Training images changed anew every time they are seen.
+"""Training images that are changed anew every time they are seen (``recipe.augmentation``)."""
 
-Everything random follows from (seed, epoch, step) and is drawn on the CPU: an interrupted training
-sees the images it would have seen, on any device.
-"""
+from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
+from pydantic import Field, field_validator
+from typing_extensions import override
 
-import quantskew._torchvision  # noqa: F401 - torchvision loads only after it
-from quantskew.training.settings import Augmentation
+from quantskew.sections import Choice, Fraction, PositiveFloat
 
-# isort: split
-from torchvision.transforms import v2
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-Augment = Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
+Augment = Callable[["Tensor", "Tensor", int, int], "tuple[Tensor, Tensor]"]
 
 
-def augmenter(settings: Augmentation, *, classes: int, seed: int) -> Augment | None:
-    """Make the function that changes a batch, or ``None`` where nothing is to be changed.
+class Augmentation(Choice):
+    """How training images are changed."""
 
-    Parameters
-    ----------
-    settings
-        Which way, and how strongly.
-    classes
-        How many there are, for labels that are mixed.
-    seed
-        Of the training.
+    mixes: ClassVar[bool] = False
+    """Whether an image of the result is made of two, which may be of two classes and two groups."""
 
-    Returns
-    -------
-    callable
-        From images (N, C, H, W) in floating point, labels int64 (N,), and the numbers of the epoch
-        and of its step to changed images and their labels. These are the labels given, or where
-        images are mixed float32 (N, classes), the share of each class.
+    @abstractmethod
+    def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        """Change a batch; random numbers come from torch's default generator on the CPU.
+
+        Images are (N, C, H, W) in floating point, labels int64 (N,). The labels of mixed images
+        become the share of each class, float32 (N, classes).
+        """
+
+    def augmenter(self, *, classes: int, seed: int) -> Augment:
+        """Return a function that changes batches; see :meth:`change`.
+
+        It takes images, labels and the numbers of the epoch and of its step. Everything random
+        follows from (seed, epoch, step), so that an interrupted training sees the images that it
+        would have seen, on any device.
+        """
+        import torch
+
+        def augment(images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+            # torchvision's transforms draw from the global generator only
+            with torch.random.fork_rng(devices=()):
+                (state,) = np.random.SeedSequence((seed, epoch, step)).generate_state(1)
+                torch.default_generator.manual_seed(int(state))
+                return self.change(images, labels, classes)
+
+        return augment
+
+
+class Unchanged(Augmentation, kind="none"):
+    """Images as they are."""
+
+    @override
+    def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        return images, labels
+
+
+class Geometric(Augmentation, kind="geometric"):
+    """Rotation by up to ``degrees``, shifts, scaling, and mirroring.
+
+    ``shift`` is the largest shift as a share of the side, ``scale`` the largest relative change of
+    the size; with ``flip`` every image is mirrored with probability ½.
     """
-    if settings.kind == "none":
-        return None
-    change = _change(settings, classes)
 
-    def augment(images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        # torchvision's transforms draw from the global generator alone
-        with torch.random.fork_rng(devices=()):
-            (state,) = np.random.SeedSequence((seed, epoch, step)).generate_state(1)
-            torch.default_generator.manual_seed(int(state))
-            return change(images, labels)
+    degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
+    shift: Fraction = 0.1
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    flip: bool = False
 
-    return augment
+    @override
+    def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        import torch
 
+        from quantskew.training.transforms import move
 
-def _change(settings: Augmentation, classes: int) -> Change:
-    match settings.kind:
-        case "mixup":  # Zhang et al. 2018: one share a batch, as in the paper
-            return v2.MixUp(alpha=settings.alpha, num_classes=classes)
-        case "cutmix":  # Yun et al. 2019, likewise
-            return v2.CutMix(alpha=settings.alpha, num_classes=classes)
-        case "erasing":
-            return lambda x, labels: (erase(x, *_squares(x, *settings.sides)), labels)
-        case _:
-            return lambda x, labels: (move(x, *_motions(settings, len(x))), labels)
+        def uniform(*shape: int) -> Tensor:
+            return 2 * torch.rand(shape) - 1
+
+        n = len(images)
+        angles = self.degrees * math.pi / 180 * uniform(n)
+        shifts = self.shift * uniform(n, 2)
+        scales = 1 + self.scale * uniform(n)
+        mirrored = torch.rand(n) < (0.5 if self.flip else 0.0)
+        return move(images, angles, shifts, scales, mirrored), labels
 
 
-def _motions(settings: Augmentation, n: int) -> tuple[Tensor, ...]:
-    angles = settings.degrees * math.pi / 180 * _within(n)
-    shifts = settings.shift * _within(n, 2)
-    scales = 1 + settings.scale * _within(n)
-    return angles, shifts, scales, torch.rand(n) < (0.5 if settings.flip else 0.0)
+class Erasing(Augmentation, kind="erasing"):
+    """A square of each image is replaced by the mean of the image (Zhong et al. 2020).
 
-
-def _within(*shape: int) -> Tensor:
-    """Draw uniformly from [−1, 1)."""
-    return 2 * torch.rand(shape) - 1
-
-
-def move(
-    images: Tensor, angles: Tensor, shifts: Tensor, scales: Tensor, mirrored: Tensor
-) -> Tensor:
-    """Rotate, shift, scale and mirror each image about its centre; its edge fills what is bared.
-
-    Parameters
-    ----------
-    images
-        (N, C, H, W) in floating point.
-    angles
-        (N,), radians, clockwise.
-    shifts
-        (N, 2), to the right and down, in sides of the image.
-    scales
-        (N,), above 1 enlarges.
-    mirrored
-        (N,) booleans: left and right change places, before all else.
+    Its side is drawn uniformly between two shares of the shorter side of the image; the defaults
+    are 3 and 20 pixels of 48.
     """
-    height, width = images.shape[2:]
-    cosine, sine = angles.cos() / scales, angles.sin() / scales
-    sign = 1 - 2 * mirrored.float()
-    # where each pixel of the result comes from, in coordinates from −1 to 1 along each side
-    rows = torch.stack(
-        [
-            torch.stack([sign * cosine, sign * sine * height / width], 1),
-            torch.stack([-sine * width / height, cosine], 1),
-        ],
-        1,
-    )
-    origin = -2 * rows @ shifts[..., None]
-    grid = functional.affine_grid(
-        torch.cat([rows, origin], 2).to(images), list(images.shape), align_corners=False
-    )
-    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+    sides: tuple[Fraction, Fraction] = (3 / 48, 20 / 48)
+
+    @field_validator("sides")
+    @classmethod
+    def _rising(cls, sides: tuple[float, float]) -> tuple[float, float]:
+        if sides[0] > sides[1]:
+            raise ValueError(f"the smaller share comes first; got {list(sides)}")
+        return sides
+
+    @override
+    def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        import torch
+
+        from quantskew.training.transforms import erase
+
+        low, high = self.sides
+        n, _, height, width = images.shape
+        sides = (low + (high - low) * torch.rand(n)) * min(height, width)
+        sides = sides.round().clamp(min=1).long()
+        room = torch.tensor([height, width]) - sides[:, None] + 1
+        return erase(images, (torch.rand(n, 2) * room).long(), sides), labels
 
 
-def _squares(images: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Draw the corner and the side of a square for each image, for sides in shares of its own."""
-    n, _, height, width = images.shape
-    sides = (low + (high - low) * torch.rand(n)) * min(height, width)
-    sides = sides.round().clamp(min=1).long()
-    room = torch.tensor([height, width]) - sides[:, None] + 1
-    return (torch.rand(n, 2) * room).long(), sides
+class _Mixing(Augmentation):
+    """Pairs of images are mixed; the share of each is drawn from Beta(alpha, alpha) for a batch."""
+
+    mixes: ClassVar[bool] = True
+    alpha: PositiveFloat = 1.0
 
 
-def erase(images: Tensor, corners: Tensor, sides: Tensor) -> Tensor:
-    """Replace a square of each image by the mean of the image (random erasing, Zhong et al. 2020).
+class Mixup(_Mixing, kind="mixup"):
+    """Weighted means of two images (Zhang et al. 2018)."""
 
-    Parameters
-    ----------
-    images
-        (N, C, H, W) in floating point.
-    corners
-        (N, 2), row and column of the square's upper left pixel.
-    sides
-        (N,), pixels.
-    """
-    inside = []
-    for axis, size in enumerate(images.shape[2:]):
-        at, first = torch.arange(size), corners[:, axis, None]
-        inside.append((at >= first) & (at < first + sides[:, None]))
-    rows, columns = inside
-    square = (rows[:, None, :, None] & columns[:, None, None, :]).to(images.device)
-    return torch.where(square, images.mean((2, 3), keepdim=True), images)
+    @override
+    def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        from quantskew.training.transforms import v2
+
+        images, labels = v2.MixUp(alpha=self.alpha, num_classes=classes)(images, labels)
+        return images, labels
+
+
+class Cutmix(_Mixing, kind="cutmix"):
+    """Images with a rectangle of another image pasted in (Yun et al. 2019)."""
+
+    @override
+    def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        from quantskew.training.transforms import v2
+
+        images, labels = v2.CutMix(alpha=self.alpha, num_classes=classes)(images, labels)
+        return images, labels

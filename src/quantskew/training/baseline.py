@@ -1,32 +1,29 @@
-"""The cell that trains one fp32 network, or takes the user's own."""
+"""The cell that trains one fp32 network, or loads the user's own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 import torch
-from torch import Tensor
 
 from quantskew import models
-from quantskew.data.groups import group_codes
-from quantskew.data.loading import Samples, load
-from quantskew.subject import Architecture
-from quantskew.training.augmentation import augmenter
+from quantskew.data.loading import Samples
+from quantskew.subject import Subject
 from quantskew.training.loop import History, fit
-from quantskew.training.losses import check_class_weights, difficulty_weights, objective
-from quantskew.training.sampling import balanced_subset, epoch_order
-from quantskew.training.settings import Recipe, Training
+from quantskew.training.losses import Floats
+from quantskew.training.recipe import Recipe
+from quantskew.training.sampling import balanced_subset
+from quantskew.training.training import Training
 
 WATCHED = 25
+"""Largest number of samples of each class and split whose accuracy is followed."""
 
 
 def train(
     folder: Path,
     *,
-    samples: Path,
-    model: str,
-    architecture: Architecture | None,
+    subject: Subject,
     seed: int,
     training: Training,
     recipe: Recipe,
@@ -38,26 +35,23 @@ def train(
     Parameters
     ----------
     folder
-        Of the cell; a ``checkpoint`` in it is gone on from.
-    samples
-        Table of samples.
-    model, architecture
-        Which network; an architecture with a checkpoint is not trained at all.
+        Folder of the cell; training resumes from a ``checkpoint.safetensors`` in it.
+    subject
+        The samples and the network; an architecture with a checkpoint is not trained at all.
     seed
-        Of the initial weights and the order of the samples.
+        Seed of the initial weights and of the order of the samples.
     training, recipe
-        How.
+        How it is trained.
     bins
         Lower edges of the groups of numeric attributes.
     baseline_history
-        History of the plain baseline of this seed: how hard each class was for it decides the
-        weights of a weighted loss, unless the recipe gives them.
+        History of the plain baseline of this seed, for a loss that ``needs_history``.
     """
-    data = load(samples).divided(bins or {})
+    data = subject.data().divided(bins or {})
     torch.manual_seed(seed)
-    given = None if architecture is None else architecture.checkpoint
-    network = models.build_for(data, model, architecture, given).to(models.device())
-    if given is not None:
+    checkpoint = subject.checkpoint
+    network = subject.build(checkpoint).to(models.device())
+    if checkpoint is not None:
         history, watched = History(), np.array([], dtype=np.int64)
     else:
         watched = watched_samples(data)
@@ -66,25 +60,24 @@ def train(
             data.train.images,
             data.train.labels,
             settings=training,
-            order=sample_order(data.train, recipe, seed),
+            order=recipe.sampling.order(data.train.attributes, seed),
             seed=seed,
-            objective=objective(
-                recipe, data.train, class_weights=class_weights(recipe, data, baseline_history)
-            ),
-            augment=augmenter(recipe.augmentation, classes=len(data.classes), seed=seed),
+            objective=recipe.loss.objective(data.train, class_accuracy(data, baseline_history)),
+            augment=recipe.augmentation.augmenter(classes=len(data.classes), seed=seed),
             watched=(data.images[watched], data.labels[watched]),
             checkpoint=folder / "checkpoint.safetensors",
-            title=f"{model} seed {seed}",
+            title=f"{subject.model} seed {seed}",
         )
-    if architecture is not None and architecture.expected_accuracy is not None:
-        models.expect_accuracy(network, data.test, architecture.expected_accuracy)
+    own = subject.architecture
+    if own is not None and own.expected_accuracy is not None:
+        models.expect_accuracy(network, data.test, own.expected_accuracy)
     models.save_weights(network, folder / "network.safetensors")
     save_history(folder / "history.safetensors", history, watched)
     history.write_cost(folder / "cost.json")
 
 
 def watched_samples(data: Samples) -> np.ndarray:
-    """Indices of the samples whose accuracy is followed: class-balanced parts of both splits."""
+    """Return indices of the samples that are watched: class-balanced parts of both splits."""
     parts = []
     for split in ("train", "test"):
         inside = np.flatnonzero(data.split == split)
@@ -93,35 +86,27 @@ def watched_samples(data: Samples) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def sample_order(train: Samples, recipe: Recipe, seed: int) -> Callable[[int], Tensor]:
-    """Order of the samples by epoch: a function of the seed and the number of the epoch alone."""
-    groups = torch.from_numpy(group_codes(train.attributes, recipe.by)[0])
+def class_accuracy(data: Samples, history: Path | None) -> Floats | None:
+    """Return the mean accuracy of each class over a training, (classes,).
 
-    def order(epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        return epoch_order(groups, sampling=recipe.sampling, generator=generator)
-
-    return order
-
-
-def class_weights(recipe: Recipe, data: Samples, baseline_history: Path | None) -> Tensor | None:
-    """Weights of the loss as the recipe wants them."""
-    if recipe.loss != "weighted":
+    Parameters
+    ----------
+    data
+        Samples that the network was trained on and tested with.
+    history
+        File that :func:`save_history` wrote; ``None`` gives ``None``.
+    """
+    if history is None:
         return None
-    if recipe.class_weights is not None:
-        return check_class_weights(recipe.class_weights, data.classes)
-    if baseline_history is None:
-        raise ValueError("class weights by difficulty need the history of a baseline")
-    history = safetensors.numpy.load_file(baseline_history)
-    training = data.split[history["sample"]] == "train"
-    labels = data.labels.numpy()[history["sample"][training]]
-    correct = history["correct"][:, training]
-    by_class = [correct[:, labels == label].mean() for label in range(len(data.classes))]
-    return difficulty_weights(np.array(by_class))
+    arrays = safetensors.numpy.load_file(history)
+    training = data.split[arrays["sample"]] == "train"
+    labels = data.labels.numpy()[arrays["sample"][training]]
+    correct = arrays["correct"][:, training]
+    return np.array([correct[:, labels == label].mean() for label in range(len(data.classes))])
 
 
 def save_history(path: Path, history: History, watched: np.ndarray) -> None:
-    """Write what was watched: ``sample`` (n,), ``correct`` and ``loss`` (epochs, n)."""
+    """Write a history as arrays: ``sample`` (n,), ``correct`` and ``loss`` (epochs, n)."""
     empty = torch.zeros(0, len(watched))
     arrays = {
         "sample": watched,

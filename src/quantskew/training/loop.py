@@ -1,6 +1,5 @@
 """One loop for training, quantization-aware training and fine-tuning."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ from tqdm import tqdm
 from quantskew.files import replacing, write_json
 from quantskew.models import as_input, logits
 from quantskew.training.augmentation import Augment
-from quantskew.training.losses import CrossEntropy
-from quantskew.training.settings import Training
+from quantskew.training.objective import Objective
+from quantskew.training.training import Training
 
 CHECKPOINT_SECONDS = 60
 BAR_AFTER_SECONDS = 20
@@ -30,10 +29,16 @@ class DivergedError(RuntimeError):
 
 @dataclass
 class History:
-    """What a network knew after each epoch about the samples that were watched, and what it took.
+    """How a network answered some watched samples after each epoch, and what its training cost.
 
-    ``correct`` is uint8 and ``loss`` float32, both (epochs so far, watched samples). ``images``
-    went forward and backward, in ``seconds`` of wall time; what an interruption lost is not in it.
+    Attributes
+    ----------
+    correct, loss
+        One tensor for each epoch so far, (watched samples,), uint8 and float32.
+    images
+        Number of images that went forward and backward.
+    seconds
+        Wall time of the training, without work that an interruption lost.
     """
 
     correct: list[Tensor] = field(default_factory=list)
@@ -52,38 +57,13 @@ class History:
         write_json(path, {"images": self.images, "seconds": self.seconds})
 
 
-def make_optimizer(groups: Sequence[dict[str, Any]], settings: Training) -> torch.optim.Optimizer:
-    """Optimizer over groups of parameters; a group may carry its own learning rate."""
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
-    return torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay, fused=True)
-
-
 def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
-    """All parameters; weight decay spares biases and the scales of normalization."""
+    """Divide the trained parameters so that biases and scales of norms have no weight decay."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def rate_factor(share: float, settings: Training) -> float:
-    """Learning rate at a share of the training, relative to its peak.
-
-    After a linear warm-up: ``cosine`` to zero, ``step`` (a tenth at 1/2, a hundredth at 3/4), or
-    ``constant``.
-    """
-    if share < settings.warmup:
-        return (share + 1e-3) / (settings.warmup + 1e-3)
-    if settings.schedule == "constant":
-        return 1.0
-    if settings.schedule == "step":
-        return 0.1 ** ((share >= 0.5) + (share >= 0.75))
-    after = (share - settings.warmup) / (1 - settings.warmup)
-    return 0.5 * (1 + math.cos(math.pi * after))
 
 
 def fit(
@@ -105,43 +85,46 @@ def fit(
     checkpoint: Path | None = None,
     title: str = "train",
 ) -> History:
-    """Train a network in place, with a progress bar if it takes longer than some seconds.
+    """Train a network in place; a training of more than some seconds shows a progress bar.
 
     Parameters
     ----------
     network
-        On the device it is to be trained on.
+        On the device that it is to be trained on.
     images, labels
         uint8 (N, C, H, W) and int64 (N,) on the CPU.
     settings
         Epochs, batch size, optimizer and schedule.
     order
         From the number of an epoch to the indices of its samples. It must depend on nothing else,
-        so that an interrupted training goes on as if it had not been.
+        so that an interrupted training goes on as if it had not been interrupted.
     seed
-        Of what the network draws itself, such as dropout; torch is seeded anew for every epoch.
+        Seed of what the network itself draws, such as dropout; torch is seeded anew every epoch.
     groups
         Groups of parameters for the optimizer; :func:`parameter_groups` by default.
     objective
-        One of :mod:`quantskew.training.losses`; the cross-entropy by default. What it learns
-        survives an interruption.
+        What is minimized; the cross-entropy by default. Its state is saved in checkpoints.
     augment
-        See :func:`quantskew.training.augmentation.augmenter`.
+        See :meth:`quantskew.training.augmentation.Augmentation.augmenter`.
     penalty
         Added to the loss; called with the share of the training that is done, in [0, 1).
     after_step
         Called after every step with the same share.
     kept
-        What ``penalty`` and ``after_step`` remember; like the objective's, it survives an
-        interruption.
+        State of ``penalty`` and ``after_step``, saved in checkpoints too.
     watched
         Images and labels whose accuracy and loss are recorded after every epoch.
     history
-        Where to record; a new one by default. It is returned.
+        Where to record; a new one by default.
     checkpoint
-        File for going on after an interruption; written at most once a minute.
+        File from which an interrupted training is resumed; written at most once a minute.
     title
-        Stands before the progress bar.
+        Label of the progress bar.
+
+    Returns
+    -------
+    History
+        The ``history``, with this training added.
 
     Raises
     ------
@@ -149,9 +132,11 @@ def fit(
         When the loss becomes NaN or infinite.
     """
     where = next(network.parameters()).device
-    optimizer = make_optimizer(groups or parameter_groups(network), settings)
+    optimizer = settings.optimizer.over(
+        groups or parameter_groups(network), settings.lr, settings.weight_decay
+    )
     rates = [group["lr"] for group in optimizer.param_groups]
-    objective = (CrossEntropy() if objective is None else objective).to(where)
+    objective = (Objective() if objective is None else objective).to(where)
     learned = nn.ModuleDict({"network": network, "objective": objective})
     if kept is not None:
         learned["kept"] = kept
@@ -166,12 +151,12 @@ def fit(
     for epoch in epochs:
         network.train()
         torch.manual_seed(seed * 1_000_003 + epoch)
-        # a last batch of one sample has no variance to normalize by
+        # batch norm needs a variance, which a last batch of one sample does not have
         batches = [b for b in order(epoch).split(settings.batch_size) if len(b) > 1]
         for number, batch in enumerate(batches):
             share = (epoch + number / len(batches)) / settings.epochs
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * rate_factor(share, settings)
+                group["lr"] = rate * settings.schedule.factor(share, settings.warmup)
             inputs, targets = as_input(images[batch], where), labels[batch].to(where)
             if augment is not None:
                 inputs, targets = augment(inputs, targets, epoch, number)
@@ -199,27 +184,22 @@ def fit(
     return history
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"optimizer.{index}.{key}": value
-        for index, values in state.items()
-        for key, value in values.items()
-        if isinstance(value, Tensor)
-    }
-
-
 def _save(
     path: Path, learned: nn.Module, optimizer: torch.optim.Optimizer, history: History, epochs: int
 ) -> None:
-    tensors = {**learned.state_dict(), **_optimizer_tensors(optimizer)}
+    tensors = {
+        f"optimizer.{index}.{key}": value
+        for index, values in optimizer.state_dict()["state"].items()
+        for key, value in values.items()
+        if value is not None  # what is not a tensor cannot be stored, and is an error
+    }
     if history.correct:
         tensors |= {"correct": torch.stack(history.correct), "loss": torch.stack(history.loss)}
+    progress = torch.tensor([epochs, history.images, history.seconds], dtype=torch.float64)
+    tensors |= {**learned.state_dict(), "progress": progress}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    done = {"epochs": epochs, "images": history.images, "seconds": history.seconds}
-    metadata = {key: str(value) for key, value in done.items()}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        safetensors.torch.save_file(tensors, temporary)
 
 
 def _resume(
@@ -229,8 +209,6 @@ def _resume(
     if path is None or not path.exists():
         return 0
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            done = file.metadata()
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError):
         return 0
@@ -243,5 +221,6 @@ def _resume(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     if "correct" in tensors:
         history.correct[:], history.loss[:] = list(tensors["correct"]), list(tensors["loss"])
-    history.images, history.seconds = int(done["images"]), float(done["seconds"])
-    return int(done["epochs"])
+    epochs, images, history.seconds = tensors["progress"].tolist()
+    history.images = int(images)
+    return int(epochs)

@@ -1,68 +1,105 @@
-"""Which samples an epoch sees, and in which order."""
+"""Which samples an epoch of training sees, and in which order (``recipe.sampling``)."""
 
-from typing import Literal
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+import pandas as pd
+from numpy.typing import NDArray
+from typing_extensions import override
 
-Sampling = Literal["as_is", "balanced", "grown"]
+from quantskew.data.groups import ByGroup
+from quantskew.sections import Choice
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
-def target_counts(counts: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """How many samples of each group an epoch sees, for groups of these sizes.
+class Sampling(Choice):
+    """Which samples an epoch sees."""
 
-    ============  ================================================================================
-    ``as_is``     all
-    ``balanced``  the mean size for every group that has members (under- and over-sampling, U-O;
-                  Bellam & Kim, §5.1): the epoch keeps its length, and costs what it did
-    ``grown``     the size of the largest for every group that has members: none loses a sample,
-                  and the epoch is longer
-    ============  ================================================================================
+    @abstractmethod
+    def epoch(self, attributes: pd.DataFrame, generator: torch.Generator) -> Tensor:
+        """Draw the samples of an epoch: row numbers of a table of attributes, int64, shuffled."""
 
-    Examples
-    --------
-    >>> target_counts(np.array([4, 2, 0]), "balanced"), target_counts(np.array([4, 2, 0]), "grown")
-    (array([3, 3, 0]), array([4, 4, 0]))
+    def order(self, attributes: pd.DataFrame, seed: int) -> Callable[[int], Tensor]:
+        """Return a function from the number of an epoch to its samples; see :meth:`epoch`.
+
+        They depend on the seed and the number alone, so that an interrupted training goes on as if
+        it had not been interrupted.
+        """
+        import torch
+
+        return lambda number: self.epoch(
+            attributes, torch.Generator().manual_seed(seed * 1_000_003 + number)
+        )
+
+
+class AsIs(Sampling, kind="as_is"):
+    """Every sample once."""
+
+    @override
+    def epoch(self, attributes: pd.DataFrame, generator: torch.Generator) -> Tensor:
+        import torch
+
+        return torch.randperm(len(attributes), generator=generator)
+
+
+class _EqualGroups(ByGroup, Sampling):
+    """Equally many samples of every group."""
+
+    @abstractmethod
+    def _size(self, counts: NDArray[np.int64]) -> int:
+        """Return how many samples of each group an epoch sees, of how many there are."""
+
+    @override
+    def epoch(self, attributes: pd.DataFrame, generator: torch.Generator) -> Tensor:
+        """Draw equally many samples of every group.
+
+        A group that is too small repeats each of its samples equally often, up to one; a group that
+        is too large loses a random part.
+        """
+        import torch
+
+        codes = self.codes(attributes)
+        counts = np.bincount(codes)
+        parts = []
+        for group, count in enumerate(counts.tolist()):
+            members = torch.from_numpy(np.flatnonzero(codes == group))
+            repeats, rest = divmod(self._size(counts), count)
+            extra = members[torch.randperm(count, generator=generator)[:rest]]
+            parts += [members.repeat(repeats), extra]
+        indices = torch.cat(parts)
+        return indices[torch.randperm(len(indices), generator=generator)]
+
+
+class Balanced(_EqualGroups, kind="balanced"):
+    """Every group at the mean size, so that an epoch keeps its length and its cost.
+
+    This is the under- and over-sampling (U-O) of Bellam & Kim (2025), §5.1.
     """
-    present = counts > 0
-    sizes = {"balanced": round(counts.sum() / present.sum()), "grown": counts.max()}
-    return counts if sampling == "as_is" else np.where(present, sizes[sampling], 0)
+
+    def _size(self, counts: NDArray[np.int64]) -> int:
+        return round(float(counts.mean()))
 
 
-def epoch_order(groups: Tensor, *, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """Indices of the samples of one epoch, shuffled.
+class Oversample(_EqualGroups, kind="oversample"):
+    """Every group at the size of the largest: no sample is lost, and an epoch is longer."""
 
-    A group that is to be larger sees each of its samples equally often, up to one; one that is to
-    be smaller loses a random part.
-
-    Parameters
-    ----------
-    groups
-        Group of every sample, int64, (N,).
-    sampling
-        See :func:`target_counts`.
-    """
-    if sampling == "as_is":
-        return torch.randperm(len(groups), generator=generator)
-    counts = np.bincount(groups.numpy())
-    chosen = []
-    for group, wanted in enumerate(target_counts(counts, sampling)):
-        members = torch.nonzero(groups == group).flatten()
-        if len(members) == 0:
-            continue
-        whole, rest = divmod(int(wanted), len(members))
-        some = members[torch.randperm(len(members), generator=generator)[:rest]]
-        chosen += [members.repeat(whole), some]
-    order = torch.cat(chosen)
-    return order[torch.randperm(len(order), generator=generator)]
+    def _size(self, counts: NDArray[np.int64]) -> int:
+        return int(counts.max())
 
 
-def balanced_subset(groups: np.ndarray, *, most: int, seed: int) -> np.ndarray:
-    """Indices of a random subset with equally many of every group, at most ``most`` of each.
+def balanced_subset(groups: NDArray[np.int64], *, most: int, seed: int) -> NDArray[np.int64]:
+    """Draw indices of equally many samples of every group that has any, sorted.
 
     Accuracy by epoch on such a subset shows how hard a group is, apart from how large it is
-    (Bellam & Kim, §4.6).
+    (Bellam & Kim, §4.6). ``groups`` has the group of every sample, integers from 0, and ``most`` is
+    the largest number of samples that are drawn of one.
     """
     counts = np.bincount(groups)
     size = min(most, counts[counts > 0].min())

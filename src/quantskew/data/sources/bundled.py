@@ -31,18 +31,8 @@ def digit_rows(labels: np.ndarray, prefix: str = "") -> pd.DataFrame:
 
 def mnist_like(rows: pd.DataFrame, images: Iterable[Image], terms: Terms, **further: Any) -> Raw:
     """Digits of 28×28 grey pixels, measured as handwriting."""
-    return Raw(
-        rows=rows,
-        images=images,
-        terms=terms,
-        label="digit",
-        classes=DIGITS,
-        size=28,
-        channels=1,
-        native=(28, 28),
-        measure=digit_attributes,
-        **further,
-    )
+    digits = "digit", 28, 1, DIGITS, (28, 28)
+    return Raw(rows, images, terms, *digits, measure=digit_attributes, **further)
 
 
 @source("mnist5k")
@@ -66,19 +56,13 @@ def digits(source: Source, where: Path) -> Raw:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return Raw(
-        rows=digit_rows(bunch.target),
-        images=list(np.rint(bunch.images * (255 / 16)).astype(np.uint8)),
-        terms=Terms(
-            page="https://archive.ics.uci.edu/dataset/80",
-            licence="CC BY 4.0",
-            citation="Alpaydin, Kaynak: Optical recognition of handwritten digits. UCI, 1998",
-        ),
-        label="digit",
-        classes=DIGITS,
-        size=8,
-        channels=1,
-        native=(8, 8),
-        # 8×8 pixels blur a stroke and these digits lean less: the lines are near their own terciles
-        measure=partial(digit_attributes, slant=(-5, 1), stroke=(0.177, 0.194)),
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    terms = Terms(
+        page="https://archive.ics.uci.edu/dataset/80",
+        licence="CC BY 4.0",
+        citation="Alpaydin, Kaynak: Optical recognition of handwritten digits. UCI, 1998",
     )
+    # 8×8 pixels blur a stroke and these digits lean less: the lines are near their own terciles
+    measure = partial(digit_attributes, slant=(-5, 1), stroke=(0.177, 0.194))
+    rows, digits = digit_rows(bunch.target), ("digit", 8, 1, DIGITS, (8, 8))
+    return Raw(rows, [*images], terms, *digits, measure=measure)

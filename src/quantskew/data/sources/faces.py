@@ -5,13 +5,14 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from quantskew.data.groups import Groups
 from quantskew.data.source import Source
-from quantskew.data.sources.hub import fetch, placed, read_images, read_rows
-from quantskew.data.sources.own import need, read_csv
-from quantskew.data.sources.registry import Raw, SourceError, Terms, choice, missing, source
+from quantskew.data.sources.hub import read_hub
+from quantskew.data.sources.own import read_csv
+from quantskew.data.sources.registry import Raw, SourceError, Terms, choice, missing, need, source
 from quantskew.data.sources.store import Store, first_of
 from quantskew.data.sources.vision import check_md5
 
@@ -69,8 +70,13 @@ def utkface(source: Source, where: Path) -> Raw:
     if archive is not None and archive.suffix != ".parquet":
         rows, images, rejects = _utkface_files(Store(archive))
     else:
-        files = fetch("nu-delta/utkface", source.revision, ["data/*.parquet"], where, UTKFACE_TERMS)
-        rows, images, rejects = _utkface_hub(files)
+        hub = "nu-delta/utkface", source.revision, ["data/*.parquet"], UTKFACE_TERMS
+        table, images = read_hub(where, *hub)
+        need(table, str(where), "age", "gender", "ethnicity")
+        rows = table[["id", "age", "gender"]].assign(
+            race=table["ethnicity"].replace({"Other": "Others"})
+        )
+        rejects = []
     label = choice(source.label, ("race", "gender", "age"), "label")
     edges = Groups().bins["age"]
     ages = [f"{a:g}-{b - 1:g}" for a, b in pairwise(edges)] + [f"{edges[-1]}+"]
@@ -79,16 +85,8 @@ def utkface(source: Source, where: Path) -> Raw:
         rows["label"] = pd.cut(rows["age"], [*edges, 1000], right=False, labels=ages).astype(str)
     else:
         rows["label"] = rows[label]
-    return Raw(
-        rows=rows,
-        images=images,
-        terms=UTKFACE_TERMS,
-        label=label,
-        classes=classes,
-        size=SIZE,
-        native=(200, 200),
-        rejects=tuple(rejects),
-    )
+    size = SIZE, 3, classes, (200, 200)
+    return Raw(rows, images, UTKFACE_TERMS, label, *size, rejects=tuple(rejects))
 
 
 def _utkface_files(store: Store) -> tuple[pd.DataFrame, Any, list[tuple[str, str]]]:
@@ -105,60 +103,40 @@ def _utkface_files(store: Store) -> tuple[pd.DataFrame, Any, list[tuple[str, str
     return rows, store.read(names), rejects
 
 
-def _utkface_hub(files: list[Path]) -> tuple[pd.DataFrame, Any, list[tuple[str, str]]]:
-    table = read_rows(files, "image")
-    need(table, str(files[0]), "age", "gender", "ethnicity")
-    _, names = placed(table)
-    race = table["ethnicity"].replace({"Other": "Others"})
-    rows = pd.DataFrame({"id": names, "age": table["age"], "gender": table["gender"], "race": race})
-    return rows, read_images(files, "image"), []
-
-
-@source("celeba", keys=("revision",))
+@source("celeba", keys=("revision", "part"))
 def celeba(source: Source, where: Path) -> Raw:
     """162,770, 19,867 and 19,962 faces with 40 attributes, any of which may be the label.
 
     Read from the published files (``list_attr_celeba.txt``, ``list_eval_partition.txt``, and
-    ``img_align_celeba`` as a folder or ``.zip``), or from the Parquet files of the hub.
+    ``img_align_celeba`` as a folder or ``.zip``), or from the Parquet files of the hub. With
+    ``part: true`` a part of the images may be there: a split is drawn if the partition file is not,
+    or if all of them are of one part of it and ``test_fraction`` is given.
     """
+    absent = 0
     folder = next((f for f in (where, where / "celeba") if (f / _ATTRIBUTES).is_file()), None)
     if folder is not None:
-        table, images = _celeba_files(folder)
+        table, images, absent = _celeba_files(folder, source.part)
     else:
-        repository, revision = CELEBA_HUB
-        files = fetch(
-            repository,
-            source.revision or revision,
-            ["img_align+identity+attr/*.parquet"],
-            where,
-            CELEBA_TERMS,
-        )
-        table, images = read_rows(files, "image"), read_images(files, "image")
-        files_of, table["id"] = placed(table)
-        table["split"] = files_of.str.partition("-")[0]
+        files = [f"img_align+identity+attr/{part}-*.parquet" for part in ("train", "val*", "test")]
+        hub, commit = CELEBA_HUB
+        table, images = read_hub(where, hub, source.revision or commit, files, CELEBA_TERMS)
     names = [str(name) for name in table if name not in ("id", "split", "celeb_id")]
     label = choice(source.label, ("Smiling", *sorted({*names} - {"Smiling"})), "label")
-    rows = table[["id", "split"]].copy()
+    rows = table[[name for name in ("id", "split") if name in table]].copy()
     for name in names:
         # not "0" and "1": an intersection then reads as what it is, "not Male*Young"
         said = table[name].astype(int).map({1: name, 0: f"not {name}", -1: f"not {name}"})
         rows[name] = pd.Categorical(said, [f"not {name}", name])
-    return Raw(
-        rows=rows.assign(label=rows[label].astype(object)),
-        images=images,
-        terms=CELEBA_TERMS,
-        label=label,
-        classes=(f"not {label}", label),
-        size=SIZE,
-        native=(218, 178),
-    )
+    rows["label"] = rows[label].astype(object)
+    size = SIZE, 3, (f"not {label}", label), (218, 178)
+    return Raw(rows, images, CELEBA_TERMS, label, *size, absent=absent)
 
 
 _ATTRIBUTES = "list_attr_celeba.txt"
 _PARTITION = "list_eval_partition.txt"
 
 
-def _celeba_files(folder: Path) -> tuple[pd.DataFrame, Any]:
+def _celeba_files(folder: Path, part: bool) -> tuple[pd.DataFrame, Any, int]:
     import quantskew._torchvision  # noqa: F401, I001
     from torchvision.datasets import CelebA
 
@@ -166,17 +144,22 @@ def _celeba_files(folder: Path) -> tuple[pd.DataFrame, Any]:
     images = folder / "img_align_celeba"
     if not images.is_dir():
         images = images.with_suffix(".zip")
-    for path in (images, folder / _PARTITION):
-        if not path.exists():
-            raise missing(CELEBA_TERMS, path.name, folder)
-    for name in (_ATTRIBUTES, _PARTITION):
-        check_md5(folder / name, published[name])
+    if not images.exists():
+        raise missing(CELEBA_TERMS, images.name, folder)
+    check_md5(folder / _ATTRIBUTES, published[_ATTRIBUTES])
     table = pd.read_csv(folder / _ATTRIBUTES, sep=r"\s+", skiprows=1)
-    split = pd.read_csv(folder / _PARTITION, sep=r"\s+", header=None, index_col=0)[1]
-    table["split"] = split.map({0: "train", 1: "validation", 2: "test"})
+    if (folder / _PARTITION).exists():
+        check_md5(folder / _PARTITION, published[_PARTITION])
+        split = pd.read_csv(folder / _PARTITION, sep=r"\s+", header=None, index_col=0)[1]
+        table["split"] = split.map({0: "train", 1: "validation", 2: "test"})
+    elif not part:
+        because = "part: true draws a split of the images that are there"
+        raise missing(CELEBA_TERMS, _PARTITION, folder, because)
     store = Store(images)
-    names = [store.by_stem.get(name.partition(".")[0]) for name in table.index]
-    return table.rename_axis("id").reset_index(), store.read(names)
+    names = table.index.str.partition(".").get_level_values(0).map(store.by_stem.get)
+    there = names.notna() if part else np.ones(len(names), bool)
+    rows = table[there].rename_axis("id").reset_index()
+    return rows, store.read(names[there]), int((~there).sum())
 
 
 @source("fairface", keys=("revision", "config"))
@@ -192,18 +175,11 @@ def fairface(source: Source, where: Path) -> Raw:
         table, images = _fairface_files(where)
     else:
         config = choice(source.config, ("0.25", "1.25"), "config")
-        repository, revision = FAIRFACE_HUB
-        patterns = [f"{config}/train-*.parquet", f"{config}/validation-*.parquet"]
-        files = fetch(repository, source.revision or revision, patterns, where, FAIRFACE_TERMS)
-        if len(patterns) > len({path.name.partition("-")[0] for path in files}):
-            raise missing(FAIRFACE_TERMS, ", ".join(patterns), where)
-        table, images = read_rows(files, "image"), read_images(files, "image")
-        need(table, str(files[0]), *FAIRFACE)
-        files_of, table["id"] = placed(table)
-        table["split"] = files_of.str.partition("-")[0]
-    rows = pd.DataFrame(
-        {"id": table["id"], "split": table["split"].replace({"validation": "test", "val": "test"})}
-    )
+        files = [f"{config}/train-*.parquet", f"{config}/validation-*.parquet"]
+        hub, commit = FAIRFACE_HUB
+        table, images = read_hub(where, hub, source.revision or commit, files, FAIRFACE_TERMS)
+        need(table, str(where), *FAIRFACE)
+    rows = table[["id", "split"]].replace({"split": {"validation": "test", "val": "test"}})
     for name, values in FAIRFACE.items():
         wrong = table[~table[name].isin(values)]
         if len(wrong):
@@ -213,14 +189,8 @@ def fairface(source: Source, where: Path) -> Raw:
                 "get it anew"
             )
         rows[name] = pd.Categorical(table[name], values)
-    return Raw(
-        rows=rows.assign(label=rows[label].astype(object)),
-        images=images,
-        terms=FAIRFACE_TERMS,
-        label=label,
-        classes=FAIRFACE[label],
-        size=SIZE,
-    )
+    rows["label"] = rows[label].astype(object)
+    return Raw(rows, images, FAIRFACE_TERMS, label, SIZE, classes=FAIRFACE[label])
 
 
 def _fairface_files(where: Path) -> tuple[pd.DataFrame, Any]:

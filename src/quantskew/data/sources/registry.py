@@ -14,8 +14,16 @@ from quantskew.errors import UserError, close_names
 RESERVED = ("id", "split", "label", "image")
 """Columns of the table of samples that are no attributes."""
 
-Image = Path | bytes | np.ndarray
-"""An image before decoding: a file, the bytes of one, or uint8 pixels (H×W or H×W×3)."""
+MOST_BYTES = 1 << 28
+"""Size of the largest file that is read as an image."""
+
+
+class UnusableError(ValueError):
+    """An image that cannot be a sample; the message is the reason in the table of rejects."""
+
+
+Image = Path | bytes | np.ndarray | UnusableError
+"""An image before decoding: a file, the bytes of one, uint8 pixels (H×W or H×W×3), or why none."""
 
 
 class SourceError(UserError, ValueError):
@@ -51,11 +59,13 @@ class Raw:
     native
         Height and width that every image must have before it is resized.
     together
-        Column of ``rows`` that is no attribute but names what must stay on one side of the split.
+        Column of ``rows`` that names what must stay on one side of the split, such as a person.
     measure
         Attributes measured on the prepared pixels (N×C×H×W): name to values.
     rejects
         What is not in ``rows``, and why.
+    absent
+        How many samples a table names that are not there and, as the source says, need not be.
     """
 
     rows: pd.DataFrame
@@ -71,6 +81,7 @@ class Raw:
     test_fraction: float = 0.2
     imbalance: Literal["paper"] | None = None
     rejects: tuple[tuple[str, str], ...] = ()
+    absent: int = 0
 
 
 Reader = Callable[[Source, Path], Raw]
@@ -120,7 +131,8 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
     if given not in _READERS:
         raise SourceError(
             f"sources.{name}: no reader is named {given!r}{close_names(given, names())}; "
-            f"there are {', '.join(names())}. Your own images are read by reader: parquet or folder"
+            f"there are {', '.join(names())}. Your own images are read by reader: parquet, "
+            "folder or webdataset"
         )
     for key in sorted(set().union(*KEYS.values())):
         idle = key not in KEYS.get(given, ())
@@ -145,6 +157,25 @@ def missing(terms: Terms, files: str, where: Path, because: object = "") -> Sour
         f"the files are not in {where}{cause}. Get {files} from {terms.page} "
         f"(terms: {terms.licence}) and put them there, or give the folder they are in as path"
     )
+
+
+def need(known: Iterable[Any], where: str, *columns: str) -> None:
+    """Refuse a table that lacks a column, naming those it has."""
+    names = [str(name) for name in known]
+    for column in columns:
+        if column not in names:
+            raise SourceError(
+                f"{where} has no column {column!r}{close_names(column, names)}; "
+                f"it has {', '.join(names)}"
+            )
+
+
+def as_text(value: Any) -> str | None:
+    """Write a value as a label or an id: whole numbers without a point, what is missing as None."""
+    if pd.isna(value):
+        return None
+    whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value) if whole else value)
 
 
 def as_pixels(values: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from quantskew.data.source import Source
-from quantskew.data.sources.own import need, read_csv
-from quantskew.data.sources.registry import Raw, Terms, choice, missing, source
+from quantskew.data.sources.own import numbers, read_csv
+from quantskew.data.sources.registry import Raw, Terms, choice, missing, need, source
 from quantskew.data.sources.store import Store, first_of
 
 SIZE = 128
@@ -43,7 +43,7 @@ def fitzpatrick17k(source: Source, where: Path) -> Raw:
     scale = "fitzpatrick_scale" if "fitzpatrick_scale" in table else "fitzpatrick"
     need(table, str(table_path), scale)
     store = Store(where)
-    kind = table[scale].astype("Int64")
+    kind = numbers(table, table_path, scale)[scale].astype("Int64")
     rows = pd.DataFrame(
         {
             "id": table["md5hash"],
@@ -54,14 +54,8 @@ def fitzpatrick17k(source: Source, where: Path) -> Raw:
     for name in PARTITIONS:
         if name in table:
             rows["diagnosis" if name == "label" else name] = table[name]
-    return Raw(
-        rows=rows,
-        images=store.read([store.by_stem.get(name) for name in table["md5hash"]]),
-        terms=FITZPATRICK_TERMS,
-        label=label,
-        classes=source.classes,
-        size=SIZE,
-    )
+    images = store.read([store.by_stem.get(name) for name in table["md5hash"]])
+    return Raw(rows, images, FITZPATRICK_TERMS, label, SIZE, classes=source.classes)
 
 
 @source("isic2019")
@@ -78,7 +72,9 @@ def isic2019(source: Source, where: Path) -> Raw:
         files = f"{', '.join(path.name for path in paths)} and {prefix}_Input.zip"
         raise missing(ISIC_TERMS, files, where)
     truth = read_csv(paths[0], "image", *DIAGNOSES[:-1])
+    truth = numbers(truth, paths[0], *(name for name in DIAGNOSES if name in truth))
     people = read_csv(paths[1], "image", "age_approx", "sex", "anatom_site_general")
+    people = numbers(people, paths[1], "age_approx")
     table = truth.merge(people, on="image", how="left", validate="one_to_one")
     known = [name for name in DIAGNOSES if name in truth and (truth[name] > 0).any()]
     hot = table[known].to_numpy() == 1
@@ -95,12 +91,7 @@ def isic2019(source: Source, where: Path) -> Raw:
     )
     if "lesion_id" in table:
         rows["lesion"] = table["lesion_id"]
-    return Raw(
-        rows=rows.assign(diagnosis=rows["label"]),
-        images=store.read([store.by_stem.get(name) for name in table["image"]]),
-        terms=ISIC_TERMS,
-        label="diagnosis",
-        classes=tuple(known),
-        size=SIZE,
-        together="lesion" if "lesion_id" in table else None,
-    )
+    rows["diagnosis"] = rows["label"]
+    pictures = store.read([store.by_stem.get(name) for name in table["image"]])
+    unit = "lesion" if "lesion_id" in table else None
+    return Raw(rows, pictures, ISIC_TERMS, "diagnosis", SIZE, classes=tuple(known), together=unit)

@@ -1,16 +1,45 @@
 """Files below a folder or inside an archive, read without ever extracting the archive."""
 
+import lzma
+import os
+import posixpath
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
-from quantskew.data.sources.registry import Image, SourceError
+from quantskew.data.sources.registry import MOST_BYTES, Image, SourceError, UnusableError
 
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
+PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_UNREADABLE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(RuntimeError, NotImplementedError),  # of zipfile: a password, an unknown compression
+    KeyError,  # of tarfile: a hard link to what is not there
+)
+_MISSING = UnusableError("cannot be opened: No such file or directory")
+
+
+class _Member(tarfile.TarInfo):
+    """A member of a tar that does not take a damaged header for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            while block := archive.fileobj.read(1 << 20):
+                if block.strip(b"\0"):
+                    raise tarfile.ReadError(f"data after an end at {archive.offset}") from None
+            raise
+        except tarfile.HeaderError as error:
+            if archive.offset == 0:  # no tar at all, or a compressed one, which is tried next
+                raise
+            raise tarfile.ReadError(f"{error} at byte {archive.offset}") from None
 
 
 @dataclass(frozen=True)
@@ -24,60 +53,88 @@ class Store:
 
     where: Path
 
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        try:
+            yield
+        except _UNREADABLE as error:
+            raise SourceError(
+                f"{self.where} cannot be read as a whole folder, zip or tar: {error}; get it anew"
+            ) from None
+
+    def _open(self) -> Any:
+        if zipfile.is_zipfile(self.where):
+            return zipfile.ZipFile(self.where)
+        return tarfile.open(self.where, tarinfo=_Member)
+
     @cached_property
-    def _members(self) -> dict[str, tarfile.TarInfo]:
-        with tarfile.open(self.where) as archive:
-            return {member.name: member for member in archive if member.isfile()}
+    def _members(self) -> dict[str, Any]:
+        with self._whole():
+            if self.where.is_dir():
+                files = (path for path in sorted(self.where.rglob("*")) if not path.is_dir())
+                return {path.relative_to(self.where).as_posix(): path for path in files}
+            with self._open() as archive:
+                if isinstance(archive, zipfile.ZipFile):
+                    members = [(it.filename, it) for it in archive.infolist() if not it.is_dir()]
+                else:
+                    members = [(it.name, it) for it in archive if not it.isdir()]
+        return {posixpath.normpath(name): member for name, member in members}
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the files, relative to the folder or archive; hidden ones are passed over."""
-        try:
-            if self.where.is_dir():
-                found = (path for path in sorted(self.where.rglob("*")) if path.is_file())
-                names = [path.relative_to(self.where).as_posix() for path in found]
-            elif zipfile.is_zipfile(self.where):
-                with zipfile.ZipFile(self.where) as archive:
-                    names = [item.filename for item in archive.infolist() if not item.is_dir()]
-            else:
-                names = list(self._members)
-        except (*_BROKEN, OSError) as error:
-            raise SourceError(
-                f"{self.where} is not a whole folder, zip or tar: {error}; get it anew"
-            ) from None
-        return tuple(name for name in names if not PurePosixPath(name).name.startswith("."))
+        return tuple(name for name in self._members if not PurePosixPath(name).name.startswith("."))
 
     @cached_property
     def by_stem(self) -> dict[str, str]:
-        """Names by the last part without its last suffix: ``a/b.x.jpg`` by ``b.x``."""
-        return {PurePosixPath(name).stem: name for name in self.names}
+        """Images by the last part of the name without its last suffix: ``a/b.x.jpg`` by ``b.x``."""
+        found: dict[str, str] = {}
+        for name in self.names:
+            if name.lower().endswith(PICTURES):
+                first = found.setdefault(PurePosixPath(name).stem, name)
+                if first != name:
+                    raise SourceError(
+                        f"{self.where} has {first} and {name}; keep one of them there"
+                    )
+        return found
 
-    def read(self, names: Iterable[str | None]) -> Iterator[Image]:
+    def read(self, names: Iterable[Any]) -> Iterator[Image]:
         """Give files one after the other: their paths, or their bytes in an archive.
 
-        A name that is not there gives a path that does not exist, which decoding then reports.
+        What is no name, or not there, gives the error that decoding then reports.
         """
         if self.where.is_dir():
-            for name in names:
-                path = PurePosixPath(name or "missing")
-                yield self.where / ("missing" if path.is_absolute() or ".." in path.parts else path)
+            yield from (below(self.where, name) for name in names)
             return
-        known = set(self.names)
-        try:
-            if zipfile.is_zipfile(self.where):
-                with zipfile.ZipFile(self.where) as packed:
-                    for name in names:
-                        yield packed.read(name) if name in known else Path(name or "missing")
-                return
-            with tarfile.open(self.where) as archive:
-                for name in names:
+        with self._whole(), self._open() as archive:
+            for name in names:
+                member = self._members.get(posixpath.normpath(str(name)))
+                if member is None:
+                    yield _MISSING
+                elif isinstance(member, zipfile.ZipInfo):
+                    yield too_large(member.file_size) or archive.read(member)
+                elif member.isfile() or member.islnk():
                     # by member, not by name, which would search the archive anew every time
-                    file = archive.extractfile(self._members[name]) if name in known else None
-                    yield file.read() if file else Path(name or "missing")
-        except _BROKEN as error:
-            raise SourceError(
-                f"{self.where} is not a whole archive: {error}; get it anew"
-            ) from None
+                    yield too_large(member.size) or archive.extractfile(member).read()
+                else:
+                    yield UnusableError("cannot be opened: it is not a regular file")
+
+
+def below(folder: Path, name: Any) -> Path | UnusableError:
+    """Return the file of a name, relative or absolute, that must lie below a folder."""
+    if not isinstance(name, str) or not name:
+        return _MISSING
+    path = Path(os.path.normpath(folder.absolute() / name))
+    if not any(path.is_relative_to(root) for root in (folder.absolute(), folder.resolve())):
+        return UnusableError(f"cannot be opened: it is not below {folder}")
+    return path
+
+
+def too_large(size: int) -> UnusableError | None:
+    """Refuse to read a file that is larger than any image."""
+    if size <= MOST_BYTES:
+        return None
+    return UnusableError(f"{size} bytes, more than the {MOST_BYTES} that are read of an image")
 
 
 def first_of(where: Path, *patterns: str) -> Path | None:

@@ -13,6 +13,8 @@ import pandas as pd
 
 from quantskew.data.source import Source
 from quantskew.data.sources.bundled import MNIST_TERMS, digit_rows, mnist_like
+from quantskew.data.sources.layout import splits_of
+from quantskew.data.sources.own import FILE, class_folders
 from quantskew.data.sources.registry import Raw, SourceError, Terms, as_pixels, missing, source
 from quantskew.data.sources.store import Store
 
@@ -157,23 +159,12 @@ def cifar10(source: Source, where: Path) -> Raw:
         # its batches are pickles: torchvision opens them only with the published checksums
         part = _build(kind, where, archives, CIFAR_TERMS, train=split == "train")
         names = [f"{split}-{index:05d}" for index in range(len(part.targets))]
-        rows.append(
-            pd.DataFrame(
-                {"id": names, "label": [part.classes[code] for code in part.targets]}
-            ).assign(split=split)
-        )
+        labels = [part.classes[code] for code in part.targets]
+        rows.append(pd.DataFrame({"id": names, "label": labels, "object": labels, "split": split}))
         images.extend(part.data)
         classes = tuple(part.classes)
     table = pd.concat(rows, ignore_index=True)
-    return Raw(
-        rows=table.assign(object=table["label"]),
-        images=images,
-        terms=CIFAR_TERMS,
-        label="object",
-        classes=classes,
-        size=32,
-        native=(32, 32),
-    )
+    return Raw(table, images, CIFAR_TERMS, "object", 32, 3, classes, (32, 32))
 
 
 @source("fer2013")
@@ -195,16 +186,8 @@ def fer2013(source: Source, where: Path) -> Raw:
 
 
 def _fer(rows: pd.DataFrame, images: Any) -> Raw:
-    return Raw(
-        rows=rows.assign(expression=rows["label"]),
-        images=images,
-        terms=FER_TERMS,
-        label="expression",
-        classes=EXPRESSIONS,
-        size=48,
-        channels=1,
-        native=(48, 48),
-    )
+    rows["expression"] = rows["label"]
+    return Raw(rows, images, FER_TERMS, "expression", 48, 1, EXPRESSIONS, (48, 48))
 
 
 def _fer_table(path: Path) -> tuple[pd.DataFrame, Iterator[np.ndarray]]:
@@ -233,7 +216,7 @@ def _fer_table(path: Path) -> tuple[pd.DataFrame, Iterator[np.ndarray]]:
 
 def _fer_folders(where: Path) -> tuple[pd.DataFrame, Iterator[Any]]:
     store = Store(where)
-    names = [name for name in store.names if name.count("/") == 2]
-    rows = pd.DataFrame([name.split("/") for name in names], columns=["split", "label", "file"])
-    rows["label"] = rows["label"].str.lower()
-    return rows.assign(id=names).drop(columns="file"), store.read(names)
+    rows = class_folders(store)
+    files = rows[FILE]
+    rows = rows.assign(split=files.map(splits_of(files)), label=rows["label"].str.lower())
+    return rows.rename(columns={FILE: "id"}), store.read(files)

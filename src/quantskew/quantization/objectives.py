@@ -1,0 +1,69 @@
+"""What is minimised where groups differ: the mean over all images, or the worst-off group."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import LinearConstraint
+from typing_extensions import override
+
+from quantskew.sections import Choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Objective(Choice):
+    """How the errors of groups become the one number that is minimised (``objective``)."""
+
+    @abstractmethod
+    def error(self, errors: Tensor, counts: Tensor) -> Tensor:
+        """Return one error, a scalar, from the summed errors and the counts of groups, (G,)."""
+
+    @abstractmethod
+    def program(self, costs: np.ndarray) -> tuple[np.ndarray, list[LinearConstraint]]:
+        """Return what an integer program minimises, and the constraints that this takes.
+
+        Parameters
+        ----------
+        costs
+            Of each 0/1 variable for each group, (variables, groups).
+
+        Returns
+        -------
+        coefficients
+            Of the variables and of one more that is free, (variables + 1,).
+        constraints
+            :class:`scipy.optimize.LinearConstraint` on the same variables.
+        """
+
+
+class Mean(Objective, kind="mean"):
+    """The sum over all groups."""
+
+    @override
+    def error(self, errors: Tensor, counts: Tensor) -> Tensor:
+        return errors.sum()
+
+    @override
+    def program(self, costs: np.ndarray) -> tuple[np.ndarray, list[LinearConstraint]]:
+        return np.append(costs.sum(1), 0), []
+
+
+class WorstGroup(Objective, kind="worst_group"):
+    """The group that is worst off: it loses as little as possible.
+
+    The program minimises t, its free variable, subject to ``Σ cost ≤ t`` for every group.
+    """
+
+    @override
+    def error(self, errors: Tensor, counts: Tensor) -> Tensor:
+        return (errors / counts.clamp_min(1)).max()
+
+    @override
+    def program(self, costs: np.ndarray) -> tuple[np.ndarray, list[LinearConstraint]]:
+        variables, groups = costs.shape
+        bound = LinearConstraint(np.hstack([costs.T, -np.ones((groups, 1))]), ub=0)
+        return np.append(np.zeros(variables), 1), [bound]

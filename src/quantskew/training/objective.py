@@ -1,0 +1,19 @@
+"""The module that a training minimizes."""
+
+from torch import Tensor, nn
+
+from quantskew.training.losses import CrossEntropy, Loss, State
+
+
+class Objective(nn.Module):
+    """A loss together with its state, which moves and is saved as the buffers of a module."""
+
+    def __init__(self, loss: Loss | None = None, state: State | None = None) -> None:
+        super().__init__()
+        self.loss = loss or CrossEntropy()
+        for name, tensor in (state or {}).items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, outputs: Tensor, targets: Tensor, batch: Tensor) -> Tensor:
+        """Update the state, and return the loss of a batch; see :meth:`Loss.of_batch`."""
+        return self.loss.of_batch(outputs, targets, batch, dict(self.named_buffers()))
