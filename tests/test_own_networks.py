@@ -591,6 +591,10 @@ def test_what_is_changed_in_pictures_is_said(tmp_path):
 
 def test_pictures_of_a_size_that_nobody_names_are_refused(tmp_path):
     path = pictures(tmp_path / "t.parquet", *[(28, 20)] * 3)
+    taken = inputs.samples(
+        path, nn.Sequential(nn.Flatten(), nn.Linear(28 * 20, 3)), split="test"
+    ).images
+    assert taken.shape == (3, 1, 28, 20)
     with pytest.raises(inputs.DataError, match=r"have 28×20 pixels, .*; give Source\(.*size=…"):
         inputs.samples(path, Eyes(1, 16), split="test")
 

@@ -19,7 +19,7 @@ held in memory. Labels are the indices of the outputs; labels that are texts, in
 need ``classes`` of its ``Source``: which output stands for which.
 
 Pictures of a file keep their size and colours where the network takes them. Else they are cut to
-their middle square and scaled to the size that the network names, with a warning that says so.
+their middle and scaled to the size that the network names, with a warning that says so.
 """
 
 import io
@@ -165,23 +165,25 @@ def _fitted(source: Source, network: nn.Module, folder: str) -> Source:
     if not shapes:
         return source  # prepare() says what is wrong with them
     modes, sides = {mode for _, mode in shapes}, {side for side, _ in shapes}
-    own = {h for h, w in sides if h == w} if len(sides) == 1 else set()
+    own = sides if len(sides) == 1 else set()
+    stated = [(source.size, source.size) if isinstance(source.size, int) else source.size]
+    known = [*own, *((side, side) for side in _declared(network))]
     planes = 1 if modes == {1} else 3
     tried = [
         (size, channels)
-        for size in ([source.size] if source.size else [*own, *_declared(network)])
+        for size in (filter(None, stated) if source.size else known)
         for channels in ([source.channels] if source.channels else [planes, 4 - planes])
     ]
     for size, channels in tried:
         try:
-            classes_of(network, torch.zeros(2, channels, size, size, dtype=torch.uint8))
+            classes_of(network, torch.zeros(2, channels, *size, dtype=torch.uint8))
         except models.ModelError:
             continue
         changes = [f"{n} images of {h}×{w} pixels" for (h, w), n in _by_side(shapes, size)]
         if source.size is None and changes:
             warnings.warn(
-                f"{source.path}: {', '.join(changes[:3])} are cut to their middle square and "
-                f"scaled to {size}×{size}; Source(…, size=…) chooses another size",
+                f"{source.path}: {', '.join(changes[:3])} are cut to their middle and "
+                f"scaled to {size[0]}×{size[1]}; Source(…, size=…) chooses another size",
                 stacklevel=5,
             )
         if source.channels is None and modes != {channels}:
@@ -200,12 +202,12 @@ def _fitted(source: Source, network: nn.Module, folder: str) -> Source:
 
 
 def _by_side(
-    shapes: Counter[tuple[tuple[int, int], int]], size: int
+    shapes: Counter[tuple[tuple[int, int], int]], size: tuple[int, int]
 ) -> list[tuple[tuple[int, int], int]]:
-    """Count the pictures of each height and width other than a square of a size, most first."""
+    """Count the pictures of each height and width other than a size, most first."""
     counts: Counter[tuple[int, int]] = Counter()
     for (side, _), n in shapes.items():
-        counts[side] += n * (side != (size, size))
+        counts[side] += n * (side != size)
     return (+counts).most_common()
 
 
@@ -213,6 +215,8 @@ def _shape(image: Image) -> tuple[tuple[int, int], int] | None:
     """Height and width of a picture, and 1 or 3 for grey or colour; ``None`` of a broken one."""
     if isinstance(image, np.ndarray):
         return (image.shape[0], image.shape[1]), 1 if image.ndim == 2 else 3
+    if not isinstance(image, bytes | Path):
+        return None
     try:
         with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
             width, height = picture.size
