@@ -179,7 +179,7 @@ def test_a_network_of_ones_own_counts_with_its_code_and_its_weights(tmp_path, mo
     code.write_text("def make(): return 1")
     weights.write_text("one")
     monkeypatch.syspath_prepend(tmp_path)
-    own = Architecture(factory="own_network:make", checkpoint=str(weights))
+    own = Architecture(factory="own_network:make", checkpoint=str(weights), mean=(0.0,), std=(1.0,))
 
     def name() -> str:
         for function in (fingerprint.code_hash, fingerprint._tree):

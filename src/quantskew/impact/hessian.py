@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quantskew.impact.bilinear import Factors, watched
-from quantskew.impact.gradients import NotFiniteError, chosen, explain, flatten
+from quantskew.impact.gradients import NotFiniteError, chosen, explain, flatten, naming_operators
 from quantskew.precision import all_digits
 
 
@@ -63,9 +63,12 @@ class GroupLoss:
     ------
     NotFiniteError
         When the loss, its gradient or a product is NaN or infinite.
+    NoDerivativeError
+        When an operator of the network cannot be differentiated twice.
     """
 
     @all_digits()
+    @naming_operators()
     def __init__(
         self,
         network: nn.Module,
@@ -110,6 +113,7 @@ class GroupLoss:
         return self.vector(self.curve(self.image_of(vector)))
 
     @all_digits()
+    @naming_operators()
     def curve(self, image: Tensor) -> Tensor:
         """Multiply the Hessian by the vector of an image; give the factors of the product."""
         given = self._split(image)
@@ -166,6 +170,7 @@ class GroupLoss:
         return vector
 
     @all_digits()
+    @naming_operators()
     def curvatures_along(self, vector: Tensor) -> Tensor:
         """Second derivative of each sample's loss along a vector, (n,); their mean is vᵀHv."""
         weights = [*self._weights.values()]
