@@ -12,12 +12,12 @@ import psutil
 import pytest
 import torch
 
+from quantskew.architecture import Architecture
 from quantskew.engine import cells, compute, fingerprint
 from quantskew.engine.cells import Cell, CellError
 from quantskew.engine.compute import Compute, cores
 from quantskew.errors import UserError
 from quantskew.quantization.method import Method
-from quantskew.subject import Architecture
 
 HERE = Compute(where="here")
 TWO = Compute(workers=2)

@@ -11,12 +11,14 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from quantskew import baselines
+from quantskew.architecture import Architecture
 from quantskew.data.groups import ByGroup
 from quantskew.data.loading import Samples
 from quantskew.engine.fingerprint import identity
 from quantskew.models import logits
 from quantskew.sections import ParamsError, Section, checked
-from quantskew.subject import Architecture, Subject
+from quantskew.subject import Subject
 from quantskew.training.augmentation import Augmentation
 from quantskew.training.losses import Loss
 from quantskew.training.optimizers import Optimizer, Schedule

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, prune
 
 import quantskew
 from quantskew import inputs, methods, models
+from quantskew.architecture import Architecture
 from quantskew.engine import fingerprint
 from quantskew.errors import UserError
 from quantskew.impact.curvature import measure
@@ -28,7 +29,6 @@ from quantskew.quantization.layers import LayerError, fold, fold_batch_norm, lef
 from quantskew.quantization.method import Method
 from quantskew.quantization.weights import IntegerWeights
 from quantskew.sections import ParamsError
-from quantskew.subject import Architecture
 from quantskew.training.training import Training
 
 SIDE = 8

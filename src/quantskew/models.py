@@ -40,11 +40,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from quantskew._torchvision import torchvision
+from quantskew.architecture import Architecture
 from quantskew.data.loading import Samples
 from quantskew.engine import fingerprint
 from quantskew.errors import UserError, close_names
 from quantskew.precision import all_digits
-from quantskew.subject import Architecture
 
 # isort: split
 import timm  # it imports torchvision, which must have loaded by then
