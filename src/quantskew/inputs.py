@@ -128,7 +128,8 @@ def _from_file(given: str | Path | Source, split: str, network: nn.Module) -> Sa
         except pa.ArrowInvalid as error:
             raise DataError(f"{path} is not a whole Parquet file: {error}") from None
         if notes.get(b"table") == b"samples":
-            return getattr(load(path), split)
+            found = load(path)
+            return {"train": found.train, "test": found.test}[split]
     with tempfile.TemporaryDirectory() as folder:
         source = _fitted(source, network, folder)
         prepared = prepare("data", source, folder, draw=False)

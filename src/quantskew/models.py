@@ -71,8 +71,8 @@ def _small_stem(stem: nn.Conv2d, size: int, stride: int | None = None) -> nn.Con
     )
 
 
-def _resnet(name: str, stride: int | None = None, **options: Any) -> Callable[..., nn.Module]:
-    def build(classes: int, channels: int, size: int) -> nn.Module:
+def _resnet(name: str, stride: int | None = None, **options: Any) -> Callable[..., Any]:
+    def build(classes: int, channels: int, size: int) -> Any:
         network: Any = timm.create_model(name, num_classes=classes, in_chans=channels, **options)
         if size <= SMALL:
             network.conv1 = _small_stem(network.conv1, size, stride)
@@ -82,8 +82,8 @@ def _resnet(name: str, stride: int | None = None, **options: Any) -> Callable[..
     return build
 
 
-def _inverted_residuals(name: str, repeats: int | None = None) -> Callable[..., nn.Module]:
-    def build(classes: int, channels: int, size: int) -> nn.Module:
+def _inverted_residuals(name: str, repeats: int | None = None) -> Callable[..., Any]:
+    def build(classes: int, channels: int, size: int) -> Any:
         network: Any = timm.create_model(name, num_classes=classes, in_chans=channels)
         network.blocks = nn.Sequential(*(stage[:repeats] for stage in network.blocks))
         if size <= SMALL:
@@ -93,7 +93,7 @@ def _inverted_residuals(name: str, repeats: int | None = None) -> Callable[..., 
     return build
 
 
-def _vgg(classes: int, channels: int, size: int) -> nn.Module:
+def _vgg(classes: int, channels: int, size: int) -> Any:
     network: Any = timm.create_model("vgg19_bn", num_classes=classes, in_chans=channels)
     if size <= SMALL:
         # the published head (two layers of 4,096) reads a 7×7 map; small images end at 1×1 to 3×3
@@ -104,7 +104,7 @@ def _vgg(classes: int, channels: int, size: int) -> nn.Module:
     return network
 
 
-def _vit(classes: int, channels: int, size: int) -> nn.Module:
+def _vit(classes: int, channels: int, size: int) -> Any:
     # the smallest patch that tiles the image with at most 8 a side
     patch = 16 if size > SMALL else next(p for p in range(size // 8, size + 1) if size % p == 0)
     return timm.create_model(
@@ -116,7 +116,7 @@ def _vit(classes: int, channels: int, size: int) -> nn.Module:
     )
 
 
-def _squeezenet(classes: int, channels: int, size: int) -> nn.Module:
+def _squeezenet(classes: int, channels: int, size: int) -> Any:
     network = torchvision.models.squeezenet1_1(num_classes=classes)
     stem = nn.Conv2d(channels, 64, kernel_size=3, stride=2)
     network.features[0] = _small_stem(stem, size) if size <= SMALL else stem
@@ -358,7 +358,7 @@ def _normalize(_: nn.Module, inputs: tuple[Tensor], mean: Tensor, std: Tensor) -
 
 def _own(
     name: str, architecture: Architecture, *, classes: int, channels: int, size: int
-) -> nn.Module:
+) -> Any:
     where, _, function = architecture.factory.partition(":")
     options = architecture.options
     try:
