@@ -1,0 +1,238 @@
+"""Confidence limits of the largest gap between groups, of the worst group, and of their changes.
+
+FVO, demographic parity and equalized odds are a maximum over pairs of groups (and over classes).
+A maximum of noisy numbers is too large on average, and no resampling takes that out again near a
+gap of zero, so the limits are built pair by pair:
+
+* The maximum is below x if *every* pair is. That is an intersection-union test (Berger 1982):
+  each pair is tested at the full error, and no correction is due.
+* The maximum is above x if *some* pair is. There the error is divided among the pairs.
+
+The change of a maximum M(θ) = max θ_k needs no such division at either end. Whichever k is largest
+afterwards, M' − M ≤ min(θ'_k − θ_k, θ'_k − M), so an upper limit of the right side for every k is
+one of the change; 4/5 of the error go to the first term, which compares the same samples, and 1/10
+each to θ'_k and M. Before and after swapped, the same is a lower limit.
+
+Groups are independent samples. ``counted`` marks those large enough to enter, and ``tail`` is the
+error of each limit.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from quantskew.fairness.limits import (
+    Changes,
+    Limits,
+    Shares,
+    change_limits,
+    difference_limits,
+    share_limits,
+)
+from quantskew.fairness.metrics import Bools, Floats
+
+_PAIRED = 0.8  # share of the error for the paired term of a change
+
+
+class Paired(NamedTuple):
+    """Rates of the same samples before and after; each field (..., G) or (..., K, G)."""
+
+    before: Shares
+    after: Shares
+    changes: Changes
+
+    def swapped(self) -> "Paired":
+        """Return the same with the networks in the other order."""
+        lost, gained, n = self.changes
+        return Paired(self.after, self.before, Changes(gained, lost, n))
+
+
+def gap_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
+    """Bound the largest difference between two counted groups, over one or several rates.
+
+    Parameters
+    ----------
+    rates
+        (..., K, G) K rates that are compared between groups: one, the accuracy, for FVO; the
+        shares given each class for demographic parity; true and false positive rates of each
+        class for equalized odds.
+    counted
+        (G,) whether a group enters. A group without samples does not enter the rate it lacks.
+    tail
+        Error of each limit.
+
+    Returns
+    -------
+    (...) in 0..1; NaN where no rate has two groups.
+    """
+    pairs = _pairs(rates, counted)
+    low = _differences(rates, _shared(tail, pairs)).low
+    high = _differences(rates, tail).high
+    return _defined(Limits(_largest(low, pairs), _largest(high, pairs)), pairs, 0.0)
+
+
+def ratio_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
+    """Bound the lowest ratio of the rates of two counted groups (disparate impact).
+
+    As :func:`gap_limits`, with the pairs compared as logarithms. A rate of zero is centred at
+    Jeffreys' mean, (x + ½) / (n + 1), so that its logarithm exists.
+
+    Returns
+    -------
+    (...) in 0..1; NaN where no rate has two groups.
+    """
+    pairs = _pairs(rates, counted)
+    n = np.where(rates.n > 0, rates.n, 1.0)
+    centre = np.log((np.where(rates.n > 0, rates.value, 0.5) * n + 0.5) / (n + 1))
+
+    def logs(error: float) -> Limits:
+        low, high = share_limits(rates, error)
+        return difference_limits(centre, Limits(np.log(np.maximum(low, 1e-12)), np.log(high)))
+
+    low = -_largest(-logs(tail).low, pairs)
+    high = -_largest(-logs(_shared(tail, pairs)).high, pairs)
+    return _defined(Limits(np.exp(np.minimum(low, 0)), np.exp(np.minimum(high, 0))), pairs, 0.0)
+
+
+def gap_change_limits(rates: Paired, counted: ArrayLike, tail: float) -> Limits:
+    """Bound the change of the largest difference between groups, after − before.
+
+    Parameters and shapes as in :func:`gap_limits`.
+
+    Returns
+    -------
+    (...) in −1..1; NaN where no rate has two groups.
+    """
+    pairs = _pairs(rates.before, counted) & _pairs(rates.after, counted)
+
+    def rise(paired: Paired) -> Floats:
+        own = difference_limits(
+            paired.changes.value, change_limits(paired.changes, _PAIRED * tail, jeffreys=True)
+        ).high
+        rest = (1 - _PAIRED) / 2 * tail
+        floor = _largest(_differences(paired.before, _shared(rest, pairs)).low, pairs)
+        level = _differences(paired.after, rest).high - np.maximum(floor, 0)[..., None, None, None]
+        return _largest(np.minimum(own, level), pairs)
+
+    return _defined(Limits(-rise(rates.swapped()), rise(rates)), pairs, -1.0)
+
+
+def worst_group_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
+    """Bound the accuracy of the worst counted group.
+
+    Parameters
+    ----------
+    rates
+        (..., G).
+
+    Returns
+    -------
+    (...); NaN where no group is counted.
+    """
+    mask = _groups(rates, counted)
+    low = share_limits(rates, tail).low
+    high = share_limits(rates, tail / max(1, mask.sum(-1).max())).high
+    return Limits(_least(low, mask), _least(high, mask))
+
+
+def worst_group_change_limits(rates: Paired, counted: ArrayLike, tail: float) -> Limits:
+    """Bound the change of the accuracy of the worst counted group, after − before.
+
+    The minimum is a maximum of −a, so that the change of a maximum applies to groups as it does
+    to pairs. Parameters and shapes as in :func:`worst_group_limits`.
+    """
+    mask = _groups(rates.before, counted) & _groups(rates.after, counted)
+
+    def fall(paired: Paired) -> Floats:
+        own = change_limits(paired.changes, _PAIRED * tail, jeffreys=True).low
+        rest = (1 - _PAIRED) / 2 * tail
+        ceiling = share_limits(paired.before, rest / max(1, mask.sum(-1).max()), jeffreys=True).high
+        level = share_limits(paired.after, rest, jeffreys=True).low
+        return _least(np.maximum(own, level - _least(ceiling, mask)[..., None]), mask)
+
+    return Limits(fall(rates), -fall(rates.swapped()))
+
+
+def largest_loss_limits(changes: Changes, counted: ArrayLike, tail: float) -> Limits:
+    """Bound the largest loss of accuracy of any counted group, before − after.
+
+    That no group loses more than x is a claim about every group, so its error is not divided
+    among them; that some group loses more is, and there it is.
+
+    Parameters
+    ----------
+    changes
+        (..., G).
+
+    Returns
+    -------
+    (...) in −1..1; NaN where no group is counted.
+    """
+    mask = _groups(changes, counted)
+    high = -change_limits(changes, tail / max(1, mask.sum(-1).max())).high
+    low = -change_limits(changes, tail).low
+    return Limits(-_least(-high, mask), -_least(-low, mask))
+
+
+def may_lose_most(changes: Changes, counted: ArrayLike, tail: float) -> Bools:
+    """Mark the groups that may have lost most; where it is one, it can be named.
+
+    The group that truly loses most is among them with chance 1 − ``tail``: a group is left out
+    only if another one loses more with an error of ``tail`` / (G − 1) (subset selection, Gupta
+    1965).
+
+    Parameters
+    ----------
+    changes
+        (..., G).
+
+    Returns
+    -------
+    (..., G); none where nothing is counted.
+    """
+    mask = _groups(changes, counted)
+    alpha = tail / max(1, mask.sum(-1).max() - 1)
+    pairs = difference_limits(_filled(changes.value, mask), change_limits(changes, alpha))
+    # entry (g, h): the change of g is above that of h, so h loses more
+    beaten = (pairs.low > 0) & mask[..., None, :] & mask[..., :, None]
+    return np.asarray(mask & ~beaten.any(-1))
+
+
+def _differences(rates: Shares, tail: float) -> Limits:
+    limits = share_limits(rates, tail, jeffreys=True)
+    return difference_limits(_filled(rates.value, np.asarray(rates.n) > 0), limits)
+
+
+def _filled(value: Floats, mask: Bools) -> Floats:
+    return np.where(mask, value, 0.0)
+
+
+def _groups(rates: Shares | Changes, counted: ArrayLike) -> Bools:
+    return np.asarray(np.asarray(counted, bool) & (np.asarray(rates.n) > 0))
+
+
+def _pairs(rates: Shares, counted: ArrayLike) -> Bools:
+    """Mark the ordered pairs of different groups that a rate compares: (..., K, G, G)."""
+    mask = _groups(rates, counted)
+    return np.asarray(mask[..., :, None] & mask[..., None, :] & ~np.eye(mask.shape[-1], dtype=bool))
+
+
+def _shared(tail: float, pairs: Bools) -> float:
+    """Divide an error among the ordered pairs."""
+    return tail / max(1, int(pairs.sum((-3, -2, -1)).max()))
+
+
+def _largest(values: Floats, pairs: Bools) -> Floats:
+    return np.asarray(np.where(pairs, values, -np.inf).max((-3, -2, -1)))
+
+
+def _least(values: Floats, mask: Bools) -> Floats:
+    least = np.where(mask, values, np.inf).min(-1)
+    return np.where(mask.any(-1), least, np.nan)
+
+
+def _defined(limits: Limits, pairs: Bools, least: float) -> Limits:
+    known = pairs.any((-3, -2, -1))
+    low, high = (np.where(known, np.clip(end, least, 1.0), np.nan) for end in limits)
+    return Limits(low, high)
