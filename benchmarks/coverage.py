@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import betaincinv
 from scipy.stats import binom, page_trend_test
 
 from quantskew.fairness import gaps, limits, methods, verdicts
@@ -43,6 +44,13 @@ FLIPS = [0.01, 0.05, 0.2]
 SEED_CORRELATION = 0.4  # between the answers of two seeds to one image
 MARGIN = 0.02
 LEAST = 0.94  # coverage of what promises 95 %
+
+
+def _looked_up(a: np.ndarray, b: np.ndarray, y: float) -> np.ndarray:
+    """Compute betaincinv once for each pair of a and b: counts of one network recur."""
+    a, b = np.broadcast_arrays(a, b)
+    pairs, places = np.unique(a + 1j * b, return_inverse=True)
+    return betaincinv(pairs.real, pairs.imag, y)[places.reshape(a.shape)]
 
 
 class Design(NamedTuple):
@@ -186,22 +194,24 @@ def _spread(p: np.ndarray, correlation: float, rng: np.random.Generator) -> np.n
     return np.where(total > 0, shape / np.where(total > 0, total, 1), p)
 
 
+def _multinomial(n: np.ndarray | int, p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    p = p / p.sum(-1, keepdims=True)  # numpy refuses sums above 1 by rounding
+    return rng.multinomial(n, p).astype(float)
+
+
 def _dependent(
     design: Design, persons: np.ndarray, p: np.ndarray, samples: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, ...]:
     n = persons.sum()
     wide = np.broadcast_to(p, (samples, persons.size, 4))
-    own = np.broadcast_to(_spread(wide, design.correlation, rng), wide.shape)
-    chances = np.repeat(own, persons, axis=1)
-    if design.seeds > 1:
-        chances = _spread(chances, SEED_CORRELATION, rng)
-    edges = np.cumsum(chances, -1)[..., :3]
-    starts = np.append(0, np.cumsum(persons)[:-1])
-    kinds = np.zeros((4, samples, n))
-    for _ in range(design.seeds):
-        drawn = (rng.random((samples, n, 1)) > edges).sum(-1)
-        for kind in range(4):
-            kinds[kind] += (drawn == kind) / design.seeds
+    own = _spread(wide, design.correlation, rng)
+    if design.seeds == 1:
+        kinds = np.moveaxis(_multinomial(persons, own, rng), -1, 0)
+        starts = np.arange(persons.size)
+    else:
+        chances = _spread(np.repeat(own, persons, axis=1), SEED_CORRELATION, rng)
+        kinds = np.moveaxis(_multinomial(design.seeds, chances, rng), -1, 0) / design.seeds
+        starts = np.append(0, np.cumsum(persons)[:-1])
     units = np.add.reduceat(kinds, starts, axis=-1)  # (4, R, U)
     both, lost, gained, wrong = units.sum(-1) / n
 
@@ -225,6 +235,7 @@ def _dependent(
 
 def judge(design: Design, samples: int, rng: np.random.Generator) -> Iterator[Row]:
     """Check every promise about groups in one design."""
+    limits.betaincinv = _looked_up
     sim = simulate(design, samples, rng)
     paired, before, after = sim.paired, sim.before, sim.after
     change, groups = after - before, len(before)
@@ -398,7 +409,7 @@ def measure(cell: Cell, samples: int, seed: int) -> list[Row]:
     """Simulate a cell, and again with ten times as many samples where it falls short."""
     check = CHECKS[type(cell)]
     rows = list(check(cell, samples, np.random.default_rng([seed, 0])))
-    if any(falls_short(row) for row in rows):
+    if any(falls_short(row, slack=1.5) for row in rows):
         rows = list(check(cell, 10 * samples, np.random.default_rng([seed, 1])))
     return rows
 
