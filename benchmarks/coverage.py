@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from itertools import product
@@ -26,8 +27,14 @@ import pandas as pd
 from scipy.special import betaincinv
 from scipy.stats import binom, page_trend_test
 
-from quantskew.fairness import gaps, limits, methods, verdicts
-from quantskew.fairness.limits import Changes, Shares, change_limits, effective_samples, share_limits
+from quantskew.fairness import contrasts, gaps, limits, verdicts
+from quantskew.fairness.limits import (
+    Changes,
+    Shares,
+    change_limits,
+    effective_samples,
+    share_limits,
+)
 from quantskew.fairness.paired import exchange_p_value
 
 SIZES = {
@@ -213,7 +220,7 @@ def _dependent(
         kinds = np.moveaxis(_multinomial(design.seeds, chances, rng), -1, 0) / design.seeds
         starts = np.append(0, np.cumsum(persons)[:-1])
     units = np.add.reduceat(kinds, starts, axis=-1)  # (4, R, U)
-    both, lost, gained, wrong = units.sum(-1) / n
+    both, lost, gained, _ = units.sum(-1) / n
 
     def effective(values: np.ndarray, shown: np.ndarray, variance: np.ndarray) -> np.ndarray:
         return effective_samples(
@@ -346,7 +353,7 @@ def over_seeds(cell: Seeds, samples: int, rng: np.random.Generator) -> Iterator[
             ("worst group", lambda a: a[..., :-1].min(-1)),
         ):
             values, draws = (metric(a) for a in (by_group, again))
-            contrast = methods.contrast_over_seeds(
+            contrast = contrasts.contrast_over_seeds(
                 values[1] - values[0], draws[:, 1] - draws[:, 0], models
             )
             zero = contrast.p_value <= 0.05
@@ -367,7 +374,7 @@ def over_widths(cell: Trends, samples: int, rng: np.random.Generator) -> Iterato
         common = rng.normal(size=(cell.networks, 1, cell.widths)) * np.sqrt(cell.shared)
         own = rng.normal(size=(cell.networks, cell.groups, cell.widths))
         values = common + own * np.sqrt(1 - cell.shared)
-        ours.append(methods.trend_over_widths(values, draws=199, rng=rng).p_value <= 0.05)
+        ours.append(contrasts.trend_over_widths(values, draws=199, rng=rng).p_value <= 0.05)
         rows = values.reshape(-1, cell.widths)
         tails = [page_trend_test(side).pvalue for side in (rows, -rows)]
         page.append(2 * min(tails) <= 0.05)
@@ -416,7 +423,7 @@ def measure(cell: Cell, samples: int, seed: int) -> list[Row]:
 
 def code() -> str:
     """A fingerprint of the statistics and of this program."""
-    files = [Path(m.__file__) for m in (gaps, limits, methods, verdicts)] + [Path(__file__)]
+    files = [Path(m.__file__) for m in (contrasts, gaps, limits, verdicts)] + [Path(__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
 
 
@@ -488,7 +495,7 @@ def main() -> None:
     print(f"\n{len(rows):,} promises in {len(cells)} cells; {len(short)} fall short.")
     for row in short:
         print(f"- {row.promise}: {percent(row.measured)} ({percent(row.error)}) in {row.design}")
-    print(f"{time.perf_counter() - start:.0f} s", file=__import__("sys").stderr)
+    print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

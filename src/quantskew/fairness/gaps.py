@@ -17,6 +17,7 @@ Groups are independent samples. ``counted`` marks those large enough to enter, a
 error of each limit.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +28,10 @@ from quantskew.fairness.limits import (
     Limits,
     Shares,
     change_limits,
+    changes,
     difference_limits,
     share_limits,
+    shares,
 )
 from quantskew.fairness.metrics import Bools, Floats
 
@@ -46,6 +49,87 @@ class Paired(NamedTuple):
         """Return the same with the networks in the other order."""
         lost, gained, n = self.changes
         return Paired(self.after, self.before, Changes(gained, lost, n))
+
+
+def parity_rates(
+    labels: ArrayLike,
+    reference: ArrayLike,
+    predictions: ArrayLike,
+    groups: ArrayLike,
+    *,
+    n_groups: int,
+    n_classes: int,
+    units: ArrayLike | None = None,
+) -> dict[str, Paired]:
+    """Compute the rates whose largest gap is a parity metric (its worst class).
+
+    Parameters
+    ----------
+    labels
+        (n,) classes 0..K−1.
+    reference, predictions
+        (n,) or (S, n) answers of each network, row s of training seed s.
+    groups, units
+        (n,) as in :func:`quantskew.fairness.limits.shares`.
+    n_classes
+        K. Of two classes only class 1 is looked at, as fairlearn does.
+
+    Returns
+    -------
+    ``demographic_parity``, ``equal_opportunity``, ``predictive_equality``: rates (K, G) of being
+    given a class, among all, those who have it, those who have it not. ``equalized_odds``: the
+    last two together, (2K, G).
+    """
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    answers = [np.atleast_2d(reference), np.atleast_2d(predictions)]
+    classes = range(1 if n_classes == 2 else 0, n_classes)
+
+    def rates(among: Callable[[int], Bools]) -> Paired:
+        rows = []
+        for k in classes:
+            codes = np.where(among(k), groups, -1)
+            before, after = (answer == k for answer in answers)
+            rows.append(accuracy_rates(before, after, codes, n_groups, units=units))
+        return _joined(rows, np.stack)
+
+    odds = {
+        "equal_opportunity": rates(lambda k: labels == k),
+        "predictive_equality": rates(lambda k: labels != k),
+    }
+    selected = rates(lambda k: np.ones(labels.shape, bool))
+    both = _joined(list(odds.values()), np.concatenate)
+    return {"demographic_parity": selected, "equalized_odds": both, **odds}
+
+
+def _joined(rates: list[Paired], join: Callable[[list[Floats]], Floats]) -> Paired:
+    before, after, change = zip(*rates, strict=True)
+    return Paired(
+        Shares(*(join([one[i] for one in before]) for i in range(2))),
+        Shares(*(join([one[i] for one in after]) for i in range(2))),
+        Changes(*(join([one[i] for one in change]) for i in range(3))),
+    )
+
+
+def accuracy_rates(
+    before: ArrayLike,
+    after: ArrayLike,
+    groups: ArrayLike,
+    n_groups: int,
+    *,
+    units: ArrayLike | None = None,
+) -> Paired:
+    """Compute the accuracies of groups, (G,), of two networks on the same samples.
+
+    Parameters as in :func:`quantskew.fairness.limits.changes`. For the gap between groups give
+    :func:`as_one_rate` of it to :func:`gap_change_limits`.
+    """
+    one, other = (shares(x, groups, n_groups, units=units) for x in (before, after))
+    return Paired(one, other, changes(before, after, groups, n_groups, units=units))
+
+
+def as_one_rate(rates: Paired) -> Paired:
+    """Give rates (..., G) the axis of several rates, (..., 1, G)."""
+    return _joined([rates], lambda fields: fields[0][..., None, :])
 
 
 def gap_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
@@ -154,7 +238,7 @@ def worst_group_change_limits(rates: Paired, counted: ArrayLike, tail: float) ->
     return Limits(fall(rates), -fall(rates.swapped()))
 
 
-def largest_loss_limits(changes: Changes, counted: ArrayLike, tail: float) -> Limits:
+def largest_loss_limits(change: Changes, counted: ArrayLike, tail: float) -> Limits:
     """Bound the largest loss of accuracy of any counted group, before − after.
 
     That no group loses more than x is a claim about every group, so its error is not divided
@@ -162,20 +246,20 @@ def largest_loss_limits(changes: Changes, counted: ArrayLike, tail: float) -> Li
 
     Parameters
     ----------
-    changes
+    change
         (..., G).
 
     Returns
     -------
     (...) in −1..1; NaN where no group is counted.
     """
-    mask = _groups(changes, counted)
-    high = -change_limits(changes, tail / max(1, mask.sum(-1).max())).high
-    low = -change_limits(changes, tail).low
+    mask = _groups(change, counted)
+    high = -change_limits(change, tail / max(1, mask.sum(-1).max())).high
+    low = -change_limits(change, tail).low
     return Limits(-_least(-high, mask), -_least(-low, mask))
 
 
-def may_lose_most(changes: Changes, counted: ArrayLike, tail: float) -> Bools:
+def may_lose_most(change: Changes, counted: ArrayLike, tail: float) -> Bools:
     """Mark the groups that may have lost most; where it is one, it can be named.
 
     The group that truly loses most is among them with chance 1 − ``tail``: a group is left out
@@ -184,19 +268,48 @@ def may_lose_most(changes: Changes, counted: ArrayLike, tail: float) -> Bools:
 
     Parameters
     ----------
-    changes
+    change
         (..., G).
 
     Returns
     -------
     (..., G); none where nothing is counted.
     """
-    mask = _groups(changes, counted)
+    mask = _groups(change, counted)
     alpha = tail / max(1, mask.sum(-1).max() - 1)
-    pairs = difference_limits(_filled(changes.value, mask), change_limits(changes, alpha))
+    pairs = difference_limits(_filled(change.value, mask), change_limits(change, alpha))
     # entry (g, h): the change of g is above that of h, so h loses more
     beaten = (pairs.low > 0) & mask[..., None, :] & mask[..., :, None]
     return np.asarray(mask & ~beaten.any(-1))
+
+
+def against_rest_limits(
+    before: ArrayLike,
+    after: ArrayLike,
+    groups: ArrayLike,
+    n_groups: int,
+    tail: float,
+    *,
+    units: ArrayLike | None = None,
+) -> Limits:
+    """Bound each group's change less the change of all other groups together.
+
+    Below zero a group pays more than the others. Parameters as in
+    :func:`quantskew.fairness.limits.changes`.
+
+    Returns
+    -------
+    (G,).
+    """
+    groups = np.asarray(groups)
+    ends = []
+    for group in range(n_groups):
+        codes = np.where(groups < 0, -1, np.where(groups == group, 0, 1))
+        two = changes(before, after, codes, 2, units=units)
+        found = difference_limits(np.nan_to_num(two.value), change_limits(two, tail))
+        ends.append([found.low[0, 1], found.high[0, 1]])
+    low, high = np.array(ends).T
+    return Limits(low, high)
 
 
 def _differences(rates: Shares, tail: float) -> Limits:

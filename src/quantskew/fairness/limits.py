@@ -139,7 +139,7 @@ def _unit_totals(values: Floats, units: Ints | None) -> tuple[Floats, Floats]:
     if units is None:
         return values, np.ones(values.shape[-1])
     _, codes = np.unique(units, return_inverse=True)
-    return np.bincount(codes, values), np.bincount(codes).astype(float)
+    return np.bincount(codes, values).astype(float), np.bincount(codes).astype(float)
 
 
 def effective_samples(
@@ -181,7 +181,7 @@ def effective_samples(
     return np.asarray(n / effect * (norm.ppf(0.975) / t.ppf(0.975, count - 1)) ** 2)
 
 
-def share_limits(shares: Shares, tail: float, *, jeffreys: bool = False) -> Limits:
+def share_limits(share: Shares, tail: float, *, jeffreys: bool = False) -> Limits:
     """Bound shares by Clopper & Pearson's limits, with a real number of samples.
 
     Parameters
@@ -202,7 +202,7 @@ def share_limits(shares: Shares, tail: float, *, jeffreys: bool = False) -> Limi
     >>> round(low[0], 3), high[0]
     (np.float64(0.884), np.float64(1.0))
     """
-    p, n = np.broadcast_arrays(np.asarray(shares.value, float), np.asarray(shares.n, float))
+    p, n = np.broadcast_arrays(np.asarray(share.value, float), np.asarray(share.n, float))
     seen = n > 0
     n = np.where(seen, n, 1.0)
     hits = np.where(seen, p, 0.5) * n
@@ -213,7 +213,7 @@ def share_limits(shares: Shares, tail: float, *, jeffreys: bool = False) -> Limi
     return Limits(np.where(some, low, 0.0), np.where(all_, high, 1.0))
 
 
-def change_limits(changes: Changes, tail: float, *, jeffreys: bool = False) -> Limits:
+def change_limits(change: Changes, tail: float, *, jeffreys: bool = False) -> Limits:
     """Bound the change of each group's share, gained − lost.
 
     With v̂ the estimate, (l, u) the limits of each share and r = −√(bc / ((1 − b)(1 − c))) the
@@ -237,9 +237,9 @@ def change_limits(changes: Changes, tail: float, *, jeffreys: bool = False) -> L
     >>> limits.high.round(3)
     array([0.116])
     """
-    seen = np.asarray(changes.n) > 0
-    b, c = (np.where(seen, share, 0.0) for share in (changes.lost, changes.gained))
-    lost, gained = (share_limits(Shares(x, changes.n), tail, jeffreys=jeffreys) for x in (b, c))
+    seen = np.asarray(change.n) > 0
+    b, c = (np.where(seen, share, 0.0) for share in (change.lost, change.gained))
+    lost, gained = (share_limits(Shares(x, change.n), tail, jeffreys=jeffreys) for x in (b, c))
     correlation = -np.sqrt(ratio(b * c, (1 - b) * (1 - c)))
     correlation = np.where((b < 1) & (c < 1), correlation, -1.0)
 

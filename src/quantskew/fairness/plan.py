@@ -1,7 +1,7 @@
 """How many images and seeds would decide, before they are gathered.
 
 The plan inverts what the analysis will do with the data: the certificate of
-:mod:`quantskew.fairness.certificate` and the contrast of :mod:`quantskew.fairness.methods`.
+:mod:`quantskew.fairness.certificate` and the contrast of :mod:`quantskew.fairness.contrasts`.
 """
 
 import math
@@ -51,7 +51,7 @@ def images_to_certify(
     Examples
     --------
     >>> images_to_certify(0.02, 0.05)
-    766.0
+    1070.0
     """
     if not 0 < loss <= 1 or not abs(true_loss) <= flip_rate <= 1:
         raise ValueError(

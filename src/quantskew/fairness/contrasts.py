@@ -4,6 +4,7 @@ Two networks may differ though their methods do not: training again gives anothe
 said of a *method* therefore counts networks, and adds what all of them share, the test samples.
 """
 
+from collections.abc import Callable
 from itertools import permutations
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ def contrast_over_seeds(
     )
 
 
-def _p_value(size: float, reach) -> float:  # type: ignore[no-untyped-def]
+def _p_value(size: float, reach: Callable[[float], float]) -> float:
     tiny = 1e-12
     if size == 0:
         return 1.0
@@ -111,12 +112,12 @@ def common_sd(draws: ArrayLike, weights: ArrayLike) -> float:
     weights
         (N,) summing to 1.
     """
-    draws, weights = np.asarray(draws, float), np.asarray(weights, float)
-    draws = draws[~np.isnan(draws).any(1)]
-    if len(draws) < 2 or weights.size < 2:
-        return 0.0 if weights.size > 1 else float("nan")
-    own = (weights**2 * draws.var(0, ddof=1)).sum()
-    between = (draws @ weights).var(ddof=1) - own
+    again, weights = np.asarray(draws, float), np.asarray(weights, float)
+    again = again[~np.isnan(again).any(1)]
+    if len(again) < 2 or weights.size < 2:
+        return float("nan")
+    own = (weights**2 * again.var(0, ddof=1)).sum()
+    between = (again @ weights).var(ddof=1) - own
     return float(np.sqrt(max(0.0, between / (1 - (weights**2).sum()))))
 
 
@@ -127,9 +128,7 @@ class Trend(NamedTuple):
     p_value: float  # of no trend, two-sided
 
 
-def trend_over_widths(
-    values: ArrayLike, *, draws: int = 9_999, rng: np.random.Generator
-) -> Trend:
+def trend_over_widths(values: ArrayLike, *, draws: int = 9_999, rng: np.random.Generator) -> Trend:
     """Test a trend over widths whose unit is the network.
 
     The groups of one network share its weights, so they rise and fall together and are no
@@ -165,8 +164,6 @@ def trend_over_widths(
     return Trend(rho, float((1 + (np.abs(null) >= abs(rho) - 1e-12).sum()) / (1 + draws)))
 
 
-def _random_orders(
-    rows: Floats, order: Floats, draws: int, rng: np.random.Generator
-) -> Floats:
+def _random_orders(rows: Floats, order: Floats, draws: int, rng: np.random.Generator) -> Floats:
     tiled = np.broadcast_to(rows, (draws, *rows.shape))
     return np.asarray((rng.permuted(tiled, axis=-1) @ order).mean(-1) / order.size)
