@@ -62,18 +62,29 @@ def test_the_change_of_the_gap_is_bounded_pair_by_pair(rates):
     found = gap_change_limits(as_one_rate(rates), [True] * 4, TAIL)
 
     def rise(before, after, change):
-        floor = max(
-            pair(before.value[g], before.value[h], of(own, g), of(own, h))[0]
-            for own in [share_limits(before, TAIL / 10 / 12, jeffreys=True)]
-            for g, h in permutations(range(4), 2)
-        )
-        level = share_limits(after, TAIL / 10, jeffreys=True)
+        """Every pair of pairs, group by group of the four that they name."""
+        error = 0.2 * TAIL / 12
+        old, new = (share_limits(side, error, jeffreys=True) for side in (before, after))
+        both = change_limits(change, error, jeffreys=True)
         paired = change_limits(change, 0.8 * TAIL, jeffreys=True)
+        m, w = before.value.argmax(), before.value.argmin()
         ends = []
         for g, h in permutations(range(4), 2):
             own = pair(change.value[g], change.value[h], of(paired, g), of(paired, h))[1]
-            other = pair(after.value[g], after.value[h], of(level, g), of(level, h))[1]
-            ends.append(min(own, other - max(floor, 0)))
+            margins = dict.fromkeys(range(4), 0.0)
+            for group, sign in ((g, 1), (h, -1)):
+                if (group, sign) in ((m, 1), (w, -1)):
+                    end = both.high if sign == 1 else both.low
+                    margins[group] = sign * (end[group] - change.value[group])
+                else:
+                    end = new.high if sign == 1 else new.low
+                    margins[group] = sign * (end[group] - after.value[group])
+            if m != g:
+                margins[m] += before.value[m] - old.low[m]
+            if w != h:
+                margins[w] += old.high[w] - before.value[w]
+            level = after.value[g] - after.value[h] - before.value[m] + before.value[w]
+            ends.append(min(own, level + np.sqrt(sum(x**2 for x in margins.values()))))
         return max(ends)
 
     lost, gained, n = rates.changes

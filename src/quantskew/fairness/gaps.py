@@ -8,10 +8,11 @@ gap of zero, so the limits are built pair by pair:
   each pair is tested at the full error, and no correction is due.
 * The maximum is above x if *some* pair is. There the error is divided among the pairs.
 
-The change of a maximum M(θ) = max θ_k needs no such division at either end. Whichever k is largest
-afterwards, M' − M ≤ min(θ'_k − θ_k, θ'_k − M), so an upper limit of the right side for every k is
-one of the change; 4/5 of the error go to the first term, which compares the same samples, and 1/10
-each to θ'_k and M. Before and after swapped, the same is a lower limit.
+The change of a maximum M(θ) = max θ_k is bounded alike at both ends. Whichever k is largest
+afterwards, M' − M ≤ θ'_k − θ_j for every j, so an upper limit of the right side for every k is one
+of the change. Two j are tried: k itself, which compares the same samples and gets 4/5 of the error,
+and the j that was largest among the observed, which gets the rest, divided among all it could have
+been. Before and after swapped, the same is a lower limit.
 
 Groups are independent samples. ``counted`` marks those large enough to enter, and ``tail`` is the
 error of each limit.
@@ -194,12 +195,40 @@ def gap_change_limits(rates: Paired, counted: ArrayLike, tail: float) -> Limits:
         own = difference_limits(
             paired.changes.value, change_limits(paired.changes, _PAIRED * tail, jeffreys=True)
         ).high
-        rest = (1 - _PAIRED) / 2 * tail
-        floor = _largest(_differences(paired.before, _shared(rest, pairs)).low, pairs)
-        level = _differences(paired.after, rest).high - np.maximum(floor, 0)[..., None, None, None]
+        level = _above_widest(
+            paired, np.asarray(pairs.any(-1)), _shared((1 - _PAIRED) * tail, pairs)
+        )
         return _largest(np.minimum(own, level), pairs)
 
     return _defined(Limits(-rise(rates.swapped()), rise(rates)), pairs, -1.0)
+
+
+def _above_widest(rates: Paired, mask: Bools, tail: float) -> Floats:
+    """Bound from above each pair's difference afterwards less the widest one before.
+
+    With m and l the best and the worst group before, entry (g, h) bounds
+    a'_g − a'_h − (a_m − a_l): (..., K, G, G). The margins of independent groups add as squares
+    (MOVER). A group that occurs twice is bounded by its change (a'_m − a_m) or, with one sign, by
+    the sum of both margins, whatever their correlation.
+    """
+    before, after = (_filled(side.value, mask) for side in rates[:2])
+    limits = [share_limits(side, tail, jeffreys=True) for side in rates[:2]]
+    change, paired = rates.changes.value, change_limits(rates.changes, tail, jeffreys=True)
+    places = np.arange(mask.shape[-1])
+    best = np.where(mask, before, -np.inf).argmax(-1)[..., None] == places
+    worst = np.where(mask, before, np.inf).argmin(-1)[..., None] == places
+    (down, up), (down_after, up_after) = (
+        (value - low, high - value)
+        for value, (low, high) in zip((before, after), limits, strict=True)
+    )
+    first = np.where(best, paired.high - change, up_after + np.where(worst, up, 0))
+    second = np.where(worst, change - paired.low, down_after + np.where(best, down, 0))
+    alone = np.where(best, down**2, 0) + np.where(worst, up**2, 0)
+    squares = (first**2 - alone)[..., :, None] + (second**2 - alone)[..., None, :]
+    squares += alone.sum(-1)[..., None, None]
+    widest = (np.where(best, before, 0) - np.where(worst, before, 0)).sum(-1)
+    difference = after[..., :, None] - after[..., None, :] - widest[..., None, None]
+    return np.asarray(difference + np.sqrt(np.maximum(squares, 0)))
 
 
 def worst_group_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
@@ -230,10 +259,17 @@ def worst_group_change_limits(rates: Paired, counted: ArrayLike, tail: float) ->
 
     def fall(paired: Paired) -> Floats:
         own = change_limits(paired.changes, _PAIRED * tail, jeffreys=True).low
-        rest = (1 - _PAIRED) / 2 * tail
-        ceiling = share_limits(paired.before, rest / max(1, mask.sum(-1).max()), jeffreys=True).high
-        level = share_limits(paired.after, rest, jeffreys=True).low
-        return _least(np.maximum(own, level - _least(ceiling, mask)[..., None]), mask)
+        rest = (1 - _PAIRED) * tail / max(1, mask.sum(-1).max())
+        before, after = (_filled(side.value, mask) for side in paired[:2])
+        lowest = np.where(mask, before, np.inf).argmin(-1)[..., None]
+        high = share_limits(paired.before, rest, jeffreys=True).high
+        low = share_limits(paired.after, rest, jeffreys=True).low
+        least, above = (np.take_along_axis(x, lowest, -1) for x in (before, high - before))
+        # the worst group itself occurs twice, and its own change bounds it better
+        level = np.where(
+            np.arange(mask.shape[-1]) == lowest, -1, after - least - np.hypot(after - low, above)
+        )
+        return _least(np.maximum(own, level), mask)
 
     return Limits(fall(rates), -fall(rates.swapped()))
 
