@@ -49,8 +49,8 @@ def of(limits, g):
 def test_the_gap_is_bounded_pair_by_pair(rates):
     a = rates.after
     found = gap_limits(as_one_rate(rates).after, [True] * 4, TAIL)
-    wide = share_limits(a, TAIL, jeffreys=True)
-    narrow = share_limits(a, TAIL / 12, jeffreys=True)
+    wide = share_limits(a, TAIL)
+    narrow = share_limits(a, TAIL / 12)
     pairs = list(permutations(range(4), 2))
     high = max(pair(a.value[g], a.value[h], of(wide, g), of(wide, h))[1] for g, h in pairs)
     low = max(pair(a.value[g], a.value[h], of(narrow, g), of(narrow, h))[0] for g, h in pairs)
@@ -64,8 +64,8 @@ def test_the_change_of_the_gap_is_bounded_pair_by_pair(rates):
     def rise(before, after, change):
         """Every pair of pairs, group by group of the four that they name."""
         error = 0.2 * TAIL / 12
-        old, new = (share_limits(side, error, jeffreys=True) for side in (before, after))
-        both = change_limits(change, error, jeffreys=True)
+        old, new = (share_limits(side, error) for side in (before, after))
+        both = change_limits(change, error)
         paired = change_limits(change, 0.8 * TAIL, jeffreys=True)
         m, w = before.value.argmax(), before.value.argmin()
         ends = []
