@@ -496,16 +496,18 @@ def summary(rows: pd.DataFrame) -> str:
 def power(rows: pd.DataFrame) -> str:
     """Lay out the power of one network at an accuracy of .8, and of methods over seeds."""
     part = rows[rows["kind"] == "power"]
-    plain = part[[isinstance(c, Design) and c[1] == 0.8 and c[5:7] == (1, 1) for c in part["cell"]]]
+    kinds = part["cell"].map(lambda cell: type(cell).__name__)
+    plain = part[kinds == "Design"]
+    plain = plain[plain["cell"].map(lambda c: c[1] == 0.8 and c[5:7] == (1, 1)).astype(bool)]
     lines = [f"| at flips of 1 / 5 / 20 % | {' | '.join(SIZES)} |", "|---" * (len(SIZES) + 1) + "|"]
     for promise, of in plain.groupby("promise", sort=False):
-        of = of[[c.effect != "all" for c in of["cell"]]]
+        of = of[of["cell"].map(lambda c: c.effect != "all")]
         by = {(c.sizes, c.flips): m for c, m in zip(of["cell"], of["measured"], strict=True)}
         cells = [" / ".join(f"{100 * by[s, f]:.0f}" for f in FLIPS if (s, f) in by) for s in SIZES]
         if any(cells):
             lines.append(f"| {promise} | {' | '.join(cells)} |")
     lines += ["", "| methods over seeds | power % |", "|---|---|"]
-    for row in part[[isinstance(c, Seeds) for c in part["cell"]]].itertuples():
+    for row in part[kinds == "Seeds"].itertuples():
         lines.append(f"| {row.promise}, {row.cell.models} models | {percent(row.measured)} |")
     return "\n".join(lines)
 

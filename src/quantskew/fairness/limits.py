@@ -8,9 +8,11 @@ a binomial share (Clopper & Pearson 1934), which hold near 0 and 1 where a norma
 interval collapses.
 
 A change is the share lost less the share gained, each with such limits, joined by MOVER with the
-correlation that two shares of one multinomial have (Zou & Donner 2008, equation 4). Its one-sided
-errors stay below the stated ones at any size and rate of change that was enumerated, where Tango's
-score interval (1998) exceeds them by up to half when all changes go one way.
+correlation that two shares of one multinomial have (Zou & Donner 2008, equation 4). Summed over all
+outcomes of 30 to 338 samples, each limit errs no more than stated, at ``tail`` from 0.005 to 0.05
+and at rates of change up to 60 %, where Tango's score interval (1998) errs up to half more when all
+changes go one way. Below 20 samples with most answers changed it can err twice as often as stated;
+:func:`quantskew.fairness.certificate.loss_bound` holds at any size, and is 5 to 25 % wider.
 
 ``tail`` is the error of one limit: 0.025 for each end of a 95 % interval. Divided by the number of
 groups, the intervals hold for all groups at once.
