@@ -13,8 +13,9 @@ from quantskew.fairness.limits import (
     effective_samples,
     share_limits,
     shares,
+    unit_totals,
 )
-from quantskew.fairness.paired import flips
+from quantskew.fairness.paired import exchange_p_value, flips
 
 
 @pytest.mark.parametrize("hits", [0, 1, 17, 29, 30])
@@ -133,3 +134,18 @@ def test_the_power_of_bounds_costs_little_against_exact_ones():
     exact = binomtest(int(lost), n, alternative="less").proportion_ci(0.95).high
     assert -found.low[0] == pytest.approx(exact, abs=0.003)
     assert -found.low[0] >= exact - 1e-9
+
+
+def test_people_are_exchanged_not_their_images():
+    """Six people all of whose images were lost are as much evidence as six images."""
+    units, change = np.repeat(np.arange(6) + 10, 5), np.full(30, -1)
+    totals, sizes = unit_totals(change, units)
+    assert sizes.tolist() == [5] * 6
+    assert exchange_p_value(totals.astype(int)) == pytest.approx(2 / 2**6)
+    assert unit_totals(change, None)[0].tolist() == change.tolist()
+    mixed = np.array([2, -1, 3, 1])
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 4)).reshape(4, -1)
+    naive = np.mean(np.abs(mixed @ signs) >= abs(mixed.sum()))
+    images = np.repeat(np.sign(mixed), np.abs(mixed))
+    by_unit = unit_totals(images, np.repeat(np.arange(4), np.abs(mixed)))[0]
+    assert exchange_p_value(by_unit.astype(int)) == pytest.approx(naive)

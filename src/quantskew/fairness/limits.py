@@ -86,7 +86,7 @@ def shares(
         p = mean.mean() if mean.size else np.nan
         if p > 0.5:  # the rarer answer says how much the design effect is to be trusted
             mean = 1 - mean
-        totals, sizes = _unit_totals(mean, of_unit)
+        totals, sizes = unit_totals(mean, of_unit)
         n = effective_samples(
             totals, sizes, p * (1 - p), (totals > 0).sum(-1), simple=len(rows) == 1
         )
@@ -117,8 +117,8 @@ def changes(
     for rows, of_unit in _by_group(pair, groups, n_groups, units):
         lost, gained = (rows[:, a] * (1 - rows[:, 1 - a]) for a in (0, 1))
         b, c = (side.mean() if side.size else np.nan for side in (lost, gained))
-        totals, sizes = _unit_totals((gained - lost).mean(0), of_unit)
-        events, _ = _unit_totals((gained + lost).mean(0), of_unit)
+        totals, sizes = unit_totals((gained - lost).mean(0), of_unit)
+        events, _ = unit_totals((gained + lost).mean(0), of_unit)
         n = effective_samples(
             totals, sizes, b + c - (b - c) ** 2, (events > 0).sum(-1), simple=len(rows) == 1
         )
@@ -136,8 +136,26 @@ def _by_group(
     return [(values[..., mask], None if of is None else of[mask]) for mask in inside]
 
 
-def _unit_totals(values: Floats, units: Ints | None) -> tuple[Floats, Floats]:
-    """Totals of the values (n,) of each unit, and how many samples it has."""
+def unit_totals(values: ArrayLike, units: ArrayLike | None) -> tuple[Floats, Floats]:
+    """Total the values of each unit's samples, and count the samples.
+
+    The exchange test by unit takes the totals of a change as its samples:
+    ``exchange_p_value(unit_totals(change, units)[0].astype(int))`` swaps the two networks for all
+    images of a person at once.
+
+    Parameters
+    ----------
+    values
+        (n,).
+    units
+        (n,) integer codes; None where each sample is its own unit.
+
+    Returns
+    -------
+    totals, sizes
+        (U,) each.
+    """
+    values = np.asarray(values, float)
     if units is None:
         return values, np.ones(values.shape[-1])
     _, codes = np.unique(units, return_inverse=True)
