@@ -272,7 +272,7 @@ def judge(design: Design, samples: int, rng: np.random.Generator) -> Iterator[Ro
     gap = {"before": np.ptp(before), "after": np.ptp(after)}
     rise, both_gaps = gap["after"] - gap["before"], max(gap.values())
     worst = after.min() - before.min()
-    loss = -change.min()
+    loss = abs(change.min())  # no design gains in all groups
 
     def covered(found: limits.Limits, truth: np.ndarray | float) -> np.ndarray:
         return (found.low <= truth + 1e-9) & (found.high >= truth - 1e-9)
