@@ -355,9 +355,7 @@ def _normalize(_: nn.Module, inputs: tuple[Tensor], mean: Tensor, std: Tensor) -
     return ((images - mean.to(images)) / std.to(images),)
 
 
-def _own(
-    name: str, architecture: Architecture, *, classes: int, channels: int, size: int
-) -> Any:
+def _own(name: str, architecture: Architecture, *, classes: int, channels: int, size: int) -> Any:
     where, _, function = architecture.factory.partition(":")
     options = architecture.options
     try:
