@@ -124,6 +124,26 @@ def imports(module: str) -> set[str]:
     return found
 
 
+def defines(name: str) -> bool:
+    """Whether ``module:name`` can be found, as far as can be seen without importing the module."""
+    module, _, attribute = name.partition(":")
+    specification = _specification(module)
+    if specification is None:
+        return False
+    if specification.origin is None or not specification.origin.endswith(".py"):
+        return True  # compiled, or a namespace
+    names: set[str] = set()
+    for node in ast.walk(_tree(module)):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Name(ctx=ast.Store()):
+                names.add(node.id)
+            case ast.alias():
+                names.add(node.asname or node.name)
+    return attribute in names or "*" in names or "__getattr__" in names
+
+
 def _named_code(text: str) -> list[str]:
     """Module of a text such as ``quantskew.methods:quantize``, which names a cell's function."""
     module, colon, function = text.partition(":")
