@@ -16,9 +16,9 @@ from functools import partial
 import numpy as np
 from fairlearn.metrics import MetricFrame
 
-from quantskew.fairness.metrics import group_accuracy
-from quantskew.fairness.paired import compare_accuracy, compare_parity
-from quantskew.fairness.parity import fairness_differences
+from quantskew.fairness import catalogue
+from quantskew.fairness.paired import measure
+from quantskew.fairness.parity import Answers
 
 SAMPLES, CLASSES, GROUPS = 2000, 10, 5
 
@@ -39,12 +39,13 @@ def main(draws: int) -> None:
     labels, groups = rng.integers(CLASSES, size=SAMPLES), rng.integers(GROUPS, size=SAMPLES)
     fp32 = np.where(rng.random(SAMPLES) < 0.92, labels, rng.integers(CLASSES, size=SAMPLES))
     int4 = np.where(rng.random(SAMPLES) < 0.9, fp32, rng.integers(CLASSES, size=SAMPLES))
-    counted = [True] * GROUPS
+    of = (groups, np.ones(GROUPS, bool), CLASSES)
+
+    def answers(predictions: np.ndarray) -> Answers:
+        return Answers(labels, predictions[None], *of)
 
     def ours(draws: int) -> None:
-        shared = {"counted": counted, "draws": draws, "rng": rng}
-        compare_accuracy(fp32 == labels, int4 == labels, groups, **shared)
-        compare_parity(labels, fp32, int4, groups, n_classes=CLASSES, **shared)
+        measure(answers(int4), answers(fp32), draws=draws, rng=rng)
 
     metrics = {"accuracy": lambda labels, predictions: float(np.mean(labels == predictions))}
     for k in range(CLASSES):
@@ -57,9 +58,7 @@ def main(draws: int) -> None:
         )
 
     def once() -> None:
-        shared = {"n_groups": GROUPS, "n_classes": CLASSES, "counted": counted}
-        fairness_differences(labels, int4, groups, **shared)
-        group_accuracy(int4 == labels, groups, GROUPS)
+        catalogue.values(answers(int4))
 
     ours(10)  # imports and caches
     here, there = seconds(once), seconds(fairlearns)

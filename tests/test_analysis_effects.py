@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 
@@ -12,12 +11,13 @@ from quantskew.analysis.frontier import frontier, recommendations
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Targets
 from quantskew.data.groups import Grouping
+from quantskew.fairness import catalogue
 from quantskew.fairness.certificate import smallest_detectable_drop
-from quantskew.fairness.parity import fairness_differences
+from quantskew.fairness.parity import Answers
 from quantskew.names import Point
 from quantskew.params import load
 
-STUDY = load(Path(__file__).parents[1] / "params.yaml")
+STUDY = load(Path(__file__).parents[1] / "params.yaml").judged()
 STUDY = STUDY.model_copy(
     update={
         "datasets": ("faces",),
@@ -53,8 +53,7 @@ def predictions():
 
 
 def analyzed(predictions, division):
-    with joblib.parallel_config("threading"):
-        return analyze(predictions, [division], STUDY)
+    return analyze(predictions, [division], STUDY)
 
 
 def resampled(predictions, division):
@@ -83,13 +82,14 @@ def test_who_has_no_group_counts_in_the_overall_accuracy(predictions, frames):
 
 def test_a_class_that_no_test_sample_has_is_a_class_all_the_same(predictions, frames):
     found = frames.effects.query("bits == 4").set_index("metric")["change"]
-    given = {"n_groups": 3, "n_classes": 3, "counted": DIVISION.counted}
     before, after = (
-        fairness_differences(predictions.labels, predictions.predicted[point], CODES, **given)
+        catalogue.values(
+            Answers(predictions.labels, predictions.predicted[point], CODES, DIVISION.counted, 3)
+        )
         for point in (FP32, INT4)
     )
     for name in ("demographic_parity_worst", "disparate_impact_macro", "predictive_equality_worst"):
-        expected = (after.values[name] - before.values[name]).mean()
+        expected = (after[name] - before[name]).mean()
         assert found[name] == pytest.approx(expected)
 
 

@@ -15,7 +15,7 @@ from quantskew.names import Point
 from quantskew.params import load
 from quantskew.quantization.method import Method
 
-STUDY = load(Path(__file__).parents[1] / "params.yaml")
+STUDY = load(Path(__file__).parents[1] / "params.yaml").judged()
 CODES = np.repeat([0, 1], [300, 200])
 DIVISION = Grouping("digit", CODES, ["a", "b"], np.array([True, True]))
 BITS = {"fp32": 32, "good": 8, "bad": 4}
@@ -75,7 +75,7 @@ def test_a_choice_of_channels_is_compared_with_its_shuffled_control():
     unit = {"kind": "salient_channel", "share": 0.1}
     policies = [{"kind": "importance", "unit": unit | {"shuffle": s}} for s in (False, True)]
     parts = {"ptq": {}, "kept": {"policy": policies[0]}, "dealt": {"policy": policies[1]}}
-    methods = {name: Method.model_validate(given) for name, given in parts.items()}
+    methods = {name: Method.model_validate(given).model_dump() for name, given in parts.items()}
     study = STUDY.model_copy(update={"methods": methods})
     points = [Point("d", "m", name, 4) for name in parts]
     found = {point.method: references(study, point, points) for point in points}

@@ -1,10 +1,19 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from quantskew import tables
 from quantskew.analysis import effects
-from quantskew.schemas import POINT, VARIANT
+from quantskew.analysis.study import Statistics
+from quantskew.data.groups import Grouping, groupings
+from quantskew.data.storing import Prepared
+from quantskew.fairness.parity import Answers
+from quantskew.names import Point, Variant
+from quantskew.params import parse
+from quantskew.schemas import POINT, TABLES, VARIANT
 from quantskew.tables import TableError
 
 
@@ -26,12 +35,21 @@ def rows(n: int) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-@pytest.mark.parametrize("n", [7, 20_000])  # a batch holds several variants, or some of a few
-def test_predictions_read_part_by_part_are_the_table_pivoted(tmp_path, n):
-    written = rows(n)
-    tables.write("predictions", written, tmp_path / "predictions.parquet")
+def write(written: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write a table for each network; return their paths."""
+    paths = []
+    for key, part in written.groupby(list(VARIANT)):
+        paths.append(folder / "predictions" / f"{Variant(*key).stem}.parquet")
+        tables.write("predictions", part, paths[-1])
+    return paths
+
+
+def test_predictions_of_all_networks_are_the_table_pivoted(tmp_path):
+    written = rows(200)
+    write(written, tmp_path)
     found, ids = effects.read_predictions(tmp_path)
     assert found.seeds == [1, 3]
+    assert found.n_classes == 4
     assert [*found.predicted] == sorted(found.predicted)
     for key, part in written.groupby(list(POINT)):
         wanted = part.pivot(index="seed", columns="id", values="prediction")
@@ -41,9 +59,9 @@ def test_predictions_read_part_by_part_are_the_table_pivoted(tmp_path, n):
     assert (found.labels == labels.loc[ids]).all()
 
 
-def test_a_variant_that_answers_less_is_named(tmp_path):
-    tables.write("predictions", rows(5).iloc[:-1], tmp_path / "predictions.parquet")
-    with pytest.raises(TableError, match=r"ptq-4bit-seed1 answers 4 samples, not 5"):
+def test_a_network_that_answers_other_samples_is_named(tmp_path):
+    write(rows(5).iloc[:-1], tmp_path)
+    with pytest.raises(TableError, match=r"ptq-4bit-seed1.parquet answers other samples than"):
         effects.read_predictions(tmp_path)
 
 
@@ -57,3 +75,63 @@ def test_a_table_written_in_parts_is_the_table_written_whole(tmp_path):
     )
     with pytest.raises(TableError, match="comes after"):
         tables.write("predictions", reversed(parts), tmp_path / "parts.parquet")
+
+
+def test_a_comparison_of_its_own_is_that_of_all_and_reads_no_image(tmp_path):
+    written = rows(300)
+    paths = write(written, tmp_path)
+    ids = sorted(written["id"].unique())
+    labels = written.drop_duplicates("id").set_index("id").loc[ids, "label"].to_numpy()
+    people = pd.DataFrame({"id": ids[::-1], "split": "test", "label": labels[::-1]})
+    people["ink"] = np.where(np.arange(300) % 3, "much", "little")
+    notes = {"classes": json.dumps([*"abcd"]), "orders": "{}", "shape": "[1, 1, 1]"}
+    pixels = np.zeros((1, 1, 1, 1), np.uint8)
+    nothing = np.zeros(300, int)
+    Prepared(people, pixels, nothing, pd.DataFrame(), notes).write(tmp_path / "samples.parquet")
+    read, _ = effects.read_predictions(tmp_path)
+    study = parse(
+        {"datasets": ["d"], "models": ["m"], "bits": [8, 4], "seeds": [1, 3],
+         "methods": {"ptq": {}}, "sources": {"d": {"reader": "digits"}},
+         "statistics": {"draws": 100},
+         "groups": {"by": {"d": ["ink", "label"]}}}
+    ).judged()  # fmt: skip
+    attributes = people.assign(label=pd.Categorical.from_codes(people["label"], [*"abcd"]))
+    attributes = attributes.set_index("id").loc[ids].reset_index()
+    whole = effects.analyze(read, groupings(attributes, ["ink", "label"], study.groups), study)
+    folders = []
+    for method, bits in (("fp32", 32), ("ptq", 8), ("ptq", 4)):
+        for spec in ("ink", "label"):
+            folders.append(tmp_path / f"{method}{bits}{spec}")
+            effects.compare_point(
+                folders[-1],
+                answers=[p for p in paths if p.name.startswith(f"{method}-{bits}bit")],
+                references={"fp32": [p for p in paths if "fp32" in p.name]} if bits < 32 else {},
+                samples=tmp_path / "samples.parquet",
+                grouping=spec,
+                groups=study.groups.needed_by(spec),
+                statistics=study.statistics,
+            )
+    parts = effects.joined(effects.read_frames(folders), study)
+    for name, one, other in zip(parts._fields, parts, whole, strict=True):
+        key = list(TABLES[name].key)
+        one, other = (rows.sort_values(key, ignore_index=True) for rows in (one, other))
+        pd.testing.assert_frame_equal(one[other.columns], other, check_dtype=False)
+        tables.write(name, one, tmp_path / "canonical.parquet")
+
+
+def test_a_seed_that_one_of_two_lacks_is_left_out_of_their_comparison():
+    rng = np.random.default_rng(1)
+    labels, codes = rng.integers(2, size=100), np.repeat([0, 1], 50)
+    predicted = rng.integers(2, size=(3, 100))
+    of = (codes, np.array([True, True]), 2)
+    own = effects.Networks([1, 2, 4], Answers(labels, predicted, *of))
+    other = effects.Networks([2, 4, 5], Answers(labels, predicted[::-1], *of))
+    division = Grouping("g", codes, ["a", "b"], of[1])
+    found = effects.compare(
+        Point("d", "m", "ptq", 4), own, {"fp32": other}, division, Statistics(draws=100)
+    )
+    assert found.certificates["seed"].unique().tolist() == [2, 4]
+    overall = found.effects.set_index("metric").loc["overall", "change"]
+    right = predicted == labels
+    assert overall == pytest.approx(right[[1, 2]].mean() - right[[2, 1]].mean())
+    assert found.levels.set_index("metric").loc["overall", "value"] == pytest.approx(right.mean())

@@ -40,9 +40,8 @@ def frames():
             effects.append(place(method, bits, p_holm=0.01, **where, **change))
         if method in ("qat", "mpqat"):
             own = {"attribute": "digit", "bytes": 1000.0 * bits, "training": 1 / 7}
-            for name in ("accuracy", "fvo", "worst_group"):
-                own |= {name: 0.5} | {f"{name}_{part}": x for part, x in change.items()}
-            remedies.append(place(method, bits, **own))
+            for metric in ("overall", "fvo", "worst_group"):
+                remedies.append(place(method, bits, metric=metric, value=0.5, **own, **change))
     claims = pd.DataFrame(
         {
             "dataset": "mnist5k",

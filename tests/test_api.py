@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import joblib
 import matplotlib.figure
 import numpy as np
 import pandas as pd
@@ -104,7 +103,7 @@ def by_the_stages(network, test, spec, bits):
     """What the stages' functions say of plain quantization, called one by one."""
     data = inputs.samples(test, network, split="test")
     study = api.audit(network, test, bits=bits, groups=spec, statistics=FEW).study
-    divisions = groupings(data, [spec], Groups())
+    divisions = groupings(data.attributes, [spec], Groups())
     example = torch.tensor(test[0][:2]) / 255
     before = models.logits(network, data.images).numpy()
     made = quantize_network(network, example, bits=bits, weights=IntegerWeights()).network
@@ -113,9 +112,8 @@ def by_the_stages(network, test, spec, bits):
         Point("data", "Sequential", "fp32", 32): before.argmax(1)[None],
         Point("data", "Sequential", "ptq", bits): after.argmax(1)[None],
     }
-    with joblib.parallel_config("threading"):
-        frames = analyze(Predictions(test[1], before.shape[1], [0], predicted), divisions, study)
-    return frames, describe(after, before, data, divisions)
+    frames = analyze(Predictions(test[1], before.shape[1], [0], predicted), divisions, study)
+    return frames, describe(after, before, test[1], divisions)
 
 
 def test_the_tables_are_those_of_the_stages(network, test, tmp_path):

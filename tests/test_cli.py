@@ -168,7 +168,7 @@ def test_help_teaches(capsys):
 
 
 def test_the_policy_in_the_help_is_a_policy(tmp_path):
-    from quantskew.deployment.gate import Policy
+    from quantskew.analysis.gate import Policy
     from quantskew.params import read
 
     block = cli._GATE.split("asks nothing:\n")[1].split("A rule passes")[0]

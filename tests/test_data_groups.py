@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantskew.data.groups import GroupError, Groups, group_codes, is_label, small
+from quantskew.data.groups import GroupError, Groups, group_codes, small
 
 PEOPLE = pd.DataFrame(
     {
@@ -77,14 +77,6 @@ def test_small_groups_are_marked():
         "Black": True,
         "Asian": True,
     }
-
-
-def test_groups_that_are_the_classes_are_told():
-    labels = PEOPLE["label"].to_numpy()
-    assert is_label(group_codes(PEOPLE, "label")[0], labels)
-    assert is_label(np.array([7, 3, 3, 7, -1]), labels)
-    assert not is_label(group_codes(PEOPLE, "gender")[0], labels)
-    assert not is_label(np.array([0, 1, 2, 0, 3]), labels)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy")), min_size=1))

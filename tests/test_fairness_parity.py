@@ -10,13 +10,26 @@ from fairlearn.metrics import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantskew.fairness.parity import PARITY, class_counts, fairness_differences, parity_by_class
+from quantskew.fairness import catalogue
+from quantskew.fairness.parity import PARITY, Answers
+from quantskew.fairness.resampling import observe, tabulate
+
+
+def of(labels, predictions, groups, *, n_groups=3, n_classes=3, counted=None):
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    counted = np.ones(n_groups, bool) if counted is None else np.asarray(counted)
+    return Answers(labels, np.atleast_2d(predictions), groups, counted, n_classes)
+
+
+def parity(answers):
+    """Parity metrics by name, of the first seed."""
+    metrics = catalogue.CATALOGUE
+    return {n: v[0] for n, v in catalogue.values(answers).items() if metrics[n].by_class}
 
 
 def test_parity_is_fairlearns_on_every_class_against_the_rest(four_classes):
     labels, predictions, groups = four_classes
-    counts = class_counts(labels, predictions, groups, n_groups=3, n_classes=4)
-    ours = parity_by_class(counts, [True] * 3)
+    ours = of(labels, predictions, groups, n_classes=4).counts.parity
     theirs = {
         "demographic_parity": demographic_parity_difference,
         "equalized_odds": equalized_odds_difference,
@@ -32,26 +45,34 @@ def test_parity_is_fairlearns_on_every_class_against_the_rest(four_classes):
                 assert ours[name][v, k] == pytest.approx(expected), (name, v, k)
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_the_counts_that_are_drawn_again_are_those_of_fairlearn(seed):
+    rng = np.random.default_rng(seed)
+    labels, groups = rng.integers(4, size=60), rng.integers(-1, 3, size=60)
+    answers = of(labels, rng.integers(4, size=(2, 60)), groups, n_classes=4)
+    cells = tabulate(labels, answers.predictions[None], answers.places, 4, 4)
+    drawn = observe(cells, answers.counted).network(0)
+    for name in ("positives", "selected", "hits"):
+        theirs = getattr(answers.counts, name)
+        np.testing.assert_array_equal(np.broadcast_to(getattr(drawn, name), theirs.shape), theirs)
+
+
 def test_macro_is_the_mean_and_worst_the_least_fair_class(four_classes):
     labels, predictions, groups = four_classes
-    sizes = {"n_groups": 3, "n_classes": 4}
-    found = fairness_differences(labels, predictions, groups, counted=[True] * 3, **sizes)
-    each = parity_by_class(class_counts(labels, predictions, groups, **sizes), [True] * 3)
-    assert found.reason == ""
-    assert found.note == ""
+    answers = of(labels, predictions, groups, n_classes=4)
+    assert answers.left_out == ""
+    values, each = catalogue.values(answers), answers.counts.parity
     for name in PARITY:
-        np.testing.assert_allclose(found.values[f"{name}_macro"], each[name].mean(-1))
+        np.testing.assert_allclose(values[f"{name}_macro"], each[name].mean(-1))
         worst = each[name].min(-1) if name == "disparate_impact" else each[name].max(-1)
-        np.testing.assert_allclose(found.values[f"{name}_worst"], worst)
+        np.testing.assert_allclose(values[f"{name}_worst"], worst)
 
 
 def test_of_two_classes_only_the_positive_one_is_looked_at():
     labels = np.array([1, 0, 1, 0, 1, 0, 0, 0])
     predictions = np.array([1, 1, 0, 0, 1, 0, 0, 0])
     groups = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-    found = fairness_differences(
-        labels, predictions, groups, n_groups=2, n_classes=2, counted=[True, True]
-    ).values
+    found = parity(of(labels, predictions, groups, n_groups=2, n_classes=2))
     for part in ("macro", "worst"):
         assert found[f"demographic_parity_{part}"] == pytest.approx(2 / 4 - 1 / 4)
         assert found[f"disparate_impact_{part}"] == pytest.approx(1 / 2)
@@ -59,14 +80,16 @@ def test_of_two_classes_only_the_positive_one_is_looked_at():
         assert found[f"predictive_equality_{part}"] == pytest.approx(1 / 2)
 
 
-def test_where_the_group_is_the_class_only_recall_is_compared():
-    labels = np.array([0, 0, 1, 1, 2, 2])
-    found = fairness_differences(
-        labels, [0, 1, 1, 1, 2, 2], labels, n_groups=3, n_classes=3, counted=[True] * 3
-    )
-    assert "the group is the class" in found.reason
-    assert found.values.pop("recall_gap") == 0.5
-    assert all(np.isnan(value) for value in found.values.values())
+@pytest.mark.parametrize(
+    "groups", [[0, 0, 1, 1, 2, 2], [3, 0, 4, 1, 2, 2]], ids=["the class", "the class and more"]
+)
+def test_where_the_group_tells_the_class_parity_has_no_meaning(groups):
+    answers = of([0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2, 2], groups, n_groups=max(groups) + 1)
+    values = catalogue.values(answers)
+    for name, metric in catalogue.CATALOGUE.items():
+        assert ("the group tells the class" in metric.missing(answers)) == metric.by_class
+        assert np.isnan(values[name]).all() == metric.by_class
+    assert values["recall_gap"] == 0.5
 
 
 def test_a_rate_of_nobody_is_left_out_and_noted():
@@ -74,21 +97,17 @@ def test_a_rate_of_nobody_is_left_out_and_noted():
     labels = np.array([1, 0, 1, 0, 0, 0])
     predictions = np.array([1, 0, 1, 1, 0, 0])
     groups = np.array([0, 0, 1, 1, 2, 2])
-    found = fairness_differences(
-        labels, predictions, groups, n_groups=3, n_classes=2, counted=[True] * 3
-    )
+    answers = of(labels, predictions, groups, n_classes=2)
     assert true_positive_rate_difference(labels, predictions, sensitive_features=groups) == 1
-    assert found.values["equal_opportunity_macro"] == 0
+    assert parity(answers)["equal_opportunity_macro"] == 0
     wanted = "true positives in 1, false positives in 1 of 6 (group, class)"
-    assert found.note == f"rates undefined, left out: {wanted}"
+    assert answers.left_out == f"rates undefined, left out: {wanted}"
 
 
 def test_one_group_has_no_parity():
-    found = fairness_differences(
-        [0, 1], [0, 1], [0, 0], n_groups=2, n_classes=2, counted=[True, False]
-    )
-    assert "1 is large enough" in found.reason
-    assert np.isnan(found.values["demographic_parity_worst"])
+    answers = of([0, 1], [0, 1], [0, 0], n_groups=2, n_classes=2, counted=[True, False])
+    assert "1 of them is large enough" in catalogue.find("equalized_odds_macro").missing(answers)
+    assert np.isnan(parity(answers)["demographic_parity_worst"])
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -97,8 +116,6 @@ def test_swapping_names_of_groups_changes_nothing(seed):
     labels, predictions = rng.integers(3, size=(2, 40))
     groups = rng.integers(-1, 3, size=40)
     order = np.append(rng.permutation(3), -1)
-    sizes = {"n_groups": 3, "n_classes": 3, "counted": [True] * 3}
-    one = fairness_differences(labels, predictions, groups, **sizes).values
-    two = fairness_differences(labels, predictions, order[groups], **sizes).values
+    one, two = (parity(of(labels, predictions, g)) for g in (groups, order[groups]))
     for name in one:
         np.testing.assert_allclose(one[name], two[name])

@@ -4,7 +4,9 @@ from fairlearn.metrics import MetricFrame
 from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score
 
-from quantskew.fairness.paired import compare_accuracy
+from quantskew.fairness.catalogue import CATALOGUE
+from quantskew.fairness.paired import measure
+from quantskew.fairness.parity import Answers
 from quantskew.fairness.resampling import (
     basic_interval,
     exceedance,
@@ -25,42 +27,61 @@ def pair():
     return before, after, groups
 
 
-def hits(patterns):
-    return patterns[..., None].astype(float)
+def table(networks, groups, n_groups=3, labels=None, classes=2):
+    """Cells of networks (N, n) of one seed each that are right where their answer is ``labels``."""
+    labels = np.ones_like(groups) if labels is None else labels
+    return tabulate(labels, np.stack(networks)[:, None].astype(int), groups, n_groups, classes)
+
+
+def hits(blocks):
+    """Right answers in each draw, (B, N, G) with a group that stands for nobody left in."""
+    return np.concatenate([counts.hits.sum(-1)[:, :, 0] for counts in blocks])
+
+
+def changed(before, after, groups, metric, n_groups=3, **options):
+    """Effect on a metric of going from one network to another."""
+    of = (groups, np.ones(n_groups, bool), 2)
+    after, before = (
+        Answers(np.ones_like(groups), np.atleast_2d(right).astype(int), *of)
+        for right in (after, before)
+    )
+    return measure(after, before, metrics=[CATALOGUE[metric]], **options)[metric].effect
 
 
 def test_patterns_are_counted_group_by_group():
-    cells = tabulate([[1, 1, 0, 1], [0, 0, 1, 1]], [0, 0, 0, -1], 2)
-    np.testing.assert_array_equal(cells[0].patterns, [[0, 1], [1, 0]])
+    cells = table([[1, 1, 0, 1], [0, 0, 1, 1]], np.array([0, 0, 0, 2]))
+    np.testing.assert_array_equal(cells[0].answers[:, 0], [[0, 1], [1, 0]])
     np.testing.assert_array_equal(cells[0].counts, [1, 2])
     assert cells[1].counts.size == 0
-    np.testing.assert_array_equal(observe(cells, hits)[0, ..., 0], [[2, 0], [1, 0]])
+    np.testing.assert_array_equal(hits([observe(cells, np.ones(2))])[0], [[2, 0, 1], [1, 0, 1]])
     rng = np.random.default_rng(0)
-    assert (resampled(cells, hits, 4, rng)[..., 1, 0] == 0).all()
-    assert (exchanged(cells, hits, 4, rng)[..., 1, 0] == 0).all()
+    for draw in (resampled, exchanged):
+        assert (hits(draw(cells, np.ones(2), 4, rng))[:, :, 1] == 0).all()
 
 
-def test_drawing_patterns_is_drawing_samples(pair):
-    """The covariance of everything that is totalled equals that of resampling indices."""
+@pytest.mark.parametrize("classes", [2, 60], ids=["counts are drawn", "samples are drawn"])
+def test_drawing_patterns_is_drawing_samples(pair, classes):
+    """Means and covariances are those of n samples drawn with replacement, in closed form."""
     before, after, groups = pair
     rng = np.random.default_rng(1)
-    cells = tabulate(np.stack([before, after])[:, None], groups, 3)
-    ours = resampled(cells, hits, 20_000, rng)[..., 0].reshape(20_000, -1)
-    totals = np.empty((20_000, 2, 3))
+    labels = rng.integers(1, classes, size=300)
+    answers = [np.where(right, labels, 0) for right in (before, after)]
+    cells = table(answers, groups, labels=labels, classes=classes)
+    drawn = hits(resampled(cells, np.ones(2), 50_000, rng)).reshape(50_000, -1)
+    expected = np.zeros((2, 3, 2, 3))
     for g in range(3):
-        members = np.flatnonzero(groups == g)
-        drawn = rng.choice(members, size=(20_000, members.size))
-        totals[:, 0, g], totals[:, 1, g] = before[drawn].sum(1), after[drawn].sum(1)
-    theirs = totals.reshape(20_000, -1)
-    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), rtol=0.005)
-    np.testing.assert_allclose(np.cov(ours.T), np.cov(theirs.T), atol=0.7)
+        right = np.stack([before, after])[:, groups == g]
+        expected[:, g, :, g] = right.shape[1] * np.cov(right, bias=True)
+        np.testing.assert_allclose(drawn.reshape(-1, 2, 3)[..., g].mean(0), right.sum(1), atol=0.1)
+    # of 50,000 draws a variance of 19 is known to 0.12
+    np.testing.assert_allclose(np.cov(drawn.T), expected.reshape(6, 6), atol=0.5)
 
 
 def test_exchanging_keeps_the_sum_and_flips_a_fair_coin(pair):
     before, after, groups = pair
-    cells = tabulate(np.stack([before, after])[:, None], groups, 3)
-    drawn = exchanged(cells, hits, 20_000, np.random.default_rng(2))[:, :, 0, :, 0]
-    both = observe(cells, hits)[0, :, 0, :, 0].sum(0)
+    cells = table([before, after], groups)
+    drawn = hits(exchanged(cells, np.ones(2), 20_000, np.random.default_rng(2)))
+    both = hits([observe(cells, np.ones(2))])[0].sum(0)
     np.testing.assert_array_equal(drawn.sum(1), np.broadcast_to(both, (20_000, 3)))
     differs = np.bincount(groups, before != after)
     difference = drawn[:, 1] - drawn[:, 0]
@@ -80,10 +101,10 @@ def test_the_interval_is_scipys(pair):
     low, high = bootstrap(
         members, change, n_resamples=8000, method="basic", vectorized=True, rng=rng
     ).confidence_interval
-    ours = compare_accuracy(before, after, groups, counted=[True] * 3, draws=20_000, rng=rng)
+    ours = changed(before, after, groups, "fvo", draws=20_000, rng=rng)
     tolerance = 0.04 * (high - low)
-    assert ours["fvo"].low == pytest.approx(low, abs=tolerance)
-    assert ours["fvo"].high == pytest.approx(high, abs=tolerance)
+    assert ours.low == pytest.approx(low, abs=tolerance)
+    assert ours.high == pytest.approx(high, abs=tolerance)
 
 
 def test_quantiles_of_accuracy_are_fairlearns(pair):
@@ -97,8 +118,9 @@ def test_quantiles_of_accuracy_are_fairlearns(pair):
         ci_quantiles=[0.1, 0.9],
         random_state=0,
     )
-    cells = tabulate(before, groups, 3)
-    drawn = resampled(cells, hits, 5000, np.random.default_rng(4))[..., 0] / np.bincount(groups)
+    cells = table([before], groups)
+    drawn = hits(resampled(cells, np.ones(2), 5000, np.random.default_rng(4)))[:, 0]
+    drawn /= np.bincount(groups)
     ours = np.quantile(drawn, [0.1, 0.9], axis=0)
     theirs = np.stack([quantile.to_numpy(float) for quantile in frame.by_group_ci])
     np.testing.assert_allclose(ours, theirs, atol=0.02)
@@ -110,7 +132,7 @@ def test_a_draw_gives_all_seeds_the_same_samples():
     right = rng.random(200) < 0.7
     zero = np.zeros(200, int)
     once, twice = (
-        compare_accuracy(before, ~before, zero, counted=[True], draws=4000, rng=rng)["overall"]
+        changed(before, ~before, zero, "overall", 1, draws=4000, rng=rng)
         for before in (right[None], np.stack([right, right]))
     )
     assert twice.sampling_sd == pytest.approx(once.sampling_sd, rel=0.05)

@@ -12,6 +12,7 @@ import pytest
 from conftest import Project
 
 from quantskew import tables
+from quantskew.analysis.remedies import side_by_side
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +117,7 @@ def test_the_remedies_rank_as_they_were_built(study):
     same = "no detectable effect"
     assert found.loc["night"].to_dict() == {"channel": "better", "mse": same, "uo": same}
     assert set(found.loc["old"]) == {same}  # wrong labels have no remedy
-    at4 = study["remedies"].query("bits == 4").set_index("method")
+    at4 = side_by_side(study["remedies"].query("bits == 4"), ["worst_group"]).set_index("method")
     assert at4["worst_group"].idxmax() == "channel"
     assert at4.loc["channel", "worst_group"] == pytest.approx(3 / 4, abs=0.08)
     assert at4["worst_group_verdict"].to_dict() == {
@@ -128,7 +129,7 @@ def test_the_remedies_rank_as_they_were_built(study):
 
 
 def test_the_cheapest_remedy_is_the_one_that_was_built(study):
-    rows = study["remedies"]
+    rows = side_by_side(study["remedies"], [])
     chosen = rows[rows["cheapest"]].set_index("bits")
     assert chosen["method"].to_dict() == {8: "ptq", 4: "channel"}
     assert chosen["meets"].all()

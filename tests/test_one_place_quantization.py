@@ -344,7 +344,9 @@ def families():
     return [family for family in seen if family.kind]
 
 
-@pytest.mark.parametrize("kind", families(), ids=lambda kind: f"{kind.__module__}.{kind.kind}")
+@pytest.mark.parametrize(
+    "kind", [*families(), *OURS], ids=lambda kind: f"{kind.__module__}.{kind.kind}"
+)
 def test_kinds_are_picklable_hashable_and_told_from_each_other(kind):
     instance = kind()
     assert pickle.loads(pickle.dumps(instance)) == instance

@@ -20,6 +20,7 @@ from quantskew.analysis.effects import plain_method
 from quantskew.analysis.frontier import recommendations
 from quantskew.analysis.hypotheses import NOTHING
 from quantskew.analysis.published import markdown, published
+from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.report import FIGURES, FLOW
 from quantskew.analysis.views import first_groupings
 from quantskew.engine.command import run
@@ -89,7 +90,7 @@ class Results:
         return "".join(f"- {text}\n" for text in [*told, of_chance(self.study)])
 
     def _best_remedy(self, dataset: str, model: str) -> str:
-        rows = self.frame("remedies")
+        rows = side_by_side(self.frame("remedies"), ["overall", "worst_group"])
         rows = rows[(rows["dataset"] == dataset) & (rows["model"] == model)]
         better = rows[rows["worst_group_verdict"] == "better"]
         if better.empty:
@@ -98,7 +99,7 @@ class Results:
         told = [
             f"{width_name(row.bits)}: `{row.method}` {_points(row.worst_group_change)} "
             f"{_limits(row.worst_group_low, row.worst_group_high)} points, for "
-            f"{_points(row.accuracy_change)} of accuracy and {row.training:.2f} × the training "
+            f"{_points(row.overall_change)} of accuracy and {row.training:.2f} × the training "
             "of fp32"
             for row in best[::-1].itertuples()
         ]

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
 
-import joblib
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -101,7 +100,7 @@ class Result:
     Attributes
     ----------
     frames
-        ``levels``, ``effects``, ``certificates``, ``groups`` and ``fairness``: tables by name, as
+        ``levels``, ``effects``, ``certificates`` and ``groups``: tables by name, as
         :data:`quantskew.TABLES` describes them.
     networks
         What was made, by (method, bits), to look at or to keep with
@@ -350,15 +349,12 @@ def evaluate(
     predicted = {}
     for (name, width), values in logits.items():
         variant = Variant(DATA, label, SEED, name, width)
-        rows = describe(values, fp32, test, divisions)
+        rows = describe(values, fp32, test.labels.numpy(), divisions)
         described.append({table: variant.name(frame) for table, frame in rows.items()})
         predicted[Point(DATA, label, name, width)] = values.argmax(1)[None]
-    # counts of a single network take less time than starting processes for them
-    with joblib.parallel_config("threading"):
-        given_answers = Predictions(test.labels.numpy(), fp32.shape[1], [SEED], predicted)
-        found = analyze(given_answers, divisions, study)
-    frames = found._asdict()
-    frames |= {table: pd.concat([d[table] for d in described]) for table in ("groups", "fairness")}
+    given_answers = Predictions(test.labels.numpy(), fp32.shape[1], [SEED], predicted)
+    frames = analyze(given_answers, divisions, study)._asdict()
+    frames["groups"] = pd.concat([tables["groups"] for tables in described])
     return Result({n: _canonical(n, rows) for n, rows in frames.items()}, networks, study)
 
 

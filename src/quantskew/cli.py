@@ -116,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _gate(given: argparse.Namespace) -> int:
     from quantskew import params, sections
-    from quantskew.deployment import evidence, gate
+    from quantskew.analysis import gate
+    from quantskew.deployment import evidence
     from quantskew.files import write_json, write_text
 
     policy = sections.read(gate.Policy, given.policy, "see quantskew gate --help for what it holds")

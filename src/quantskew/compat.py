@@ -30,8 +30,11 @@ from torch import nn
 from quantskew import api
 from quantskew.data.groups import Groups, groupings
 from quantskew.data.loading import Samples
-from quantskew.description import describe
 from quantskew.errors import close_names
+from quantskew.fairness import catalogue
+from quantskew.fairness.metrics import worst_group
+from quantskew.fairness.parity import Answers
+from quantskew.impact.logits import per_sample
 from quantskew.inputs import Data, samples
 from quantskew.methods import MethodError
 from quantskew.quantization.method import Method
@@ -119,20 +122,28 @@ def compute_fairness_metrics(
         bytes of the packed file), and ``note``: what is NaN or left out, and why.
     """
     test = samples(test_loader, model, split="test")
-    divisions = groupings(test.attributes, [sensitive_attr], Groups())
-    logits = api.outputs(model, test)
-    described = describe(logits, logits, test, divisions)
-    rows = described["fairness"].set_index("metric")
-    values = rows["value"].to_dict()
-    groups = described["groups"]
-    small = groups.loc[~groups["counted"], "group"].tolist()
-    notes = [rows.loc["demographic_parity_worst", "note"]]
-    notes += [f"too small to be compared: {', '.join(small)}"] if small else []
+    (division,) = groupings(test.attributes, [sensitive_attr], Groups())
+    labels, logits = test.labels.numpy(), api.outputs(model, test)
+    answers = Answers(
+        labels, logits.argmax(1)[None], division.codes, division.counted, logits.shape[1]
+    )
+    measured = {name: value[0] for name, value in catalogue.values(answers).items()}
+    worst = int(worst_group(measured["accuracy"], division.counted).group)
+    small = np.array(division.names)[~division.counted]
+    parity = catalogue.find("demographic_parity_worst")
+    notes = [parity.missing(answers) or answers.left_out]
+    notes += [f"too small to be compared: {', '.join(small)}"] if len(small) else []
     return {
-        **{k.removesuffix("_worst"): v for k, v in values.items() if not k.endswith("_macro")},
-        "worst_group_accuracy": values["worst_group"],
-        "worst_group": rows.loc["worst_group", "note"],
-        "group_accuracy": dict(zip(groups["group"], groups["accuracy"], strict=True)),
+        **{
+            metric.rule: float(measured[name])
+            for name, metric in catalogue.CATALOGUE.items()
+            if metric.of != "each group" and not name.endswith("_macro")
+        },
+        "accuracy": float(measured["overall"]),
+        "loss": float(per_sample(logits, logits, labels)["loss"].mean()),
+        "worst_group_accuracy": float(measured["worst_group"]),
+        "worst_group": division.names[worst] if worst >= 0 else "no group is large enough",
+        "group_accuracy": dict(zip(division.names, measured["accuracy"], strict=True)),
         "model_size_mb": api.packed_bytes(model) / MEGABYTE,
         "note": "; ".join(filter(None, notes)),
     }

@@ -1,68 +1,47 @@
 """What the logits of a variant mean for each group."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
 from quantskew.data.groups import Grouping
-from quantskew.data.loading import Samples
-from quantskew.fairness.metrics import calibration_error, fvo, worst_group
-from quantskew.fairness.parity import fairness_differences
+from quantskew.data.people import People
+from quantskew.fairness.metrics import calibration_error
 from quantskew.impact.logits import boundary_histograms, by_group, per_sample
 
 
 def describe(
-    outputs: np.ndarray, reference: np.ndarray, test: Samples, divisions: list[Grouping]
+    outputs: np.ndarray, reference: np.ndarray, labels: np.ndarray, divisions: list[Grouping]
 ) -> dict[str, pd.DataFrame]:
-    """What a variant does to each group, against its fp32 network.
+    """Describe what a network does to each group, against its fp32 network.
 
     Parameters
     ----------
     outputs, reference
-        Logits of the variant and of the fp32 network of its seed, (n, K).
+        Logits of the network and of the fp32 network of its seed, (n, K).
+    labels
+        Classes of the same samples, (n,).
+    divisions
+        Ways of dividing them into groups.
 
     Returns
     -------
     dict
-        The tables ``groups``, ``fairness`` and, for the first grouping, ``boundaries``, without the
-        columns of the variant.
+        The tables ``groups`` and, for the first grouping, ``boundaries``, without the columns that
+        name the network.
     """
-    labels = test.labels.numpy()
     measured = per_sample(outputs, reference, labels)
     probabilities = softmax(outputs.astype(np.float64), axis=1)
-    groups, fairness = [], [_metric("all", "accuracy", measured["correct"].mean())]
-    fairness.append(_metric("all", "loss", measured["loss"].mean()))
+    groups = []
     for attribute, codes, names, counted in divisions:
-        n_groups = len(names)
-        rows = by_group(measured, codes, n_groups)
+        rows = by_group(measured, codes, len(names))
         rows.insert(0, "attribute", attribute)
         rows.insert(1, "group", names)
         rows["counted"] = counted
-        rows["calibration_error"] = calibration_error(probabilities, labels, codes, n_groups)
+        rows["calibration_error"] = calibration_error(probabilities, labels, codes, len(names))
         groups.append(rows)
-        accuracy = rows["accuracy"].to_numpy()
-        worst, group = worst_group(accuracy, counted)
-        fairness.append(_metric(attribute, "fvo", fvo(accuracy, counted)))
-        name = names[int(group)] if group >= 0 else "no group is large enough"
-        fairness.append(_metric(attribute, "worst_group", worst, name))
-        parity = fairness_differences(
-            labels,
-            outputs.argmax(1),
-            codes,
-            n_groups=n_groups,
-            n_classes=outputs.shape[1],
-            counted=counted,
-        )
-        note = parity.reason or parity.note
-        fairness += [
-            _metric(attribute, metric, value, "" if metric == "recall_gap" else note)
-            for metric, value in parity.values.items()
-        ]
     return {
         "groups": pd.concat(groups),
-        "fairness": pd.DataFrame(fairness),
         "boundaries": _boundaries(measured["true_probability"], divisions[0]),
     }
 
@@ -82,24 +61,15 @@ def _boundaries(true_probability: pd.Series, division: Grouping) -> pd.DataFrame
     )
 
 
-def _metric(attribute: str, metric: str, value: Any, note: str = "") -> dict[str, Any]:
-    return {"attribute": attribute, "metric": metric, "value": float(value), "note": note}
-
-
-def predictions(outputs: np.ndarray, test: Samples) -> pd.DataFrame:
-    """Rows of the table ``predictions`` without the columns of the variant."""
+def predictions(outputs: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """Lay out logits (n, K) as the table ``predictions``, without the columns of the network."""
     return pd.DataFrame(
-        {
-            "id": test.ids,
-            "label": test.labels.numpy(),
-            "prediction": outputs.argmax(1),
-            "logits": list(outputs),
-        }
+        {"id": ids, "label": labels, "prediction": outputs.argmax(1), "logits": list(outputs)}
     )
 
 
 def history_by_group(
-    correct: np.ndarray, loss: np.ndarray, sample: np.ndarray, data: Samples
+    correct: np.ndarray, loss: np.ndarray, sample: np.ndarray, data: People
 ) -> pd.DataFrame:
     """Accuracy and loss of each class by epoch, on the class-balanced watched samples.
 
@@ -118,7 +88,7 @@ def history_by_group(
         {
             "epoch": np.repeat(np.arange(1, epochs + 1), len(sample)),
             "split": np.tile(data.split[sample], epochs),
-            "group": np.tile(np.array(data.classes, object)[data.labels.numpy()[sample]], epochs),
+            "group": np.tile(np.array(data.classes, object)[data.labels[sample]], epochs),
             "accuracy": correct.reshape(-1).astype(float),
             "loss": loss.reshape(-1).astype(float),
         }
@@ -133,7 +103,7 @@ def history_by_group(
 def bounded(surface: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
     """Complete the bound of Tran et al. by the largest eigenvalue at the fp32 network.
 
-    Both are what the survey of the loss wrote, of a variant and of ``base``.
+    Both tables are what the survey of the loss wrote: of a variant, and of its fp32 network.
     """
     curved = base["largest_eigenvalue"] * surface["weight_distance"] ** 2 / 2
     return surface.assign(bound=surface["bound"] + curved)

@@ -4,6 +4,7 @@ import pandas as pd
 
 from quantskew.analysis.study import Study
 from quantskew.names import BASELINE, WHOLE, width_name
+from quantskew.schemas import POINT
 
 
 def points(share: float) -> str:
@@ -79,7 +80,8 @@ def metrics(
     With them the distance from the targets that the cheapest remedy leaves, and its training.
     """
     kept = ["accuracy_change", "fvo_change", "groups_harmed", "most_harmed_change"]
-    cheapest = remedies[remedies["cheapest"]].set_index(["dataset", "model", "bits"])
+    cheapest = remedies[remedies["cheapest"]].drop_duplicates(list(POINT))
+    cheapest = cheapest.set_index(["dataset", "model", "bits"])
     costs = cheapest[["excess", "training"]].add_prefix("cheapest_").to_dict("index")
     result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for row in rows.to_dict("records"):

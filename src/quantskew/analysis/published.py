@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.study import Study
 from quantskew.analysis.views import first_groupings
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, width_name
@@ -132,8 +133,9 @@ def _against_fp32(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFr
 
 
 def _against_plain(rows: pd.DataFrame) -> pd.DataFrame:
+    names = {"overall": "accuracy, %", "fvo": "FVO", "worst_group": "worst group, %"}
+    rows = side_by_side(rows, names)
     shown = {column: rows[column] for column in PLACE}
-    names = {"accuracy": "accuracy, %", "fvo": "FVO", "worst_group": "worst group, %"}
     for name, title in names.items():
         shown[title] = rows[name] * 100
         for part in ("change", "low", "high"):

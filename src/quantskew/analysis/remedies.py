@@ -1,21 +1,19 @@
 """Which remedy is the cheapest that meets the targets, width by width.
 
-A remedy is any other method than plain post-training quantization. All of them store integer codes
-of the same width, so what sets them apart is the training they take, then the bytes of the file.
+A remedy is any method but the reference of the study. All of them store integer codes of the same
+width, so what sets them apart is the training they take, then the bytes of the file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from quantskew.analysis.answer import points
 from quantskew.analysis.study import Study
+from quantskew.fairness.catalogue import CATALOGUE, find
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, Point, width_name
 from quantskew.schemas import POINT
-
-MEASURES = {"accuracy": "overall", "fvo": "fvo", "worst_group": "worst_group"}
-"""Columns of the table, and the metrics of ``levels`` and ``effects`` that fill them."""
 
 
 def remedies(
@@ -37,10 +35,11 @@ def remedies(
     Returns
     -------
     pandas.DataFrame
-        The changes are those against plain quantization of the same width, which has none. At each
-        width one row is ``cheapest``: of those nearest to the targets (those that meet them, if
-        any does) the one that takes the least training, of equals plain quantization itself, then
-        the one of the fewest bytes.
+        One row a point and metric of the catalogue, but those of each group. The changes are those
+        against the reference of the same width, which itself has none. At each width one point is
+        ``cheapest``: of those nearest to the targets (those that meet them, if any does) the one
+        that takes the least training, of equals the reference itself, then the one of the fewest
+        bytes.
     """
     rows = placed.loc[
         placed["bits"].isin(study.bits), [*POINT, "attribute", "bytes", "excess", "meets"]
@@ -50,25 +49,43 @@ def remedies(
     whole = [images[p._replace(method=BASELINE, bits=FULL_PRECISION)] for p in places]
     # the user's own weights took no training that is known
     rows["training"] = rows["images_trained"] / np.where(np.equal(whole, 0), np.nan, whole)
-    key = [*POINT, "attribute"]
-    against = effects[(effects["reference"] == study.reference) & (effects["group"] == WHOLE)]
-    for name, metric in MEASURES.items():
-        level = levels[levels["metric"] == metric].set_index(key)["value"].rename(name)
-        change = against[against["metric"] == metric].set_index(key)
-        change = change[["change", "low", "high", "verdict"]].add_prefix(f"{name}_")
-        rows = rows.join(level, on=key).join(change, on=key)
-        rows[f"{name}_verdict"] = rows[f"{name}_verdict"].fillna("")
+    shown = [name for name, metric in CATALOGUE.items() if metric.of != "each group"]
+    key = [*POINT, "attribute", "metric"]
+    levels = levels[levels["metric"].isin(shown)]
+    overall = levels[levels["metric"] == "overall"].set_index(key[:-1])["value"]
     fitting = rows[rows["excess"].notna() & (rows["bytes"] <= (study.targets.bytes or np.inf))]
-    order = fitting.assign(
-        remedy=fitting["method"] != study.reference, errors=1 - fitting["accuracy"]
-    ).sort_values(["excess", "images_trained", "remedy", "bytes", "errors"])
+    order = (
+        fitting.join(1 - overall.rename("error"), on=key[:-1])
+        .assign(remedy=fitting["method"] != study.reference)
+        .sort_values(["excess", "images_trained", "remedy", "bytes", "error"])
+    )
     best = order.drop_duplicates(["dataset", "model", "bits"]).index
-    return rows.assign(cheapest=rows.index.isin(best))
+    rows["cheapest"] = rows.index.isin(best)
+    against = effects[effects["reference"] == study.reference].set_index(key)
+    against = against.loc[against["group"] == WHOLE, ["change", "low", "high", "verdict"]]
+    rows = rows.merge(levels[[*key, "value"]], on=key[:-1]).join(against, on=key)
+    return rows.assign(verdict=rows["verdict"].fillna(""))
+
+
+def side_by_side(rows: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
+    """Lay out the table ``remedies`` with one row a point.
+
+    The columns of a metric are its name, then ``<name>_change``, ``_low``, ``_high`` and
+    ``_verdict``.
+    """
+    parts = ["value", "change", "low", "high", "verdict"]
+    costs = [c for c in rows if c not in (*parts, "metric", *POINT)]
+    wide = rows.drop_duplicates(list(POINT)).set_index(list(POINT))[costs]
+    for name in metrics:
+        own = rows[rows["metric"] == find(name).name].set_index(list(POINT))[parts]
+        wide = wide.join(own.add_prefix(f"{name}_").rename(columns={f"{name}_value": name}))
+    return wide.reset_index()
 
 
 def cheapest(rows: pd.DataFrame, study: Study) -> list[str]:
     """Say for each data set and model which remedy meets the targets at the lowest cost."""
     plain = study.reference
+    rows = side_by_side(rows, ["worst_group"])
     return [
         f"Cheapest remedies for {dataset}, {model}: "
         + "; ".join(

@@ -11,6 +11,7 @@ import yaml
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from quantskew.analysis import figures, views
+from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.study import Study
 from quantskew.engine.fingerprint import LIBRARIES
 from quantskew.schemas import POINT, VARIANT
@@ -236,7 +237,9 @@ def listed(
         ),
         ReportTable(
             "Remedies: what they cost, and what they change against plain quantization",
-            frames["remedies"].drop(columns=["attribute", "images_trained"]),
+            side_by_side(frames["remedies"], ["overall", "fvo", "worst_group"]).drop(
+                columns=["attribute", "images_trained"]
+            ),
             "Training is counted in images, as a ratio to that of fp32. Codes of one width cost "
             "the same to compute with, so no remedy costs more there. At each width the cheapest "
             "of those nearest to the targets is marked.",

@@ -13,9 +13,10 @@ import numpy as np
 
 from quantskew.analysis.study import Statistics
 from quantskew.data.groups import Grouping
+from quantskew.fairness import catalogue
 from quantskew.fairness.metrics import Floats, Ints
 from quantskew.fairness.null import debiased_fvo
-from quantskew.fairness.resampling import accuracies, observe, placed, resampled, right, tabulate
+from quantskew.fairness.resampling import observe, resampled, tabulate
 from quantskew.names import Point
 
 
@@ -61,9 +62,16 @@ def sample(
         (G,) training samples of each group.
     """
     points = list(correct)
-    outcomes = np.stack([correct[point] for point in points]).astype(np.int64)
-    places, sizes = placed(division.codes, len(division.names))
-    cells = tabulate(outcomes, places, len(sizes))
+    # right or wrong is all that is asked: a problem of two classes, of which 1 is always true
+    answers = np.stack([correct[point] for point in points]).astype(np.int64)
+    n_groups = len(division.names)
+    places = np.where(division.codes < 0, n_groups, division.codes)
+    cells = tabulate(np.ones_like(places), answers, places, n_groups + 1, 2)
     rng = np.random.default_rng([settings.seed, zlib.crc32(points[0].dataset.encode())])
-    drawn = [observe(cells, right), resampled(cells, right, settings.draws, rng)]
-    return Sampled(points, *accuracies(np.concatenate(drawn), sizes), division, train_sizes)
+    counted = division.counted
+    drawn = [observe(cells, counted), *resampled(cells, counted, settings.draws, rng)]
+    accuracy, whole = (
+        np.concatenate([value(counts) for counts in drawn])
+        for value in (catalogue.accuracy, catalogue.overall)
+    )
+    return Sampled(points, accuracy, whole, division, train_sizes)

@@ -138,16 +138,6 @@ def groupings(attributes: pd.DataFrame, specs: Iterable[str], groups: Groups) ->
     return found
 
 
-def is_label(codes: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether the groups are the classes under other names, so that rates by class degenerate.
-
-    Of a group that holds one class alone there are no negatives: its false-positive rate and all
-    that builds on it do not exist, and per-class recall is what can be compared.
-    """
-    pairs = {*zip(codes[codes >= 0].tolist(), np.asarray(labels)[codes >= 0].tolist(), strict=True)}
-    return len(pairs) == len({code for code, _ in pairs}) == len({label for _, label in pairs})
-
-
 def _attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
     if name not in table:
         known = [str(column) for column in table if column not in ("id", "split", "image")]

@@ -1,6 +1,5 @@
 """The samples of a data set in memory, ready for training: uint8 pixels, labels, groups."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,6 +14,7 @@ import torch
 
 from quantskew import tables
 from quantskew.data.groups import Groups, group_codes
+from quantskew.data.people import read_people
 
 
 @dataclass(frozen=True)
@@ -105,38 +105,28 @@ def load(path: str | Path) -> Samples:
 
 @lru_cache(maxsize=1)
 def _load(path: Path, version: tuple[int, ...] | None) -> Samples:
-    tables.read("samples", path, columns=["id"])  # refuses what is not this table
+    people = read_people(path)
     file = pq.ParquetFile(path, pre_buffer=False)  # which would hold all of the file at once
-    schema = file.schema_arrow
-    rows = file.read([name for name in schema.names if name != "image"]).to_pandas()
-    notes = {key.decode(): value for key, value in schema.metadata.items()}
-    metadata = {key: json.loads(value) for key, value in notes.items() if key != "table"}
-    shape = tuple(metadata["shape"])
-    images = np.empty((len(rows), *shape), np.uint8)
+    shape = tuple(people.metadata["shape"])
+    images = np.empty((len(people.ids), *shape), np.uint8)
     start = 0
     for group in range(file.num_row_groups):
         for chunk in file.read_row_group(group, ["image"]).column(0).chunks:
             lengths = pc.binary_length(chunk).to_numpy()
             if (lengths != images[0].size).any():
-                bad = rows["id"].iloc[start + int(np.argmax(lengths != images[0].size))]
+                bad = people.ids[start + int(np.argmax(lengths != images[0].size))]
                 raise tables.TableError(f"{path}: the image of {bad!r} is not {shape} bytes")
             _, offsets, flat = chunk.buffers()
             first = int(np.frombuffer(offsets, np.int32)[chunk.offset])
             part = np.frombuffer(flat, np.uint8, lengths.sum(), first)
             images[start : start + len(chunk)] = part.reshape(-1, *shape)
             start += len(chunk)
-    classes = tuple(metadata["classes"])
-    labels = rows["label"].to_numpy()
-    for name, order in metadata["orders"].items():
-        rows[name] = pd.Categorical(rows[name], order)
     return Samples(
         images=torch.from_numpy(images),
-        labels=torch.from_numpy(labels.astype(np.int64)),
-        ids=rows["id"].to_numpy(object),
-        split=rows["split"].to_numpy(str),
-        attributes=rows.drop(columns=["id", "split"]).assign(
-            label=pd.Categorical.from_codes(labels, pd.Index(classes))
-        ),
-        classes=classes,
-        metadata=metadata,
+        labels=torch.from_numpy(people.labels),
+        ids=people.ids,
+        split=people.split,
+        attributes=people.attributes,
+        classes=people.classes,
+        metadata=people.metadata,
     )

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from quantskew import tables
+from quantskew.analysis.gate import Evidence, Policy
 from quantskew.data.groups import Groups, groupings
 from quantskew.data.loading import load
 from quantskew.data.source import Source
-from quantskew.deployment.gate import Evidence, Policy
 from quantskew.errors import UserError, close_names
 from quantskew.layout import folder_of, predictions_path, samples_path, stored_variants
 from quantskew.names import FULL_PRECISION, Variant

@@ -139,7 +139,7 @@ def described(
         files.append(variant.name(pd.DataFrame([row])))
         three = (given["logits"], outputs[base]["logits"], given["pytorch"])
         groups += [variant.name(_by_group(*three, test, d, study)) for d in divisions]
-        answers = variant.name(predictions(given["logits"], test))
+        answers = variant.name(predictions(given["logits"], test.ids, test.labels.numpy()))
         tables.write("predictions", answers, predictions_path(target, variant))
     return Deployed(*(pd.concat(parts, ignore_index=True) for parts in (files, groups)))
 

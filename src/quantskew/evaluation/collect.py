@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from quantskew import tables
 from quantskew.data.groups import groupings
-from quantskew.data.loading import load
+from quantskew.data.people import read_people
 from quantskew.description import bounded, describe, history_by_group, predictions
 from quantskew.engine.cells import attempt
 from quantskew.evaluation.plan import Plan, plan
@@ -67,15 +67,15 @@ def _described(
     target: Path,
 ) -> dict[str, pd.DataFrame]:
     """Write the answers of every network, and say what they mean for each group."""
-    data = load(samples_path(dataset))
-    test = data.test
+    data = read_people(samples_path(dataset))
+    test = data.part("test")
     divisions = groupings(test.attributes, study.groups_of(dataset), study.groups)
     ran = {v: folders[cell.name] for v, cell in planned.answers.items() if cell.name in folders}
     at = {variant: folder for variant, folder in ran.items() if variants[variant].base in ran}
     rows: dict[str, dict[Variant, pd.DataFrame]] = defaultdict(dict)
     for variant, folder in at.items():
         logits = _logits(folder)
-        described = describe(logits, _logits(at[variants[variant].base]), test, divisions)
+        described = describe(logits, _logits(at[variants[variant].base]), test.labels, divisions)
         for name in ("layers", "weight_histograms"):
             described[name] = pd.read_parquet(folder / f"{name}.parquet")
         history = variants[variant].file.with_suffix(".history.safetensors")
@@ -84,7 +84,7 @@ def _described(
             described["history"] = history_by_group(**arrays, data=data)
         for name, frame in described.items():
             rows[name][variant] = frame
-        answers = variant.name(predictions(logits, test))
+        answers = variant.name(predictions(logits, test.ids, test.labels))
         tables.write("predictions", answers, predictions_path(target, variant))
     return {name: name_rows(frames, name) for name, frames in rows.items()}
 

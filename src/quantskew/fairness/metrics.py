@@ -23,13 +23,28 @@ def one_hot(codes: ArrayLike, n: int) -> Floats:
     codes = np.asarray(codes)
     if codes.size and not -1 <= codes.min() <= codes.max() < n:
         raise ValueError(f"codes {codes.min()} to {codes.max()}; for {n} values: −1 to {n - 1}")
-    return (codes[..., None] == np.arange(n)).astype(np.float64)
+    return np.asarray(codes[..., None] == np.arange(n), np.float64)
 
 
 def ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
     """``part / whole``, NaN where ``whole`` is 0: a rate of nobody is not zero."""
-    part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)
+    whole = np.asarray(whole, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(whole == 0, np.nan, part / whole), float)
+
+
+def distinct(columns: ArrayLike) -> tuple[Ints, Ints]:
+    """Find the C distinct columns of an array (R, n), several times as fast as ``np.unique``.
+
+    Returns
+    -------
+    (R, C), and (C,) how often each occurs.
+    """
+    columns = np.asarray(columns)
+    columns = columns[:, np.lexsort(columns[::-1])]
+    n = columns.shape[1]
+    first = np.flatnonzero(np.append(True, (columns[:, 1:] != columns[:, :-1]).any(0))[:n])
+    return columns[:, first], np.diff(first, append=n)
 
 
 def group_accuracy(correct: ArrayLike, groups: ArrayLike, n_groups: int) -> GroupAccuracy:
@@ -52,11 +67,11 @@ def group_accuracy(correct: ArrayLike, groups: ArrayLike, n_groups: int) -> Grou
 
 def extremes(values: ArrayLike, counted: ArrayLike, axis: int = -1) -> tuple[Floats, Floats]:
     """Lowest and highest value over the counted groups; NaN where fewer than two are defined."""
-    values = np.moveaxis(np.asarray(values, float), axis, -1)
-    known = np.asarray(counted, bool) & ~np.isnan(values)
-    enough = known.sum(-1) >= 2
-    low = np.where(known, values, np.inf).min(-1, initial=np.inf)
-    high = np.where(known, values, -np.inf).max(-1, initial=-np.inf)
+    values, counted = np.asarray(values, float), np.asarray(counted, bool)
+    if not counted.all():
+        values = np.where(counted.reshape(-1, *(1,) * (-1 - axis)), values, np.nan)
+    enough = (~np.isnan(values)).sum(axis) >= 2
+    low, high = (bound.reduce(values, axis, initial=np.nan) for bound in (np.fmin, np.fmax))
     return np.where(enough, low, np.nan), np.where(enough, high, np.nan)
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import hypergeom
 
-from quantskew.fairness.metrics import Floats, Ints, fvo
-from quantskew.fairness.resampling import tabulate
+from quantskew.fairness.metrics import Floats, Ints, distinct, fvo
 
 
 class FvoNull(NamedTuple):
@@ -56,8 +55,8 @@ def fvo_null(
     places = (np.cumsum(counted) - 1)[groups[inside]]
     hits = np.array([np.bincount(places, row, minlength=sizes.size) for row in correct])
     observed = float(fvo(hits / sizes, np.ones(sizes.size, bool)).mean())
-    (cells,) = tabulate(correct, np.zeros_like(places), 1)
-    null = _deal(cells.patterns, cells.counts, sizes, draws, rng)
+    patterns, counts = distinct(correct)
+    null = _deal(patterns.T, counts, sizes, draws, rng)
     # sums in another order differ in the last bit, and a tie counts as reached
     reached = (null >= observed - 1e-12).sum()
     return FvoNull(

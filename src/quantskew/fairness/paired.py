@@ -1,14 +1,15 @@
-"""Two networks on the same samples: what changed, by how much, and whether it is chance.
+"""Networks on the same samples: where one stands, what changed, and whether it is chance.
 
 A quantized network and its fp32 parent answer the same test samples, so what they share cancels
 and only the samples on which they differ speak. Three views of that:
 
 * :func:`exchange_p_value`, the exact McNemar test for the networks of several seeds;
 * :func:`flips`, which way the answers went;
-* :func:`compare_accuracy` and :func:`compare_parity`: any change of a group metric, with a
-  bootstrap interval and an exchange test (:mod:`quantskew.fairness.resampling`).
+* :func:`measure`: every metric of the catalogue, with a bootstrap interval, and its change, with an
+  exchange test (:mod:`quantskew.fairness.resampling`).
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,27 +17,16 @@ from numpy.typing import ArrayLike
 from scipy.signal import fftconvolve
 from scipy.stats import binom
 
-from quantskew.fairness.metrics import Bools, Floats, Ints, fvo, one_hot, ratio, worst_group
-from quantskew.fairness.null import fvo_null, smallest
-from quantskew.fairness.parity import (
-    ClassCounts,
-    blanked,
-    class_counts,
-    gap_p_values,
-    parity_meaning,
-    parity_values,
-)
+from quantskew.fairness.catalogue import CATALOGUE, Chance, Metric
+from quantskew.fairness.metrics import Floats, Ints, one_hot
+from quantskew.fairness.parity import Answers, Counts
 from quantskew.fairness.resampling import (
     Effect,
-    Features,
-    Statistics,
-    accuracies,
     basic_interval,
-    changes,
+    effect,
+    exchanged,
     observe,
-    placed,
     resampled,
-    right,
     tabulate,
 )
 
@@ -106,6 +96,7 @@ def holm(p_values: ArrayLike) -> Floats:
     """Adjust the p-values of one family so that rejecting those ≤ α errs at all with chance ≤ α.
 
     Holm's step-down: the i-th smallest of m is multiplied by m − i + 1, and kept from falling.
+    (statsmodels computes the same, and collects garbage in every call, which takes 50 ms.)
 
     Parameters
     ----------
@@ -113,189 +104,122 @@ def holm(p_values: ArrayLike) -> Floats:
         Any shape; all of them are the family. NaN is a test that was not made: it stays NaN and
         does not count.
     """
-    p_values = np.asarray(p_values, float)
-    adjusted = np.full(p_values.shape, np.nan)
-    made = ~np.isnan(p_values)
-    family = p_values[made]
+    adjusted = np.array(p_values, float)
+    tested = ~np.isnan(adjusted)
+    family = adjusted[tested]
     order = np.argsort(family)
     steps = np.minimum(1.0, family[order] * np.arange(family.size, 0, -1))
-    values = np.empty(family.size)
-    values[order] = np.maximum.accumulate(steps)
-    adjusted[made] = values
+    family[order] = np.maximum.accumulate(steps)
+    adjusted[tested] = family
     return adjusted
 
 
-def compare_accuracy(
-    reference: ArrayLike,
-    variant: ArrayLike,
-    groups: ArrayLike,
+class Measured(NamedTuple):
+    """A metric of a network, and how it changed from a reference."""
+
+    value: Floats  # (S,) of each seed, or (S, G)
+    low: Floats  # limits of the mean over seeds: other test samples for these networks
+    high: Floats
+    chance: Chance
+    effect: Effect | None  # None without a reference
+    reason: str  # why it has no meaning here, and is NaN; or an empty text
+
+
+def measure(
+    variant: Answers,
+    reference: Answers | None = None,
     *,
-    counted: ArrayLike,
+    metrics: Iterable[Metric] | None = None,
     draws: int = 10_000,
     confidence: float = 0.95,
     rng: np.random.Generator,
-) -> dict[str, Effect]:
-    """Measure the change of each accuracy metric, variant − reference.
+) -> dict[str, Measured]:
+    """Measure a network by every metric, and each change from a reference, variant − reference.
 
-    A rise of FVO is a claim about groups, so its p-value is the larger of two: that exchanging the
-    networks does as much, and that the less fair of the two has no true gap at all
-    (:func:`quantskew.fairness.null.fvo_null`). Without the second, a network that gets worse for
-    everyone alike would be called unfair for its noise.
+    Many metrics are extremes over groups, which the noise of rarer right answers alone makes worse.
+    The p-value of their change is the larger of two: that exchanging the networks does as much, and
+    that the less fair of the two treats all groups alike (:attr:`Metric.chance`). Without the
+    second, a network that gets worse for everyone alike would be called unfair for its noise.
 
     Parameters
     ----------
-    reference, variant
-        (n,) or (S, n) whether the prediction is right. Row s of both belongs to training seed s:
-        a statistic is taken for each seed, then averaged, and a draw uses the same samples for
-        all of them.
-    groups
-        (n,) codes from −1 (no group) to G − 1.
-    counted
-        (G,) whether a group is large enough to enter FVO and the worst group.
+    variant, reference
+        Answers to the same samples. Row s of both belongs to training seed s: a metric is taken of
+        each seed, then averaged, and a draw uses the same samples for all of them.
+    metrics
+        Those of the catalogue unless given.
+    draws
+        Of each kind. The smallest p-value of an exchange test is 1 / (draws + 1).
 
     Returns
     -------
-    ``overall``, ``fvo``, ``worst_group``: one effect each. ``group``: (G,), each group's change
-    of accuracy (its p-value and that of ``overall`` are exact). ``against_rest``: (G,), its change
-    less the change of all other groups together (difference in differences): below zero where the
-    group pays more than the others.
+    Name of the metric to what was measured.
+
+    Examples
+    --------
+    >>> labels, codes = np.array([0, 1] * 50), np.repeat([0, 1], 50)
+    >>> wrong = np.where(np.arange(100) < 90, labels, 1 - labels)
+    >>> before, after = (
+    ...     Answers(labels, answers[None], codes, np.array([True, True]), 2)
+    ...     for answers in (labels, wrong)
+    ... )
+    >>> measured = measure(after, before, draws=200, rng=np.random.default_rng(0))
+    >>> print(measured["fvo"].value.round(4), measured["fvo"].effect.estimate.round(4))
+    [0.2] 0.2
     """
-    counted, groups = np.asarray(counted, bool), np.asarray(groups)
-    networks = np.stack([np.atleast_2d(reference), np.atleast_2d(variant)])
-    places, sizes = placed(groups, counted.size)
-    rest = sizes[:-1].sum() - sizes[:-1]
-
-    def statistics(totals: Floats) -> dict[str, Floats]:
-        inside = totals[..., :-1, 0]
-        accuracy, overall = accuracies(totals, sizes)
-        return {
-            "overall": overall,
-            "fvo": fvo(accuracy, counted),
-            "worst_group": worst_group(accuracy, counted).accuracy,
-            "group": accuracy,
-            "against_rest": accuracy - ratio(inside.sum(-1, keepdims=True) - inside, rest),
-        }
-
-    found = changes(
-        networks.astype(np.int64),
-        places,
-        counted.size + 1,
-        features=right,
-        statistics=statistics,
-        draws=draws,
-        confidence=confidence,
-        rng=rng,
+    asked = list(CATALOGUE.values() if metrics is None else metrics)
+    networks = [variant] if reference is None else [reference, variant]
+    answers = np.stack([network.predictions for network in networks])
+    cells = tabulate(
+        variant.labels, answers, variant.places, len(variant.counted) + 1, variant.n_classes
     )
-    change = (networks[1].astype(np.int64) - networks[0]).sum(0)
-    found["overall"] = found["overall"]._replace(p_value=np.array(exchange_p_value(change)))
-    by_group = [exchange_p_value(change[groups == group]) for group in range(counted.size)]
-    found["group"] = found["group"]._replace(p_value=np.array(by_group))
-    less_fair = networks[1 if found["fvo"].estimate > 0 else 0]
-    chance = fvo_null(less_fair, groups, counted=counted, draws=draws, rng=rng).p_value
-    found["fvo"] = found["fvo"]._replace(p_value=np.maximum(found["fvo"].p_value, chance))
-    return found
+    reasons = {metric.name: metric.missing(variant) for metric in asked}
+    useful = [metric for metric in asked if not reasons[metric.name]]
+
+    def values(blocks: Iterable[Counts]) -> dict[str, Floats]:  # (B, N, S, ...)
+        parts = [[metric.value(counts) for metric in useful] for counts in blocks]
+        return {m.name: np.concatenate(v) for m, *v in zip(useful, *parts, strict=True)}
+
+    whole = observe(cells, variant.counted)
+    counts = [whole.network(i) for i in range(len(networks))]
+    observed = values([whole])
+    again = values(resampled(cells, variant.counted, draws, rng))
+    null = values(exchanged(cells, variant.counted, draws, rng)) if reference is not None else {}
+    measured = {}
+    for metric in useful:
+        name = metric.name
+        value = observed[name][0, -1]
+        low, high = basic_interval(value.mean(0), again[name][:, -1].mean(1), confidence)
+        chances = [
+            Chance() if metric.chance is None else metric.chance(*own, draws, rng)
+            for own in zip(networks, counts, strict=True)
+        ]
+        change = None
+        if reference is not None:
+            first, redrawn, swapped = (
+                both[:, 1] - both[:, 0] for both in (observed[name], again[name], null[name])
+            )
+            change = effect(first[0], redrawn, swapped, confidence)
+            if metric.exact:
+                change = change._replace(p_value=_exact(metric, reference, variant))
+            less_fair = chances[1 if metric.sign * change.estimate.mean() < 0 else 0].p_value
+            if not np.isnan(less_fair):
+                change = change._replace(p_value=np.fmax(change.p_value, less_fair))
+        measured[name] = Measured(value, low, high, chances[-1], change, "")
+    return {m.name: measured.get(m.name) or _undefined(m, variant, reference) for m in asked}
 
 
-def compare_parity(
-    labels: ArrayLike,
-    reference: ArrayLike,
-    variant: ArrayLike,
-    groups: ArrayLike,
-    *,
-    counted: ArrayLike,
-    n_classes: int,
-    draws: int = 10_000,
-    confidence: float = 0.95,
-    rng: np.random.Generator,
-) -> dict[str, Effect]:
-    """Measure the change of each parity metric, variant − reference.
-
-    Like FVO, a parity difference grows with the noise of rarer answers, so the p-value is the
-    larger of two here as well: that of exchanging the networks, and that of the less fair one
-    treating all groups alike (:func:`quantskew.fairness.parity.gap_p_values`; the seed with the
-    smallest decides, adjusted by Bonferroni).
-
-    Parameters
-    ----------
-    labels
-        (n,) classes 0..K−1.
-    reference, variant
-        (n,) or (S, n) predicted classes, row s of training seed s as in :func:`compare_accuracy`.
-    groups
-        (n,) codes from −1 (no group) to G − 1.
-    counted
-        (G,) whether a group is large enough to enter.
-    n_classes
-        K.
-
-    Returns
-    -------
-    The names of :func:`quantskew.fairness.parity.fairness_differences`, each with its effect;
-    NaN where the grouping gives the metric no meaning.
-    """
-    counted, labels, groups = np.asarray(counted, bool), np.asarray(labels), np.asarray(groups)
-    networks = np.stack([np.atleast_2d(reference), np.atleast_2d(variant)])
-    features, statistics = _parity_of(labels, networks, groups, counted, n_classes)
-    found = changes(
-        labels * n_classes + networks,
-        groups,
-        counted.size,
-        features=features,
-        statistics=statistics,
-        draws=draws,
-        confidence=confidence,
-        rng=rng,
-    )
-    counts = class_counts(labels, networks, groups, n_groups=counted.size, n_classes=n_classes)
-    gaps = gap_p_values(counts, counted)
-    for name, effect in found.items():
-        less_fair = int((effect.estimate > 0) != name.startswith("disparate_impact"))
-        metric = name.removesuffix("_macro").removesuffix("_worst")
-        chance = smallest(gaps[metric][less_fair])
-        found[name] = effect._replace(p_value=np.maximum(effect.p_value, chance))
-    return found
+def _exact(metric: Metric, reference: Answers, variant: Answers) -> Floats:
+    """Exact p-values of a share of right answers: of all samples, or of each group."""
+    change = (variant.correct.astype(np.int64) - reference.correct).sum(0)
+    if metric.of == "everyone":
+        return np.array(exchange_p_value(change))
+    groups = range(len(variant.counted))
+    return np.array([exchange_p_value(change[variant.codes == group]) for group in groups])
 
 
-def parity_levels(
-    labels: ArrayLike,
-    predictions: ArrayLike,
-    groups: ArrayLike,
-    *,
-    counted: ArrayLike,
-    n_classes: int,
-    draws: int = 10_000,
-    confidence: float = 0.95,
-    rng: np.random.Generator,
-) -> dict[str, tuple[Floats, Floats, Floats]]:
-    """Measure each parity metric of one network: the value and its bootstrap interval.
-
-    Parameters and names as in :func:`compare_parity`; ``predictions`` is (n,).
-    """
-    counted, labels, groups = np.asarray(counted, bool), np.asarray(labels), np.asarray(groups)
-    given = np.asarray(predictions)
-    features, statistics = _parity_of(labels, given, groups, counted, n_classes)
-    cells = tabulate(labels * n_classes + given, groups, counted.size)
-    found = statistics(observe(cells, features))
-    again = statistics(resampled(cells, features, draws, rng))
-    return {
-        name: (value[0], *basic_interval(value[0], again[name], confidence))
-        for name, value in found.items()
-    }
-
-
-def _parity_of(
-    labels: Ints, networks: Ints, groups: Ints, counted: Bools, n_classes: int
-) -> tuple[Features, Statistics]:
-    """What is counted of a code label·K + answer, and the metrics of the totals."""
-    observed = class_counts(labels, networks, groups, n_groups=counted.size, n_classes=n_classes)
-    reason, _ = parity_meaning(observed, counted)
-
-    def features(codes: Ints) -> Floats:
-        has, given = one_hot(codes // n_classes, n_classes), one_hot(codes % n_classes, n_classes)
-        return np.concatenate([has, given, has * given], axis=-1)
-
-    def statistics(totals: Floats) -> dict[str, Floats]:
-        counts = ClassCounts(observed.sizes, *np.split(totals, 3, axis=-1))
-        return blanked(parity_values(counts, counted), reason)
-
-    return features, statistics
+def _undefined(metric: Metric, variant: Answers, reference: Answers | None) -> Measured:
+    nothing = np.array(np.nan)
+    change = None if reference is None else Effect(*[nothing] * len(Effect._fields))
+    seeds = np.full(len(variant.predictions), np.nan)
+    return Measured(seeds, nothing, nothing, Chance(), change, metric.missing(variant))

@@ -1,10 +1,9 @@
-"""The bootstrap and the exchange test of two networks on the same samples, on counts.
+"""The bootstrap and the exchange test of networks on the same samples, on counts.
 
-Samples of one group on which the networks behave alike are interchangeable, so drawing n samples
-with replacement is drawing, from a multinomial, how often each *pattern* of behaviour occurs. A
-group of 2,000 images has four patterns of right and wrong for two networks: a draw costs three
-binomials instead of 2,000 indices, with exactly the same distribution. Several training seeds make
-longer patterns; one draw then serves all of them, as they share the test samples.
+Samples of one group and class that all networks answer alike are interchangeable, so drawing n
+samples with replacement is drawing how often each *pattern* of label and answers occurs, with
+exactly the same distribution. Several training seeds and networks make longer patterns; one draw
+then serves all of them, as they share the test samples.
 
 Two ways of drawing answer two questions:
 
@@ -17,24 +16,25 @@ exchanged on each sample a coin decides which network is could chance do this, i
 
 The interval comes from the first, the p-value from the second: FVO has a corner at zero, where
 inverting a bootstrap interval is no valid test, while exchanging is exact at any sample size.
-(A fair network that gets worse for everyone alike still gains FVO from noise. What is told apart
-from that, too, is in :func:`quantskew.fairness.paired.compare_accuracy`.)
+(A fair network that gets worse for everyone alike still gains FVO from noise. What tells the two
+apart is :attr:`quantskew.fairness.catalogue.Metric.chance`.)
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
 
-from quantskew.fairness.metrics import Floats, Ints, ratio
+from quantskew.fairness.metrics import Bools, Floats, Ints, distinct
+from quantskew.fairness.parity import Counts
 from quantskew.fairness.seeds import seed_and_sampling_variance
 
-Features = Callable[[Ints], Floats]
-Statistics = Callable[[Floats], dict[str, Floats]]
-
-_BLOCK = 1000  # draws held in memory at once
+_HELD = 4_000_000  # numbers of one array held in memory at once
 
 
 class Effect(NamedTuple):
@@ -52,157 +52,142 @@ class Effect(NamedTuple):
     sampling_sd: Floats  # of the mean over seeds, between test sets
 
 
-class Cells(NamedTuple):
-    """The distinct patterns of one group, and how many samples show each."""
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The distinct patterns of one group: C of them, of N networks with S seeds each."""
 
-    patterns: Ints  # (C, ...)
-    counts: Ints  # (C,)
+    labels: Ints  # (C,)
+    answers: Ints  # (N, S, C)
+    counts: Ints  # (C,) samples that show each pattern
+    n_classes: int  # K
 
+    @cached_property
+    def _features(self) -> csr_array:
+        """Whether a pattern has a class, then for each network is given it, then both."""
+        n_classes, n_patterns = self.n_classes, len(self.labels)
+        networks = self.answers.reshape(math.prod(self.answers.shape[:2]), n_patterns)
+        selected = n_classes * np.arange(1, len(networks) + 1)[:, None] + networks
+        hits = selected + n_classes * len(networks)
+        rows = np.concatenate([self.labels[None], selected, hits])
+        values = np.ones(rows.shape)
+        values[1 + len(networks) :] = networks == self.labels
+        columns = np.broadcast_to(np.arange(n_patterns), rows.shape)
+        shape = (n_classes * (1 + 2 * len(networks)), n_patterns)
+        return csr_array((values.ravel(), (rows.ravel(), columns.ravel())), shape)
 
-def placed(groups: ArrayLike, n_groups: int) -> tuple[Ints, Ints]:
-    """Codes where who has no group forms a last one, as the overall accuracy counts them.
+    def totals(self, weights: Ints) -> tuple[Floats, Floats, Floats]:
+        """Total the samples by class, the patterns counting ``weights`` (C, B).
 
-    Returns
-    -------
-    codes, sizes
-        (n,) from 0 to ``n_groups``, and (G + 1,) samples of each.
-    """
-    places = np.where(np.less(groups, 0), n_groups, groups)
-    return places, np.bincount(places, minlength=n_groups + 1)
-
-
-def right(patterns: Ints) -> Floats:
-    """Features of patterns of right (1) and wrong (0): the number of right answers."""
-    return patterns[..., None].astype(float)
-
-
-def accuracies(totals: Floats, sizes: Ints) -> tuple[Floats, Floats]:
-    """Accuracy of each group, and of all samples, from totals of :func:`right`.
-
-    Parameters
-    ----------
-    totals, sizes
-        (..., G + 1, 1) and (G + 1,), as :func:`placed` divides the samples.
-
-    Returns
-    -------
-    (..., G) and (...).
-    """
-    hits = totals[..., 0]
-    return ratio(hits[..., :-1], sizes[:-1]), hits.sum(-1) / sizes.sum()
+        Returns
+        -------
+        (K, B) positives, then (N, S, K, B) selected and hits.
+        """
+        flat = np.asarray(self._features @ weights.astype(float))
+        positives, networks = np.split(flat, [self.n_classes])
+        shape = (2, *self.answers.shape[:2], self.n_classes, weights.shape[1])
+        selected, hits = networks.reshape(shape)
+        return positives, selected, hits
 
 
-def tabulate(outcomes: ArrayLike, groups: ArrayLike, n_groups: int) -> list[Cells]:
+def tabulate(
+    labels: ArrayLike, answers: ArrayLike, places: ArrayLike, n_groups: int, n_classes: int
+) -> list[Cells]:
     """Count the patterns of each group.
 
     Parameters
     ----------
-    outcomes
-        (..., n) integer codes of what each network does on each sample.
-    groups
-        (n,) codes from −1 (left out) to ``n_groups`` − 1.
+    labels
+        (n,) classes 0..K−1.
+    answers
+        (N, S, n) classes that each network answers.
+    places
+        (n,) groups from 0 to ``n_groups`` − 1.
+    n_classes
+        K.
     """
-    outcomes, groups = np.asarray(outcomes), np.asarray(groups)
-    shape = outcomes.shape[:-1]
-    flat = outcomes.reshape(math.prod(shape), -1)
-
-    def distinct(part: Ints) -> Cells:  # several times as fast as np.unique over an axis
-        part = part[:, np.lexsort(part[::-1])]
-        same = (part[:, 1:] == part[:, :-1]).all(0)
-        starts = np.flatnonzero(np.append(True, ~same)[: part.shape[1]])
-        counts = np.diff(starts, append=part.shape[1])
-        return Cells(part[:, starts].T.reshape(-1, *shape), counts)
-
-    return [distinct(flat[:, groups == group]) for group in range(n_groups)]
+    labels, answers, places = (np.asarray(a) for a in (labels, answers, places))
+    rows = np.concatenate([labels[None], answers.reshape(-1, labels.size)])
+    cells = []
+    for group in range(n_groups):
+        patterns, counts = distinct(rows[:, places == group])
+        shape = (*answers.shape[:-1], counts.size)
+        cells.append(Cells(patterns[0], patterns[1:].reshape(shape), counts, n_classes))
+    return cells
 
 
-def observe(cells: list[Cells], features: Features) -> Floats:
-    """Total the features as they are: the result of :func:`resampled`, for one draw."""
-    return np.stack([_total(counts[None], features(p)) for p, counts in cells], axis=-2)
-
-
-def _total(weights: ArrayLike, features: Floats) -> Floats:
-    return np.tensordot(np.asarray(weights, float), features, 1)
+def observe(cells: list[Cells], counted: Bools) -> Counts:
+    """Count the test set as it is; leading axes (1, N, S)."""
+    return _counts([one.totals(one.counts[:, None]) for one in cells], counted)
 
 
 def resampled(
-    cells: list[Cells], features: Features, draws: int, rng: np.random.Generator
-) -> Floats:
-    """Draw the test set again, group by group, and total the features of its samples.
-
-    ``features`` maps patterns (C, ...) to what is totalled, (C, ..., F); the result is
-    (draws, ..., G, F).
-    """
-    totals = []
-    for patterns, counts in cells:
-        n = counts.sum()
-        # numpy draws from no categories only this way
-        weights = rng.multinomial(n, counts / n, size=draws) if n else np.zeros((draws, 0))
-        totals.append(_total(weights, features(patterns)))
-    return np.stack(totals, axis=-2)
+    cells: list[Cells], counted: Bools, draws: int, rng: np.random.Generator
+) -> Iterator[Counts]:
+    """Draw the test set again, group by group; blocks with leading axes (draws, N, S)."""
+    for size in _blocks(cells, draws):
+        yield _counts([one.totals(_redrawn(one, size, rng)) for one in cells], counted)
 
 
 def exchanged(
-    cells: list[Cells], features: Features, draws: int, rng: np.random.Generator
-) -> Floats:
-    """Swap the two networks on a random half of the samples, and total the features.
+    cells: list[Cells], counted: Bools, draws: int, rng: np.random.Generator
+) -> Iterator[Counts]:
+    """Swap the two networks on a random half of the samples; blocks (draws, 2, S)."""
+    for size in _blocks(cells, draws):
+        totals = []
+        for one in cells:
+            # where the networks agree, nothing changes
+            differ = (one.answers[0] != one.answers[1]).any(0)
+            swaps = np.zeros((differ.size, size), np.int64)
+            swaps[differ] = rng.binomial(one.counts[differ, None], 0.5, (differ.sum(), size))
+            positives, *own = one.totals(one.counts[:, None])
+            _, *swapped = one.totals(swaps)
+            selected, hits = (a + b[::-1] - b for a, b in zip(own, swapped, strict=True))
+            totals.append((positives, selected, hits))
+        yield _counts(totals, counted)
 
-    The first axis of a pattern must be the network, of length 2: patterns (C, 2, ...), features
-    (C, 2, ..., F), result (draws, 2, ..., G, F).
-    """
-    totals = []
-    for patterns, counts in cells:
-        shown = features(patterns)
-        swapped = rng.binomial(counts, 0.5, size=(draws, len(counts)))
-        totals.append(_total(counts[None], shown) + _total(swapped, shown[:, ::-1] - shown))
-    return np.stack(totals, axis=-2)
+
+def _blocks(cells: list[Cells], draws: int) -> list[int]:
+    """Divide the draws so that neither the samples nor the counts of a block fill the memory."""
+    n_networks, n_seeds, _ = cells[0].answers.shape
+    largest = max(cell.counts.sum() for cell in cells)
+    counts = n_networks * n_seeds * cells[0].n_classes * len(cells)
+    block = max(1, _HELD // max(largest, counts))
+    return [min(block, draws - start) for start in range(0, draws, block)]
 
 
-def changes(
-    outcomes: ArrayLike,
-    groups: ArrayLike,
-    n_groups: int,
-    *,
-    features: Features,
-    statistics: Statistics,
-    draws: int,
-    confidence: float,
-    rng: np.random.Generator,
-) -> dict[str, Effect]:
-    """Effect on each statistic of going from the first network to the second.
+def _redrawn(cells: Cells, draws: int, rng: np.random.Generator) -> Ints:
+    """Draw as many samples as there are, with replacement: how often each pattern, (C, draws)."""
+    n, n_patterns = int(cells.counts.sum()), cells.counts.size
+    if not n:
+        return np.zeros((0, draws), np.int64)
+    if 8 * n_patterns < n:  # few patterns: their counts are drawn at once
+        return rng.multinomial(n, cells.counts / n, size=draws).T
+    # numbered by pattern, so that the order of the samples in their table decides nothing
+    samples = np.repeat(draws * np.arange(n_patterns), cells.counts)
+    drawn = samples[rng.integers(n, size=(draws, n), dtype=np.int32)]
+    drawn += np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=n_patterns * draws).reshape(n_patterns, draws)
+
+
+def _counts(totals: list[tuple[Floats, Floats, Floats]], counted: Bools) -> Counts:
+    """Counts of all groups; the draws lie side by side in memory, which makes sums fast."""
+    positives, selected, hits = (np.stack(part) for part in zip(*totals, strict=True))
+    selected, hits = (part.transpose(4, 1, 2, 0, 3) for part in (selected, hits))
+    return Counts(positives.transpose(2, 0, 1)[:, None, None], selected, hits, counted)
+
+
+def effect(observed: Floats, again: Floats, null: Floats, confidence: float) -> Effect:
+    """Put together what is known of a change.
 
     Parameters
     ----------
-    outcomes
-        (2, S, n) codes of what each network, trained with each seed, does on each sample.
-    features
-        Maps patterns (C, 2, S) to what is totalled over samples, (C, 2, S, F).
-    statistics
-        Maps totals (B, 2, S, G, F) to named values (B, 2, S, ...).
-    draws
-        Of each kind. The smallest p-value is 1 / (draws + 1).
-
-    Returns
-    -------
-    The change of each value, second − first, averaged over seeds.
+    observed
+        (S, ...) of each seed.
+    again, null
+        (B, S, ...) under resampling, and under exchanging.
+    confidence
+        Of the interval.
     """
-    cells = tabulate(outcomes, groups, n_groups)
-
-    def change(totals: Floats) -> dict[str, Floats]:  # (B, S, ...) each
-        return {name: value[:, 1] - value[:, 0] for name, value in statistics(totals).items()}
-
-    def gather(draw: Callable[..., Floats]) -> dict[str, Floats]:
-        sizes = [min(_BLOCK, draws - start) for start in range(0, draws, _BLOCK)]
-        blocks = [change(draw(cells, features, size, rng)) for size in sizes]
-        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-
-    observed, again, null = change(observe(cells, features)), gather(resampled), gather(exchanged)
-    return {
-        name: _effect(observed[name][0], again[name], null[name], confidence) for name in observed
-    }
-
-
-def _effect(observed: Floats, again: Floats, null: Floats, confidence: float) -> Effect:
     estimate = observed.mean(0)
     parts = seed_and_sampling_variance(observed, again)
     return Effect(
