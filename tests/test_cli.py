@@ -218,7 +218,7 @@ def test_the_doctor_looks_at_libraries_and_data(capsys, tmp_path, monkeypatch):
     assert status == 1
     assert "missing  data utkface: no files in data/downloads/utkface" in shown
     assert "ok       data mnist5k" in shown
-    assert "note     data not at hand: celeba" in shown
+    assert "note     data not available: celeba" in shown
     (tmp_path / "params.yaml").write_text("datasets: 3")
     assert "cannot be run" in run(capsys, "doctor")[1]
 

@@ -108,7 +108,7 @@ def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Pat
     folders, failures = attempt(cells, title=title, compute=compute)
     if failures:
         raise CellError(
-            f"{len(failures)} of {len(cells)} cells failed (the results of the others are kept):\n  "
+            f"{len(failures)} of {len(cells)} cells failed (the others are done and kept):\n  "
             + "\n  ".join(f"{name}: {failures[name]}" for name in sorted(failures))
         )
     return folders

@@ -32,9 +32,7 @@ def processes(
     lost: dict[str, tuple[Any, ...]] = {}
     while (killed := (yield from _pool(do, waiting, context, workers)))[0]:
         lost |= killed[0]
-    for (
-        task
-    ) in lost.items():  # alone, a task has all the memory, and a failure is its own
+    for task in lost.items():  # alone, so that it has all the memory
         for _ in range(TRIES - 1):
             running, reason = yield from _pool(do, iter([task]), context, 1)
             if not running:
@@ -49,7 +47,7 @@ def _pool(
     context: BaseContext,
     workers: int,
 ) -> Generator[tuple[str, str | None], None, tuple[Tasks, str]]:
-    """Run tasks until all are done or a process ends; return those still running, and the reason."""
+    """Run tasks until all are done or a process ends; return those still running, and why."""
     # only this process holds the sending end, so the pipe closes however this process ends
     alive, holding = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, context, _enter, (alive, context.Value("i", 0), gpus()))
