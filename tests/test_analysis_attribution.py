@@ -6,8 +6,10 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from quantskew.analysis import attribution, figures, flow
+from quantskew.analysis import attribution
 from quantskew.analysis.attribution import EVERY, LOST, STEPS, mediation, rank_correlations
+from quantskew.analysis.figures import FIGURES
+from quantskew.analysis.figures.drawing import HeatMap
 from quantskew.params import parse
 from quantskew.schemas import TABLES
 
@@ -105,9 +107,9 @@ def test_each_step_is_followed_to_the_next(tables):
 
 def test_the_view_can_be_drawn_where_nothing_is_known(tables):
     table = attribution.attribution(attribution.changes(tables, STUDY))["attribution"]
-    rows = attribution.view(table)
+    rows = FIGURES["attribution"].select(STUDY, table)
     assert list(rows["x"].unique()) == [EVERY, "int8", "int4", "int2", *GROUPS]
-    drawing = figures.svg(figures.heatmap, rows)
+    drawing = HeatMap(signed=True).svg(rows)
     assert "rise of the loss" in drawing
     assert "nan" not in drawing
 
@@ -120,7 +122,7 @@ def test_layers_keep_the_order_of_the_network():
         for place, layer in enumerate(["stem", "block", "head"])
         for group in GROUPS
     ).assign(**network)
-    shown = flow.layer_damage(rows, STUDY)
+    shown = FIGURES["layer_damage"].select(STUDY, rows)
     assert shown["y"].drop_duplicates().tolist() == ["stem", "block", "head"]
     assert shown[shown["y"] == "head"]["value"].tolist() == [2.5] * len(GROUPS)
     assert (shown["drawing"] == "one layer alone: ptq, int2").all()

@@ -195,7 +195,7 @@ def test_without_two_large_groups_there_is_no_fairness_to_test():
 @pytest.mark.parametrize("choice", ["balanced", {"kind": "balanced"}])
 def test_balanced_calibration_is_recognized_by_its_settings(choice):
     ptq = STUDY.methods["ptq"]
-    static = ptq | {"activations": ptq["activations"] | {"mode": "static"}}
+    static = ptq | {"activations": {"kind": "static"}}
     balanced = static | {"calibration": ptq["calibration"] | {"choice": choice}}
     methods = {**STUDY.methods, "qat": balanced, "mpqat": static}
     study = STUDY.model_copy(update={"methods": methods, "mitigations": {}})

@@ -11,6 +11,7 @@ from quantskew.analysis.study import Statistics
 from quantskew.data.groups import Grouping, groupings
 from quantskew.data.storing import Prepared
 from quantskew.fairness.parity import Answers
+from quantskew.layout import predictions_path
 from quantskew.names import Point, Variant
 from quantskew.params import parse
 from quantskew.schemas import POINT, TABLES, VARIANT
@@ -35,19 +36,20 @@ def rows(n: int) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-def write(written: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write a table for each network; return their paths."""
-    paths = []
+def write(written: pd.DataFrame, folder: Path) -> dict[Point, dict[int, Path]]:
+    """Write a table for each network; return their paths by point and seed."""
+    paths = {}
     for key, part in written.groupby(list(VARIANT)):
-        paths.append(folder / "predictions" / f"{Variant(*key).stem}.parquet")
-        tables.write("predictions", part, paths[-1])
-    return paths
+        variant = Variant(*key)
+        path = predictions_path(folder, variant)
+        tables.write("predictions", part, path)
+        paths.setdefault(effects.point_of(variant), {})[variant.seed] = path
+    return dict(sorted(paths.items()))
 
 
 def test_predictions_of_all_networks_are_the_table_pivoted(tmp_path):
     written = rows(200)
-    write(written, tmp_path)
-    found, ids = effects.read_predictions(tmp_path)
+    found, ids = effects.read_predictions(write(written, tmp_path))
     assert found.seeds == [1, 3]
     assert found.n_classes == 4
     assert [*found.predicted] == sorted(found.predicted)
@@ -60,9 +62,9 @@ def test_predictions_of_all_networks_are_the_table_pivoted(tmp_path):
 
 
 def test_a_network_that_answers_other_samples_is_named(tmp_path):
-    write(rows(5).iloc[:-1], tmp_path)
+    paths = write(rows(5).iloc[:-1], tmp_path)
     with pytest.raises(TableError, match=r"ptq-4bit-seed1.parquet answers other samples than"):
-        effects.read_predictions(tmp_path)
+        effects.read_predictions(paths)
 
 
 def test_a_table_written_in_parts_is_the_table_written_whole(tmp_path):
@@ -88,7 +90,8 @@ def test_a_comparison_of_its_own_is_that_of_all_and_reads_no_image(tmp_path):
     pixels = np.zeros((1, 1, 1, 1), np.uint8)
     nothing = np.zeros(300, int)
     Prepared(people, pixels, nothing, pd.DataFrame(), notes).write(tmp_path / "samples.parquet")
-    read, _ = effects.read_predictions(tmp_path)
+    read, _ = effects.read_predictions(paths)
+    baseline = paths[Point("d", "m", "fp32", 32)]
     study = parse(
         {"datasets": ["d"], "models": ["m"], "bits": [8, 4], "seeds": [1, 3],
          "methods": {"ptq": {}}, "sources": {"d": {"reader": "digits"}},
@@ -104,8 +107,8 @@ def test_a_comparison_of_its_own_is_that_of_all_and_reads_no_image(tmp_path):
             folders.append(tmp_path / f"{method}{bits}{spec}")
             effects.compare_point(
                 folders[-1],
-                answers=[p for p in paths if p.name.startswith(f"{method}-{bits}bit")],
-                references={"fp32": [p for p in paths if "fp32" in p.name]} if bits < 32 else {},
+                answers=[*paths[Point("d", "m", method, bits)].values()],
+                references={"fp32": [*baseline.values()]} if bits < 32 else {},
                 samples=tmp_path / "samples.parquet",
                 grouping=spec,
                 groups=study.groups.needed_by(spec),

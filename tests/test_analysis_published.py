@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from quantskew.analysis.published import latex, markdown, published
+from quantskew.analysis.published import published
+from quantskew.analysis.typeset import latex, markdown
 from quantskew.params import load
 from quantskew.quantization.method import Method
 
@@ -120,7 +122,7 @@ def test_numbers_are_those_of_the_frames_in_points(frames):
 
 
 def test_intervals_over_seeds_are_students(frames):
-    policy = Method.model_validate({"policy": "measured"})
+    policy = Method.model_validate({"policy": "measured"}).model_dump()
     study = STUDY.model_copy(update={"mitigations": {"mpqat": policy}, "seeds": (0, 1, 2)})
     found = published(frames, study)
     rows = found["methods"].set_index(["method", "width"])
@@ -170,3 +172,20 @@ def test_latex_is_escaped_ruled_and_aligned(frames):
     assert "{$<$ 0.001}" in text
     assert "−" not in text
     assert "-0.0" not in text
+
+
+ODD = ["$10%-$20%", "A$#$B", "two\nlines", "a|b", "<script>", "=1+1", "**b**", "_x_", "[a](b)"]
+
+
+def test_odd_names_are_written_as_they_are():
+    rows = pd.DataFrame({"group": ODD, "a|b": 0.5})
+    header, _, *lines = markdown(rows).splitlines()
+    assert header == r"| group | a\|b |"
+    cells = [re.split(r"(?<!\\)\|", line)[1].strip() for line in lines]
+    assert [re.sub(r"\\(.)", r"\1", cell) for cell in cells] == [
+        name.replace("\n", " ") for name in ODD
+    ]
+    assert not any(re.search(r"(?<!\\)[$<*|]", cell) for cell in cells)
+    text = latex(rows, "groups")
+    for name in (r"\$10\%-\$20\%", r"A\$\#\$B", "two lines", "a|b", "<script>", "=1+1", r"\_x\_"):
+        assert f"\n{name} & 0.5" in text

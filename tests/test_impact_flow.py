@@ -10,9 +10,10 @@ from scipy import stats
 from torch.nn import functional
 
 from quantskew import methods, models
-from quantskew.analysis import figures, flow
 from quantskew.analysis.attribution import surveyed
 from quantskew.analysis.claims import Evidence, Ranks, Trend, judge
+from quantskew.analysis.figures import FIGURES
+from quantskew.analysis.figures.drawing import HeatMap, Points
 from quantskew.analysis.hypotheses import CLAIMS
 from quantskew.analysis.sampled import sample
 from quantskew.data.groups import Grouping, Groups
@@ -39,7 +40,7 @@ from quantskew.subject import Subject
 from quantskew.training.training import Training
 
 MODEL = "resnet18_quarter"
-STUDY = parse(
+PARAMS = parse(
     {
         "datasets": ["d"],
         "models": ["m"],
@@ -48,7 +49,8 @@ STUDY = parse(
         "sources": {"d": {"reader": "digits"}},
         "methods": {"ptq": {}},
     }
-).judged()
+)
+STUDY = PARAMS.judged()
 FLOW = {name: claim for name, claim in CLAIMS.items() if claim.family == "impact flow"}
 
 
@@ -160,21 +162,21 @@ def test_spearman_counts_all_orders():
 
 def test_views_keep_the_numbers_and_can_be_drawn():
     curvature, groups = made(-1)
-    heat = flow.eigenvalues(curvature, STUDY)
+    heat = FIGURES["eigenvalues"].select(STUDY, curvature)
     assert list(heat["x"].unique()) == ["fp32", "int8", "int4", "int2"]
     cell = heat[(heat["x"] == "int4") & (heat["y"] == "g2, n=50")].set_index("drawing")["value"]
     assert cell["largest eigenvalue"] == 50 - 2 - 4
-    assert "44" in figures.svg(figures.heatmap, heat)
-    norms = flow.gradient_norms(flow.surfaces(curvature, groups), STUDY)
+    assert "44" in HeatMap().svg(heat)
+    norms = FIGURES["gradient_norms"].select(STUDY, curvature, groups)
     assert set(norms["series"]) == {"int4"}
     first = norms[(norms["group"] == "g1") & (norms["drawing"] == "norm against accuracy")]
     assert first[["x", "y"]].to_numpy().tolist() == [[0.51, 8.0]]
     # a square that is off by 4 is of a norm of 8 that is off by a quarter
     assert (first["high"] - first["y"]).item() == pytest.approx(2.201 * 0.25, rel=1e-3)
     assert norms.loc[norms["drawing"].str.startswith("at equal n"), "low"].isna().all()
-    steep = flow.steepness(flow.surfaces(curvature, groups), STUDY)
+    steep = FIGURES["steepness"].select(STUDY, curvature, groups)
     assert (steep["y"] - steep["low"]).to_numpy() == pytest.approx(2.201 * 2, rel=1e-3)
-    assert "g7" in figures.svg(figures.points(), norms)
+    assert "g7" in Points().svg(norms)
 
 
 def test_layer_bits_show_methods_that_mix_widths_beside_plain():
@@ -195,13 +197,13 @@ def test_layer_bits_show_methods_that_mix_widths_beside_plain():
         for (method, bits), values in widths.items()
         for layer, width in zip(["b.10", "b.9", "a", "all"], [*values, bits], strict=True)
     )  # fmt: skip
-    rows = flow.layer_bits(layers, STUDY)
+    rows = FIGURES["layer_bits"].select(STUDY, layers)
     assert rows["drawing"].unique().tolist() == ["int4"]
     table = rows.pivot(index="y", columns="x", values="value").loc[rows["y"].unique()]
     assert table.index.tolist() == ["a", "b.9", "b.10"]
     assert table.to_dict("list") == {"policy": [8, 2.5, 4], "ptq": [4, 4, 4]}
-    figures.svg(figures.heatmap, rows)
-    plain = flow.layer_bits(layers[layers["method"] != "policy"], STUDY)
+    HeatMap().svg(rows)
+    plain = FIGURES["layer_bits"].select(STUDY, layers[layers["method"] != "policy"])
     assert plain["x"].unique().tolist() == ["ptq"]
     assert plain["drawing"].unique().tolist() == ["int8", "int4"]
 
@@ -214,13 +216,13 @@ def test_distributions_are_shares():
     boundaries = pd.DataFrame(
         {"seed": 0, "group": ["a", "b"], "low": 0.0, "high": 0.5, "count": [2, 2], **common}
     )
-    rows = flow.distributions(weights, boundaries, STUDY)
+    rows = FIGURES["distributions"].select(STUDY, weights, boundaries)
     assert rows[rows["drawing"] == "weight"]["y"].tolist() == [0.75, 0.25]
     assert rows[rows["drawing"] != "weight"][["x", "y"]].to_numpy().tolist() == [[0.25, 1.0]]
 
 
 def test_only_methods_of_the_study_can_be_surveyed():
-    given = STUDY.model_dump(mode="json") | {"curvature": {"methods": ["ptk"]}}
+    given = PARAMS.model_dump(mode="json") | {"curvature": {"methods": ["ptk"]}}
     with pytest.raises(ParamsError, match=r"curvature.methods: 'ptk' .*did you mean 'ptq'"):
         parse(given)
 

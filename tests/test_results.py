@@ -64,6 +64,27 @@ def test_every_template_finds_what_it_names(exported, project, name):
         assert (exported / link).exists(), link
 
 
+def test_what_is_kept_is_what_pages_show(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    shown = runpy.run_path(str(RESULTS / "export.py"))["shown"]
+    for provenance in RESULTS.glob("*/provenance.json"):
+        folder = provenance.parent
+        assert sorted(path.stem for path in folder.glob("*.svg")) == shown(folder.name), folder
+
+
+def test_a_figure_is_drawn_from_kept_tables_alone(tmp_path, monkeypatch):
+    shutil.copytree(RESULTS / "utkface_gender", tmp_path / "docs/results/utkface_gender")
+    monkeypatch.chdir(tmp_path)
+    draw = runpy.run_path(str(RESULTS / "draw.py"))["main"]
+    draw("utkface_gender", "loss_by_group")
+    drawn = Path("docs/results/utkface_gender/loss_by_group.svg").read_text(encoding="utf-8")
+    assert ">loss, nats</text>" in drawn
+    with pytest.raises(UserError, match=r"distributions: .*weight_histograms.parquet.* not kept"):
+        draw("utkface_gender", "distributions")
+    with pytest.raises(UserError, match="did you mean 'trade_off'"):
+        draw("utkface_gender", "tradeoff")
+
+
 def test_results_of_changed_code_are_not_kept(tmp_path, monkeypatch):
     export = runpy.run_path(str(RESULTS / "export.py"))["main"]
     monkeypatch.chdir(tmp_path)

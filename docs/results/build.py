@@ -16,12 +16,12 @@ import pandas as pd
 from quantskew import params, tables
 from quantskew.analysis.answer import of_chance
 from quantskew.analysis.claims import ALL
-from quantskew.analysis.effects import plain_method
+from quantskew.analysis.figures import FIGURES
 from quantskew.analysis.frontier import recommendations
 from quantskew.analysis.hypotheses import NOTHING
-from quantskew.analysis.published import markdown, published
+from quantskew.analysis.published import published
 from quantskew.analysis.remedies import side_by_side
-from quantskew.analysis.report import FIGURES, FLOW
+from quantskew.analysis.typeset import escape_markdown, markdown
 from quantskew.analysis.views import first_groupings
 from quantskew.engine.command import run
 from quantskew.files import write_text
@@ -36,18 +36,21 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.study = params.load(folder / "params.yaml")
+        self.params = params.load(folder / "params.yaml")
+        self.study = self.params.judged()
         self.provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-        self.plain = plain_method(self.study)
+        self.plain = self.study.reference
 
     def frame(self, name: str) -> pd.DataFrame:
         """Read a table."""
-        return tables.read(name, self.folder / f"{name}.parquet").to_pandas()
+        return pd.DataFrame(tables.read(name, self.folder / f"{name}.parquet").to_pandas())
 
     @cached_property
     def _published(self) -> dict[str, pd.DataFrame]:
-        names = ("levels", "effects", "frontier", "remedies", "claims")
-        names += ("curvature", "deployed", "deployed_groups")
+        names = (
+            "levels", "effects", "frontier", "remedies", "claims", "curvature", "deployed",
+            "deployed_groups",
+        )  # fmt: skip
         return published({name: self.frame(name) for name in names}, self.study)
 
     def table(self, name: str) -> str:
@@ -59,35 +62,36 @@ class Results:
         return markdown(rows.drop(columns=[c for c in places if len(rows[c].unique()) == 1]))
 
     def figure(self, name: str) -> str:
-        """Show a drawing, what it shows for those who do not see it, and how it is to be read."""
-        drawing = (FIGURES | FLOW)[name]
-        shown = f"![{drawing.alternative}]({self.folder.name}/{name}.svg)"
-        return f"{shown}\n\n*{drawing.title}. {drawing.note}*"
+        """Show a figure, what it shows for those who do not see it, and how it is to be read."""
+        figure = FIGURES[name]
+        shown = f"![{figure.alternative}]({self.folder.name}/{name}.svg)"
+        return f"{shown}\n\n*{figure.title}. {figure.caption}*"
 
     def answer(self) -> str:
         """Say what was found of each network, in short."""
         levels = first_groupings(self.frame("levels"), self.study)
         advice = iter(recommendations(self.frame("frontier"), self.study))
-        trained = [name for name, m in self.study.methods.items() if m.training.trains][:1]
-        told = []
+        trained = [n for n, m in self.study.methods.items() if m["training"]["kind"] == "qat"][:1]
+        lines = []
         for (dataset, model), rows in levels[levels["method"] == BASELINE].groupby(
             ["dataset", "model"]
         ):
             groups = rows[(rows["metric"] == "accuracy") & rows["counted"]]
             worst = groups.loc[groups["value"].idxmin()]
+            group = escape_markdown(worst["group"])
             overall, spread = (rows[rows["metric"] == m].iloc[0] for m in ("overall", "fvo"))
-            told.append(
+            lines.append(
                 f"At fp32 {model} is right on {_share(overall['value'])} % of {dataset}, on "
-                f"{_share(worst['value'])} % of {worst['group']}: FVO {_share(spread['value'])} "
+                f"{_share(worst['value'])} % of {group}: FVO {_share(spread['value'])} "
                 f"points; chance alone would show up to {_share(spread['chance_upper'])}."
             )
-            told += [
-                f"`{method}` against fp32, change of FVO: {said}."
+            lines += [
+                f"`{method}` against fp32, change of FVO: {text}."
                 for method in (self.plain, *trained)
-                if (said := self.change(method, reference=BASELINE, at=(dataset, model)))
+                if (text := self.change(method, reference=BASELINE, at=(dataset, model)))
             ]
-            told += [self._best_remedy(dataset, model), next(advice)]
-        return "".join(f"- {text}\n" for text in [*told, of_chance(self.study)])
+            lines += [self._best_remedy(dataset, model), escape_markdown(next(advice))]
+        return "".join(f"- {text}\n" for text in [*lines, escape_markdown(of_chance(self.study))])
 
     def _best_remedy(self, dataset: str, model: str) -> str:
         rows = side_by_side(self.frame("remedies"), ["overall", "worst_group"])
@@ -96,26 +100,26 @@ class Results:
         if better.empty:
             return f"No method is detectably better than `{self.plain}` for the worst group."
         best = better.loc[better.groupby("bits")["worst_group_change"].idxmax()]
-        told = [
+        lines = [
             f"{width_name(row.bits)}: `{row.method}` {_points(row.worst_group_change)} "
             f"{_limits(row.worst_group_low, row.worst_group_high)} points, for "
             f"{_points(row.overall_change)} of accuracy and {row.training:.2f} × the training "
             "of fp32"
             for row in best[::-1].itertuples()
         ]
-        return f"What helps the worst group most, against `{self.plain}`: {'; '.join(told)}."
+        return f"What helps the worst group most, against `{self.plain}`: {'; '.join(lines)}."
 
     def ships(self) -> str:
         """Say of each int8 file who pays most, and whether any int8 variant meets the target."""
         rows = first_groupings(self.frame("deployed_groups"), self.study)
         rows = rows[rows["bits"] < FULL_PRECISION]
         target = self.study.targets.worst_group_loss
-        told = []
+        lines = []
         for (dataset, model, method), part in rows.groupby(["dataset", "model", "method"]):
             most = part.loc[(part["accuracy"] - part["fp32"]).idxmin()]
-            bound = part["bound"].max()
-            told.append(
-                f"The file `{method}` of {model} on {dataset}: {most['group']} pays most, "
+            bound, group = part["bound"].max(), escape_markdown(most["group"])
+            lines.append(
+                f"The file `{method}` of {model} on {dataset}: {group} pays most, "
                 f"{_share(most['fp32'])} to {_share(most['accuracy'])} % of {most['n']:,} images "
                 f"({most['lost']} lost, {most['gained']} gained); certified for every group is a "
                 f"loss of at most {_share(bound)} points, {_meets(bound, target)}."
@@ -123,12 +127,12 @@ class Results:
         placed = self.frame("frontier")
         for (dataset, model), part in placed[placed["bits"] == 8].groupby(["dataset", "model"]):
             best = part.loc[part["loss_bound"].idxmin()]
-            told.append(
+            lines.append(
                 f"Of int8 simulated (weights alone), {model} on {dataset}: the smallest certified "
                 f"loss is that of `{best['method']}`, {_share(best['loss_bound'])} points, "
                 f"{_meets(best['loss_bound'], target)}."
             )
-        return "".join(f"- {text}\n" for text in told)
+        return "".join(f"- {text}\n" for text in lines)
 
     def certified(self) -> str:
         """Say how many int8 files keep every group within the target, and how near the best is."""
@@ -171,13 +175,13 @@ class Results:
         rows = rows[rows["claim"] == name]
         if rows.empty:
             raise KeyError(f"{self.folder.name}: there is no claim {name!r}")
-        told = []
+        lines = []
         for _, row in rows.sort_values(
             "width", key=lambda w: w.map(_order), kind="stable"
         ).iterrows():
             where = " ".join(row[place] for place in ("model", "width") if row[place] != ALL)
-            told.append(f"{where}: {_verdict(row)}" if where else self._of_all(row))
-        return "; ".join(told)
+            lines.append(f"{where}: {_verdict(row)}" if where else self._of_all(row))
+        return "; ".join(lines)
 
     def _of_all(self, row: pd.Series) -> str:
         if row["verdict"] == "not testable":
@@ -207,25 +211,25 @@ class Results:
         ]
         if at:
             rows = rows[(rows["dataset"] == at[0]) & (rows["model"] == at[1])]
-        told = [
+        lines = [
             f"{row.width}: {_points(row.change)} {_limits(row.low, row.high)}, **{row.verdict}**"
             for row in rows.itertuples()
         ]
-        return "; ".join(told) or "not in this study"
+        return "; ".join(lines) or "not in this study"
 
     def extremes(self, column: str, *, table: str = "groups", largest: str, smallest: str) -> str:
         """Count the networks in which the claimed groups have the largest and smallest values."""
         rows = first_groupings(self.frame(table), self.study)
         rows = rows[(rows["method"] == self.plain) & rows[column].notna()]
-        told = []
+        lines = []
         for width, part in rows.groupby("width", sort=False):
             wide = part.pivot(index="seed", columns="group", values=column)
             most, least = wide.idxmax(axis=1), wide.idxmin(axis=1)
-            told.append(
+            lines.append(
                 f"{width}: {largest} largest in {(most == largest).sum()}, {smallest} smallest in "
                 f"{(least == smallest).sum()} of {len(wide)} networks"
             )
-        return "; ".join(told) or "not in this study"
+        return "; ".join(lines) or "not in this study"
 
     def parity(self) -> str:
         """Set how plain quantization changes the metrics that tell labels and groups apart."""

@@ -1,14 +1,16 @@
 """Keep what a page of results is made from: ``python docs/results/export.py NAME``.
 
 Run at the root of the project after ``cp studies/NAME.yaml params.yaml && dvc repro``. Writes
-``docs/results/NAME``: the parameters, the small tables, the figures (drawings of numbers alone)
-and ``provenance.json``: revision of the code, hashes of the data, versions, device, what each stage
-took. Training is timed here and now against a plain loop. Neither images nor networks are kept.
+``docs/results/NAME``: the parameters, the tables that pages read (their first groupings), the
+figures that pages show (all of them, where no page shows this study yet), and ``provenance.json``:
+revision of the code, hashes of the data, versions, device, what each stage took. Training is timed
+against a plain loop while this runs. Neither images nor networks are kept.
 """
 
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -19,14 +21,16 @@ import pandas as pd
 import torch
 
 from quantskew import params, tables
+from quantskew.analysis.figures import FIGURES
+from quantskew.analysis.study import Study
 from quantskew.analysis.views import first_groupings
-from quantskew.engine.cells import LIBRARIES, default_store, file_hash
 from quantskew.engine.command import run
 from quantskew.engine.costs import LOG
+from quantskew.engine.fingerprint import LIBRARIES, file_hash
+from quantskew.engine.store import default_store
 from quantskew.errors import UserError
 from quantskew.files import write_json
 from quantskew.layout import samples_path
-from quantskew.params import Params
 from quantskew.schemas import TABLES
 
 ANALYSED = ("levels", "effects", "claims", "frontier", "remedies")
@@ -42,8 +46,8 @@ METRICS = {
 
 
 def main(name: str) -> None:
-    """Copy the tables and figures of the study that was run last, and say how it was run."""
-    study = params.load()
+    """Copy tables and figures of the study that was run last, and note how it was run."""
+    study = params.load().judged()
     changed = said("git", "status", "--porcelain", *CODE)
     if changed:
         raise UserError(f"commit first, results are kept of a revision; changed are:\n{changed}")
@@ -54,17 +58,20 @@ def main(name: str) -> None:
     for table in ANALYSED:
         rows = tables.read(table, f"data/analysis/{table}.parquet").to_pandas()
         if table == "effects":
-            rows = first_groupings(rows[rows["metric"].isin(METRICS)], study)
-        keep(table, rows, target)
+            rows = rows[rows["metric"].isin(METRICS)]
+        keep(table, rows, study, target)
     for table, folder in MEASURED.items():
         rows = pd.concat(
             tables.read(table, f"data/{folder}/{d}/{m}/{table}.parquet").to_pandas()
             for d in study.datasets
             for m in study.models
         )
-        keep(table, rows[rows["layer"] == "all"] if table == "layers" else rows, target)
-    for figure in sorted(Path("plots/figures").glob("*.svg")):
-        shutil.copyfile(figure, target / figure.name)
+        rows = rows[rows["layer"] == "all"] if table == "layers" else rows
+        keep(table, rows, study, target)
+    for figure in shown(name):
+        drawn = Path("plots/figures", f"{figure}.svg")
+        if drawn.exists():  # a figure without rows is not drawn
+            shutil.copyfile(drawn, target / drawn.name)
     latency = {dataset: timed(dataset) for dataset in study.datasets}
     if any(latency.values()):
         write_json(target / "latency.json", latency)
@@ -77,12 +84,29 @@ def timed(dataset: str) -> dict[str, object]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in found}
 
 
-def keep(table: str, rows: pd.DataFrame, target: Path) -> None:
-    """Write the columns of a table's schema."""
+def shown(study: str) -> list[str]:
+    """Name the figures of a study that pages show; all of them, where no page shows the study."""
+    pages = [path.read_text(encoding="utf-8") for path in Path("docs/results").glob("*.md.j2")]
+    variables = [(page, re.findall(rf'set (\w+) = results\("{study}"\)', page)) for page in pages]
+    if not any(found for _, found in variables):
+        return [*FIGURES]
+    return sorted(
+        {
+            name
+            for page, found in variables
+            for variable in found
+            for name in re.findall(rf'\b{variable}\.figure\("(\w+)"\)', page)
+        }
+    )
+
+
+def keep(table: str, rows: pd.DataFrame, study: Study, target: Path) -> None:
+    """Write the columns of a table's schema, of the first grouping where there are several."""
+    rows = first_groupings(rows, study) if {"attribute", "method"} <= {*rows} else rows
     tables.write(table, rows[TABLES[table].schema.names], target / f"{table}.parquet")
 
 
-def provenance(study: Params) -> dict[str, object]:
+def provenance(study: Study) -> dict[str, object]:
     """What it takes to judge the numbers, and to make them again."""
     timing = said(sys.executable, "benchmarks/training.py", study.datasets[0], study.models[0])
     return {
@@ -108,7 +132,7 @@ def device() -> str:
     return f"{platform.machine()} processor, {len(os.sched_getaffinity(0))} cores"
 
 
-def costs(study: Params) -> list[dict[str, object]]:
+def costs(study: Study) -> list[dict[str, object]]:
     """Time and memory of the last run of each stage of the study, in the order of the stages."""
     last = {}
     for line in (default_store() / LOG).read_text(encoding="utf-8").splitlines():

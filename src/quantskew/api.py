@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
@@ -29,8 +28,9 @@ from torch import Tensor, nn
 
 from quantskew import methods as composing
 from quantskew import models
-from quantskew.analysis import answer, figures, report, views
+from quantskew.analysis import answer
 from quantskew.analysis.effects import Predictions, analyze
+from quantskew.analysis.figures import FIGURES
 from quantskew.analysis.study import Statistics, Study
 from quantskew.data.groups import Groups, groupings
 from quantskew.data.loading import Samples
@@ -56,11 +56,6 @@ DATA = "data"
 SEED = 0
 PLAIN = Method()
 _TRAINING, _QAT, _GROUPS, _STATISTICS = Training(), Qat(), Groups(), Statistics()
-_VIEWS = {
-    "accuracy_by_group": views.accuracy_by_group,
-    "fvo_by_width": views.fvo_by_width,
-    "trade_off": views.trade_off,
-}
 
 
 class Applied(NamedTuple):
@@ -132,17 +127,19 @@ class Result:
         Parameters
         ----------
         view
-            ``accuracy_by_group`` (of the reference; the default if it is the only method),
-            ``fvo_by_width`` (all methods) or ``trade_off`` (accuracy against FVO).
+            Name of a figure of the study that needs only these tables: ``accuracy_by_group`` (the
+            default if the reference is the only method), ``fvo_by_width`` (otherwise the default),
+            ``trade_off``, ``loss_by_group`` or ``logits``.
         """
         alone = list(self.study.methods) == [self.study.reference]
         view = view or ("accuracy_by_group" if alone else "fvo_by_width")
-        if view not in _VIEWS:
-            raise UserError(f"no view {view!r}; there are {', '.join(_VIEWS)}")
-        with mpl.rc_context(figures.STYLE):
-            figure = Figure()
-            report.FIGURES[view].draw(figure, _VIEWS[view](self.frames["levels"], self.study))
-        return figure
+        known = [name for name, one in FIGURES.items() if {*one.tables} <= {*self.frames}]
+        if view not in known:
+            raise UserError(
+                f"no view {view!r}; there are {', '.join(known)}{close_names(view, known)}"
+            )
+        figure = FIGURES[view]
+        return figure.drawing.canvas(figure.rows(self.frames, self.study))
 
     def __str__(self) -> str:
         head = answer.headline(self.frames["effects"], self.study)

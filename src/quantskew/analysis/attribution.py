@@ -169,18 +169,3 @@ def _scopes(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
         yield width_name(bits), EVERY, rows.groupby("group", sort=False).mean(numeric_only=True)
     for group, rows in part.groupby("group", sort=False):
         yield EVERY, str(group), rows
-
-
-def view(table: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlations of :func:`attribution` as rows of a heat map."""
-    over = table["group"].where(table["group"] != EVERY, table["width"])
-    fields = {True: "over groups, at a width", False: "over widths, in a group"}
-    return pd.DataFrame(
-        {
-            "panel": table["dataset"] + " · " + table["model"],
-            "drawing": (table["group"] == EVERY).map(fields),
-            "x": over,
-            "y": table["step"],
-            "value": table["spearman"],
-        }
-    )

@@ -112,12 +112,12 @@ class Evidence:
     def change(self, values: Floats, model: str, method: str, reference: str) -> Floats:
         """Mean over the widths that both have of the change from a reference, (1 + B, S)."""
         both = [name for name in (method, reference) if name != BASELINE]
-        changes = [
+        changes: list[Floats] = [
             self.at(values, model, method, bits)
             - self.at(values, model, reference, FULL_PRECISION if reference == BASELINE else bits)
             for bits in self.bits(*both)
         ]
-        return np.mean(changes, axis=0)
+        return np.asarray(np.mean(changes, axis=0))
 
     def over_models(self, each: Callable[[str], Floats]) -> Floats:
         """Side by side, what a function of the model gives: (1 + B, models × S)."""

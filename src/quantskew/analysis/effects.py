@@ -96,17 +96,28 @@ def read_answers(paths: Iterable[Path]) -> tuple[pd.DataFrame, dict[Variant, np.
     return first[1], answers
 
 
-def read_predictions(folder: Path) -> tuple[Predictions, np.ndarray]:
-    """Read the predicted classes of all networks of a folder, and the ids of the samples."""
-    paths = sorted((folder / "predictions").iterdir())
+def read_predictions(
+    points: Mapping[Point, Mapping[int, Path]],
+) -> tuple[Predictions, np.ndarray]:
+    """Read the predicted classes of the networks of a data set and a model.
+
+    Parameters
+    ----------
+    points
+        Tables ``predictions`` of each point by seed; all points have the same seeds.
+
+    Returns
+    -------
+    The predictions, and the ids of the samples, (n,).
+    """
+    paths = [path for by_seed in points.values() for path in by_seed.values()]
     samples, answers = read_answers(paths)
     n_classes = len(tables.read("predictions", paths[0], ["logits"])["logits"][0])
-    seeds = sorted({variant.seed for variant in answers})
-    points = sorted({point_of(variant) for variant in answers})
     predicted = {
-        point: np.stack([answers[Variant(seed=seed, **point._asdict())] for seed in seeds])
-        for point in points
+        point: np.stack([answers[Variant(seed=seed, **point._asdict())] for seed in by_seed])
+        for point, by_seed in points.items()
     }
+    seeds = [*next(iter(points.values()))]
     read = Predictions(samples["label"].to_numpy(), n_classes, seeds, predicted)
     return read, samples["id"].to_numpy()
 

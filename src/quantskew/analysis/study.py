@@ -80,6 +80,4 @@ def kind(method: Mapping[str, Any], *path: str) -> str:
     part: Any = method
     for key in path:
         part = part[key]
-    if isinstance(part, Mapping):
-        part = part["kind"] if "kind" in part else part["by"]
-    return str(part)
+    return str(part["kind"] if isinstance(part, Mapping) else part)

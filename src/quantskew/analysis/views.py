@@ -1,80 +1,90 @@
-"""The rows behind every figure: one table a figure, drawn by matplotlib and by DVC alike.
+"""Selections of rows that several figures, tables and claims share."""
 
-All views show the first grouping of a data set. ``panel`` names the data set and the model.
-"""
+from collections.abc import Mapping
 
 import pandas as pd
+from scipy.stats import t as student
 
 from quantskew.analysis.study import Study
-from quantskew.names import BASELINE, WHOLE, width_name
+from quantskew.names import BASELINE, width_name
+from quantskew.schemas import POINT
+
+_PLACE = ["dataset", "model", "bits"]
+_POINT_GROUP = [*POINT, "attribute", "group"]
 
 
 def first_groupings(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Rows of the first grouping of every data set, with the columns of a figure."""
+    """Rows of the first grouping of every data set, with the columns of :func:`panel`."""
     first = {dataset: study.groups_of(dataset)[0] for dataset in study.datasets}
     chosen = rows[rows["attribute"] == rows["dataset"].map(first)]
     return panel(chosen).sort_values(["panel", "method", "bits"], ascending=[True, True, False])
 
 
 def panel(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add the columns ``panel`` and ``width``."""
+    """Add ``panel``, which names the data set and the model, and ``width``, such as ``int4``."""
     return rows.assign(
         panel=rows["dataset"] + " · " + rows["model"],
-        width=rows["bits"].map(width_name).astype(str),  # of no rows too
+        width=rows["bits"].map(width_name).astype(str),  # an empty column would not be text
     )
 
 
 def plain(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Rows of fp32, fp16 and plain quantization, from wide to narrow."""
-    return rows[rows["method"].isin([BASELINE, "fp16", study.reference])].sort_values(
-        ["dataset", "model", "bits"], ascending=[True, True, False], kind="stable"
-    )
+    """Rows of fp32, fp16 and the reference method, from wide to narrow."""
+    rows = rows[rows["method"].isin([BASELINE, "fp16", study.reference])]
+    return rows.sort_values(_PLACE, ascending=[True, True, False], kind="stable")
 
 
-def accuracy_by_group(
-    levels: pd.DataFrame, study: Study, groups: pd.DataFrame | None = None
-) -> pd.DataFrame:
-    """Accuracy of each group at each width, plain quantization (Bellam & Kim, Figure 1).
+def surfaces(curvature: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
+    """Curvature of each group beside its accuracy, averaged over the seeds that have both."""
+    measured = groups[["seed", *_POINT_GROUP, "accuracy", "top_probability"]]
+    joined = curvature.merge(measured, on=["seed", *_POINT_GROUP])
+    return joined.groupby(_POINT_GROUP, sort=False, as_index=False).mean(numeric_only=True)
 
-    With the table ``groups``, its networks too: ``seeds`` lists the accuracy of each.
+
+def by_group(rows: pd.DataFrame, fields: Mapping[str, str]) -> pd.DataFrame:
+    """Rows of a heat map of group by width: a field for each column, means over seeds.
+
+    Parameters
+    ----------
+    rows
+        Rows with ``panel``, ``group``, ``n``, ``width`` and the columns that are shown.
+    fields
+        The title of the field of each column.
     """
-    rows = plain(first_groupings(levels, study), study)
-    rows = rows[rows["metric"] == "accuracy"]
-    shown = ["panel", "group", "n", "width", "value", "low", "high"]
-    if groups is None:
-        return rows[shown]
-    key = ["dataset", "model", "method", "bits", "attribute", "group"]
-    each = groups.sort_values("seed").groupby(key)["accuracy"].agg(list).rename("seeds")
-    return rows.join(each, on=key)[[*shown, "seeds"]]
-
-
-def loss_by_group(groups: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Mean loss of each group at each width, plain quantization (Bellam & Kim, Figure 7).
-
-    The limits are the lowest and the highest seed.
-    """
-    rows = plain(first_groupings(groups, study), study)
-    keys = ["panel", "group", "n", "width"]
-    return rows.groupby(keys, sort=False, as_index=False).agg(
-        value=("loss", "mean"), low=("loss", "min"), high=("loss", "max")
-    )
-
-
-def fvo_by_width(levels: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """FVO of every method as the width falls, beside what chance alone would show."""
-    rows = first_groupings(levels, study)
-    rows = rows[rows["metric"] == "fvo"]
-    return rows[["panel", "method", "width", "bits", "value", "low", "high", "chance_upper"]]
-
-
-def trade_off(levels: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Overall accuracy and FVO of every method and width (Bellam & Kim, Figures 11 and 12)."""
-    rows = first_groupings(levels, study)
-    keys = ["panel", "method", "width", "bits"]
-    sides = [
-        rows[(rows["metric"] == metric) & (rows["group"] == WHOLE)]
-        .set_index(keys)[["value", "low", "high"]]
-        .rename(columns={"value": name, "low": f"{name}_low", "high": f"{name}_high"})
-        for metric, name in (("overall", "accuracy"), ("fvo", "fvo"))
+    rows = rows.assign(y=rows["group"] + ", n=" + rows["n"].astype(str))
+    keys = ["panel", "y", "width"]
+    means = [
+        rows.groupby(keys, sort=False, as_index=False)
+        .agg(value=(column, "mean"))
+        .assign(drawing=title)
+        for column, title in fields.items()
     ]
-    return sides[0].join(sides[1]).reset_index()
+    return pd.concat(means).rename(columns={"width": "x"})
+
+
+def scattered(
+    rows: pd.DataFrame, fields: Mapping[str, tuple[str, str]], alpha: float
+) -> pd.DataFrame:
+    """Rows of points, a field for each pair of columns, with limits where the error is known.
+
+    Parameters
+    ----------
+    rows
+        One row for each group and width. A column ``<y>_error`` is the standard error of ``<y>``
+        over the ``sampled`` samples that were drawn of the group.
+    fields
+        The columns on the axes of each field, by its title.
+    alpha
+        One less the coverage of the limits, which are Student's.
+    """
+    named = rows[["panel", "width", "group"]].rename(columns={"width": "series"})
+    half = student.ppf(1 - alpha / 2, rows["sampled"] - 1)
+    parts = []
+    for title, (x, y) in fields.items():
+        part = named.assign(drawing=title, x=rows[x], y=rows[y])
+        if f"{y}_error" in rows:
+            reach = half * rows[f"{y}_error"]
+            # no norm is below 0, and no largest eigenvalue: shifting all logits alike is flat
+            part = part.assign(low=(rows[y] - reach).clip(0), high=rows[y] + reach)
+        parts.append(part)
+    return pd.concat(parts)

@@ -45,4 +45,5 @@ def frontier_probability(draws: ArrayLike, maximize: ArrayLike) -> Floats:
     -------
     (N,) shares of 1.
     """
-    return np.mean([on_frontier(draw, maximize) for draw in np.asarray(draws, float)], axis=0)
+    shares = np.mean([on_frontier(draw, maximize) for draw in np.asarray(draws, float)], axis=0)
+    return np.asarray(shares)

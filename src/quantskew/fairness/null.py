@@ -84,7 +84,7 @@ def _deal(
             left[:, cell] -= taken
             hits += np.outer(taken, pattern)
         accuracy[:, :, group] = hits / size
-    return fvo(accuracy, np.ones(len(sizes), bool)).mean(1)
+    return np.asarray(fvo(accuracy, np.ones(len(sizes), bool)).mean(1))
 
 
 def equal_rates_p_value(part: ArrayLike, whole: ArrayLike, counted: ArrayLike) -> Floats:
@@ -150,4 +150,4 @@ def debiased_fvo(accuracy: ArrayLike, sizes: ArrayLike, counted: ArrayLike) -> F
     noise = pooled * (1 - pooled) * (weights.size - 1)
     spread = ((inside - pooled[..., None]) ** 2) @ weights
     real = np.maximum(0.0, 1 - np.divide(noise, spread, out=np.ones_like(noise), where=spread > 0))
-    return fvo(accuracy, counted) * np.sqrt(real)
+    return np.asarray(fvo(accuracy, counted) * np.sqrt(real))

@@ -1,0 +1,32 @@
+"""Accuracy of each group as the width falls."""
+
+import pandas as pd
+
+from quantskew.analysis.figures.drawing import BarsByGroup
+from quantskew.analysis.figures.registry import figure
+from quantskew.analysis.study import Study
+from quantskew.analysis.views import first_groupings, plain
+
+
+@figure(
+    order=10,
+    section="results",
+    title="Accuracy of each group as the width falls",
+    alternative=(
+        "Bars of accuracy, one for each group and width; the numbers are in the table of groups."
+    ),
+    caption=(
+        "Plain post-training quantization. Bars are means over seeds, dots the networks of each "
+        "seed; whiskers say how far other test samples could move the mean, not what another "
+        "training would give. After Figure 1 of Bellam & Kim."
+    ),
+    drawing=BarsByGroup(y_label="accuracy", percent=True),
+)
+def accuracy_by_group(study: Study, levels: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of each group at each width; ``seeds`` lists that of every network."""
+    rows = plain(first_groupings(levels, study), study)
+    rows = rows[rows["metric"] == "accuracy"]
+    key = ["dataset", "model", "method", "bits", "attribute", "group"]
+    each = groups.sort_values("seed").groupby(key)["accuracy"].agg(list).rename("seeds")
+    rows = rows.join(each, on=key)
+    return rows[["panel", "group", "n", "width", "value", "low", "high", "seeds"]]

@@ -1,0 +1,380 @@
+"""How figures are drawn: one style, colours that colour-blind readers tell apart, and intervals."""
+
+import io
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import AsinhNorm
+from matplotlib.figure import Figure
+
+STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "grid.alpha": 0.4,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "quantskew",
+}
+# Tol's muted colours, which colour-blind readers tell apart, the strongest first
+COLOURS = ("#CC6677", "#332288", "#117733", "#44AA99", "#AA4499",
+           "#999933", "#88CCEE", "#882255", "#DDCC77")  # fmt: skip
+MARKERS = "sD^vPXh<>p"
+HATCHES = ("", "///", "...", "xxx")
+FIXED = {"fp32": ("#000000", "*"), "fp16": ("#777777", "d"), "ptq": ("#444444", "o")}
+KNOWN = (
+    "qat", "mpqat", "fair_qat", "uo_wcr", "channel", "mse", "adaround", "fair_mixed", "augmented",
+)  # fmt: skip
+"""Methods that look the same in every study; the others follow them in alphabetical order."""
+
+
+def looks(methods: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and hatch of each method; up to 36 methods, no two share all three."""
+    rest = sorted({*methods}.difference(FIXED, KNOWN))
+    others = {
+        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], HATCHES[i // len(COLOURS) % 4])
+        for i, name in enumerate([*KNOWN, *rest])
+    }
+    return {name: (*look, "") for name, look in FIXED.items()} | others
+
+
+def _verbatim(rows: pd.DataFrame) -> pd.DataFrame:
+    # two dollar signs enclose a formula, and a label that starts with an underscore has no entry in
+    # a legend unless an invisible character stands before it
+    texts = rows[[name for name in rows if pd.api.types.is_string_dtype(rows[name])]]
+    return rows.assign(**texts.replace({r"\$": r"\$", "^_": "\N{WORD JOINER}_"}, regex=True))
+
+
+def compact(svg: str) -> str:
+    """Leave out of the SVG of matplotlib what a browser does not need.
+
+    Coordinates are rounded to a hundredth of a point, and the list of fonts, which matplotlib
+    repeats for every text, is written once.
+    """
+    svg = re.sub(
+        r"<\?xml.*?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.S
+    )
+    svg = re.sub(r' id="[\w.]+_\d+"| transform="rotate\(-0 [^"]*"', "", svg)
+    if families := re.search(r"font-family: [^;\"]*", svg):
+        svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+        svg = svg.replace("butt}</style>", f"butt}} text{{{families[0]}}}</style>", 1)
+    # a tick has the line style of the path that it uses
+    svg = re.sub(r'(<use [^>]*?) style="(?:stroke[^;"]*(?:; )?)*"', r"\1", svg)
+    ends: list[str] = []  # of the groups around this place: groups without attributes do nothing
+
+    def group(tag: re.Match[str]) -> str:
+        if tag[0] == "</g>":
+            return ends.pop()
+        ends.append("" if tag[0] == "<g>" else "</g>")
+        return "" if tag[0] == "<g>" else tag[0]
+
+    svg = re.sub(r"<g(?: [^>]*)?(?<!/)>|</g>", group, svg.replace("<g/>", ""))
+    svg = re.sub(r"<[^>]*\.\d{3}[^>]*>", lambda tag: _DIGITS.sub(_rounded, tag[0]), svg)
+    return re.sub(r"\s*\n\s*", "\n", svg).lstrip()
+
+
+_DIGITS = re.compile(r"-?\d+\.\d{3,}")
+
+
+def _rounded(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
+
+
+@dataclass(frozen=True)
+class Drawing(ABC):
+    """A way of drawing rows, and the DVC template that draws the same.
+
+    Attributes
+    ----------
+    template
+        Name of a file in ``.dvc/plots``.
+    x, y
+        Columns of the rows on the axes.
+    x_label, y_label
+        Names of the axes.
+    """
+
+    template: ClassVar[str]
+    x: ClassVar[str] = "x"
+    y: ClassVar[str] = "y"
+    x_label: str = ""
+    y_label: str = ""
+
+    @abstractmethod
+    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None: ...
+
+    def canvas(self, rows: pd.DataFrame) -> Figure:
+        """Draw the rows; names appear as they are, even where they look like formulas."""
+        with mpl.rc_context(STYLE):
+            figure = Figure()
+            self._draw(figure, _verbatim(rows))
+        return figure
+
+    def svg(self, rows: pd.DataFrame) -> str:
+        """Draw the rows as a short SVG: the same rows give the same bytes."""
+        text = io.StringIO()
+        with mpl.rc_context(STYLE):
+            self.canvas(rows).savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        return compact(text.getvalue())
+
+    def axes(self) -> dict[str, str]:
+        """Axes as ``dvc.yaml`` names them; DVC fills an empty label with a name of its own."""
+        labels = {"x_label": self.x_label or " ", "y_label": self.y_label or " "}
+        return {"x": self.x, "y": self.y, **labels}
+
+
+def _panels(
+    figure: Figure, rows: pd.DataFrame, width: float, height: float
+) -> Iterator[tuple[Axes, pd.DataFrame]]:
+    names = rows["panel"].unique()
+    figure.set_size_inches(width, height * len(names))
+    axes = figure.subplots(len(names), squeeze=False)[:, 0]
+    for ax, name in zip(axes, names, strict=True):
+        ax.set_title(name)
+        yield ax, rows[rows["panel"] == name]
+
+
+def _grid(
+    figure: Figure, rows: pd.DataFrame, height: float = 3.2
+) -> Iterator[tuple[Axes, pd.DataFrame]]:
+    panels, fields = rows["panel"].unique(), rows["drawing"].unique()
+    figure.set_size_inches(9, height * len(panels))
+    axes = figure.subplots(len(panels), len(fields), squeeze=False)
+    for line, panel in zip(axes, panels, strict=True):
+        for ax, field in zip(line, fields, strict=True):
+            ax.set_title(f"{panel}\n{field}" if ax is line[0] else f"\n{field}")
+            yield ax, rows[(rows["panel"] == panel) & (rows["drawing"] == field)]
+
+
+def _whiskers(rows: pd.DataFrame, value: str = "value", prefix: str = "") -> np.ndarray:
+    low, high = rows[f"{prefix}low"], rows[f"{prefix}high"]
+    return np.asarray(np.clip([rows[value] - low, high - rows[value]], 0, None))
+
+
+def _shades(names: Sized) -> np.ndarray:
+    return np.asarray(mpl.colormaps["cividis"](np.linspace(0, 0.9, len(names))))
+
+
+@dataclass(frozen=True)
+class BarsByGroup(Drawing):
+    """Bars of every group side by side, one for each width from wide to narrow, with intervals.
+
+    Where the rows list ``seeds``, each is a dot on its bar.
+    """
+
+    template = "bars_by_group"
+    x, y = "group", "value"
+    percent: bool = False
+
+    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
+        factor = 100 if self.percent else 1
+        for ax, part in _panels(figure, rows, 8, 2.8):
+            groups, widths = part["group"].unique(), part["width"].unique()
+            step = 0.8 / len(widths)
+            sizes = part.drop_duplicates("group").set_index("group")["n"]
+            for number, (width, colour) in enumerate(zip(widths, _shades(widths), strict=True)):
+                at = part[part["width"] == width].set_index("group").reindex(groups)
+                x = np.arange(len(groups)) - 0.4 + step * (number + 0.5)
+                ax.bar(
+                    x, at["value"] * factor, step, color=colour, label=width,
+                    yerr=_whiskers(at) * factor, error_kw={"lw": 0.7, "ecolor": "#555555"},
+                )  # fmt: skip
+                for place, values in zip(x, at.get("seeds", []), strict="seeds" in at):
+                    if isinstance(values, list) and len(values) > 1:
+                        ax.plot(
+                            [place] * len(values), np.multiply(values, factor), ls="", marker="o",
+                            ms=2.2, mfc="#D55E00", mec="white", mew=0.3, zorder=3,
+                        )  # fmt: skip
+            ax.set_xticks(range(len(groups)), [f"{g}\nn={sizes[g]}" for g in groups])
+            ax.grid(False, axis="x")
+            ax.set_ylabel(self.y_label + ", %" * self.percent)
+            ax.legend(ncols=len(widths), loc="lower left", bbox_to_anchor=(0.35, 1), borderpad=0)
+
+
+@dataclass(frozen=True)
+class LinesByWidth(Drawing):
+    """FVO of every method against the width; grey is what chance shows with equal groups."""
+
+    template = "lines_by_width"
+    x, y = "width", "value"
+
+    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
+        widths = rows.drop_duplicates("bits").sort_values("bits", ascending=False)["width"].tolist()
+        styles = looks(rows["method"])
+        for ax, part in _panels(figure, rows, 8, 3):
+            chance = part.groupby("width")["chance_upper"].max().reindex(widths) * 100
+            ax.fill_between(range(len(widths)), 0, chance, color="#999999", alpha=0.3, lw=0)
+            ax.annotate("within chance", (len(widths) - 1, 0), (0, 2), textcoords="offset points",
+                        ha="right", color="#555555", fontsize=8)  # fmt: skip
+            methods = part["method"].unique()
+            for number, method in enumerate(methods):
+                at = part[part["method"] == method]
+                colour, marker, _ = styles[method]
+                shift = (number - len(methods) / 2) * min(0.05, 0.4 / len(methods))
+                ax.errorbar(
+                    [widths.index(width) + shift for width in at["width"]], at["value"] * 100,
+                    yerr=_whiskers(at) * 100, label=method, capsize=2, lw=1.2, marker=marker, ms=4,
+                    color=colour,
+                )  # fmt: skip
+            ax.set_xticks(range(len(widths)), widths)
+            ax.set_ylim(0)
+            ax.set_ylabel(f"{self.y_label}, points")
+            ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+@dataclass(frozen=True)
+class TradeOff(Drawing):
+    """Overall accuracy against FVO, a field for each width; the best place is the lower right."""
+
+    template = "trade_off"
+    x, y = "accuracy", "fvo"
+
+    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
+        panels = rows["panel"].unique()
+        rows = rows[(rows["bits"] < 16) | (rows["method"] == "fp32")]
+        narrow = rows[rows["bits"] < 16].drop_duplicates("bits")
+        widths = narrow.sort_values("bits", ascending=False)[["bits", "width"]].values
+        figure.set_size_inches(8, 2.9 * len(panels))
+        axes = figure.subplots(len(panels), len(widths), squeeze=False, sharey=True)
+        methods, styles = rows["method"].unique(), looks(rows["method"])
+        for line, panel in zip(axes, panels, strict=True):
+            here = rows[rows["panel"] == panel]
+            for ax, (bits, width) in zip(line, widths, strict=True):
+                shown = here[(here["bits"] == bits) | (here["method"] == "fp32")]
+                for method in methods:
+                    at = shown[shown["method"] == method]
+                    colour, marker, _ = styles[method]
+                    ax.errorbar(
+                        at["accuracy"] * 100, at["fvo"] * 100,
+                        xerr=_whiskers(at, "accuracy", "accuracy_") * 100,
+                        yerr=_whiskers(at, "fvo", "fvo_") * 100,
+                        fmt=marker, ms=5, lw=0.8, label=method, color=colour,
+                    )  # fmt: skip
+                ax.set_title(f"{panel}\n{width}" if ax is line[0] else f"\n{width}")
+                ax.set_xlabel(f"{self.x_label}, %")
+            line[0].set_ylabel(f"{self.y_label}, points")
+        entries = axes[0][0].get_legend_handles_labels()
+        figure.legend(*entries, loc="outside lower center", ncols=min(7, len(methods)))
+
+
+@dataclass(frozen=True)
+class HeatMap(Drawing):
+    """Cells ``y`` by ``x``, each with its number; every field has a range of colours of its own.
+
+    Colours follow the number up to about 1 and its logarithm beyond, on either side of 0. Those of
+    a ``signed`` map are white at 0, and the same number has the same colour in all fields.
+    """
+
+    template = "heatmap"
+    signed: bool = False
+
+    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
+        most = float(rows["value"].abs().max())
+        most = most if most > 0 else 1.0  # zeros or NaN alone need limits too
+        limits = (-most, most) if self.signed else (None, None)
+        lines = rows.groupby("panel")["y"].nunique().max()
+        for ax, part in _grid(figure, rows, max(3.2, 1 + 0.16 * lines)):
+            table = part.pivot(index="y", columns="x", values="value")
+            table = table.loc[part["y"].unique(), part["x"].unique()]
+            image = ax.imshow(
+                table,
+                cmap="PuOr_r" if self.signed else "cividis",
+                aspect="auto",
+                norm=AsinhNorm(1, *limits),
+            )
+            shade = np.asarray(image.norm(table.to_numpy()))
+            dark = abs(shade - 0.5) > 0.35 if self.signed else shade < 0.5
+            for (i, j), value in np.ndenumerate(table.to_numpy()):
+                if np.isfinite(value):
+                    text = f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 4) + 0.0:.2g}"
+                    ax.text(j, i, text, ha="center", va="center", fontsize=7,
+                            color="white" if dark[i, j] else "black")  # fmt: skip
+            ax.set_xticks(range(table.shape[1]), table.columns)
+            if sum(map(len, table.columns)) > 30:
+                for label in ax.get_xticklabels():
+                    label.set(rotation=35, ha="right")
+            named = table.index if part["drawing"].iloc[0] == rows["drawing"].iloc[0] else []
+            ax.set_yticks(range(len(named)), named)
+            ax.grid(False)
+            if self.signed:
+                figure.colorbar(image, ax=ax, ticks=[-most, 0, most], format="%.2g")
+
+
+@dataclass(frozen=True)
+class Points(Drawing):
+    """Points in a colour and marker for each ``series``; a single series names its groups.
+
+    Limits ``low`` and ``high`` of ``y`` are drawn where the rows have them.
+    """
+
+    template = "points"
+    joined: bool = False
+    scale: Literal["linear", "log", "symlog"] = "linear"
+    diagonal: bool = False
+
+    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
+        series = rows["series"].unique()
+        drawn: dict[str, Any] = {}
+        for ax, part in _grid(figure, rows):
+            for number, (name, colour) in enumerate(zip(series, _shades(series), strict=True)):
+                at = part[part["series"] == name]
+                if len(at):
+                    drawn[name] = ax.errorbar(
+                        at["x"], at["y"], _whiskers(at, "y") if "low" in at else None,
+                        ls="-" if self.joined else "", lw=1, ms=4, color=colour, elinewidth=0.7,
+                        marker=MARKERS[number % len(MARKERS)],
+                    )[0]  # fmt: skip
+            if len(series) == 1 and "group" in part:
+                for group, x, y in part[["group", "x", "y"]].itertuples(index=False):
+                    ax.annotate(group, (x, y), (3, 3), textcoords="offset points", fontsize=7)
+            if self.scale != "linear":
+                options = {"linthresh": 1e-2} if self.scale == "symlog" else {}
+                ax.set_yscale(self.scale, **options)
+                if self.diagonal:
+                    ax.set_xscale(self.scale, **options)
+            if self.diagonal:
+                ax.axline((0, 0), (1e-3, 1e-3), color="#999999", lw=0.8, zorder=0)
+            ax.set_xlabel(self.x_label)
+            ax.set_ylabel(self.y_label)
+        if len(series) > 1:
+            figure.legend(
+                drawn.values(), drawn.keys(), loc="outside lower center", ncols=min(12, len(drawn))
+            )
+
+
+@dataclass(frozen=True)
+class Bars(Drawing):
+    """Bars of ``value`` at every ``x``, one for each ``series`` side by side, with limits."""
+
+    template = "bars"
+    y = "value"
+
+    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
+        for ax, part in _grid(figure, rows):
+            names, series = part["x"].unique(), part["series"].unique()
+            styles = looks(series)
+            step = 0.8 / len(series)
+            for number, one in enumerate(series):
+                at = part[part["series"] == one].set_index("x").reindex(names)
+                colour, _, hatch = styles[one]
+                ax.bar(
+                    np.arange(len(names)) - 0.4 + step * (number + 0.5), at["value"], step,
+                    label=one, yerr=_whiskers(at), color=colour, hatch=hatch, error_kw={"lw": 0.7},
+                )  # fmt: skip
+            ax.set_xticks(range(len(names)), names)
+            ax.grid(False, axis="x")
+            if ax is figure.axes[0]:
+                figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=7)

@@ -1,0 +1,234 @@
+"""From the answers of all networks to tables, figures and the report: the stage ``analyze``.
+
+Comparing two points of the study, and drawing a figure, are cells: they are done anew only where
+the answers, or the rows of the figure, are others.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from quantskew import tables
+from quantskew.analysis import answer, attribution, report
+from quantskew.analysis.effects import (
+    Frames,
+    Predictions,
+    joined,
+    read_frames,
+    read_predictions,
+    references,
+)
+from quantskew.analysis.exemplars import exemplar_rows
+from quantskew.analysis.figures import FIGURES
+from quantskew.analysis.frontier import frontier, recommendations
+from quantskew.analysis.hypotheses import assess
+from quantskew.analysis.published import published
+from quantskew.analysis.remedies import cheapest, remedies
+from quantskew.analysis.sampled import Sampled, sample
+from quantskew.analysis.study import Study
+from quantskew.analysis.typeset import escape_markdown, latex, markdown
+from quantskew.data.groups import groupings
+from quantskew.data.people import People, read_people
+from quantskew.engine.cells import Cell, run
+from quantskew.engine.compute import Compute
+from quantskew.engine.fingerprint import file_hash
+from quantskew.files import write_json, write_text
+from quantskew.layout import (
+    ANALYSIS,
+    FOLDERS,
+    NETWORKS,
+    PLOTS,
+    folder_of,
+    gathered,
+    predictions_path,
+    samples_path,
+    stored_variants,
+)
+from quantskew.names import BASELINE, FULL_PRECISION, Point
+from quantskew.schemas import POINT
+
+Paths = dict[Point, dict[int, Path]]
+"""Tables ``predictions`` of the networks of each point, by seed."""
+MEASURED = (
+    "groups", "layers", "weight_histograms", "boundaries", "curvature", "layer_damage", "history",
+)  # fmt: skip
+SHIPPED = ("deployed", "deployed_groups")
+
+
+class Source(NamedTuple):
+    """What stands behind the numbers of a page: for whoever wants to compute them again."""
+
+    parameters: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+
+def analyze_all(study: Study, source: Source, compute: Compute) -> None:
+    """Compare all networks of the study; write tables, metrics, plots and the report."""
+    answers = {dataset: answered(study, dataset) for dataset in study.datasets}
+    compared = compare_all(study, answers, compute)
+    parts = [_decided(study, dataset, answers[dataset], compared) for dataset in study.datasets]
+    frames = {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
+    where = study.datasets, study.models
+    measured = {name: gathered(["evaluate"], name, *where) for name in MEASURED}
+    shipped = {name: gathered(["deploy"], name, *where) for name in SHIPPED}
+    frames |= compared._asdict() | attribution.attribution(attribution.changes(measured, study))
+    frames["failures"] = gathered(FOLDERS, "failures", *where)
+    shutil.rmtree(ANALYSIS, ignore_errors=True)
+    for name, rows in frames.items():
+        tables.write(name, rows, ANALYSIS / f"{name}.parquet")
+    write_pages(study, frames | measured | shipped, source, compute)
+
+
+def answered(study: Study, dataset: str) -> Paths:
+    """Return the points of a data set of which every seed was evaluated that its fp32 network was.
+
+    What lacks a seed is named in the table ``failures``, and compared with nothing.
+    """
+    found: Paths = {}
+    for model in study.models:
+        folder = folder_of("evaluate", dataset, model)
+        for variant in stored_variants(dataset, model):
+            path = predictions_path(folder, variant)
+            if path.exists():
+                point = Point(*(getattr(variant, name) for name in POINT))
+                found.setdefault(point, {})[variant.seed] = path
+    baselines = [Point(dataset, model, BASELINE, FULL_PRECISION) for model in study.models]
+    seeds = set(study.seeds).intersection(*(found.get(point, {}) for point in baselines))
+    if not seeds:
+        raise tables.TableError(
+            f"{dataset}: no seed has an fp32 network of every model; data/*/{dataset}/*/failures"
+            ".parquet says why"
+        )
+    return {
+        point: {seed: paths[seed] for seed in sorted(seeds)}
+        for point, paths in sorted(found.items())
+        if seeds <= paths.keys()
+    }
+
+
+def compare_all(study: Study, answers: Mapping[str, Paths], compute: Compute) -> Frames:
+    """Compare every point with its references, for every grouping, each in a cell of its own."""
+    cells = [
+        Cell(
+            "/".join(map(str, (*point, grouping))),
+            "quantskew.analysis.effects:compare_point",
+            answers=[*paths.values()],
+            references={
+                name: [*points[point._replace(method=name, bits=bits)].values()]
+                for name, bits in references(study, point, points)
+            },
+            samples=samples_path(dataset),
+            grouping=grouping,
+            groups=study.groups.needed_by(grouping),
+            statistics=study.statistics,
+        )
+        for dataset, points in answers.items()
+        for (point, paths), grouping in product(points.items(), study.groups_of(dataset))
+    ]
+    folders = run(cells, title="compare", compute=compute)
+    return joined(read_frames(folders[cell.name] for cell in cells), study)
+
+
+def _decided(
+    study: Study, dataset: str, points: Paths, compared: Frames
+) -> dict[str, pd.DataFrame]:
+    """Test the claims and place the points of a data set, all its models on the same draws."""
+    people = read_people(samples_path(dataset))
+    read = {}
+    for model in study.models:
+        own = {point: paths for point, paths in points.items() if point.model == model}
+        read[model] = read_predictions(own)
+    sampled = _sampled(study, people, read)
+    sizes, images = costs(dataset, study.models)
+    levels, effects, certificates = (rows[rows["dataset"] == dataset] for rows in compared)
+    placed = frontier(sampled, sizes, levels, certificates, study)
+    measured = [gathered(["evaluate"], n, [dataset], study.models) for n in ("groups", "curvature")]
+    return {
+        "claims": assess(study, sampled, sizes, *measured),
+        "frontier": placed,
+        "remedies": remedies(placed, images, levels, effects, study),
+        "exemplars": pd.concat(exemplar_rows(answers, ids) for answers, ids in read.values()),
+    }
+
+
+def _sampled(
+    study: Study, people: People, read: Mapping[str, tuple[Predictions, np.ndarray]]
+) -> Sampled:
+    test, train = people.part("test"), people.part("train")
+    ids = next(iter(read.values()))[1]
+    order = pd.Series(np.arange(len(test.ids)), test.ids).loc[ids].to_numpy()
+    dataset = next(iter(next(iter(read.values()))[0].predicted)).dataset
+    first = study.groups_of(dataset)[:1]
+    (division,) = groupings(test.attributes.iloc[order], first, study.groups)
+    (trained,) = groupings(train.attributes, first, study.groups)
+    numbers = dict(zip(trained.names, trained.sizes, strict=True))
+    correct = {
+        point: predicted == answers.labels
+        for answers, _ in read.values()
+        for point, predicted in answers.predicted.items()
+    }
+    train_sizes = np.array([numbers.get(name, 0) for name in division.names])
+    return sample(correct, division, train_sizes, study.statistics)
+
+
+def costs(dataset: str, models: tuple[str, ...]) -> list[dict[Point, float]]:
+    """Size of the file and images trained on by point, mean over seeds."""
+    rows = gathered(NETWORKS, "variants", [dataset], models)
+    means = rows.groupby(list(POINT), as_index=False)[["bytes", "images_trained"]].mean()
+    points = [Point(*key) for key in means[list(POINT)].itertuples(index=False)]
+    return [dict(zip(points, means[name], strict=True)) for name in ("bytes", "images_trained")]
+
+
+def draw(folder: Path, *, figure: str, rows: Path) -> None:
+    """Draw a figure from its rows, as a cell of its own: writes ``figure.svg``."""
+    frame = pd.DataFrame(json.loads(rows.read_text(encoding="utf-8")))
+    write_text(folder / "figure.svg", FIGURES[figure].drawing.svg(frame))
+
+
+def write_pages(
+    study: Study, frames: Mapping[str, pd.DataFrame], source: Source, compute: Compute
+) -> None:
+    """Write what people read: rows and figures, tables of papers, metrics and the report."""
+    for part in ("rows", "figures", "tables"):
+        shutil.rmtree(PLOTS / part, ignore_errors=True)
+    cells = []
+    for name, figure in FIGURES.items():
+        rows, path = figure.rows(frames, study), PLOTS / "rows" / f"{name}.json"
+        write_json(path, rows.to_dict("records"))
+        if len(rows):  # no damage is predicted, say, where no quantized network was surveyed
+            cells.append(Cell(name, "quantskew.analysis.run:draw", figure=name, rows=path))
+    drawn = {}
+    for name, folder in run(cells, title="draw", compute=compute).items():
+        drawn[name] = (folder / "figure.svg").read_text(encoding="utf-8")
+        write_text(PLOTS / "figures" / f"{name}.svg", drawn[name])
+    for name, rows in published(frames, study).items():
+        write_text(PLOTS / "tables" / f"{name}.tex", latex(rows, name))
+        write_text(PLOTS / "tables" / f"{name}.md", markdown(rows))
+    head = answer.headline(frames["effects"], study)
+    write_json("metrics/summary.json", answer.metrics(head, frames["remedies"]))
+    sentences = [
+        *answer.sentences(head, study),
+        *recommendations(frames["frontier"], study),
+        *cheapest(frames["remedies"], study),
+        answer.of_chance(study),
+    ]
+    lines = "".join(f"- {escape_markdown(text)}\n" for text in sentences)
+    write_text(PLOTS / "tables" / "answer.md", lines)
+    page = report.render(
+        answer=sentences,
+        drawn=drawn,
+        flow=report.flow_tables(frames),
+        tables=report.tables(head, frames, study),
+        limits=report.limits(frames, study),
+        study=study,
+        parameters=source.parameters,
+        hashes={str(samples_path(d)): file_hash(samples_path(d)) for d in study.datasets},
+        versions=source.versions,
+    )
+    write_text(PLOTS / "report.html", page)
