@@ -237,11 +237,8 @@ def compare(
     """
     by_name = methods if isinstance(methods, Mapping) else {name: name for name in methods}
     grid_bits = (bits,) if isinstance(bits, int) else tuple(bits)
-    grid = [
-        Applied(name, method, width)
-        for name, method in ((name, named(m, params)) for name, m in by_name.items())
-        for width in widths(method, grid_bits)
-    ]
+    resolved = {name: named(method, params) for name, method in by_name.items()}
+    grid = [Applied(n, m, width) for n, m in resolved.items() for width in widths(m, grid_bits)]
     test = samples(data, model, split="test")
     inputs = material(model, calibration, train, training, qat, example=test.images)
     return evaluate(

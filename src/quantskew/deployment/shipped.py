@@ -116,11 +116,8 @@ def described(
     files, groups = [], []
     for variant, folder in folders.items():
         base = references[variant]
-        logits, fp32, pytorch = (
-            outputs[variant]["logits"],
-            outputs[base]["logits"],
-            outputs[variant]["pytorch"],
-        )
+        logits, pytorch = outputs[variant]["logits"], outputs[variant]["pytorch"]
+        fp32 = outputs[base]["logits"]
         facts = json.loads((folder / "facts.json").read_text())
         row = {
             "base": base.method,

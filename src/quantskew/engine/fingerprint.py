@@ -8,6 +8,7 @@ the same folder that it imports count as well.
 import ast
 import hashlib
 import importlib.util
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -125,15 +126,9 @@ def imports(module: str) -> set[str]:
                 # an imported name may be a module as well
                 waiting += [source, *(f"{source}.{alias.name}" for alias in node.names)]
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                waiting += _named_code(node.value)
+                # the function of a cell, such as "quantskew.methods:quantize"
+                waiting += re.findall(r"\A(quantskew\.[^:]+):[^\W\d]\w*\Z", node.value)
     return found
-
-
-def _named_code(text: str) -> list[str]:
-    """Module in a string such as ``quantskew.methods:quantize``, the function of a cell."""
-    module, colon, function = text.partition(":")
-    named = colon and module.startswith("quantskew.") and function.isidentifier()
-    return [module] if named else []
 
 
 def _beside(package: str, specification: ModuleSpec) -> bool:

@@ -53,7 +53,7 @@ def compare(original: Network, dequantized: Network) -> pd.DataFrame:
     if original.keys() != dequantized.keys():
         differing = ", ".join(sorted(original.keys() ^ dequantized.keys()))
         raise ValueError(f"the two networks must have the same layers; only one has {differing}")
-    sums = []
+    layers = []
     for layer, before in original.items():
         after = dequantized[layer]
         if before.shape != after.shape:
@@ -62,34 +62,27 @@ def compare(original: Network, dequantized: Network) -> pd.DataFrame:
                 f"and {tuple(after.shape)} dequantized"
             )
         a, b = _values(layer, before), _values(layer, after)
-        change = b - a
-        sums.append(
-            (
-                layer,
-                a.size,
-                np.abs(change).sum(),
-                # unlike a dot product, whose order of summation depends on the number of threads
-                np.square(change).sum(),
-                np.square(a).sum(),
-                (a == 0).sum(),
-                (b == 0).sum(),
-            )
+        layers.append(
+            {
+                "weights": a.size,
+                "absolute_change": np.abs(b - a).sum(),
+                # not a dot product, whose order of summation depends on the number of threads
+                "error": np.square(b - a).sum(),
+                "energy": np.square(a).sum(),
+                "original_zeros": (a == 0).sum(),
+                "zeros": (b == 0).sum(),
+            }
         )
-    layers = pd.DataFrame(
-        sums, columns=["layer", "weights", "absolute_change", "error", "energy", "before", "after"]
-    )
-    rows = pd.concat(
-        [layers, layers.drop(columns="layer").sum().to_frame().T.assign(layer=WHOLE)],
-        ignore_index=True,
-    )
+    sums = pd.DataFrame(layers, index=[*original])
+    sums = pd.concat([sums, sums.sum().to_frame(WHOLE).T]).rename_axis("layer").reset_index()
     return pd.DataFrame(
         {
-            "layer": rows["layer"],
-            "weights": rows["weights"].astype("int64"),
-            "absolute_change": rows["absolute_change"],
-            "relative_error": np.sqrt(rows["error"] / rows["energy"].where(rows["energy"] > 0)),
-            "original_sparsity": rows["before"] / rows["weights"],
-            "sparsity": rows["after"] / rows["weights"],
+            "layer": sums["layer"],
+            "weights": sums["weights"].astype("int64"),
+            "absolute_change": sums["absolute_change"],
+            "relative_error": np.sqrt(sums["error"] / sums["energy"].where(sums["energy"] > 0)),
+            "original_sparsity": sums["original_zeros"] / sums["weights"],
+            "sparsity": sums["zeros"] / sums["weights"],
         }
     )
 
