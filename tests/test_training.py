@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from quantskew import models
+from quantskew.architecture import Architecture
 from quantskew.models import ModelError
 from quantskew.names import Variant
 from quantskew.params import parse
@@ -17,7 +18,6 @@ from quantskew.quantization.fitting import Dampen
 from quantskew.quantization.method import Method
 from quantskew.quantization.weights import Float16
 from quantskew.sections import ParamsError
-from quantskew.subject import Architecture
 from quantskew.training.loop import DivergedError, fit, parameter_groups
 from quantskew.training.losses import Weighted, difficulty_weights
 from quantskew.training.optimizers import AdamW, Constant, Cosine, Sgd, Step

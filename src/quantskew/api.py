@@ -9,7 +9,6 @@ data set is named ``data`` and the only seed is 0. :mod:`quantskew.inputs` descr
 data can be passed.
 """
 
-import contextlib
 import copy
 import itertools
 import tempfile
@@ -39,7 +38,7 @@ from quantskew.errors import UserError, close_names
 from quantskew.inputs import Data, samples
 from quantskew.methods import MethodError
 from quantskew.models import CPU
-from quantskew.names import BASELINE, FULL_PRECISION, Point, Variant
+from quantskew.names import BASELINE, FULL_PRECISION, Point, Variant, width_name
 from quantskew.params import load
 from quantskew.quantization import packing
 from quantskew.quantization.fitting import Qat
@@ -54,6 +53,8 @@ from quantskew.variants import widths
 AnyMethod = Method | Mapping[str, Any] | str
 DATA = "data"
 SEED = 0
+NEARLY_ALL = 0.95
+"""Share of the weights below which a result says how many are at the width it speaks of."""
 PLAIN = Method()
 _TRAINING, _QAT, _GROUPS, _STATISTICS = Training(), Qat(), Groups(), Statistics()
 
@@ -144,8 +145,24 @@ class Result:
     def __str__(self) -> str:
         head = answer.headline(self.frames["effects"], self.study)
         if head.empty:
-            return f"quantskew result: {', '.join(self.study.methods)}; see to_frame()"
-        return "\n".join(answer.sentences(head, self.study))
+            said = [f"quantskew result: {', '.join(self.study.methods)}; see to_frame()"]
+        else:
+            said = answer.sentences(head, self.study)
+        return "\n".join([*said, *self._caveats()])
+
+    def _caveats(self) -> list[str]:
+        """Name the networks that are at their width in part only."""
+        said = []
+        for (method, bits), made in self.networks.items():
+            share = packing.quantized_share(made.network, made.codes()).weights
+            if share < NEARLY_ALL:
+                parts = list(made.notes.get("left_out", {}))
+                more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
+                said.append(
+                    f"{method} at {width_name(bits)} holds {share:.0%} of the weights at that "
+                    f"width; in floating point stay {', '.join(parts[:5])}{more}."
+                )
+        return said
 
 
 def audit(
@@ -239,6 +256,7 @@ def compare(
     grid_bits = (bits,) if isinstance(bits, int) else tuple(bits)
     resolved = {name: named(method, params) for name, method in by_name.items()}
     grid = [Applied(n, m, width) for n, m in resolved.items() for width in widths(m, grid_bits)]
+    model = models.own(model)
     test = samples(data, model, split="test")
     inputs = material(model, calibration, train, training, qat, example=test.images)
     return evaluate(
@@ -299,7 +317,7 @@ def quantize(
     >>> list(quantize(network, bits=4).weights)
     ['1']
     """
-    resolved = named(method, params)
+    model, resolved = models.own(model), named(method, params)
     if calibration is not None and not resolved.needs_calibration():
         warnings.warn(
             "calibration cannot matter to this method, which quantizes weights without any images",
@@ -411,9 +429,13 @@ def _any_input(model: nn.Module) -> Tensor:
     network = copy.deepcopy(model).cpu()
     for channels, size in itertools.product((3, 1), (224, 32, 28, 64, 48, 96, 128, 16, 8)):
         images = torch.zeros(2, channels, size, size)
-        with contextlib.suppress(Exception):
+        try:
             dry_run(network, images)
-            return images
+        except models.ModelError:
+            raise
+        except Exception:  # layers raise various errors for shapes that do not fit
+            continue
+        return images
     raise MethodError("the network accepts no common image size; give some images as calibration")
 
 

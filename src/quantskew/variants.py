@@ -119,7 +119,7 @@ def _training_cells(study: "Params", bases: Mapping[Variant, Recipe]) -> dict[Va
     return {
         variant: Cell(
             variant.stem,
-            "quantskew.training.baseline:train",
+            "quantskew.baselines:train",
             subject=subject_of(study, variant),
             seed=variant.seed,
             training=study.training,

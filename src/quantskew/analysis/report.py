@@ -12,6 +12,7 @@ from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import cell
 from quantskew.analysis.views import first_groupings
+from quantskew.fairness.catalogue import CATALOGUE
 from quantskew.names import BASELINE, WHOLE, width_name
 from quantskew.schemas import POINT, VARIANT
 
@@ -170,10 +171,9 @@ def every_metric(levels: pd.DataFrame, effects: pd.DataFrame, study: Study) -> p
     Returns
     -------
     pandas.DataFrame
-        One row a data set, model, grouping and metric, in the order in which ``effects`` first
-        names the metrics: the value at fp32, missing where ``levels`` has none, then the change and
-        its verdict at every width. A metric without a meaning for a grouping has no row in
-        ``effects`` and none here.
+        One row a data set, model, grouping and metric, in the order of the catalogue: the value at
+        fp32, missing where ``levels`` has none, then the change and its verdict at every width. A
+        metric without a meaning for a grouping has no row in ``effects`` and none here.
     """
     key = ["dataset", "model", "attribute", "metric"]
     effects = effects[
@@ -188,7 +188,9 @@ def every_metric(levels: pd.DataFrame, effects: pd.DataFrame, study: Study) -> p
         at = part.set_index(key)
         rows[f"{width_name(bits)}_change"] = at["change"]
         rows[f"{width_name(bits)}_verdict"] = at["verdict"].reindex(rows.index, fill_value="")
-    return rows.reset_index().sort_values(key[:3], kind="stable")
+    order = {name: place for place, name in enumerate(CATALOGUE)}
+    rows = rows.reset_index().sort_values("metric", key=lambda names: names.map(order))
+    return rows.sort_values(key[:3], kind="stable")
 
 
 def limits(frames: Mapping[str, pd.DataFrame], study: Study) -> list[str]:

@@ -29,6 +29,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from quantskew.errors import UserError
+from quantskew.quantization.selfcheck import same_logits
 
 OPSET = 17
 INPUT, OUTPUT = "images", "logits"
@@ -68,6 +69,11 @@ def export(network: nn.Module, example: Tensor, path: Path, notes: Mapping[str, 
         The file to write.
     notes
         Metadata of the file.
+
+    Raises
+    ------
+    SelfCheckError
+        When the file and the network have different outputs.
     """
     network = copy.deepcopy(network).eval()
     with warnings.catch_warnings():
@@ -84,6 +90,7 @@ def export(network: nn.Module, example: Tensor, path: Path, notes: Mapping[str, 
             dynamic_axes={INPUT: {0: "N"}, OUTPUT: {0: "N"}},
         )
     _annotate(path, notes)
+    same_logits(network, OnnxNetwork(path), example, step=f"export to {path.name}")
 
 
 def is_transformer(path: Path) -> bool:

@@ -58,9 +58,11 @@ def evaluate(
     safetensors.torch.save_file({"logits": outputs}, folder / "logits.safetensors")
     original = subject.at(base).open()
     weights: dict[str, QuantizedWeight] = {}
+    share = 1.0
     if bits != FLOAT:
         weights, _, content = packing.read(file)
         fold(original, content["notes"]["folded"])
+        share = content["notes"]["share"]["weights"]
     before, after = _layer_weights(original), _layer_weights(network)
     rows = compare(before, after)
     widths = {name: weight.mean_bits() for name, weight in weights.items()}
@@ -68,6 +70,7 @@ def evaluate(
     whole = rows["layer"] == WHOLE
     parts = rows[~whole]
     rows.loc[whole, "layer_bits"] = np.average(parts["layer_bits"], weights=parts["weights"])
+    rows["share"] = share
     rows.to_parquet(folder / "layers.parquet", index=False)
     if folds and not weights:
         image = models.as_input(data.test.images[:1], torch.device("cpu"))

@@ -88,6 +88,8 @@ def measure(
         When a group has no sample.
     quantskew.impact.gradients.NotFiniteError
         When a loss, a gradient or a curvature is NaN or infinite.
+    quantskew.impact.gradients.NoDerivativeError
+        When torch lacks a derivative of an operator of the network; names the operator.
     """
     members = {group: np.asarray(rows, dtype=np.int64) for group, rows in groups.items()}
     empty = [group for group, rows in members.items() if not len(rows)]

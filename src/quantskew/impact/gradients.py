@@ -10,7 +10,9 @@ loss of a sample does not depend on the rest of the batch.
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F  # noqa: N812
 
+from quantskew.errors import UserError
 from quantskew.precision import all_digits
 
 BATCH = 256
@@ -27,6 +30,33 @@ PER_SAMPLE_NUMBERS = 2**27
 
 class NotFiniteError(ArithmeticError):
     """A loss, gradient or curvature is NaN or infinite; the message names the group and layer."""
+
+
+class NoDerivativeError(UserError, NotImplementedError):
+    """An operator of a network lacks a derivative that is needed; the message names it."""
+
+
+@contextmanager
+def naming_operators() -> Iterator[None]:
+    """Name the operator where torch lacks a derivative of it; also a decorator.
+
+    Raises
+    ------
+    NoDerivativeError
+        In place of torch's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        wanted = r"(?:derivative for|not yet support) '?(?:aten::)?(\w+?)(?:_backward)?\b"
+        missing = re.search(wanted, str(error))
+        if missing is None:
+            raise
+        raise NoDerivativeError(
+            f"torch lacks a second derivative or the gradients of single samples of the operator "
+            f"{missing[1]!r}, so the curvature of this network cannot be measured; leave it out, "
+            "or put another activation in its place (relu6(x + 3) / 6 computes hardsigmoid)"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -114,6 +144,7 @@ def mean_gradient(
 
 
 @all_digits()
+@naming_operators()
 def per_sample(
     network: nn.Module, images: Tensor, labels: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,13 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quantskew.impact.bilinear import Factors, watched
-from quantskew.impact.gradients import NotFiniteError, explain, flatten, trainable
+from quantskew.impact.gradients import (
+    NotFiniteError,
+    explain,
+    flatten,
+    naming_operators,
+    trainable,
+)
 from quantskew.precision import all_digits
 
 
@@ -65,6 +71,8 @@ class GroupLoss:
     ------
     NotFiniteError
         When the loss, its gradient or a product is NaN or infinite.
+    NoDerivativeError
+        When an operator of the network cannot be differentiated twice.
 
     Examples
     --------
@@ -75,6 +83,7 @@ class GroupLoss:
     """
 
     @all_digits()
+    @naming_operators()
     def __init__(
         self,
         network: nn.Module,
@@ -121,6 +130,7 @@ class GroupLoss:
         return self.vector(self.curve(self.image_of(vector)))
 
     @all_digits()
+    @naming_operators()
     def curve(self, image: Tensor) -> Tensor:
         """Factors of the product of the Hessian and a vector, from the image of the vector."""
         parts = self._split(image)
@@ -177,6 +187,7 @@ class GroupLoss:
         return vector
 
     @all_digits()
+    @naming_operators()
     def curvatures_along(self, vector: Tensor) -> Tensor:
         """Second derivative of each sample's loss along a vector, (n,); their mean is vᵀHv."""
         weights = [*self._weights.values()]
