@@ -211,7 +211,7 @@ def test_the_doctor_looks_at_libraries_and_data(capsys, tmp_path, monkeypatch):
     assert "all libraries are installed" in shown
     assert "no params.yaml here" in shown
     (tmp_path / "params.yaml").write_text(
-        "datasets: [utkface]\nmodels: [resnet18]\nbits: 8\nseeds: 0\nmethods: {}\n"
+        "datasets: [utkface]\nmodels: [resnet18]\nbits: 8\nseeds: 0\nmethods: {ptq: {}}\n"
         "sources: {utkface: {}, mnist5k: {}, celeba: {}}\n"
     )
     status, shown, _ = run(capsys, "doctor")
