@@ -3,6 +3,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from quantskew.fairness.catalogue import values
 from quantskew.fairness.gaps import (
     Paired,
     accuracy_rates,
@@ -19,7 +20,7 @@ from quantskew.fairness.gaps import (
 )
 from quantskew.fairness.limits import Changes, Shares, change_limits, changes, share_limits, shares
 from quantskew.fairness.metrics import fvo
-from quantskew.fairness.parity import fairness_differences
+from quantskew.fairness.parity import Answers
 
 TAIL = 0.025
 
@@ -142,9 +143,8 @@ def test_parity_rates_are_those_of_the_metrics(n_classes):
     counted = [True] * 3
     found = parity_rates(labels, first, second, groups, n_groups=3, n_classes=n_classes)
     for answers, side in ((first, 0), (second, 1)):
-        expected = fairness_differences(
-            labels, answers, groups, n_groups=3, n_classes=n_classes, counted=counted
-        ).values
+        given = Answers(labels, answers[None], groups, np.array(counted), n_classes)
+        expected = {name: value[0] for name, value in values(given).items()}
         for name, rates in found.items():
             widest = np.ptp(rates[side].value, axis=-1).max()
             assert widest == pytest.approx(expected[f"{name}_worst"].item()), name

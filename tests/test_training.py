@@ -202,7 +202,7 @@ def test_weight_decay_spares_biases_and_norms():
         (Sgd(), lambda groups: torch.optim.SGD(groups, lr=0.1, weight_decay=0.2, momentum=0.9)),
         (Sgd(momentum=0), lambda groups: torch.optim.SGD(groups, lr=0.1, weight_decay=0.2)),
     ],
-    ids=repr,
+    ids=["adamw", "sgd", "sgd without momentum"],
 )
 def test_an_optimizer_steps_as_that_of_pytorch(optimizer, reference):
     results = []

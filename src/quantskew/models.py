@@ -177,7 +177,7 @@ def build(
     network.register_forward_pre_hook(
         partial(_normalize, mean=_plane(mean), std=_plane(std)), prepend=True
     )
-    network = _ready(network)
+    network = _ready(network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     if architecture is not None:
         vars(network)["code"] = _digest(architecture)
         _check_outputs(network, f"architectures.{name}", classes, channels, size)
@@ -259,11 +259,10 @@ def check(network: nn.Module) -> None:
 
 
 def _ready(network: nn.Module) -> nn.Module:
-    """Lay out the memory of a network and let it answer with logits alone, in place."""
+    """Keep a network from a crash, and let it answer with logits alone, in place."""
     if _channels_last_crashes(network):
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         network.register_forward_pre_hook(_contiguous)
-    else:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if _take_logits not in network._forward_hooks.values():
         network.register_forward_hook(_take_logits)
     return network
