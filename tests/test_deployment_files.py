@@ -168,5 +168,5 @@ def test_operators_outside_the_standard_are_refused(tmp_path):
     model.opset_import.append(onnx.helper.make_opsetid("maker.own", 1))
     model.graph.node[-1].domain = "maker.own"
     onnx.save(model, path)
-    with pytest.raises(FileError, match=r"wants maker\.own\.Gemm.*standard operators of opset 17"):
+    with pytest.raises(FileError, match=r"needs maker\.own\.Gemm.*standard operators of opset 17"):
         onnx_files.check(path)

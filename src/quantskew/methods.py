@@ -67,7 +67,7 @@ def quantize(
     example = models.as_input(data.train.images[:2], CPU)
     history = History()
     quantized = apply(
-        subject.open(),
+        packing.open_variant(subject),
         method,
         bits,
         example=example,
@@ -83,7 +83,7 @@ def quantize(
     )
     file = folder / "network.safetensors"
     packing.save(file, quantized)
-    again = subject.at(file, bits).open()
+    again = packing.open_variant(subject.at(file, bits))
     same_logits(quantized.network, again, example, step="packing and reading again")
     history.write_cost(folder / "cost.json")
 

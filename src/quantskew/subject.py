@@ -60,9 +60,3 @@ class Subject(Section):
         from quantskew import models
 
         return models.build_for(self.data(), self.model, self.architecture, checkpoint)
-
-    def open(self) -> "nn.Module":
-        """Build the network on the CPU, with its weights, in evaluation mode."""
-        from quantskew.quantization import packing
-
-        return packing.open_variant(self.file(), self.build(), self.bits)

@@ -1,13 +1,13 @@
-"""A network as an ONNX file, in fp32 and int8, and an ONNX file as a network.
+"""Export of networks to ONNX files in fp32 and int8, and ONNX files as networks.
 
-int8 files are in the QDQ form: standard operators with pairs of QuantizeLinear and DequantizeLinear
-between them, which a runtime fuses into integer kernels where it has some. Weights are symmetric
-with a scale for each output channel, activations asymmetric per tensor with ranges measured on
-calibration images. Transformers are quantized dynamically instead: their activations have outliers
-that differ from image to image, and the range is taken when the matrix product is computed.
+int8 files have the QDQ format: standard operators with pairs of QuantizeLinear and DequantizeLinear
+between them, which a runtime fuses into integer kernels where it has them. Weights are quantized
+symmetrically with one scale per output channel, activations asymmetrically per tensor with ranges
+measured on calibration images. Transformers are quantized dynamically instead: the outliers of
+their activations differ between images, so the range is determined for each matrix product.
 
-The file is written by the tracing exporter of torch, which takes a twentieth of the time of the one
-based on ``torch.export`` (0.2 s for a small ResNet) and needs no further library.
+Files are written by the tracing exporter of torch, which takes a twentieth of the time of the one
+based on ``torch.export`` (0.2 s for a small ResNet) and needs no other library.
 """
 
 import contextlib
@@ -44,11 +44,11 @@ _BATCH = 32
 
 
 class FileError(UserError, ValueError):
-    """An ONNX file that cannot be run, or is not a classifier of images."""
+    """An ONNX file that cannot be run or is not an image classifier."""
 
 
 class Facts(NamedTuple):
-    """What is in a checked file."""
+    """Content of a checked file."""
 
     opset: int
     operators: tuple[str, ...]
@@ -57,27 +57,27 @@ class Facts(NamedTuple):
 
 
 def export(network: nn.Module, example: Tensor, path: Path, notes: Mapping[str, str]) -> None:
-    """Write a network in evaluation mode, with a free batch size; batch norms are folded.
+    """Write a network in evaluation mode, with any batch size; batch normalization is folded.
 
     Parameters
     ----------
     network
-        On the CPU, in float32; not changed.
+        On the CPU, in float32; it is not changed.
     example
         An input batch (N, C, H, W).
     path
-        The file.
+        The file to write.
     notes
-        Kept in the metadata of the file.
+        Metadata of the file.
 
     Raises
     ------
     SelfCheckError
-        When the file answers otherwise than the network.
+        When the file and the network have different outputs.
     """
     network = copy.deepcopy(network).eval()
     with warnings.catch_warnings():
-        # that it is the older exporter, and shapes it takes as constants, as they are
+        # warnings that this exporter is the older one and that it treats shapes as constants
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
@@ -94,7 +94,7 @@ def export(network: nn.Module, example: Tensor, path: Path, notes: Mapping[str, 
 
 
 def is_transformer(path: Path) -> bool:
-    """Whether a file normalizes layers, as transformers do, and not channels."""
+    """Whether a file contains layer normalization, as transformers do."""
     return any(node.op_type == "LayerNormalization" for node in onnx.load(path).graph.node)
 
 
@@ -106,20 +106,20 @@ def quantize(
     ranges: Literal["minmax", "percentile", "entropy"] = "minmax",
     reduce_range: bool = True,
 ) -> None:
-    """Write an fp32 file in int8.
+    """Quantize an fp32 file to int8.
 
     Parameters
     ----------
     source, path
-        The fp32 file, and the one to write. Metadata are taken along.
+        The fp32 file and the file to write, which has the same metadata.
     images
-        Calibration images (N, C, H, W) for static ranges of the activations; ``None`` leaves
-        them to be taken when the file runs, which quantizes matrix products alone.
+        Calibration images (N, C, H, W) for static activation ranges. With ``None`` the ranges are
+        determined when the file runs, and only matrix products are quantized.
     ranges
-        How the range of an activation follows from its values.
+        How the range of an activation is determined from its values.
     reduce_range
-        Whether weights take 7 of the 8 bits. On an x86 CPU without VNNI two products of 8 bits
-        overflow the 16-bit sum that holds them, and the answers then depend on the CPU.
+        Whether weights use only 7 of the 8 bits; see
+        :class:`~quantskew.deployment.settings.Deploy`.
     """
     notes = {item.key: item.value for item in onnx.load(source).metadata_props}
     common = {
@@ -131,7 +131,7 @@ def quantize(
         ready = Path(folder, "ready.onnx")
         quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
         if images is None:
-            products = ["Gemm", "MatMul"]  # a convolution in integers has no fast kernel like that
+            products = ["Gemm", "MatMul"]  # there is no fast dynamic convolution
             quantization.quantize_dynamic(
                 str(ready), str(path), op_types_to_quantize=products, **common
             )
@@ -149,7 +149,7 @@ def quantize(
 
 
 class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Batches of images; the histograms of the other ranges take none but of one size."""
+    """Batches of images; histograms of ranges other than ``minmax`` need batches of equal size."""
 
     def __init__(self, images: Tensor, size: int) -> None:
         self.batches: Iterator[Tensor] = iter(images.contiguous().split(size))
@@ -161,7 +161,7 @@ class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the quantizer's advice, which its caller has followed, out of the user's log."""
+    """Suppress the advice of the quantizer, which :func:`quantize` follows already."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -178,7 +178,7 @@ def _annotate(path: Path, notes: Mapping[str, str]) -> None:
 
 
 def stored_bytes(path: Path) -> int:
-    """Size of a file, with the files beside it that hold its weights."""
+    """Size of a file, including the files with its external weights."""
     stored = onnx.load(path, load_external_data=False).graph.initializer
     beside = {
         external_data_helper.ExternalDataInfo(item).location
@@ -189,34 +189,34 @@ def stored_bytes(path: Path) -> int:
 
 
 def check(path: Path) -> Facts:
-    """Check that any runtime of ONNX can read a file: its form, its opset, its operators.
+    """Check that any ONNX runtime can read a file: its format, opset and operators.
 
     Raises
     ------
     FileError
-        When the file is not valid ONNX, wants an opset above :data:`OPSET`, or an operator that is
-        not of the standard.
+        When the file is not valid ONNX, or needs an opset above :data:`OPSET` or a nonstandard
+        operator.
     """
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
     except FileNotFoundError:
         raise FileError(f"{path}: no such file") from None
-    except Exception as error:  # protobuf and the checker raise many kinds
+    except Exception as error:  # protobuf and the checker raise many types
         raise FileError(f"{path} is not a valid ONNX file: {_first_line(error)}") from None
     used = {node.domain for node in model.graph.node}
     versions = {item.domain: item.version for item in model.opset_import if item.domain in used}
     foreign = sorted(f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain)
     if foreign or versions.get("", 0) > OPSET:
-        wanted = foreign[0] if foreign else f"opset {versions['']}"
+        needed = foreign[0] if foreign else f"opset {versions['']}"
         raise FileError(
-            f"{path} wants {wanted}; a file that ships has standard operators of opset {OPSET} "
-            "at most"
+            f"{path} needs {needed}; deployed files may only have standard operators of opset "
+            f"{OPSET} or lower"
         )
     stored = {item.name: item.data_type for item in model.graph.initializer}
-    made_by = {name: node for node in model.graph.node for name in node.output}
+    producers = {name: node for node in model.graph.node for name in node.output}
     weights = [
-        _stored_type(node.input[1], stored, made_by)
+        _stored_type(node.input[1], stored, producers)
         for node in model.graph.node
         if node.op_type in (*LAYERS, *_INTEGER)
     ]
@@ -230,34 +230,34 @@ def check(path: Path) -> Facts:
     )
 
 
-def _stored_type(name: str, stored: Mapping[str, int], made_by: Mapping[str, Any]) -> int | None:
-    """Type in which a weight is stored; ``None`` for what is computed from the images."""
-    while name not in stored and name in made_by:
-        if made_by[name].op_type not in ("DequantizeLinear", "Transpose", "Identity"):
+def _stored_type(name: str, stored: Mapping[str, int], producers: Mapping[str, Any]) -> int | None:
+    """Type in which a weight is stored; ``None`` for a tensor that depends on the images."""
+    while name not in stored and name in producers:
+        if producers[name].op_type not in ("DequantizeLinear", "Transpose", "Identity"):
             return None
-        name = made_by[name].input[0]
+        name = producers[name].input[0]
     return stored.get(name)
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file as a network: whatever takes a module runs the file itself.
+    """An ONNX file as a module, which ONNX Runtime executes.
 
     Parameters
     ----------
     path
-        A classifier of images: one float input (N, C, H, W), one output (N, classes).
+        An image classifier with one float input (N, C, H, W) and one output (N, classes).
 
     Attributes
     ----------
     shape
-        C, H, W of the images; ``None`` where the file leaves it open.
+        C, H, W of the images; ``None`` for a dimension that is not fixed.
     classes
-        Names of the classes from the metadata of a file that quantskew wrote, else none.
+        Names of the classes, from the metadata of a file written by quantskew; else empty.
 
     Raises
     ------
     FileError
-        When ONNX Runtime cannot load the file, or its input or output is another.
+        When ONNX Runtime cannot load the file, or it has other inputs or outputs.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -268,26 +268,26 @@ class OnnxNetwork(nn.Module):
         shapes = [[*item.shape] for item in (*inputs, *outputs)]
         if [len(shape) for shape in shapes] != [4, 2] or inputs[0].type != "tensor(float)":
             raise FileError(
-                f"{path} takes and gives {', '.join(map(str, shapes))}; a classifier takes one "
-                "float tensor (N, C, H, W) and gives one (N, classes)"
+                f"{path} has inputs and outputs {', '.join(map(str, shapes))}; a classifier takes "
+                "one float tensor (N, C, H, W) and returns one (N, classes)"
             )
         self.shape = tuple(size if isinstance(size, int) else None for size in shapes[0][1:])
-        noted = self.session.get_modelmeta().custom_metadata_map.get("classes", "")
-        self.classes = tuple(noted.split("\n")) if noted else ()
-        # says to whoever asks that it runs on the CPU
+        classes = self.session.get_modelmeta().custom_metadata_map.get("classes", "")
+        self.classes = tuple(classes.split("\n")) if classes else ()
+        # a parameter, by which callers see that the module runs on the CPU
         self.anchor = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W)."""
-        given = {self.session.get_inputs()[0].name: images.float().contiguous().numpy()}
-        return torch.from_numpy(self.session.run(None, given)[0])
+        inputs = {self.session.get_inputs()[0].name: images.float().contiguous().numpy()}
+        return torch.from_numpy(self.session.run(None, inputs)[0])
 
     def __deepcopy__(self, memo: object) -> "OnnxNetwork":
-        return self  # a session keeps nothing between runs, and cannot be copied
+        return self  # a session has no state and cannot be copied
 
 
 def session(path: Path, *, profile: str | None = None) -> onnxruntime.InferenceSession:
-    """Load a file for as many threads as torch uses; ``profile`` begins the name of a trace."""
+    """Load a file with as many threads as torch uses; ``profile`` is the prefix of a trace file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4
@@ -298,7 +298,7 @@ def session(path: Path, *, profile: str | None = None) -> onnxruntime.InferenceS
         raise FileError(f"{path}: no such file")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime has a class of error for each stage of loading
+    except Exception as error:  # the runtime has an exception class for each stage of loading
         raise FileError(
             f"{path} is not a file that ONNX Runtime can run: {_first_line(error)}"
         ) from None

@@ -1,4 +1,4 @@
-"""The cell that makes one file that ships, and runs it on the test set."""
+"""The cell that exports one file and runs it on the test set."""
 
 import json
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from quantskew.quantization.calibration import Calibration
 from quantskew.quantization.codes import FLOAT
 from quantskew.quantization.input_quantizers import restore
 from quantskew.quantization.layers import quantizable
+from quantskew.quantization.packing import open_variant
 from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.ranges import (
     ActivationRange,
@@ -27,7 +28,7 @@ from quantskew.subject import Subject
 
 _RANGES: Mapping[str, ActivationRange] = {
     "minmax": InputMinMax(),
-    "percentile": InputPercentile(percentile=99.999),  # the runtime's own
+    "percentile": InputPercentile(percentile=99.999),  # as in ONNX Runtime
     "entropy": InputEntropy(),
 }
 
@@ -43,47 +44,47 @@ def ship(
     reduce_range: bool,
     notes: Mapping[str, str],
 ) -> None:
-    """Make one file and run it: ``network.onnx``, ``logits.safetensors`` and ``facts.json``.
+    """Write ``network.onnx``, ``logits.safetensors`` and ``facts.json`` of one file.
 
-    The logits are those of the file and, from PyTorch, those of the fp32 network (``pytorch``) or
-    for an int8 file those of :func:`simulate`.
+    The logits are those of the file (``logits``) and those of PyTorch (``pytorch``): of the fp32
+    network, or for an int8 file of its simulation by :func:`simulate`.
 
     Parameters
     ----------
     folder
-        Of the cell.
+        Folder of the cell.
     subject
         The fp32 network.
     seed
-        Of the choice of the calibration images.
+        Seed of the choice of calibration images.
     calibration
-        Of an int8 file; ``None`` makes the fp32 file.
+        Calibration of the int8 file; ``None`` exports the fp32 file.
     bins
-        Lower edges of the groups of numbers that ``calibration`` balances.
+        Lower edges of the bins of numeric attributes that ``calibration`` balances.
     ranges, reduce_range
-        See :func:`quantskew.deployment.onnx_files.quantize`.
+        As in :func:`quantskew.deployment.onnx_files.quantize`.
     notes
-        For the metadata of the file.
+        Metadata of the file.
     """
     data = subject.data().divided(bins)
-    network = subject.open()
+    network = open_variant(subject)
     example = models.as_input(data.train.images[:2], models.CPU)
     path = folder / "network.onnx"
     onnx_files.export(network, example, path, {**notes, "classes": "\n".join(data.classes)})
-    looked_at: dict[str, int] = {}
+    calibrated_on: dict[str, int] = {}
     if calibration is not None:
         dynamic = onnx_files.is_transformer(path)
         seen = None if dynamic else calibration.draw(data.train, seed)
         images = seen and seen.images
         onnx_files.quantize(path, path, images, ranges=ranges, reduce_range=reduce_range)
         network = simulate(network, example, images, ranges=ranges, reduce_range=reduce_range)
-        looked_at = seen.counts if seen else {}
+        calibrated_on = seen.counts if seen else {}
     outputs = {
         "logits": models.logits(onnx_files.OnnxNetwork(path), data.test.images),
         "pytorch": models.logits(network.to(models.device()), data.test.images),
     }
     safetensors.torch.save_file(outputs, folder / "logits.safetensors")
-    facts = onnx_files.check(path)._asdict() | {"calibration": looked_at}
+    facts = onnx_files.check(path)._asdict() | {"calibration": calibrated_on}
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -95,11 +96,12 @@ def simulate(
     ranges: Literal["minmax", "percentile", "entropy"],
     reduce_range: bool,
 ) -> nn.Module:
-    """Quantize a network as :func:`quantskew.deployment.onnx_files.quantize` does its file.
+    """Quantize a network like its file (:func:`quantskew.deployment.onnx_files.quantize`).
 
-    Not simulated: the runtime quantizes the inputs of additions and poolings as well, and biases to
-    32 bits; its 7-bit codes run from −64 to 64 where those here end at 63; its ``entropy`` has 128
-    bins; and without calibration ``images`` it takes the ranges of the batch, not of each image.
+    Some differences remain. The runtime also quantizes the inputs of additions and poolings, and
+    biases to 32 bits. Its 7-bit codes range from −64 to 64, those here from −63 to 63. Its
+    ``entropy`` uses 128 bins. Without calibration ``images`` it determines ranges per batch, not
+    per image.
     """
     bits = 7 if reduce_range else 8
     weights = IntegerWeights(granularity="channel", scheme="symmetric_narrow", rgb_first=None)
@@ -116,7 +118,7 @@ def simulate(
         name: FLOAT if isinstance(layer, nn.Conv2d) else bits
         for name, layer in quantizable(network).items()
     }
-    made = quantize_network(network, example, bits=bits, weights=weights, widths=widths).network
+    network = quantize_network(network, example, bits=bits, weights=weights, widths=widths).network
     inputs = dict.fromkeys(name for name, width in widths.items() if width != FLOAT)
-    restore(made, {"bits": 8, "scheme": "asymmetric", "layers": inputs})
-    return made
+    restore(network, {"bits": 8, "scheme": "asymmetric", "layers": inputs})
+    return network

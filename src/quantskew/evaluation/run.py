@@ -49,14 +49,14 @@ def evaluate(
         When a logit is NaN or infinite.
     """
     data, bits = subject.data(), subject.bits
-    network, file = subject.open(), subject.file()
+    network, file = packing.open_variant(subject), subject.file()
     outputs = models.logits(network.to(models.device()), data.test.images)
     if lost := int((~outputs.isfinite()).any(1).sum()):
         raise models.ModelError(
             f"{file}: its logits are NaN or infinite for {lost} of {len(outputs)} test samples"
         )
     safetensors.torch.save_file({"logits": outputs}, folder / "logits.safetensors")
-    original = subject.at(base).open()
+    original = packing.open_variant(subject.at(base))
     weights: dict[str, QuantizedWeight] = {}
     share = 1.0
     if bits != FLOAT:

@@ -43,6 +43,7 @@ from quantskew.quantization.codes import (
 )
 from quantskew.quantization.input_quantizers import restore
 from quantskew.quantization.layers import bake, fold, quantizable
+from quantskew.subject import Subject
 
 _KEY = "quantskew"
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -277,13 +278,17 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
     return network
 
 
-def open_variant(path: Path, network: nn.Module, bits: int) -> nn.Module:
-    """Load a stored variant, of any width, into a fresh network; give it in evaluation mode."""
-    if bits == FLOAT:
-        models.load_checkpoint(network, path)
-        bake(network.eval())
-        return network
-    return load(path, network)
+def open_variant(subject: Subject) -> nn.Module:
+    """Build the network of a subject on the CPU and load its weights, of any width.
+
+    It is in evaluation mode.
+    """
+    network = subject.build()
+    if subject.bits != FLOAT:
+        return load(subject.file(), network)
+    models.load_checkpoint(network, subject.file())
+    bake(network.eval())
+    return network
 
 
 def in_half(network: nn.Module, precision: str) -> nn.Module:
