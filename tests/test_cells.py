@@ -184,7 +184,7 @@ def test_a_network_of_ones_own_counts_with_its_code_and_its_weights(tmp_path, mo
     def name() -> str:
         for function in (fingerprint.code_hash, fingerprint._tree):
             function.cache_clear()
-        return Cell("x", "a:b", architecture=own).fingerprint()
+        return Cell("x", f"{__name__}:note", architecture=own).fingerprint()
 
     names = {name()}
     weights.write_text("other")
@@ -206,7 +206,7 @@ def test_an_own_function_counts_with_its_code(tmp_path, monkeypatch):
         for function in (fingerprint.code_hash, fingerprint._tree):
             function.cache_clear()
         method = Method(function="own_function:repair")
-        names.add(Cell("x", "a:b", method=method).fingerprint())
+        names.add(Cell("x", f"{__name__}:note", method=method).fingerprint())
     assert len(names) == 2
 
 
