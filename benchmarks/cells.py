@@ -73,7 +73,7 @@ def trained(samples: Path, compute: Compute) -> float:
     subject = Subject(samples=samples, model="resnet18_quarter")
     work = [
         Cell(
-            f"seed {seed}", "quantskew.training.baseline:train", subject=subject, seed=seed,
+            f"seed {seed}", "quantskew.baselines:train", subject=subject, seed=seed,
             training=Training(epochs=1, batch_size=32), recipe=Recipe(),
         )
         for seed in range(12)

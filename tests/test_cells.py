@@ -12,12 +12,12 @@ import psutil
 import pytest
 import torch
 
+from quantskew.architecture import Architecture
 from quantskew.engine import cells, compute, fingerprint
 from quantskew.engine.cells import Cell, CellError
 from quantskew.engine.compute import Compute, cores
 from quantskew.errors import UserError
 from quantskew.quantization.method import Method
-from quantskew.subject import Architecture
 
 HERE = Compute(where="here")
 TWO = Compute(workers=2)
@@ -168,7 +168,7 @@ def test_two_cells_of_one_name_are_refused():
 
 
 def test_analysis_is_no_part_of_training():
-    found = fingerprint.imports("quantskew.training.baseline")
+    found = fingerprint.imports("quantskew.baselines")
     assert "quantskew.training.loop" in found
     assert "quantskew.models" in found
     assert not [m for m in found if "analysis" in m or "fairness" in m or "quantization" in m]
@@ -179,12 +179,12 @@ def test_a_network_of_ones_own_counts_with_its_code_and_its_weights(tmp_path, mo
     code.write_text("def make(): return 1")
     weights.write_text("one")
     monkeypatch.syspath_prepend(tmp_path)
-    own = Architecture(factory="own_network:make", checkpoint=str(weights))
+    own = Architecture(factory="own_network:make", checkpoint=str(weights), mean=(0.0,), std=(1.0,))
 
     def name() -> str:
         for function in (fingerprint.code_hash, fingerprint._tree):
             function.cache_clear()
-        return Cell("x", "a:b", architecture=own).fingerprint()
+        return Cell("x", f"{__name__}:note", architecture=own).fingerprint()
 
     names = {name()}
     weights.write_text("other")
@@ -206,7 +206,7 @@ def test_an_own_function_counts_with_its_code(tmp_path, monkeypatch):
         for function in (fingerprint.code_hash, fingerprint._tree):
             function.cache_clear()
         method = Method(function="own_function:repair")
-        names.add(Cell("x", "a:b", method=method).fingerprint())
+        names.add(Cell("x", f"{__name__}:note", method=method).fingerprint())
     assert len(names) == 2
 
 

@@ -171,7 +171,7 @@ def test_the_policy_in_the_help_is_a_policy(tmp_path):
     from quantskew.analysis.gate import Policy
     from quantskew.params import read
 
-    block = cli._GATE.split("asks nothing:\n")[1].split("A rule passes")[0]
+    block = cli._GATE.split("not checked:\n")[1].split("A rule passes")[0]
     path = tmp_path / "policy.yaml"
     path.write_text(block)
     policy = read(Policy, path, "")
@@ -209,17 +209,17 @@ def test_the_doctor_looks_at_libraries_and_data(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, shown, _ = run(capsys, "doctor")
     assert status == 0
-    assert "all libraries are there" in shown
+    assert "all libraries are installed" in shown
     assert "no params.yaml here" in shown
     (tmp_path / "params.yaml").write_text(
-        "datasets: [utkface]\nmodels: [resnet18]\nbits: 8\nseeds: 0\nmethods: {}\n"
+        "datasets: [utkface]\nmodels: [resnet18]\nbits: 8\nseeds: 0\nmethods: {ptq: {}}\n"
         "sources: {utkface: {}, mnist5k: {}, celeba: {}}\n"
     )
     status, shown, _ = run(capsys, "doctor")
     assert status == 1
     assert "missing  data utkface: no files in data/downloads/utkface" in shown
     assert "ok       data mnist5k" in shown
-    assert "note     data not at hand: celeba" in shown
+    assert "note     data not available: celeba" in shown
     (tmp_path / "params.yaml").write_text("datasets: 3")
     assert "cannot be run" in run(capsys, "doctor")[1]
 

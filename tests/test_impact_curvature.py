@@ -235,7 +235,7 @@ def test_a_parameter_without_use_does_not_curve():
     network.eval()
     loss = GroupLoss(network, torch.randn(5, 3), torch.randint(0, 2, (5,)))
     product = loss.product(torch.ones_like(loss.gradient))
-    names = list(gradients.chosen(network))
+    names = list(gradients.trainable(network))
     at = sum(network.get_parameter(n).numel() for n in names[: names.index("unused")])
     assert (product[at : at + 4] == 0).all()
     assert (loss.gradient[at : at + 4] == 0).all()

@@ -5,6 +5,7 @@ import safetensors.numpy
 import torch
 
 from quantskew import methods, models
+from quantskew.baselines import train
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
@@ -12,7 +13,6 @@ from quantskew.quantization import packing
 from quantskew.quantization.fitting import Dampen, Freeze, Qat
 from quantskew.quantization.method import Method
 from quantskew.subject import Subject
-from quantskew.training.baseline import train
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
 

@@ -11,13 +11,14 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from quantskew import baselines
+from quantskew.architecture import Architecture
 from quantskew.data.groups import ByGroup
 from quantskew.data.loading import Samples
 from quantskew.engine.fingerprint import identity
 from quantskew.models import logits
 from quantskew.sections import ParamsError, Section, checked
-from quantskew.subject import Architecture, Subject
-from quantskew.training import baseline
+from quantskew.subject import Subject
 from quantskew.training.augmentation import Augmentation
 from quantskew.training.losses import Loss
 from quantskew.training.optimizers import Optimizer, Schedule
@@ -107,7 +108,7 @@ def train(tmp_path, monkeypatch):
 
     def run(training, recipe):
         training = checked(Training, {"epochs": 2, "batch_size": 8, "warmup": 0, **training}, "")
-        baseline.train(
+        baselines.train(
             tmp_path, subject=Subject(samples=tmp_path, model="own", architecture=own), seed=0,
             training=training, recipe=checked(Recipe, recipe, "a recipe"),
         )  # fmt: skip

@@ -117,6 +117,8 @@ def test_reading_without_the_network(small):
     quantized, path = small
     save(path, quantized, {"seed": 7})
     weights, tensors, content = read(path)
+    share = content["notes"].pop("share")
+    assert share["weights"] == 1 > share["parameters"] > 0.9
     assert content == {"notes": quantized.notes, "metadata": {"seed": 7}}
     for name, weight in quantized.weights.items():
         assert torch.equal(weights[name].codes, weight.codes)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from quantskew import models
+from quantskew.architecture import Architecture
 from quantskew.models import ModelError
 from quantskew.names import Variant
 from quantskew.params import parse
@@ -17,7 +18,6 @@ from quantskew.quantization.fitting import Dampen
 from quantskew.quantization.method import Method
 from quantskew.quantization.weights import Float16
 from quantskew.sections import ParamsError
-from quantskew.subject import Architecture
 from quantskew.training.loop import DivergedError, fit, parameter_groups
 from quantskew.training.losses import Weighted, difficulty_weights
 from quantskew.training.optimizers import AdamW, Constant, Cosine, Sgd, Step
@@ -202,7 +202,7 @@ def test_weight_decay_spares_biases_and_norms():
         (Sgd(), lambda groups: torch.optim.SGD(groups, lr=0.1, weight_decay=0.2, momentum=0.9)),
         (Sgd(momentum=0), lambda groups: torch.optim.SGD(groups, lr=0.1, weight_decay=0.2)),
     ],
-    ids=repr,
+    ids=["adamw", "sgd", "sgd without momentum"],
 )
 def test_an_optimizer_steps_as_that_of_pytorch(optimizer, reference):
     results = []

@@ -1,10 +1,10 @@
 """Make ``import torchvision`` work beside a CPU build of torch.
 
-The wheel of torchvision from the Python index is built against the CUDA build of torch. Beside the
-CPU build its operator library does not load, and the import stops at registering fake kernels for
-two operators that are then undeclared. Declaring them lets the rest load: transforms, datasets,
-models, and timm on top. The compiled operators themselves (``ops.nms``, ``io.decode_*``) stay
-unusable; nothing here uses them. Import torchvision from here, and timm only after that.
+The torchvision wheel on PyPI is built for the CUDA build of torch. With the CPU build its operator
+library does not load, and the import fails where fake kernels are registered for two undeclared
+operators. Once these are declared, the rest loads: transforms, datasets, models, and timm, which
+needs them. The compiled operators (``ops.nms``, ``io.decode_*``) remain unusable, but nothing here
+uses them. Import torchvision from here, and timm only after that.
 """
 
 import torch

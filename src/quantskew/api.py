@@ -4,12 +4,11 @@
     result.to_frame()                      # accuracy of every group, FVO, worst group, intervals
     quantized = quantize(model, method="ptq", bits=4)
 
-The work is done by the functions that the stages call, so the tables are those of the study, with
-the data set named ``data`` and one seed, 0. What kinds of data are understood stands in
-:mod:`quantskew.inputs`.
+The work is done by the functions that the stages of a study call, so the tables are the same; the
+data set is named ``data`` and the only seed is 0. :mod:`quantskew.inputs` describes which kinds of
+data can be passed.
 """
 
-import contextlib
 import copy
 import itertools
 import tempfile
@@ -39,7 +38,7 @@ from quantskew.errors import UserError, close_names
 from quantskew.inputs import Data, samples
 from quantskew.methods import MethodError
 from quantskew.models import CPU
-from quantskew.names import BASELINE, FULL_PRECISION, Point, Variant
+from quantskew.names import BASELINE, FULL_PRECISION, Point, Variant, width_name
 from quantskew.params import load
 from quantskew.quantization import packing
 from quantskew.quantization.fitting import Qat
@@ -54,12 +53,14 @@ from quantskew.variants import widths
 AnyMethod = Method | Mapping[str, Any] | str
 DATA = "data"
 SEED = 0
+NEARLY_ALL = 0.95
+"""Share of the weights below which a result says how many are at the width it speaks of."""
 PLAIN = Method()
 _TRAINING, _QAT, _GROUPS, _STATISTICS = Training(), Qat(), Groups(), Statistics()
 
 
 class Applied(NamedTuple):
-    """A method at a width under its name in the tables."""
+    """A method, its name in the tables, and the bits at which it is applied."""
 
     name: str
     method: Method
@@ -67,7 +68,7 @@ class Applied(NamedTuple):
 
 
 class Material(NamedTuple):
-    """What methods may look at besides the network; see :func:`material`."""
+    """Images and settings that methods may use besides the network; see :func:`material`."""
 
     example: Tensor
     calibration: Samples | None
@@ -77,7 +78,7 @@ class Material(NamedTuple):
 
 
 class Options(TypedDict, total=False):
-    """Options of :func:`compare` that :func:`audit` hands on."""
+    """Options of :func:`compare` that :func:`audit` passes on."""
 
     calibration: Data | None
     train: Data | None
@@ -98,10 +99,10 @@ class Result:
         ``levels``, ``effects``, ``certificates`` and ``groups``: tables by name, as
         :data:`quantskew.TABLES` describes them.
     networks
-        What was made, by (method, bits), to look at or to keep with
-        :func:`quantskew.quantization.packing.save`.
+        Quantized networks by (method, bits), which :func:`quantskew.quantization.packing.save`
+        writes to files.
     study
-        The parameters that the tables were computed with.
+        Parameters with which the tables were computed.
     """
 
     frames: dict[str, pd.DataFrame]
@@ -122,14 +123,14 @@ class Result:
         self.to_frame(table).to_csv(path, index=False)
 
     def plot(self, view: str | None = None) -> Figure:
-        """Draw the first grouping.
+        """Draw a figure of the first grouping.
 
         Parameters
         ----------
         view
-            Name of a figure that needs no other tables than these: ``accuracy_by_group`` (the
-            default where there is only plain quantization), ``fvo_by_width`` (the default of
-            several methods), ``trade_off``, ``loss_by_group`` or ``logits``.
+            Name of a figure of the study that needs only these tables: ``accuracy_by_group`` (the
+            default if the reference is the only method), ``fvo_by_width`` (otherwise the default),
+            ``trade_off``, ``loss_by_group`` or ``logits``.
         """
         alone = list(self.study.methods) == [self.study.reference]
         view = view or ("accuracy_by_group" if alone else "fvo_by_width")
@@ -144,8 +145,24 @@ class Result:
     def __str__(self) -> str:
         head = answer.headline(self.frames["effects"], self.study)
         if head.empty:
-            return f"quantskew result: {', '.join(self.study.methods)}; see to_frame()"
-        return "\n".join(answer.sentences(head, self.study))
+            said = [f"quantskew result: {', '.join(self.study.methods)}; see to_frame()"]
+        else:
+            said = answer.sentences(head, self.study)
+        return "\n".join([*said, *self._caveats()])
+
+    def _caveats(self) -> list[str]:
+        """Name the networks that are at their width in part only."""
+        said = []
+        for (method, bits), made in self.networks.items():
+            share = packing.quantized_share(made.network, made.codes()).weights
+            if share < NEARLY_ALL:
+                parts = list(made.notes.get("left_out", {}))
+                more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
+                said.append(
+                    f"{method} at {width_name(bits)} holds {share:.0%} of the weights at that "
+                    f"width; in floating point stay {', '.join(parts[:5])}{more}."
+                )
+        return said
 
 
 def audit(
@@ -157,22 +174,30 @@ def audit(
     method: AnyMethod = PLAIN,
     **options: Unpack[Options],
 ) -> Result:
-    """Say which groups lose what when a network is quantized.
+    """Measure how much accuracy each group loses when a network is quantized.
 
     Parameters
     ----------
     model
-        A trained classifier of images, in float32; not changed.
+        A trained image classifier in float32; it is not changed.
     data
         Labelled test images with their attributes; see :mod:`quantskew.inputs`.
     bits
         Widths of the weights, 2 to 8.
     groups
-        Attributes to divide by, ``a*b`` for intersections; the first is the one plotted.
+        Attributes that define the groups, ``a*b`` for intersections; the first one is plotted.
     method
-        How to quantize; plain post-training quantization by default. See :func:`named`.
+        How to quantize, as in :func:`named`; plain post-training quantization by default.
     **options
         As in :func:`compare`.
+
+    Examples
+    --------
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    >>> images, labels = torch.rand(60, 1, 8, 8), torch.arange(60) % 2
+    >>> result = audit(network, (images, labels), bits=4, statistics=Statistics(draws=100))
+    >>> list(result.networks)
+    [('ptq', 4)]
     """
     name = "ptq" if method == PLAIN else method if isinstance(method, str) else "method"
     return compare(
@@ -202,39 +227,41 @@ def compare(
     params: str | Path = "params.yaml",
     reference: str = "ptq",
 ) -> Result:
-    """Compare methods of quantization by what they do to each group.
+    """Compare methods of quantization by their effect on each group.
 
-    Every method is compared with the network as it is, and with ``reference`` if it is among them.
+    Every method is compared with the unquantized network, and with ``reference`` if that is one of
+    the methods.
 
     Parameters
     ----------
     model, data, bits, groups
         As in :func:`audit`.
     methods
-        Names of methods in a parameter file, or methods by a name of your own.
+        Names of methods in a parameter file, or methods by names of your choice.
     calibration, train, training, qat, params
         As in :func:`quantize`.
     grouping
         Bins of numeric attributes, and the size below which a group is left out of maxima.
     statistics
-        Confidence and number of draws.
+        Confidence level and number of resamples.
     reference
-        Name of the method that all others are compared with, width by width.
+        Name of the method with which all others are compared at the same width.
 
     Raises
     ------
     UserError
-        When data, groups or methods do not fit; the message says what would.
+        When data, groups or methods are not valid; the message says what would be.
     """
-    given = methods if isinstance(methods, Mapping) else {name: name for name in methods}
-    found = {name: named(method, params) for name, method in given.items()}
-    wanted = (bits,) if isinstance(bits, int) else tuple(bits)
-    grid = [Applied(n, m, width) for n, m in found.items() for width in widths(m, wanted)]
+    by_name = methods if isinstance(methods, Mapping) else {name: name for name in methods}
+    grid_bits = (bits,) if isinstance(bits, int) else tuple(bits)
+    resolved = {name: named(method, params) for name, method in by_name.items()}
+    grid = [Applied(n, m, width) for n, m in resolved.items() for width in widths(m, grid_bits)]
+    model = models.own(model)
     test = samples(data, model, split="test")
-    seen = material(model, calibration, train, training, qat, example=test.images)
+    inputs = material(model, calibration, train, training, qat, example=test.images)
     return evaluate(
-        model, grid, test, seen,
-        bits=wanted, groups=groups, grouping=grouping, statistics=statistics, reference=reference,
+        model, grid, test, inputs, bits=grid_bits,
+        groups=groups, grouping=grouping, statistics=statistics, reference=reference,
     )  # fmt: skip
 
 
@@ -254,47 +281,59 @@ def quantize(
     Parameters
     ----------
     model
-        Trained, in float32; not changed.
+        A trained image classifier in float32; it is not changed.
     method
-        See :func:`named`.
+        How to quantize, as in :func:`named`.
     bits
-        Width of the weights, 2 to 8; a floating-point format has its own.
+        Width of the weights, 2 to 8; ignored by floating-point formats, which have a fixed width.
     calibration
-        Images for methods that look at some; the training part of a file with two.
+        Images for methods that need calibration; of a file with two parts, the training part.
     train
-        Training images, for QAT; they serve for calibration too if there are no others.
+        Training images for QAT, which are also used for calibration unless ``calibration`` is set.
     training, qat
         How QAT trains.
     params
-        File in which the name of a method is looked up.
+        Parameter file in which the name of a method is looked up.
 
     Returns
     -------
     Quantized
-        ``network`` is the quantized one on the CPU, ``weights`` its codes, and ``notes`` say what
-        was left out and of whom the calibration set consists, or that it cannot matter.
+        ``network`` is the quantized network on the CPU, ``weights`` are its codes, and ``notes``
+        list the layers left out and how many calibration images each group has.
 
     Raises
     ------
     MethodError
-        When the method needs images that are not given.
+        When the method needs images that are missing.
 
     Warns
     -----
     UserWarning
-        When calibration images are given and the method looks at none.
+        When calibration images are passed to a method that uses none.
+
+    Examples
+    --------
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> list(quantize(network, bits=4).weights)
+    ['1']
     """
-    chosen = named(method, params)
-    if calibration is not None and not chosen.needs_calibration():
+    model, resolved = models.own(model), named(method, params)
+    if calibration is not None and not resolved.needs_calibration():
         warnings.warn(
-            "calibration cannot matter to this method: it quantizes weights alone, from themselves",
+            "calibration cannot matter to this method, which quantizes weights without any images",
             stacklevel=2,
         )
-    return _apply(model, chosen, bits, material(model, calibration, train, training, qat))
+    return _apply(model, resolved, bits, material(model, calibration, train, training, qat))
 
 
 def named(method: AnyMethod, path: str | Path = "params.yaml") -> Method:
-    """Return a method: one, a mapping of its parts, or the name of one in a parameter file."""
+    """Return a method, which may be described by its settings or by its name in a parameter file.
+
+    Examples
+    --------
+    >>> named({"training": "qat"}).training.trains
+    True
+    """
     if isinstance(method, Method):
         return method
     if isinstance(method, Mapping):
@@ -302,7 +341,7 @@ def named(method: AnyMethod, path: str | Path = "params.yaml") -> Method:
             return Method.model_validate(method)
         except ValidationError as error:
             lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-            raise MethodError(f"no method: {'; '.join(lines)}") from None
+            raise MethodError(f"not a valid method: {'; '.join(lines)}") from None
     known = load(path).all_methods()
     if method not in known:
         raise MethodError(
@@ -316,7 +355,7 @@ def evaluate(
     model: nn.Module,
     grid: Sequence[Applied],
     test: Samples,
-    given: Material,
+    inputs: Material,
     *,
     bits: Sequence[int],
     groups: str | Sequence[str],
@@ -324,7 +363,7 @@ def evaluate(
     statistics: Statistics = _STATISTICS,
     reference: str = "ptq",
 ) -> Result:
-    """Apply methods and describe what each does: :func:`compare` for a grid of any shape."""
+    """Apply methods and measure their effects: :func:`compare` for any combination of widths."""
     label = type(model).__name__.lstrip("_")
     by = (groups,) if isinstance(groups, str) else tuple(groups) or ("label",)
     study = Study(
@@ -337,34 +376,30 @@ def evaluate(
         groups=grouping.model_copy(update={"by": {DATA: by}}),
         statistics=statistics,
     )
-    divisions = groupings(test.attributes, by, grouping)  # a wrong name stops here, before any work
-    networks = {(a.name, a.bits): _apply(model, a.method, a.bits, given) for a in grid}
+    divisions = groupings(
+        test.attributes, by, grouping
+    )  # refuses an unknown attribute before any work
+    networks = {(a.name, a.bits): _apply(model, a.method, a.bits, inputs) for a in grid}
     fp32 = outputs(model, test)
     logits = {(BASELINE, FULL_PRECISION): fp32}
     logits |= {key: outputs(made.network, test) for key, made in networks.items()}
-    described = []
-    predicted = {}
+    labels, by_group, predicted = test.labels.numpy(), [], {}
     for (name, width), values in logits.items():
-        variant = Variant(DATA, label, SEED, name, width)
-        rows = describe(values, fp32, test.labels.numpy(), divisions)
-        described.append({table: variant.name(frame) for table, frame in rows.items()})
+        rows = describe(values, fp32, labels, divisions)["groups"]
+        by_group.append(Variant(DATA, label, SEED, name, width).name(rows))
         predicted[Point(DATA, label, name, width)] = values.argmax(1)[None]
-    given_answers = Predictions(test.labels.numpy(), fp32.shape[1], [SEED], predicted)
-    frames = analyze(given_answers, divisions, study)._asdict()
-    frames["groups"] = pd.concat([tables["groups"] for tables in described])
-    return Result({n: _canonical(n, rows) for n, rows in frames.items()}, networks, study)
+    predictions = Predictions(labels, fp32.shape[1], [SEED], predicted)
+    frames = analyze(predictions, divisions, study)._asdict() | {"groups": pd.concat(by_group)}
+    for table, rows in frames.items():
+        columns, key = TABLES[table].schema.names, list(TABLES[table].key)
+        # an index may have the name of a key column
+        frames[table] = rows[columns].reset_index(drop=True).sort_values(key, ignore_index=True)
+    return Result(frames, networks, study)
 
 
 def outputs(network: nn.Module, test: Samples) -> np.ndarray:
-    """Logits of a network, (n, classes), with the network left where and as it is."""
-    moved = copy.deepcopy(network).to(models.device())
-    return models.logits(moved, test.images).numpy()
-
-
-def _canonical(table: str, rows: pd.DataFrame) -> pd.DataFrame:
-    spec = TABLES[table]
-    chosen = rows[spec.schema.names].reset_index(drop=True)
-    return chosen.sort_values(list(spec.key), ignore_index=True)
+    """Logits of a network, shape (n, classes); the network is neither moved nor changed."""
+    return models.logits(copy.deepcopy(network).to(models.device()), test.images).numpy()
 
 
 def material(
@@ -376,48 +411,55 @@ def material(
     *,
     example: Tensor | None = None,
 ) -> Material:
-    """Read what methods may look at; ``example`` is any two images, to see which layers run."""
-    learnt_from = None if train is None else samples(train, model, split="train")
-    seen = learnt_from if calibration is None else samples(calibration, model, split="train")
+    """Read the images that methods may use.
+
+    Two images, by preference of the calibration set, then of ``example``, are run through the
+    network only to see which layers are used and in which order.
+    """
+    train_set = None if train is None else samples(train, model, split="train")
+    seen = train_set if calibration is None else samples(calibration, model, split="train")
     if seen is not None:
         example = seen.images
-    some = models.as_input((_any_input(model) if example is None else example)[:2], CPU)
-    return Material(some, seen, learnt_from, training, qat)
+    example = models.as_input((_any_input(model) if example is None else example)[:2], CPU)
+    return Material(example, seen, train_set, training, qat)
 
 
 def _any_input(model: nn.Module) -> Tensor:
-    """Find images that a network takes: which layers run in which order is all they tell."""
+    """Blank images of a common size that the network accepts."""
     network = copy.deepcopy(model).cpu()
     for channels, size in itertools.product((3, 1), (224, 32, 28, 64, 48, 96, 128, 16, 8)):
         images = torch.zeros(2, channels, size, size)
-        with contextlib.suppress(Exception):
+        try:
             dry_run(network, images)
-            return images
-    raise MethodError("no usual size of images suits the network; give some as calibration")
+        except models.ModelError:
+            raise
+        except Exception:  # layers raise various errors for shapes that do not fit
+            continue
+        return images
+    raise MethodError("the network accepts no common image size; give some images as calibration")
 
 
-def _apply(model: nn.Module, method: Method, bits: int, given: Material) -> Quantized:
-    """Apply a method in memory, and let the network carry its codes."""
-    example, some, train, training, settings = given
-    _refuse(method, bits, given)
-    made = composing.apply(
+def _apply(model: nn.Module, method: Method, bits: int, inputs: Material) -> Quantized:
+    """Apply a method in memory."""
+    _refuse(method, bits, inputs)
+    quantized = composing.apply(
         copy.deepcopy(model).cpu(),
         method,
         bits,
-        example=example,
-        calibration=some,
-        train=train,
-        training=training,
-        qat_settings=settings,
+        example=inputs.example,
+        calibration=inputs.calibration,
+        train=inputs.train,
+        training=inputs.training,
+        qat_settings=inputs.qat,
         seed=SEED,
     )
-    # the codes go where the network goes, so that its size can be told from the network alone
-    vars(made.network)["quantized"] = made[1:]
-    return made
+    # the network carries its codes, so that packed_bytes needs nothing else
+    vars(quantized.network)["quantized"] = quantized[1:]
+    return quantized
 
 
 def packed_bytes(network: nn.Module) -> int:
-    """Size of the file of a network: packed codes if it was quantized here, else its tensors."""
+    """File size of a network: of its packed codes if it was quantized here, else of its tensors."""
     network = copy.deepcopy(network).cpu()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "network.safetensors")
@@ -428,18 +470,17 @@ def packed_bytes(network: nn.Module) -> int:
         return path.stat().st_size
 
 
-def _refuse(method: Method, bits: int, given: Material) -> None:
-    recipe, learns = method.recipe, method.training.trains
+def _refuse(method: Method, bits: int, inputs: Material) -> None:
     if method.weights.own_bits is None and bits not in range(2, 9):
         raise MethodError(f"bits: got {bits}; weights have 2 to 8 bits")
-    if recipe != Recipe() and not learns:
+    if method.recipe != Recipe() and not method.training.trains:
         raise MethodError(
-            "the method has a recipe, which is how the fp32 network is trained; train it so and "
-            "leave the recipe out, or give training: qat"
+            "the method has a recipe, which describes how the fp32 network is trained; train the "
+            "network that way and leave the recipe out, or set training: qat"
         )
-    if learns and given.train is None:
+    if method.training.trains and inputs.train is None:
         raise MethodError("training: qat trains the network; give its training images as train")
-    if method.needs_calibration() and given.calibration is None:
+    if method.needs_calibration() and inputs.calibration is None:
         raise MethodError(
             "the method looks at calibration images; give some as calibration, such as 256 of the "
             "training set"

@@ -1,4 +1,4 @@
-"""The command ``quantskew``: may it ship, how fast is it, is the installation sound."""
+"""The command ``quantskew``: release gate, latency, and check of the installation."""
 
 import argparse
 import sys
@@ -11,37 +11,38 @@ from typing import Any, NoReturn
 from quantskew.errors import UserError
 
 PASS, FAIL, COULD_NOT_TELL = 0, 1, 2
-USAGE = 64  # EX_USAGE of sysexits.h: apart from the verdicts
+USAGE = 64  # EX_USAGE of sysexits.h, distinct from the verdicts
 SOFTWARE = 70  # EX_SOFTWARE
 _EPILOGUE = """\
-exit status: 0 pass, 1 fail, 2 could not tell, 64 the command cannot be carried out,
+exit status: 0 pass, 1 fail, 2 could not tell, 64 the command could not be run,
 70 an unexpected error
 """
 _GATE = """\
-judge a network by a policy, and fail the build when a group pays too much
+judge a network by a policy, and fail the build if a group loses too much
 
-A policy is a YAML file; a rule that is left out asks nothing:
+A policy is a YAML file; rules that are left out are not checked:
 
-  groups: [race, race*gender]  # those of the study, or the label, unless given
-  minimum: 30                  # smaller groups are named, not judged
+  groups: [race, race*gender]  # default: those of the study, or the label
+  minimum: 30                  # smaller groups are listed, not judged
   confidence: 0.95             # of each limit
-  largest_group_loss: 0.05     # no group loses more of its accuracy against fp32
-  fvo_increase: 0.05           # the largest gap between groups grows by no more
-  demographic_parity: 0.2      # largest difference of groups, worst class
+  largest_group_loss: 0.05     # largest loss of accuracy of a group against fp32
+  fvo_increase: 0.05           # largest increase of the gap between groups
+  demographic_parity: 0.2      # largest difference between groups, worst class
   equalized_odds: 0.3
   accuracy: 0.8                # at least
   bytes: 1_000_000             # of the file, at most
-  expected_accuracy: 0.92      # of the reference; far below it nothing is judged
-  max_rejects: 0.02            # share of images that may be unusable
-  preprocess:                  # how ONNX files from elsewhere are fed; never assumed
+  expected_accuracy: 0.92      # of the reference; if it is lower, nothing is judged
+  max_rejects: 0.02            # largest share of unusable images
+  preprocess:                  # input of ONNX files from elsewhere; never assumed
     {resize: 256, crop: 224, scale: 255, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225],
      layout: NCHW, channels: RGB}
 
-A rule passes when its limit is within the bound, fails when the opposite limit is beyond it, and
-cannot be told when the bound lies between the two: more test images would tell.
+A rule passes if its confidence limit is within the bound and fails if the opposite limit is beyond
+it. If the bound lies between the two, the gate could not tell; more test images would help. Nothing
+is judged against a reference that is no better than always answering the most frequent class.
 
-A pair of files may need two keys more: `output: NAME` chooses among several outputs, and
-`threshold: 0.5` reads a single score (the answer is class 1 from there on).
+A pair of files may need two more keys: `output: NAME` selects one of several outputs, and
+`threshold: 0.5` reads a single score (class 1 from there on).
 """
 _GATE_EXAMPLES = (
     """\
@@ -59,8 +60,9 @@ examples:
 _LATENCY = """\
 time the fp32 and int8 files of a study, and list the size of every variant
 
-Writes metrics/latency/<data set>/<model>.json. Times differ from run to run, so no stage owns that
-file. Variants of fewer than 8 bits are stored packed but executed nowhere: they have a size alone.
+Writes metrics/latency/<data set>/<model>.json. Times vary between runs, so no stage produces this
+file. No runtime executes variants of fewer than 8 bits, which are stored packed: only their size is
+listed.
 """
 
 
@@ -72,9 +74,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its status."""
-    given = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        status = given.run(given)
+        status = options.run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = USAGE
@@ -98,74 +100,80 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, what: str, run: Any, epilog: str = "") -> argparse.ArgumentParser:
-        made = commands.add_parser(
+    def command(name: str, text: str, run: Any, epilog: str = "") -> argparse.ArgumentParser:
+        subparser = commands.add_parser(
             name,
-            help=what.strip().partition("\n")[0],
-            description=what,
+            help=text.partition("\n")[0],
+            description=text,
             epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        made.set_defaults(run=run)
-        return made
+        subparser.set_defaults(run=run)
+        return subparser
 
     gate = command("gate", _GATE, _gate, _GATE_EXAMPLES)
     gate.add_argument("policy", type=Path, help="YAML file")
-    gate.add_argument("variant", nargs="?", help="name of a file of the study, without suffix")
+    gate.add_argument(
+        "variant", nargs="?", help="file name of a variant of the study, without suffix"
+    )
     for name in ("dataset", "model"):
-        gate.add_argument(f"--{name}", help=f"of the study; needed if it has several {name}s")
-    for name, what in (
+        gate.add_argument(f"--{name}", help=f"{name} of the study, required if it has several")
+    for name, text in (
         ("fp32", "ONNX file of the reference"),
         ("int8", "ONNX file to judge"),
-        ("data", "Parquet file with the columns image, label and those of the groups"),
+        ("data", "Parquet file with the columns image, label and those that define the groups"),
         ("json", "write the verdict to this file"),
         ("markdown", "write a summary for a pull request to this file"),
     ):
-        gate.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)
-    gate.add_argument("--label", default="label", help="column of the label (default: label)")
+        gate.add_argument(f"--{name}", type=Path, metavar="FILE", help=text)
+    gate.add_argument("--label", default="label", help="column with the label (default: label)")
     gate.add_argument(
         "--classes", help="names of the classes in the order of the outputs, or a file of them"
     )
 
     latency = command("latency", _LATENCY, _latency)
     for name in ("dataset", "model"):
-        latency.add_argument(f"--{name}", help="only this; all of the study by default")
-    latency.add_argument("--seconds", type=float, default=4.0, help="for each batch size and pair")
-    latency.add_argument("--threads", type=int, default=1, help="(default: 1)")
+        latency.add_argument(f"--{name}", help=f"only this {name} (default: all of the study)")
+    latency.add_argument(
+        "--seconds", type=float, default=4.0, help="time per batch size and pair (default: 4)"
+    )
+    latency.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
 
-    command("doctor", "say whether the installation is sound and which data are at hand", _doctor)
+    command("doctor", "check the installation and list which data are available", _doctor)
     return parser
 
 
-def _gate(given: argparse.Namespace) -> int:
+def _gate(options: argparse.Namespace) -> int:
     from quantskew import params, sections
     from quantskew.analysis import gate
     from quantskew.deployment import evidence
     from quantskew.engine.fingerprint import file_hash
     from quantskew.files import write_json, write_text
 
-    policy = sections.read(gate.Policy, given.policy, "see quantskew gate --help for what it holds")
-    pair = (given.fp32, given.int8, given.data)
-    if given.variant is not None and not any(pair):
-        found = evidence.from_study(
-            params.load(), policy, given.variant, dataset=given.dataset, model=given.model
+    policy = sections.read(
+        gate.Policy, options.policy, "see quantskew gate --help for what it holds"
+    )
+    pair = (options.fp32, options.int8, options.data)
+    if options.variant is not None and not any(pair):
+        judged = evidence.from_study(
+            params.load(), policy, options.variant, dataset=options.dataset, model=options.model
         )
-    elif given.variant is None and all(pair):
-        classes = _names(given.classes) if given.classes else ()
-        found = evidence.from_files(*pair, policy, label=given.label, classes=classes)
+    elif options.variant is None and all(pair):
+        classes = _names(options.classes) if options.classes else ()
+        judged = evidence.from_files(*pair, policy, label=options.label, classes=classes)
     else:
-        raise UserError("give either a variant of the study, or all of --fp32, --int8 and --data")
-    findings = gate.judge(found, policy)
+        raise UserError("give either a variant of the study or all of --fp32, --int8 and --data")
+    findings = gate.judge(judged, policy)
     verdict = gate.overall(findings)
-    print(*gate.heading(found, policy), *(f.line() for f in findings), sep="\n")
+    print(*gate.heading(judged, policy), *(f.line() for f in findings), sep="\n")
     print(f"gate: {verdict}")
-    hashes = {**found.provenance["sha256"], "policy": file_hash(given.policy)}
-    found = found._replace(provenance={**found.provenance, "sha256": hashes})
+    hashes = {**judged.provenance["sha256"], "policy": file_hash(options.policy)}
+    judged = judged._replace(provenance={**judged.provenance, "sha256": hashes})
     try:
-        if given.json:
-            write_json(given.json, gate.as_json(found, policy, findings))
-        if given.markdown:
-            write_text(given.markdown, gate.as_markdown(found, policy, findings))
+        if options.json:
+            write_json(options.json, gate.as_json(judged, policy, findings))
+        if options.markdown:
+            write_text(options.markdown, gate.as_markdown(judged, policy, findings))
     except OSError as error:
         raise UserError(f"the verdict is {verdict} and cannot be written: {error}") from None
     return {"pass": PASS, "fail": FAIL, "could not tell": COULD_NOT_TELL}[verdict]
@@ -181,17 +189,17 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _latency(given: argparse.Namespace) -> int:
+def _latency(options: argparse.Namespace) -> int:
     import torch
 
     from quantskew import params
     from quantskew.deployment.latency import study_latency
 
     study = params.load()
-    torch.set_num_threads(given.threads)
-    for dataset in [given.dataset] if given.dataset else study.datasets:
-        for model in [given.model] if given.model else study.models:
-            for line in study_latency(dataset, model, seconds=given.seconds):
+    torch.set_num_threads(options.threads)
+    for dataset in [options.dataset] if options.dataset else study.datasets:
+        for model in [options.model] if options.model else study.models:
+            for line in study_latency(dataset, model, seconds=options.seconds):
                 print(line)
     return PASS
 

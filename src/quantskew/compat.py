@@ -1,19 +1,20 @@
-"""The names that the README of Beyond-Naive-Quantization promises, doing what they say.
+"""The interface that the README of Beyond-Naive-Quantization describes.
 
 ==================================  =============================================================
-name of a method, any capitals      what is done
+name of a method (any case)         what it does
 ==================================  =============================================================
 ``PTQ``                             plain post-training quantization of the weights
-``bias_aware``,                     and activations of 8 bits, whose ranges suit the group they
-``bias_aware_calibration``          suit worst, on as many calibration images of every group
-``mixed_precision``                 weights with the widths that spare the worst-off group, at the
-                                    size of the uniform width
-``QAT``                             training with the quantizers in place (LSQ)
+``bias_aware``,                     PTQ with activations of 8 bits, whose clipping ranges minimize
+``bias_aware_calibration``          the error of the group with the largest error, on a calibration
+                                    set with equally many images of every group
+``mixed_precision``                 bit allocation that favours the worst-off group, at the size of
+                                    the uniform width
+``QAT``                             quantization-aware training (LSQ)
 ==================================  =============================================================
 
-``_INT8`` … ``_INT2`` after a name is its width. Groups are all combinations of the attributes that
-the images carry (see :mod:`quantskew.inputs`), else the classes. Nothing here is simulated: sizes
-are those of files, gaps are measured.
+A suffix ``_INT8`` … ``_INT2`` of the name sets the width. Groups are all combinations of the
+attributes of the images (see :mod:`quantskew.inputs`), or the classes if there are none. Sizes are
+those of files, and gaps are measured.
 """
 
 import warnings
@@ -59,7 +60,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "mixed_precision": _SPARING,
     "qat": {"training": "qat"},
 }
-# what FairnessAwareQuantizer tries in turn, all of about the same size
+# what FairnessAwareQuantizer tries in this order; all have about the same size
 CANDIDATES: dict[str, dict[str, Any]] = {
     "bias-aware calibration": _BALANCED,
     "bias-aware calibration, ranges per channel": _BALANCED | _FINE,
@@ -75,16 +76,18 @@ def apply_quantization(
     calibration_data: Data | None = None,
     training_data: Data | None = None,
 ) -> nn.Module:
-    """Quantize a network; see the table above for the methods.
+    """Quantize a network by one of the methods in the table above.
 
     Parameters
     ----------
     model
-        Trained; not changed.
-    method, bit_width
-        How, and at how many bits; the width of a name such as ``PTQ_INT4`` or 8 by default.
+        A trained network; it is not changed.
+    method
+        Name of the method, with or without a width.
+    bit_width
+        Width of the weights, by default that in the name of the method, or 8.
     calibration_data
-        Images for the methods that look at some.
+        Images for methods that need calibration.
     training_data
         Images for QAT.
 
@@ -92,10 +95,16 @@ def apply_quantization(
     -------
     nn.Module
         The quantized network, on the CPU.
+
+    Examples
+    --------
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> len(apply_quantization(network, method="PTQ_INT4")[1].weight.unique()) <= 16 * 10
+    True
     """
-    name, width = _parsed(method)
+    name, width = _parse(method)
     if bit_width is not None and width not in (None, bit_width):
-        raise MethodError(f"method {method!r} has {width} bits, bit_width = {bit_width}")
+        raise MethodError(f"method {method!r} has {width} bits, but bit_width = {bit_width}")
     seen = None if calibration_data is None else samples(calibration_data, model, split="train")
     attributes = [] if seen is None else [a for a in seen.attributes if a != "label"]
     return api.quantize(
@@ -151,16 +160,16 @@ def compute_fairness_metrics(
 
 @dataclass(frozen=True)
 class QuantizationComparison(api.Result):
-    """A result under the names of Beyond-Naive-Quantization."""
+    """A result with the methods that Beyond-Naive-Quantization describes."""
 
     note: str = ""
 
     def plot_comparison(self) -> Figure:
-        """Draw FVO of every method by width."""
+        """Draw the FVO of every method by width."""
         return self.plot("fvo_by_width")
 
     def save_to_csv(self, path: str | Path) -> None:
-        """Write accuracy of every group, FVO and worst group with their intervals."""
+        """Write accuracy by group, FVO and worst group, with their intervals, as CSV."""
         self.to_csv(path)
 
 
@@ -173,13 +182,13 @@ def compare_quantization_methods(
     calibration_data: Data | None = None,
     training_data: Data | None = None,
 ) -> QuantizationComparison:
-    """Compare methods by what each does to every group, beside plain quantization as wide.
+    """Compare the effect of methods on each group with that of plain PTQ at the same width.
 
-    Without ``training_data`` the methods that look at images get a fifth of ``test_loader``, which
-    is left out of the test; ``note`` says so.
+    Methods that need images for which there are none get a fifth of ``test_loader``, which is then
+    left out of the test; ``note`` says so.
     """
     test = samples(test_loader, model, split="test")
-    parsed = dict.fromkeys((name, width or 8) for name, width in map(_parsed, methods))
+    parsed = dict.fromkeys((name, width or 8) for name, width in map(_parse, methods))
     grid = [api.Applied("ptq", Method(), bits) for bits in dict.fromkeys(b for _, b in parsed)]
     grid += [
         api.Applied(name, _method(METHODS[name], sensitive_attrs), bits)
@@ -190,45 +199,46 @@ def compare_quantization_methods(
     trains = any(m.training.trains for _, m, _ in grid)
     looks = any(m.needs_calibration() for _, m, _ in grid)
     if training_data is None and (trains or (looks and calibration_data is None)):
-        training_data, test = _parted(test, 0.2)
-        note = (
-            f"{len(training_data)} test images were given to the methods and left out of the test"
-        )
-    given = api.material(model, calibration_data, training_data, example=test.images)
+        training_data, test = _split(test, 0.2)
+        note = f"{len(training_data)} test images were used by the methods and left out of the test"
+    inputs = api.material(model, calibration_data, training_data, example=test.images)
     bits = [width for name, _, width in grid if name == "ptq"]
-    result = api.evaluate(model, grid, test, given, bits=bits, groups=sensitive_attrs)
+    result = api.evaluate(model, grid, test, inputs, bits=bits, groups=sensitive_attrs)
     return QuantizationComparison(result.frames, result.networks, result.study, note)
 
 
 class FairnessAwareQuantizer:
-    """Search for a quantization whose demographic parity gap keeps to a bound.
+    """Search for a quantization whose demographic parity gap stays within a bound.
 
-    Half of the images calibrate, the other half measure. The candidates are tried in turn, and the
-    first that keeps to the bound is taken, else the one with the smallest gap, with a warning. A
-    choice among three flatters a little: measure once more on the test set.
+    Half of the images are used for calibration, the other half to measure the gap. The candidates
+    are tried in order. The first that meets the bound is chosen; if none does, the one with the
+    smallest gap is, with a warning. Choosing among three candidates makes the measured gap slightly
+    optimistic, so measure it again on the test set.
 
     Parameters
     ----------
     bit_width
         Average width of the weights.
     max_dp_gap
-        Largest difference between two groups, over all classes and attributes, in the share that
-        is given a class. It is the network's own gap, not what quantization adds to it.
+        Largest allowed gap: the difference between two groups in the share of images predicted as a
+        class, over all classes and attributes. It is the gap of the quantized network, not the
+        increase over the original one.
     sensitive_attributes
-        Attributes of the images that are measured one by one, and balanced in all combinations.
+        Attributes of the images. The gap is measured for each of them; the calibration set is
+        balanced over all their combinations.
 
     Attributes
     ----------
     final_dp_gap
-        Measured on images that calibration did not see; NaN if no gap can be measured.
+        Gap on images that were not used for calibration; NaN if it cannot be measured.
     baseline_dp_gap
-        That of the network before.
+        Gap of the original network on the same images.
     shortfall
-        By how much the bound is exceeded: 0 if it is met, NaN if nothing could be measured.
+        By how much the bound is exceeded: 0 if it is met, NaN if the gap cannot be measured.
     message
-        All this in a sentence, with the number of images.
+        The outcome in one sentence, with the number of images.
     chosen
-        Which candidate it is.
+        Name of the chosen candidate.
     """
 
     def __init__(
@@ -238,49 +248,51 @@ class FairnessAwareQuantizer:
         self.max_dp_gap = max_dp_gap
         self.sensitive_attributes = list(sensitive_attributes)
         self.final_dp_gap = self.baseline_dp_gap = self.shortfall = float("nan")
-        self.message = "nothing was quantized yet"
+        self.message = "nothing has been quantized yet"
         self.chosen = ""
 
     def quantize(
         self, model: nn.Module, calibration_data: Data, fairness_constraint: bool = True
     ) -> nn.Module:
-        """Quantize; without the constraint the first candidate is taken and measured.
+        """Quantize a network; without the constraint the first candidate is chosen.
 
         Warns
         -----
         UserWarning
-            When the constraint is asked for and not met.
+            When the constraint is set but not met.
         """
-        seen, held_out = _parted(samples(calibration_data, model, split="train"), 0.5)
+        seen, held_out = _split(samples(calibration_data, model, split="train"), 0.5)
         self.baseline_dp_gap = self._gap(model, held_out)
         tried: dict[str, tuple[float, nn.Module]] = {}
         for name, parts in CANDIDATES.items():
             method = _method(parts, self.sensitive_attributes)
-            made = api.quantize(model, method=method, bits=self.bit_width, calibration=seen).network
-            tried[name] = (self._gap(made, held_out), made)
+            network = api.quantize(
+                model, method=method, bits=self.bit_width, calibration=seen
+            ).network
+            tried[name] = (self._gap(network, held_out), network)
             if not fairness_constraint or tried[name][0] <= self.max_dp_gap:
                 break
         self.chosen = min(tried, key=lambda name: np.nan_to_num(tried[name][0], nan=np.inf))
         self.final_dp_gap, network = tried[self.chosen]
         self.shortfall = float(np.maximum(self.final_dp_gap - self.max_dp_gap, 0))
-        self.message = self._told(len(held_out))
+        self.message = self._outcome(len(held_out))
         if fairness_constraint and self.shortfall != 0:
             warnings.warn(self.message, stacklevel=2)
         return network
 
     def _gap(self, model: nn.Module, held_out: Samples) -> float:
-        found = [
+        gaps = [
             compute_fairness_metrics(model, held_out, name)["demographic_parity"]
             for name in self.sensitive_attributes
         ]
-        return float(np.max(found))  # NaN where one of them cannot be measured
+        return float(np.max(gaps))  # NaN if one of them is NaN
 
-    def _told(self, n: int) -> str:
+    def _outcome(self, n: int) -> str:
         if np.isnan(self.shortfall):
             return (
                 f"the bound on the demographic parity gap is not known to be met: on {n} images "
-                f"some of {', '.join(self.sensitive_attributes)} has too few groups of "
-                f"{Groups().minimum} or more, or is the class"
+                f"one of {', '.join(self.sensitive_attributes)} has fewer than two groups of "
+                f"{Groups().minimum} images or more, or is the class itself"
             )
         measured = (
             f"the demographic parity gap on {n} images is {self.final_dp_gap:.4f} "
@@ -294,14 +306,14 @@ class FairnessAwareQuantizer:
         return f"the bound is met: {measured}, max_dp_gap = {self.max_dp_gap:g}; {self.chosen}"
 
 
-def _parsed(method: str) -> tuple[str, int | None]:
+def _parse(method: str) -> tuple[str, int | None]:
     name, _, width = method.lower().partition("_int")
     if width and width not in map(str, range(2, 9)):
         raise MethodError(f"method {method!r}: weights have 2 to 8 bits, _INT2 to _INT8")
     if name not in METHODS:
         raise MethodError(
-            f"no method {method!r}; there are {', '.join(METHODS)}, with _INT2 to _INT8 after "
-            f"them{close_names(name, METHODS)}"
+            f"no method {method!r}; there are {', '.join(METHODS)}, each optionally followed by "
+            f"_INT2 to _INT8{close_names(name, METHODS)}"
         )
     return name, int(width) if width else None
 
@@ -313,8 +325,8 @@ def _method(parts: dict[str, Any], attributes: Sequence[str]) -> Method:
     return api.named(parts)
 
 
-def _parted(data: Samples, share: float) -> tuple[Samples, Samples]:
-    """Divide samples at random into a share and the rest."""
+def _split(data: Samples, share: float) -> tuple[Samples, Samples]:
+    """Split samples at random into a share of them and the rest."""
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(api.SEED)).numpy()
     at = round(share * len(data))
     return data.at(np.sort(order[:at])), data.at(np.sort(order[at:]))

@@ -1,4 +1,4 @@
-"""Is the installation sound, on what will it run, which data are at hand, what is missing."""
+"""Checks of the installation, of the hardware, and of the data that a study needs."""
 
 import sys
 from collections.abc import Iterator
@@ -13,27 +13,27 @@ from quantskew.errors import UserError
 
 MARKS = {True: "ok", False: "missing", None: "note"}
 BUNDLED = ("digits", "mnist5k")
-_HOW = "`python stages/download.py {}` fetches them, or says from where and under which terms"
+_HOW = "`python stages/download.py {}` downloads them, or says where and on which terms to get them"
 
 
 class Check(NamedTuple):
-    """One thing looked at; ``sound`` is ``None`` for what is neither right nor wrong."""
+    """Result of one check; ``sound`` is ``None`` for plain information."""
 
     sound: bool | None
     what: str
 
     def line(self) -> str:
-        """Return the check as a line of text."""
+        """Result as a line of text."""
         return f"{MARKS[self.sound]:8s} {self.what}"
 
 
 def examine() -> Iterator[Check]:
-    """Look at libraries, at the device, and at the study in this folder if there is one."""
+    """Check the libraries, the device, and the data of the study in this folder if there is one."""
     yield Check(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)")
-    wrong = [*_libraries()]
-    yield from wrong
-    if not wrong:
-        yield Check(True, "all libraries are there in versions that fit")
+    missing = [*_libraries()]
+    yield from missing
+    if not missing:
+        yield Check(True, "all libraries are installed in suitable versions")
         yield from _device()
     yield from _data()
 
@@ -56,25 +56,29 @@ def _device() -> Iterator[Check]:
     try:
         import torch
 
-        from quantskew import models  # as it loads torchvision and timm beside torch
+        from quantskew import models  # also loads torchvision and timm
         from quantskew.deployment.latency import machine
 
         where = models.device()
-    except Exception as error:  # a broken binary raises nearly anything
-        yield Check(False, f"torch, torchvision, timm, onnxruntime: {error}; install them anew")
+    except Exception as error:  # a broken binary can raise anything
+        yield Check(False, f"torch, torchvision, timm, onnxruntime: {error}; reinstall them")
         return
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "no GPU is seen"
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "no GPU found"
     yield Check(None, f"networks run on {where.type} ({name})")
     cpu = machine()
-    known = ", ".join(cpu["instructions"]) or "none known"
-    yield Check(None, f"{cpu['processor']}, {cpu['threads']} threads, instructions: {known}")
+    listed = ", ".join(cpu["instructions"]) or "none known"
+    yield Check(None, f"{cpu['processor']}, {cpu['threads']} threads, instructions: {listed}")
     if not {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"} & {*cpu["instructions"]}:
-        yield Check(None, "no integer dot product (VNNI, AMX): int8 gains little speed here")
+        yield Check(
+            None, "no integer dot product (VNNI, AMX): int8 is hardly faster than fp32 here"
+        )
 
 
 def _data() -> Iterator[Check]:
     if not Path("params.yaml").is_file():
-        yield Check(None, "no params.yaml here: run in the root of a study to look at its data")
+        yield Check(
+            None, "no params.yaml here: run in the root folder of a study to check its data"
+        )
         return
     try:
         study = params.load()
@@ -88,7 +92,7 @@ def _data() -> Iterator[Check]:
         if Path(f"data/samples/{name}.parquet").is_file():
             yield Check(True, f"data {name}: prepared")
         elif (source.reader or name) in BUNDLED:
-            yield Check(True, f"data {name}: comes with the libraries")
+            yield Check(True, f"data {name}: included in the libraries")
         elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             yield Check(True, f"data {name}: files in {folder}")
         elif name in study.datasets:
@@ -96,4 +100,4 @@ def _data() -> Iterator[Check]:
         else:
             elsewhere.append(name)
     if elsewhere:
-        yield Check(None, f"data not at hand: {', '.join(elsewhere)}; {_HOW.format('NAME')}")
+        yield Check(None, f"data not available: {', '.join(elsewhere)}; {_HOW.format('NAME')}")

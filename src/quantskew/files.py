@@ -1,4 +1,4 @@
-"""Files that are whole or not there: what stands at a path is the old content or the new."""
+"""Atomic writes: a file has either its old content or the complete new content."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path that becomes ``path`` when the block ends well, and is removed else."""
+    """Yield a temporary file that replaces ``path`` if the block succeeds, else is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -26,13 +26,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, content: Any, digits: int = 4) -> None:
-    """Write JSON with sorted keys and floats rounded to ``digits``; NaN and inf become null."""
+    """Write JSON atomically, with sorted keys and rounded floats; NaN and infinity become null."""
     text = json.dumps(_plain(content, digits), indent=1, sort_keys=True, allow_nan=False)
     write_text(path, text + "\n")
 
@@ -45,6 +45,6 @@ def _plain(value: Any, digits: int) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float):
-        # −0.0 would differ from 0.0 in the bytes of the file
+        # adding 0.0 turns −0.0 into 0.0, which would otherwise be written differently
         return round(value, digits) + 0.0 if abs(value) < float("inf") else None
     return value

@@ -17,12 +17,16 @@ with one row a sample. Images are (N, C, H, W): uint8 is scaled to [0, 1] when t
 floats are taken as they come, for the network was trained on what its loader gives. All of them are
 held in memory. Labels are the indices of the outputs; labels that are texts, in a file of your own,
 need ``classes`` of its ``Source``: which output stands for which.
+
+Pictures of a file keep their size and colours where the network takes them. Else they are cut to
+their middle and scaled to the size that the network names, with a warning that says so.
 """
 
-import copy
+import io
 import re
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +34,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -40,7 +45,7 @@ from quantskew import models
 from quantskew.data.loading import Samples, load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
-from quantskew.data.sources.registry import KEYS
+from quantskew.data.sources.registry import KEYS, Image, read
 from quantskew.errors import UserError
 
 Data = Samples | str | Path | Source | DataLoader[Any] | Dataset[Any] | tuple[Any, ...] | list[Any]
@@ -80,7 +85,7 @@ def samples(data: Data, network: nn.Module, *, split: Literal["train", "test"]) 
     if isinstance(data, Samples):
         found = data
     elif isinstance(data, str | Path | Source):
-        found = _from_file(data, split)
+        found = _from_file(data, split, network)
     elif isinstance(data, DataLoader | Dataset):
         found = _assembled(*_collected(data))
     elif isinstance(data, tuple | list) and len(data) in (2, 3):
@@ -96,8 +101,11 @@ def samples(data: Data, network: nn.Module, *, split: Literal["train", "test"]) 
 def classes_of(network: nn.Module, images: Tensor) -> int:
     """Run a network on two images and return how many logits it gives for each."""
     some = images[:2]
+    models.check(network)
     try:
-        outputs: Any = models.logits(copy.deepcopy(network), some)
+        outputs = models.logits(models.clone(network), some)
+    except models.ModelError:
+        raise
     except Exception as error:  # whatever its layers say of a shape that does not fit
         raise models.ModelError(
             f"the network does not run on images of shape {tuple(some.shape)} "
@@ -111,7 +119,7 @@ def classes_of(network: nn.Module, images: Tensor) -> int:
     return outputs.shape[1]
 
 
-def _from_file(given: str | Path | Source, split: str) -> Samples:
+def _from_file(given: str | Path | Source, split: str, network: nn.Module) -> Samples:
     source = given if isinstance(given, Source) else Source(reader="parquet", path=str(given))
     path = Path(source.path or "")
     if path.is_file() and path.suffix == ".parquet":
@@ -120,8 +128,10 @@ def _from_file(given: str | Path | Source, split: str) -> Samples:
         except pa.ArrowInvalid as error:
             raise DataError(f"{path} is not a whole Parquet file: {error}") from None
         if notes.get(b"table") == b"samples":
-            return getattr(load(path), split)
+            found = load(path)
+            return {"train": found.train, "test": found.test}[split]
     with tempfile.TemporaryDirectory() as folder:
+        source = _fitted(source, network, folder)
         prepared = prepare("data", source, folder, draw=False)
         prepared.write(Path(folder, "samples.parquet"))
         found = load(Path(folder, "samples.parquet"))
@@ -144,6 +154,88 @@ def _from_file(given: str | Path | Source, split: str) -> Samples:
         if not len(found):
             raise DataError(f"{path} has no {split} samples; give the path of those to use as such")
     return found
+
+
+def _fitted(source: Source, network: nn.Module, folder: str) -> Source:
+    """Choose the size and the planes of pictures whose source leaves them open, and say so."""
+    if source.size is not None and source.channels is not None:
+        return source
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # prepare() reads them again and warns
+        shapes = Counter(filter(None, map(_shape, read("data", source, folder).images)))
+    if not shapes:
+        return source  # prepare() says what is wrong with them
+    modes, sides = {mode for _, mode in shapes}, {side for side, _ in shapes}
+    own = sides if len(sides) == 1 else set()
+    stated = [(source.size, source.size) if isinstance(source.size, int) else source.size]
+    known = [*own, *((side, side) for side in _declared(network))]
+    planes = 1 if modes == {1} else 3
+    tried = [
+        (size, channels)
+        for size in (filter(None, stated) if source.size else known)
+        for channels in ([source.channels] if source.channels else [planes, 4 - planes])
+    ]
+    for size, channels in tried:
+        try:
+            classes_of(network, torch.zeros(2, channels, *size, dtype=torch.uint8))
+        except models.ModelError:
+            continue
+        changes = [f"{n} images of {h}×{w} pixels" for (h, w), n in _by_side(shapes, size)]
+        if source.size is None and changes:
+            warnings.warn(
+                f"{source.path}: {', '.join(changes[:3])} are cut to their middle and "
+                f"scaled to {size[0]}×{size[1]}; Source(…, size=…) chooses another size",
+                stacklevel=5,
+            )
+        if source.channels is None and modes != {channels}:
+            warnings.warn(
+                f"{source.path}: images are turned into {'grey' if channels == 1 else 'RGB'}, as "
+                "the network takes them",
+                stacklevel=5,
+            )
+        return source.model_copy(update={"size": size, "channels": channels})
+    most = ", ".join(f"{h}×{w}" for h, w in sorted(sides)[:3])
+    raise DataError(
+        f"{source.path}: the images have {most} pixels{' and more' if len(sides) > 3 else ''}, and "
+        "at which size the network takes them is not known; give "
+        f"Source(reader={source.reader!r}, path=…, size=…, channels=…)"
+    )
+
+
+def _by_side(
+    shapes: Counter[tuple[tuple[int, int], int]], size: tuple[int, int]
+) -> list[tuple[tuple[int, int], int]]:
+    """Count the pictures of each height and width other than a size, most first."""
+    counts: Counter[tuple[int, int]] = Counter()
+    for (side, _), n in shapes.items():
+        counts[side] += n * (side != size)
+    return (+counts).most_common()
+
+
+def _shape(image: Image) -> tuple[tuple[int, int], int] | None:
+    """Height and width of a picture, and 1 or 3 for grey or colour; ``None`` of a broken one."""
+    if isinstance(image, np.ndarray):
+        return (image.shape[0], image.shape[1]), 1 if image.ndim == 2 else 3
+    if not isinstance(image, bytes | Path):
+        return None
+    try:
+        with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
+            width, height = picture.size
+            return (height, width), 1 if picture.mode in ("1", "L", "LA") else 3
+    except Exception:  # a broken header may raise nearly anything; prepare() rejects the picture
+        return None
+
+
+def _declared(network: nn.Module) -> list[int]:
+    """Sides of the images that a network of timm or Hugging Face says it was made for."""
+    patches: Any = getattr(network, "patch_embed", None)
+    sides = [getattr(patches, "img_size", None)]
+    for attribute in ("pretrained_cfg", "default_cfg"):
+        settings = getattr(network, attribute, None) or {}
+        sides.append(settings.get("input_size") if isinstance(settings, Mapping) else None)
+    sides.append(getattr(getattr(network, "config", None), "image_size", None))
+    plain = [side[-1] if isinstance(side, list | tuple) else side for side in sides]
+    return [*dict.fromkeys(side for side in plain if isinstance(side, int))]
 
 
 def _collected(data: DataLoader[Any] | Dataset[Any]) -> tuple[Tensor, Tensor, pd.DataFrame]:

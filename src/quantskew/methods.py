@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from quantskew import models
+from quantskew.baselines import class_accuracy
 from quantskew.data.loading import Samples
 from quantskew.models import CPU
 from quantskew.quantization import packing
 from quantskew.quantization.fitting import Material, MethodError, Qat
+from quantskew.quantization.layers import plain
 from quantskew.quantization.method import Method
 from quantskew.quantization.policies import allocate_bits
+from quantskew.quantization.selfcheck import same_logits
 from quantskew.subject import Subject
-from quantskew.training.baseline import class_accuracy
 from quantskew.training.loop import History
 from quantskew.training.losses import Floats
 from quantskew.training.training import Training
@@ -62,12 +64,13 @@ def quantize(
         Lower edges of the groups of numeric attributes.
     """
     data = subject.data().divided(bins or {})
+    example = models.as_input(data.train.images[:2], CPU)
     history = History()
     quantized = apply(
-        subject.open(),
+        packing.open_variant(subject),
         method,
         bits,
-        example=models.as_input(data.train.images[:2], CPU),
+        example=example,
         calibration=data.train,
         train=data.train,
         training=training,
@@ -78,7 +81,10 @@ def quantize(
         checkpoint=folder / "checkpoint.safetensors",
         title=f"{subject.model} seed {seed} at {bits} bits",
     )
-    packing.save(folder / "network.safetensors", quantized)
+    file = folder / "network.safetensors"
+    packing.save(file, quantized)
+    again = packing.open_variant(subject.at(file, bits))
+    same_logits(quantized.network, again, example, step="packing and reading again")
     history.write_cost(folder / "cost.json")
 
 
@@ -122,6 +128,7 @@ def apply(
     MethodError
         When the method needs samples that are not given, or its function does not fit.
     """
+    network = plain(network, example)
     if method.function is not None:
         result = own(method.function, network, example=example, bits=bits, train=train, seed=seed)
         if isinstance(result, packing.Quantized):
@@ -143,7 +150,7 @@ def apply(
     quantized = method.training(network, method, bits, material)
     if seen is not None:
         quantized.notes["calibration"] = seen.counts
-    return quantized
+    return packing.checked(quantized, example)
 
 
 def own(

@@ -19,24 +19,32 @@ leaves nothing to look at, so up to 96 pixels the stem is a 3×3 convolution wit
 up to 32 pixels without a stride (:func:`_small_stem`).
 
 Every network built here takes images with values in [0, 1]; its normalization is part of it, as a
-hook before its forward pass, so that no caller can forget it.
+hook before its forward pass, so that no caller can forget it. Another hook takes the logits out of
+what it answers (:func:`logits_of`).
 """
 
+import copy
+import hashlib
 import importlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from quantskew._torchvision import torchvision
+from quantskew.architecture import Architecture
 from quantskew.data.loading import Samples
+from quantskew.engine import fingerprint
 from quantskew.errors import UserError, close_names
 from quantskew.precision import all_digits
-from quantskew.subject import Architecture
 
 # isort: split
 import timm  # it imports torchvision, which must have loaded by then
@@ -63,8 +71,8 @@ def _small_stem(stem: nn.Conv2d, size: int, stride: int | None = None) -> nn.Con
     )
 
 
-def _resnet(name: str, stride: int | None = None, **options: Any) -> Callable[..., nn.Module]:
-    def build(classes: int, channels: int, size: int) -> nn.Module:
+def _resnet(name: str, stride: int | None = None, **options: Any) -> Callable[..., Any]:
+    def build(classes: int, channels: int, size: int) -> Any:
         network: Any = timm.create_model(name, num_classes=classes, in_chans=channels, **options)
         if size <= SMALL:
             network.conv1 = _small_stem(network.conv1, size, stride)
@@ -74,8 +82,8 @@ def _resnet(name: str, stride: int | None = None, **options: Any) -> Callable[..
     return build
 
 
-def _inverted_residuals(name: str, repeats: int | None = None) -> Callable[..., nn.Module]:
-    def build(classes: int, channels: int, size: int) -> nn.Module:
+def _inverted_residuals(name: str, repeats: int | None = None) -> Callable[..., Any]:
+    def build(classes: int, channels: int, size: int) -> Any:
         network: Any = timm.create_model(name, num_classes=classes, in_chans=channels)
         network.blocks = nn.Sequential(*(stage[:repeats] for stage in network.blocks))
         if size <= SMALL:
@@ -85,7 +93,7 @@ def _inverted_residuals(name: str, repeats: int | None = None) -> Callable[..., 
     return build
 
 
-def _vgg(classes: int, channels: int, size: int) -> nn.Module:
+def _vgg(classes: int, channels: int, size: int) -> Any:
     network: Any = timm.create_model("vgg19_bn", num_classes=classes, in_chans=channels)
     if size <= SMALL:
         # the published head (two layers of 4,096) reads a 7×7 map; small images end at 1×1 to 3×3
@@ -96,7 +104,7 @@ def _vgg(classes: int, channels: int, size: int) -> nn.Module:
     return network
 
 
-def _vit(classes: int, channels: int, size: int) -> nn.Module:
+def _vit(classes: int, channels: int, size: int) -> Any:
     # the smallest patch that tiles the image with at most 8 a side
     patch = 16 if size > SMALL else next(p for p in range(size // 8, size + 1) if size % p == 0)
     return timm.create_model(
@@ -108,7 +116,7 @@ def _vit(classes: int, channels: int, size: int) -> nn.Module:
     )
 
 
-def _squeezenet(classes: int, channels: int, size: int) -> nn.Module:
+def _squeezenet(classes: int, channels: int, size: int) -> Any:
     network = torchvision.models.squeezenet1_1(num_classes=classes)
     stem = nn.Conv2d(channels, 64, kernel_size=3, stride=2)
     network.features[0] = _small_stem(stem, size) if size <= SMALL else stem
@@ -151,7 +159,8 @@ def build(
     Raises
     ------
     ModelError
-        When the name is unknown or the factory cannot be found or fails.
+        When the name is unknown, the factory cannot be found or fails, or its network does not
+        give one logit for each class.
     """
     if architecture is None:
         if name not in MODELS:
@@ -163,11 +172,161 @@ def build(
         mean, std = PLAIN_NORMALIZATION
     else:
         network = _own(name, architecture, classes=classes, channels=channels, size=size)
+        check(network)
         mean, std = architecture.mean, architecture.std
     network.register_forward_pre_hook(
         partial(_normalize, mean=_plane(mean), std=_plane(std)), prepend=True
     )
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _ready(network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    if architecture is not None:
+        vars(network)["code"] = _digest(architecture)
+        _check_outputs(network, f"architectures.{name}", classes, channels, size)
+    return network
+
+
+def _digest(architecture: Architecture) -> str:
+    """Hash of all that makes a network besides its weights: code, options, normalization."""
+    parts = architecture.identity()
+    of_network = {key: parts[key] for key in ("factory", "options", "mean", "std", "code")}
+    text = json.dumps(fingerprint.identity(of_network), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_outputs(network: nn.Module, name: str, classes: int, channels: int, size: int) -> None:
+    images = torch.zeros(2, channels, size, size, dtype=torch.uint8)
+    try:
+        shape = tuple(logits(clone(network), images).shape)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{name}: the network does not run on images of {channels}×{size}×{size}: {error}"
+        ) from error
+    if shape != (2, classes):
+        raise ModelError(
+            f"{name}: the network gives shape {shape} for 2 images; the data have {classes} "
+            f"classes, so (2, {classes}) is needed"
+        )
+
+
+def own(network: nn.Module) -> nn.Module:
+    """Return a copy of a user's network that can be worked with: in, images; out, logits.
+
+    Raises
+    ------
+    ModelError
+        See :func:`check`.
+    """
+    check(network)
+    return _ready(clone(network))
+
+
+def clone(network: nn.Module) -> nn.Module:
+    """Copy a network, also one with tensors that were computed (``torch.nn.utils.weight_norm``)."""
+    computed = {
+        id(value): value.detach().clone()
+        for module in network.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(network, computed)
+
+
+def check(network: nn.Module) -> None:
+    """Refuse a network that cannot be quantized or run, before any work.
+
+    Raises
+    ------
+    ModelError
+        When it is TorchScript, has a lazy layer that was never run, or is not in float32.
+    """
+    for name, module in network.named_modules():
+        layer = f"layer {name!r}" if name else "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{layer} is TorchScript ({type(module).__name__}), which hides its layers; give "
+                "the torch.nn.Module that it was made from"
+            )
+        for parameter in module.parameters(recurse=False):
+            if is_lazy(parameter):
+                raise ModelError(
+                    f"{layer} ({type(module).__name__}) has no weights before its first run; run "
+                    "model(images) on one batch, then load or train its weights"
+                )
+            if parameter.is_floating_point() and parameter.dtype != torch.float32:
+                raise ModelError(
+                    f"{layer} computes in {str(parameter.dtype).removeprefix('torch.')}; give the "
+                    "network in float32, as model.float() makes it"
+                )
+
+
+def _ready(network: nn.Module) -> nn.Module:
+    """Keep a network from a crash, and let it answer with logits alone, in place."""
+    if _channels_last_crashes(network):
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        network.register_forward_pre_hook(_contiguous)
+    if _take_logits not in network._forward_hooks.values():
+        network.register_forward_hook(_take_logits)
+    return network
+
+
+def _channels_last_crashes(network: nn.Module) -> bool:
+    """Whether a layer's backward pass ends the process where channels lie last.
+
+    In torch 2.9 to 2.12 on CPUs with AVX-512, that of a 1×1 convolution with a stride and fewer
+    than 16 input channels writes beyond its memory.
+    """
+    return any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and max(layer.stride) > 1
+        and layer.in_channels < 16
+        for layer in network.modules()
+    )
+
+
+def _contiguous(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0].contiguous(), *inputs[1:])
+
+
+def _take_logits(network: nn.Module, _: Any, answer: Any) -> Tensor:
+    return logits_of(answer, network)
+
+
+def logits_of(answer: Any, network: nn.Module) -> Tensor:
+    """Return the logits in what a network answers.
+
+    Parameters
+    ----------
+    answer
+        A tensor, a mapping with ``logits``, an object with ``.logits``, or a mapping or sequence
+        that holds a single tensor.
+    network
+        For the message.
+
+    Raises
+    ------
+    ModelError
+        When it is not plain which tensor holds the logits.
+    """
+    if isinstance(answer, Tensor):
+        return answer
+    named = answer.get("logits") if isinstance(answer, Mapping) else None
+    named = getattr(answer, "logits", None) if named is None else named
+    if isinstance(named, Tensor):
+        return named
+    parts: Sequence[Any] = ()
+    if isinstance(answer, Mapping):
+        parts = list(answer.values())
+    elif isinstance(answer, list | tuple):
+        parts = answer
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if len(tensors) == 1:
+        return tensors[0]
+    keys = f" with the keys {', '.join(map(str, answer))}" if isinstance(answer, Mapping) else ""
+    raise ModelError(
+        f"{type(network).__name__} answers a {type(answer).__name__}{keys}, which holds "
+        f"{len(tensors)} tensors and no 'logits'; wrap it in a torch.nn.Module whose forward "
+        "returns the logits"
+    )
 
 
 def build_for(
@@ -196,9 +355,7 @@ def _normalize(_: nn.Module, inputs: tuple[Tensor], mean: Tensor, std: Tensor) -
     return ((images - mean.to(images)) / std.to(images),)
 
 
-def _own(
-    name: str, architecture: Architecture, *, classes: int, channels: int, size: int
-) -> nn.Module:
+def _own(name: str, architecture: Architecture, *, classes: int, channels: int, size: int) -> Any:
     where, _, function = architecture.factory.partition(":")
     options = architecture.options
     try:
@@ -222,24 +379,82 @@ def _own(
 
 
 def load_checkpoint(network: nn.Module, path: str | Path) -> None:
-    """Load the user's own weights from a safetensors file, all of them or none.
+    """Load weights from a safetensors file, all of them or none.
 
     Raises
     ------
     ModelError
-        When the file cannot be read, or its names or shapes are not those of the network.
+        When the file cannot be read, its names or shapes are not those of the network, or it was
+        written for a network of other code (:func:`save_weights`).
     """
     try:
+        with safetensors.safe_open(path, "pt") as file:
+            code = (file.metadata() or {}).get("code")
         state = safetensors.torch.load_file(path)
+    except Exception as error:
+        raise ModelError(f"{path} does not hold the weights of this network: {error}") from error
+    expect_code(network, code, path)
+    try:
         network.load_state_dict(state)
     except Exception as error:
         raise ModelError(f"{path} does not hold the weights of this network: {error}") from error
 
 
+def expect_code(network: nn.Module, code: str | None, path: str | Path) -> None:
+    """Refuse the weights of a network whose code, options or normalization have changed since.
+
+    Parameters
+    ----------
+    network
+        From :func:`build`; any other is accepted.
+    code
+        The digest in the file; ``None`` of a file that was not written here.
+    """
+    known = vars(network).get("code")
+    if known is not None and code is not None and known != code:
+        raise ModelError(
+            f"{path} was written for other code, options, mean or std of this network; run stage "
+            "train again, and name the file of the factory under deps of the stages in dvc.yaml "
+            "so that this happens by itself"
+        )
+
+
 def save_weights(network: nn.Module, path: str | Path) -> None:
-    """Write the weights of a network as safetensors, in the usual order of memory."""
+    """Write the weights of a network as safetensors, in the usual order of memory.
+
+    The file carries the digest of what else makes a network of :func:`build` with an architecture
+    of the user's own: its code, options and normalization.
+    """
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    safetensors.torch.save_file(state, path)
+    code = vars(network).get("code")
+    safetensors.torch.save_file(state, path, None if code is None else {"code": code})
+
+
+def expect_accuracy(network: nn.Module, test: Samples, expected: float) -> None:
+    """Refuse a network that is less accurate than its user knows it to be.
+
+    Parameters
+    ----------
+    network
+        In float32, on any device.
+    test
+        The test samples.
+    expected
+        Accuracy from 0 to 1 that is known from elsewhere.
+
+    Raises
+    ------
+    ModelError
+        When a network of that accuracy would answer as few samples correctly with a probability
+        below 0.001 (one-sided binomial test).
+    """
+    correct = int((logits(network, test.images).argmax(1) == test.labels).sum())
+    if binomtest(correct, len(test.labels), expected, "less").pvalue < 0.001:
+        raise ModelError(
+            f"{correct / len(test.labels):.1%} of {len(test.labels)} test images are answered "
+            f"correctly, and expected_accuracy is {expected:.1%}: mean and std, the order of the "
+            "classes or the size of the images may not be those that the network was trained with"
+        )
 
 
 def device() -> torch.device:
@@ -265,7 +480,10 @@ def logits(network: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
     Tensor
         float32, (N, classes), on the CPU.
     """
-    network.eval()
     where = next(network.parameters()).device
-    batches = [network(as_input(batch, where)).float().cpu() for batch in images.split(batch_size)]
+    network.eval()
+    batches = [
+        logits_of(network(as_input(batch, where)), network).float().cpu()
+        for batch in images.split(batch_size)
+    ]
     return torch.cat(batches)

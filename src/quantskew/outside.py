@@ -16,14 +16,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantskew.engine.fingerprint import identity, tree_hash
+from quantskew.engine.fingerprint import LIBRARIES, defines, identity, tree_hash
+from quantskew.errors import UserError
 from quantskew.files import write_json
 from quantskew.layout import INPUTS
 from quantskew.params import Params
 
 
 def write_inputs(study: Params) -> None:
-    """Write the digests; a file whose content is what it was is left as it is."""
+    """Write the digests; a file whose content is what it was is left as it is.
+
+    Raises
+    ------
+    UserError
+        When a parameter names code that is not there, before any work is done.
+    """
+    _refuse_missing_code(study)
     for name in study.datasets:
         files = study.source(name).files(name, study.downloads)
         _write(INPUTS / "data" / f"{name}.json", {str(path): tree_hash(path) for path in files})
@@ -33,6 +41,25 @@ def write_inputs(study: Params) -> None:
     _write(
         INPUTS / "methods.json", {name: method.identity()["code"] for name, method in own.items()}
     )
+
+
+def _refuse_missing_code(study: Params) -> None:
+    named = {
+        f"{section}.{name}.function": method.function
+        for section in ("methods", "mitigations")
+        for name, method in getattr(study, section).items()
+    }
+    named |= {
+        f"architectures.{name}.factory": own.factory
+        for name, own in study.architectures.items()
+        if name in study.models and own.factory.partition(":")[0] not in LIBRARIES
+    }
+    for key, code in named.items():
+        if code is not None and not defines(code):
+            raise UserError(
+                f"{key}: {code!r} cannot be found; it must be module:name of a module in the "
+                "folder of the study, or of an installed one"
+            )
 
 
 def _write(path: Path, value: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from quantskew.analysis.study import Statistics, Study, Targets
+from quantskew.architecture import Architecture
 from quantskew.data.groups import Groups
 from quantskew.data.source import Source
 from quantskew.deployment.settings import Deploy
@@ -24,7 +25,6 @@ from quantskew.evaluation.plan import Curvature
 from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method, recipe_owners
 from quantskew.sections import ParamsError, Section, Seeds, Widths, checked, read
-from quantskew.subject import Architecture
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
 

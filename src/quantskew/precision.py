@@ -1,8 +1,8 @@
-"""All digits of float32 on a GPU, whose convolutions else keep ten bits of them (TF32).
+"""Full float32 precision on a GPU, whose convolutions otherwise round to ten bits (TF32).
 
-For measuring, not for training. With TF32, on an H200, the largest eigenvalue of an untrained
-ResNet-18 was off by 4e-4 of itself, and its residual in double precision was 1.5e-2 where the
-solver, held to 1e-3, saw 9.8e-4; with all digits it was what the solver saw.
+This is for measuring, not for training. On an H200, TF32 changed the largest eigenvalue of an
+untrained ResNet-18 by a relative 4e-4. The solver, with a tolerance of 1e-3, reported a residual of
+9.8e-4, but in double precision it was 1.5e-2; in full precision both agree.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import torch
 
 @contextmanager
 def all_digits() -> Iterator[None]:
-    """Compute convolutions and matrix products on a GPU as IEEE 754 says; also a decorator."""
+    """Compute convolutions and matrix products on a GPU in IEEE 754 float32; also a decorator."""
     kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     before = [kind.fp32_precision for kind in kinds]
     try:

@@ -1,33 +1,16 @@
 """What a cell is about: a network, and the samples that it is run on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
+from quantskew.architecture import Architecture
 from quantskew.names import FULL_PRECISION
-from quantskew.sections import Code, PositiveFloat, Section
+from quantskew.sections import Section
 
 if TYPE_CHECKING:
     from torch import nn
 
     from quantskew.data.loading import Samples
-
-
-class Architecture(Section):
-    """A network of the user's own (``architectures:``), beside those known by name."""
-
-    factory: str
-    options: dict[str, Any] = {}
-    checkpoint: str | None = None
-    mean: Annotated[tuple[float, ...], Field(min_length=1)] = (0.5,)
-    std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5,)
-
-    def identity(self) -> dict[str, Any]:
-        """Return the settings, the weights of the checkpoint and the code of the factory."""
-        weights = None if self.checkpoint is None else Path(self.checkpoint)
-        code = Code(self.factory.partition(":")[0])
-        return {**super().identity(), "checkpoint": weights, "code": code}
 
 
 class Subject(Section):
@@ -77,9 +60,3 @@ class Subject(Section):
         from quantskew import models
 
         return models.build_for(self.data(), self.model, self.architecture, checkpoint)
-
-    def open(self) -> "nn.Module":
-        """Build the network on the CPU, with its weights, in evaluation mode."""
-        from quantskew.quantization import packing
-
-        return packing.open_variant(self.file(), self.build(), self.bits)

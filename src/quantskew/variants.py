@@ -119,7 +119,7 @@ def _training_cells(study: "Params", bases: Mapping[Variant, Recipe]) -> dict[Va
     return {
         variant: Cell(
             variant.stem,
-            "quantskew.training.baseline:train",
+            "quantskew.baselines:train",
             subject=subject_of(study, variant),
             seed=variant.seed,
             training=study.training,
@@ -179,7 +179,8 @@ def collect(
         rows.append((*variant, made_from[variant], file.name, file.stat().st_size, *cost))
     columns = [*Variant._fields, "base", "file", "bytes", "images_trained", "seconds"]
     listed = pd.DataFrame(rows, columns=columns)
-    tables.write("variants", listed.drop(columns="seconds"), target / "variants.parquet")
+    variants = listed.drop(columns="seconds") if rows else empty("variants")
+    tables.write("variants", variants, target / "variants.parquet")
     write_failures(target, {(variant, stage): why for variant, why in failures.items()})
     write_json(seconds_path(stage, dataset, model), _seconds(listed, dataset, model), digits=2)
 
@@ -209,7 +210,8 @@ def _seconds(listed: pd.DataFrame, dataset: str, model: str) -> dict[str, dict[s
     whole = means.get((BASELINE, FULL_PRECISION), 0.0)
     path = seconds_path("train", dataset, model)
     if not whole and path.exists():
-        whole = json.loads(path.read_text())[BASELINE][f"{FULL_PRECISION} bits"]["seconds"]
+        trained = json.loads(path.read_text()).get(BASELINE)
+        whole = trained[f"{FULL_PRECISION} bits"]["seconds"] if trained else 0.0
     result: dict[str, dict[str, Any]] = {}
     for (method, bits), seconds in means.items():
         ratio = seconds / whole if whole else None  # the user's own weights took no training here

@@ -20,6 +20,7 @@ from quantskew.analysis.effects import (
     Frames,
     Predictions,
     joined,
+    point_of,
     read_frames,
     read_predictions,
     references,
@@ -53,6 +54,7 @@ from quantskew.layout import (
 from quantskew.names import BASELINE, FULL_PRECISION, Point
 from quantskew.schemas import POINT
 
+_FP32 = (BASELINE, FULL_PRECISION)
 Paths = dict[Point, dict[int, Path]]
 """Tables ``predictions`` of the networks of each point, by seed."""
 MEASURED = (
@@ -70,6 +72,7 @@ class Source(NamedTuple):
 
 def analyze_all(study: Study, source: Source, compute: Compute) -> None:
     """Compare all networks of the study; write tables, metrics, plots and the report."""
+    every_model, study = study.models, with_baselines(study)
     answers = {dataset: answered(study, dataset) for dataset in study.datasets}
     compared = compare_all(study, answers, compute)
     parts = [_decided(study, dataset, answers[dataset], compared) for dataset in study.datasets]
@@ -78,33 +81,54 @@ def analyze_all(study: Study, source: Source, compute: Compute) -> None:
     measured = {name: gathered(["evaluate"], name, *where) for name in MEASURED}
     shipped = {name: gathered(["deploy"], name, *where) for name in SHIPPED}
     frames |= compared._asdict() | attribution.attribution(attribution.changes(measured, study))
-    frames["failures"] = gathered(FOLDERS, "failures", *where)
+    frames["failures"] = gathered(FOLDERS, "failures", study.datasets, every_model)
     shutil.rmtree(ANALYSIS, ignore_errors=True)
     for name, rows in frames.items():
         tables.write(name, rows, ANALYSIS / f"{name}.parquet")
     write_pages(study, frames | measured | shipped, source, compute)
 
 
-def answered(study: Study, dataset: str) -> Paths:
-    """Return the points of a data set of which every seed was evaluated that its fp32 network was.
+def with_baselines(study: Study) -> Study:
+    """Return the study with the models and seeds of which all fp32 networks were evaluated.
 
-    What lacks a seed is named in the table ``failures``, and compared with nothing.
+    What is left out, and why, stands in the table ``failures``.
+    """
+
+    def seeds_of(model: str) -> set[int]:
+        runs = (evaluated(d, model).get(Point(d, model, *_FP32), {}) for d in study.datasets)
+        return set(study.seeds).intersection(*runs)
+
+    seeds = {model: seeds_of(model) for model in study.models}
+    models = tuple(model for model in study.models if seeds[model])
+    shared = set(study.seeds).intersection(*(seeds[model] for model in models))
+    if not models or not shared:
+        raise tables.TableError(
+            "there is no seed of which the fp32 networks could be trained and evaluated; "
+            "data/*/*/*/failures.parquet says why"
+        )
+    return study.model_copy(update={"models": models, "seeds": tuple(sorted(shared))})
+
+
+def evaluated(dataset: str, model: str) -> Paths:
+    """Return what the networks of a data set and a model answered."""
+    found: Paths = {}
+    folder = folder_of("evaluate", dataset, model)
+    for variant in stored_variants(dataset, model):
+        path = predictions_path(folder, variant)
+        if path.exists():
+            found.setdefault(point_of(variant), {})[variant.seed] = path
+    return found
+
+
+def answered(study: Study, dataset: str) -> Paths:
+    """Return the points of a data set that were evaluated for all seeds of the study.
+
+    A point that lacks a seed is compared with nothing; the table ``failures`` says why.
     """
     found: Paths = {}
     for model in study.models:
-        folder = folder_of("evaluate", dataset, model)
-        for variant in stored_variants(dataset, model):
-            path = predictions_path(folder, variant)
-            if path.exists():
-                point = Point(*(getattr(variant, name) for name in POINT))
-                found.setdefault(point, {})[variant.seed] = path
-    baselines = [Point(dataset, model, BASELINE, FULL_PRECISION) for model in study.models]
-    seeds = set(study.seeds).intersection(*(found.get(point, {}) for point in baselines))
-    if not seeds:
-        raise tables.TableError(
-            f"{dataset}: no seed has an fp32 network of every model; data/*/{dataset}/*/failures"
-            ".parquet says why"
-        )
+        found |= evaluated(dataset, model)
+    seeds = set(study.seeds)
     return {
         point: {seed: paths[seed] for seed in sorted(seeds)}
         for point, paths in sorted(found.items())

@@ -1,12 +1,11 @@
-"""What a team ships: ONNX files, what they answer, how fast they are, and whether they may ship.
+"""Deployment of ONNX files: their predictions, their latency, and the evidence for the gate.
 
 ========== ===========================================================================
-onnx_files a network as an ONNX file, in fp32 and int8; a file as a network
-shipping   the cell that makes one file and runs it
-shipped    which files a study ships, and the tables of what they answer
+onnx_files export to ONNX in fp32 and int8; an ONNX file as a network
+shipping   the cell that exports one file and runs it on the test set
+shipped    which files of a study are deployed, and tables of their predictions
 cards      a model card for each file
-gate       a policy, and its verdict on a network against its reference
 evidence   what the gate judges: variants of a study, or a pair of files and labelled images
-latency    how long fp32 and int8 take, in pairs
+latency    latency of pairs of fp32 and int8 files
 ========== ===========================================================================
 """

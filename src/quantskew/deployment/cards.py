@@ -1,7 +1,7 @@
-"""A model card for each file that ships, in the form that the Hugging Face hub reads.
+"""Model cards of the deployed files, in the format of the Hugging Face hub.
 
-The front matter is that of the hub's metadata (library, task, data set, results), so that a folder
-with the file and its card as ``README.md`` can be uploaded as it is.
+The front matter holds the hub's metadata (library, task, data set, results), so that a folder with
+the file and its card, renamed to ``README.md``, can be uploaded as it is.
 """
 
 from functools import cache
@@ -26,46 +26,36 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 
-def write_cards(study: "Params", made: Deployed, dataset: str, model: str) -> None:
-    """Write ``<file>.md`` beside every file.
-
-    Parameters
-    ----------
-    study
-        All parameters.
-    made
-        Tables of the files.
-    dataset, model
-        Which part of the study.
-    """
+def write_cards(study: "Params", deployed: Deployed, dataset: str, model: str) -> None:
+    """Write the card ``<file>.md`` of every deployed file of a data set and a model."""
     data, target = load(samples_path(dataset)), folder_of("deploy", dataset, model)
-    for _, file in made.deployed.iterrows():
+    for _, file in deployed.deployed.iterrows():
         variant = Variant(*(file[column] for column in Variant._fields))
-        same = (made.deployed_groups[[*Variant._fields]] == list(variant)).all(axis=1)
-        text = card(study, file, made.deployed_groups[same], data)
+        own = (deployed.deployed_groups[[*Variant._fields]] == list(variant)).all(axis=1)
+        text = card(study, file, deployed.deployed_groups[own], data)
         write_text(target / f"{variant.stem}.md", text)
 
 
 def card(study: "Params", file: "pd.Series[Any]", groups: pd.DataFrame, data: Samples) -> str:
-    """Write the card of one file.
+    """Text of the card of one file.
 
     Parameters
     ----------
     study
         All parameters.
     file
-        Its row of the table ``deployed``.
+        Row of the file in the table ``deployed``.
     groups
-        Its rows of ``deployed_groups``.
+        Rows of the file in the table ``deployed_groups``.
     data
-        All samples of its data set.
+        All samples of the data set.
     """
     name = f"{file['model']} on {file['dataset']}, {'fp32' if file['bits'] == 32 else 'int8'}"
     notes = data.metadata
     results = [
         _result(file, "accuracy", "Accuracy", file["accuracy"], notes["dataset"]),
         *(
-            _result(file, "fvo", f"FVO by {attribute}", _fvo(part), notes["dataset"])
+            _result(file, "fvo", f"FVO by {attribute}", np.ptp(part["accuracy"]), notes["dataset"])
             for attribute, part in groups[groups["counted"]].groupby("attribute", sort=False)
             if len(part) > 1
         ),
@@ -104,10 +94,6 @@ def _result(file: "pd.Series[Any]", kind: str, name: str, value: float, dataset:
         metric_name=name,
         metric_value=round(float(value), 4),
     )
-
-
-def _fvo(groups: pd.DataFrame) -> float:
-    return float(np.ptp(groups["accuracy"]))
 
 
 @cache

@@ -1,8 +1,8 @@
-"""How long fp32 and int8 files take on this machine's CPU, one after the other in pairs.
+"""Latency of fp32 and int8 files on the CPU of this machine, measured in pairs.
 
-Machines are shared and clocks vary, so a time means little and the ratio of two runs a moment
-apart means more: every round runs the fp32 file and then the int8 file. Only files that a runtime
-executes are timed; codes of fewer than 8 bits are stored, not executed, and have a size alone.
+Machines are shared and clocks vary, so the ratio of two runs in close succession is more reliable
+than either time: every round runs the fp32 file and then the int8 file. Only files that a runtime
+executes are timed; of variants with fewer than 8 bits only the size is reported.
 """
 
 import platform
@@ -30,25 +30,26 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd
 def compare(
     fp32: Path, int8: Path, images: torch.Tensor, *, seconds: float = 4.0
 ) -> dict[str, dict[str, Any]]:
-    """Time a pair of files.
+    """Measure the latency of a pair of files.
 
     Parameters
     ----------
     fp32, int8
         ONNX files of one network.
     images
-        Input images (N, C, H, W) in [0, 1]; batches are filled with them in turn.
+        Input images (N, C, H, W) in [0, 1], which are repeated to fill a batch.
     seconds
-        How long to measure each batch size.
+        Duration of the measurement of each batch size.
 
     Returns
     -------
     dict
-        ``batch 1`` and ``batch 32`` to ``rounds``, milliseconds a batch of both (``median``, and
-        ``low`` and ``high``: quartiles), and ``speedup``, fp32 over int8, of the pairs.
+        For ``batch 1`` and ``batch 32``: the number of ``rounds``, the milliseconds per batch
+        ``fp32_ms`` and ``int8_ms``, and ``speedup``, the ratio of fp32 to int8 of each round; these
+        have a ``median`` and the quartiles ``low`` and ``high``.
     """
     networks = {"fp32": OnnxNetwork(fp32), "int8": OnnxNetwork(int8)}
-    found = {}
+    results = {}
     for size in BATCHES:
         batch = images[torch.arange(size) % len(images)].contiguous()
         taken: dict[str, list[float]] = {name: [] for name in networks}
@@ -61,12 +62,12 @@ def compare(
                 start = time.perf_counter()
                 network(batch)
                 taken[name].append(1e3 * (time.perf_counter() - start))
-        found[f"batch {size}"] = {
+        results[f"batch {size}"] = {
             "rounds": len(taken["int8"]),
             **{f"{name}_ms": _spread(times) for name, times in taken.items()},
             "speedup": _spread(np.divide(taken["fp32"], taken["int8"])),
         }
-    return found
+    return results
 
 
 def _spread(values: Any) -> Mapping[str, float]:
@@ -75,7 +76,7 @@ def _spread(values: Any) -> Mapping[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """Describe what ran: processor, its instructions for integers, threads, runtime."""
+    """Processor, its vector and integer instructions, number of threads, and runtime version."""
     flags: set[str] = set()
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -93,18 +94,19 @@ def machine() -> dict[str, Any]:
 
 
 def study_latency(dataset: str, model: str, *, seconds: float) -> Iterator[str]:
-    """Time the files of the stage ``deploy``; write ``metrics/latency/<dataset>/<model>.json``.
+    """Time the files of the stage ``deploy``, and write ``metrics/latency/<dataset>/<model>.json``.
 
-    Returns
-    -------
-    Lines of text: the machine, then size, and speed where there is one, of every variant.
+    Yields
+    ------
+    str
+        Lines of text: the machine, then the size and, if it was timed, the latency of each variant.
     """
     target = Path("metrics/latency", dataset, f"{model}.json")
     deployed = Path("data/deployed", dataset, model)
     files = tables.read("deployed", deployed / "deployed.parquet").to_pandas()
     images = models.as_input(load(samples_path(dataset)).test.images[:32], torch.device("cpu"))
-    ran = machine()
-    yield f"{dataset} {model}: {ran['processor']}, {ran['threads']} threads, {ran['instructions']}"
+    cpu = machine()
+    yield f"{dataset} {model}: {cpu['processor']}, {cpu['threads']} threads, {cpu['instructions']}"
     timed = {}
     for _, file in files[files["bits"] == 8].iterrows():
         base = Variant(dataset, model, file["seed"], file["base"], 32).stem
@@ -114,7 +116,7 @@ def study_latency(dataset: str, model: str, *, seconds: float) -> Iterator[str]:
     for variant, (file, _) in stored_variants(dataset, model).items():
         if variant.seed in set(files["seed"]):
             sizes[file.name] = file.stat().st_size
-    write_json(target, {"machine": ran, "bytes": sizes, "latency": timed})
+    write_json(target, {"machine": cpu, "bytes": sizes, "latency": timed})
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
         speeds = timed.get(Path(name).stem, {}) if name.endswith(".onnx") else {}
         shown = "".join(

@@ -1,14 +1,14 @@
-"""A network as an ONNX file, in fp32 and int8, and an ONNX file as a network.
+"""Export of networks to ONNX files in fp32 and int8, and ONNX files as networks.
 
-int8 files are in the QDQ form: standard operators with pairs of QuantizeLinear and DequantizeLinear
-between them, which a runtime fuses into integer kernels where it has some. Weights are symmetric
-with a scale for each output channel, activations asymmetric per tensor with ranges measured on
-calibration images. Activations in the matrix products of a transformer can have outliers that
-differ from image to image; a range that is determined when the product is computed (dynamic
-quantization) then serves better. Which of the two is better is measured on the calibration images.
+int8 files have the QDQ format: standard operators with pairs of QuantizeLinear and DequantizeLinear
+between them, which a runtime fuses into integer kernels where it has them. Weights are quantized
+symmetrically with one scale per output channel, activations asymmetrically per tensor with ranges
+measured on calibration images. The inputs of the matrix products of a transformer can have outliers
+that differ between images; ranges that are determined when the file runs (dynamic quantization) may
+then be better. The calibration images decide which of the two is used.
 
-The file is written by the tracing exporter of torch, which takes a twentieth of the time of the one
-based on ``torch.export`` (0.2 s for a small ResNet) and needs no further library.
+Files are written by the tracing exporter of torch, which takes a twentieth of the time of the one
+based on ``torch.export`` (0.2 s for a small ResNet) and needs no other library.
 """
 
 import contextlib
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from quantskew import models
 from quantskew.errors import UserError
+from quantskew.quantization.selfcheck import same_logits
 
 OPSET = 17
 INPUT, OUTPUT = "images", "logits"
@@ -66,7 +67,7 @@ _BATCH = 32
 
 
 class FileError(UserError, ValueError):
-    """An ONNX file that cannot be run, or is not a classifier of images."""
+    """An ONNX file that cannot be run or is not an image classifier."""
 
 
 Products = Literal["static", "dynamic"]
@@ -74,7 +75,7 @@ Products = Literal["static", "dynamic"]
 
 
 class Facts(NamedTuple):
-    """What is in a checked file."""
+    """Content of a checked file."""
 
     opset: int
     operators: tuple[str, ...]
@@ -84,22 +85,27 @@ class Facts(NamedTuple):
 
 
 def export(network: nn.Module, example: Tensor, path: Path, notes: Mapping[str, str]) -> None:
-    """Write a network in evaluation mode, with a free batch size; batch norms are folded.
+    """Write a network in evaluation mode, with any batch size; batch normalization is folded.
 
     Parameters
     ----------
     network
-        On the CPU, in float32; not changed.
+        On the CPU, in float32; it is not changed.
     example
         An input batch (N, C, H, W).
     path
-        The file.
+        The file to write.
     notes
-        Kept in the metadata of the file.
+        Metadata of the file.
+
+    Raises
+    ------
+    SelfCheckError
+        When the file and the network have different outputs.
     """
     network = copy.deepcopy(network).eval()
     with warnings.catch_warnings():
-        # that it is the older exporter, and shapes it takes as constants, as they are
+        # warnings that this exporter is the older one and that it treats shapes as constants
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
@@ -112,6 +118,7 @@ def export(network: nn.Module, example: Tensor, path: Path, notes: Mapping[str, 
             dynamic_axes={INPUT: {0: "N"}, OUTPUT: {0: "N"}},
         )
     _annotate(path, {**notes, **_PIXELS})
+    same_logits(network, OnnxNetwork(path), example, step=f"export to {path.name}")
 
 
 def quantize(
@@ -122,23 +129,24 @@ def quantize(
     ranges: Literal["minmax", "percentile", "entropy"] = "minmax",
     reduce_range: bool = True,
 ) -> Products:
-    """Write an fp32 file in int8.
+    """Quantize an fp32 file to int8.
 
-    Convolutions have static ranges. In a file with several matrix products by stored weights, these
-    are tried with static and with dynamic ranges, and the file that gives the answer of fp32 for
-    more of the calibration images is kept (if as many, the one whose logits are closer).
+    The ranges of convolutions are static. If several matrix products have stored weights, a file
+    with static and one with dynamic ranges for these products are made. The one that agrees with
+    the fp32 file on more calibration images is kept; if both agree on as many, the one with the
+    smaller squared difference of the logits.
 
     Parameters
     ----------
     source, path
-        The fp32 file, and the one to write. Metadata are taken along.
+        The fp32 file and the file to write, which has the same metadata.
     images
         Calibration images (N, C, H, W).
     ranges
-        How the range of an activation follows from its values.
+        How the range of an activation is determined from its values.
     reduce_range
-        Whether weights take 7 of the 8 bits. On an x86 CPU without VNNI two products of 8 bits
-        overflow the 16-bit sum that holds them, and the answers then depend on the CPU.
+        Whether weights use only 7 of the 8 bits; see
+        :class:`~quantskew.deployment.settings.Deploy`.
     """
     model = onnx.load(source)
     notes = {item.key: item.value for item in model.metadata_props}
@@ -202,7 +210,7 @@ def _closest(made: Mapping[Products, Path], network: "OnnxNetwork", images: Tens
 
 
 class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Batches of images; the histograms of the other ranges take none but of one size."""
+    """Batches of images; histograms of ranges other than ``minmax`` need batches of equal size."""
 
     def __init__(self, images: Tensor, size: int) -> None:
         self.batches: Iterator[Tensor] = iter(images.contiguous().split(size))
@@ -214,7 +222,7 @@ class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the quantizer's advice, which its caller has followed, out of the user's log."""
+    """Suppress the advice of the quantizer, which :func:`quantize` follows already."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -247,29 +255,29 @@ def stored_bytes(path: Path) -> int:
 
 
 def check(path: Path) -> Facts:
-    """Check that any runtime of ONNX can read a file: its form, its opset, its operators.
+    """Check that any ONNX runtime can read a file: its format, opset and operators.
 
     Raises
     ------
     FileError
-        When the file is not valid ONNX, wants an opset above :data:`OPSET`, or an operator that is
-        not of the standard.
+        When the file is not valid ONNX, or needs an opset above :data:`OPSET` or a nonstandard
+        operator.
     """
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
     except FileNotFoundError:
         raise FileError(f"{path}: no such file") from None
-    except Exception as error:  # protobuf and the checker raise many kinds
+    except Exception as error:  # protobuf and the checker raise many types
         raise FileError(f"{path} is not a valid ONNX file: {_first_line(error)}") from None
     used = {node.domain for node in model.graph.node}
     versions = {item.domain: item.version for item in model.opset_import if item.domain in used}
     foreign = sorted(f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain)
     if foreign or versions.get("", 0) > OPSET:
-        wanted = foreign[0] if foreign else f"opset {versions['']}"
+        needed = foreign[0] if foreign else f"opset {versions['']}"
         raise FileError(
-            f"{path} wants {wanted}; a file that ships has standard operators of opset {OPSET} "
-            "at most"
+            f"{path} needs {needed}; deployed files may only have standard operators of opset "
+            f"{OPSET} or lower"
         )
     return Facts(
         opset=versions[""],
@@ -300,13 +308,13 @@ def _weights(model: onnx.ModelProto) -> list[tuple[str, int, float]]:
         for attribute in node.attribute
         if attribute.name == "value"
     }
-    made_by = {name: node for node in model.graph.node for name in node.output}
+    producers = {name: node for node in model.graph.node for name in node.output}
     layers = []
     for node in model.graph.node:
         place = _WEIGHT.get(node.op_type)
         weight = None
         if place is not None and len(node.input) > place:
-            weight = _stored(node.input[place], stored, made_by)
+            weight = _stored(node.input[place], stored, producers)
         if weight is not None:
             kind = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type)
             bits = _BITS.get(weight.data_type, 8 * kind.itemsize)
@@ -315,41 +323,41 @@ def _weights(model: onnx.ModelProto) -> list[tuple[str, int, float]]:
 
 
 def _stored(
-    name: str, stored: Mapping[str, onnx.TensorProto], made_by: Mapping[str, Any]
+    name: str, stored: Mapping[str, onnx.TensorProto], producers: Mapping[str, Any]
 ) -> onnx.TensorProto | None:
     """Return the tensor a weight is stored in; ``None`` for what is computed from the images."""
-    while name not in stored and name in made_by:
-        if made_by[name].op_type not in ("DequantizeLinear", "Transpose", "Identity", "Reshape"):
+    while name not in stored and name in producers:
+        if producers[name].op_type not in ("DequantizeLinear", "Transpose", "Identity", "Reshape"):
             return None
-        name = made_by[name].input[0]
+        name = producers[name].input[0]
     return stored.get(name)
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file as a network: whatever takes a module runs the file itself.
+    """An ONNX file as a module, which ONNX Runtime executes.
 
     Parameters
     ----------
     path
-        A classifier of images: one float input of four axes, and an output (N, classes).
+        An image classifier with one float input of four axes and one output (N, classes).
     output
-        Name of the output that answers, of a file with several.
+        Name of the output with the scores, if there are several.
     layout
         Order of the axes of the input.
 
     Attributes
     ----------
     shape
-        C, H, W of the images; ``None`` where the file leaves it open.
+        C, H, W of the images; ``None`` for a dimension that is not fixed.
     classes
-        Names of the classes from the metadata of a file that quantskew wrote, else none.
+        Names of the classes, from the metadata of a file written by quantskew; else empty.
     takes_pixels
-        Whether the file says that it takes pixel values in [0, 1], as those of quantskew do.
+        Whether the metadata say that the input is pixel values in [0, 1], as quantskew writes them.
 
     Raises
     ------
     FileError
-        When ONNX Runtime cannot load the file, or its input or output is another.
+        When ONNX Runtime cannot load the file, or it has other inputs or outputs.
     """
 
     def __init__(
@@ -374,8 +382,8 @@ class OnnxNetwork(nn.Module):
         shapes = [[*item.shape] for item in (*inputs, answer)]
         if [len(shape) for shape in shapes] != [4, 2] or inputs[0].type != "tensor(float)":
             raise FileError(
-                f"{path} takes and gives {', '.join(map(str, shapes))}; a classifier takes one "
-                "float tensor (N, C, H, W) and gives one (N, classes)"
+                f"{path} has inputs and outputs {', '.join(map(str, shapes))}; a classifier takes "
+                "one float tensor (N, C, H, W) and returns one (N, classes)"
             )
         sizes = [size if isinstance(size, int) else None for size in shapes[0]]
         self.batch = sizes[0]
@@ -384,28 +392,28 @@ class OnnxNetwork(nn.Module):
         noted = notes.get("classes", "")
         self.classes = tuple(noted.split("\n")) if noted else ()
         self.takes_pixels = _PIXELS.items() <= notes.items()
-        # says to whoever asks that it runs on the CPU
+        # a parameter, by which callers see that the module runs on the CPU
         self.anchor = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W)."""
         axes = (0, 2, 3, 1) if self.layout == "NHWC" else (0, 1, 2, 3)
-        given = np.ascontiguousarray(images.float().numpy().transpose(axes))
-        n, size = len(given), self.batch or len(given)
+        pixels = np.ascontiguousarray(images.float().numpy().transpose(axes))
+        n, size = len(pixels), self.batch or len(pixels)
         answers = []
         for start in range(0, n, size):
-            part = given[start : start + size]
+            part = pixels[start : start + size]
             # a batch of fixed size is filled with copies of its last image
             part = np.pad(part, [(0, size - len(part)), *[(0, 0)] * 3], mode="edge")
             answers += self.session.run([self.output], {self.session.get_inputs()[0].name: part})
         return torch.from_numpy(np.concatenate(answers)[:n])
 
     def __deepcopy__(self, memo: object) -> "OnnxNetwork":
-        return self  # a session keeps nothing between runs, and cannot be copied
+        return self  # a session has no state and cannot be copied
 
 
 def session(path: Path, *, profile: str | None = None) -> onnxruntime.InferenceSession:
-    """Load a file for as many threads as torch uses; ``profile`` begins the name of a trace."""
+    """Load a file with as many threads as torch uses; ``profile`` is the prefix of a trace file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4
@@ -416,7 +424,7 @@ def session(path: Path, *, profile: str | None = None) -> onnxruntime.InferenceS
         raise FileError(f"{path}: no such file")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime has a class of error for each stage of loading
+    except Exception as error:  # the runtime has an exception class for each stage of loading
         raise FileError(
             f"{path} is not a file that ONNX Runtime can run: {_first_line(error)}"
         ) from None

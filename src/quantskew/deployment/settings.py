@@ -1,4 +1,4 @@
-"""Which files ship (``deploy:``)."""
+"""Settings of the stage ``deploy`` (``deploy:``)."""
 
 from typing import Annotated, Literal
 
@@ -9,20 +9,20 @@ from quantskew.sections import Count, Section
 
 
 class Deploy(Section):
-    """Which files ship, and how the int8 ones are calibrated (``deploy:``).
+    """Which files are deployed, and how the int8 files are calibrated (``deploy:``).
 
-    Each of ``calibrations`` makes an int8 file under its name. With ``reduce_range`` weights take 7
-    of the 8 bits: on an x86 CPU without VNNI two products of 8 bits overflow the 16-bit sum that
-    holds them, and the answers of a file of full range then depend on the CPU.
+    Each of ``calibrations`` produces an int8 file under its name. With ``reduce_range`` weights use
+    only 7 of the 8 bits: on an x86 CPU without VNNI, the sum of two products of 8-bit numbers
+    overflows 16 bits, so that the predictions of a file with the full range depend on the CPU.
     """
 
-    networks: tuple[str, ...] = ("fp32",)  # fp32, or methods whose recipe retrains it
-    seeds: Count = 1  # how many of the study's, from the first
+    networks: tuple[str, ...] = ("fp32",)  # fp32, or methods with a recipe, which retrain it
+    seeds: Count = 1  # number of seeds, the first ones of the study
     calibrations: Annotated[dict[str, Calibration], Field(min_length=1)] = {
         "random": Calibration(),
         "balanced": Calibration(choice=BalancedChoice()),
     }
     range: Literal["minmax", "percentile", "entropy"] = "minmax"
     reduce_range: bool = True
-    intended_use: str = ""  # of the model cards, in a sentence or two
-    licence: str = "other"  # of the files, as the hub names licences
+    intended_use: str = ""  # for the model cards, in one or two sentences
+    licence: str = "other"  # of the files, by its identifier on the Hugging Face hub

@@ -1,4 +1,4 @@
-"""The files that ship of a study: which they are, and the tables of their answers."""
+"""The deployed files of a study, and the tables of their predictions."""
 
 import json
 import math
@@ -33,22 +33,14 @@ RUNTIME = ("onnx", "onnxruntime")
 
 
 class Deployed(NamedTuple):
-    """Tables of the files of a data set and a model, by their names in :mod:`quantskew.schemas`."""
+    """Tables of the deployed files, by their names in :mod:`quantskew.schemas`."""
 
     deployed: pd.DataFrame
     deployed_groups: pd.DataFrame
 
 
 def ship_all(study: "Params", dataset: str, model: str) -> Deployed:
-    """Make every file that ships of a data set and a model; write files, answers and tables.
-
-    Parameters
-    ----------
-    study
-        All parameters.
-    dataset, model
-        Which part of it.
-    """
+    """Deploy a data set and a model: write its ONNX files, their predictions and tables."""
     stored = stored_variants(dataset, model, ["train", "mitigate"])
     cells, references, failures = {}, {}, {}
     for variant, base, calibration in _files(study, dataset, model):
@@ -64,7 +56,7 @@ def ship_all(study: "Params", dataset: str, model: str) -> Deployed:
             failures[variant, "deploy"] = done.failures[cell.name]
         elif references[variant] not in folders:
             del folders[variant]
-            failures[variant, "deploy"] = "the fp32 file to compare it with could not be made"
+            failures[variant, "deploy"] = "the fp32 file of the same network could not be exported"
     target = folder_of("deploy", dataset, model)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -80,7 +72,7 @@ def ship_all(study: "Params", dataset: str, model: str) -> Deployed:
 def _files(
     study: "Params", dataset: str, model: str
 ) -> Iterator[tuple[Variant, Variant, Calibration | None]]:
-    """Every file that ships, with the fp32 network behind it and the calibration of an int8 one."""
+    """Every deployed file, its fp32 network, and for an int8 file its calibration."""
     for network in study.deploy.networks:
         prefix = "" if network == BASELINE else f"{network}_"
         for seed in study.seeds[: study.deploy.seeds]:
@@ -112,7 +104,7 @@ def described(
     study: "Params",
     target: Path,
 ) -> Deployed:
-    """Say what each file answers, for each group, beside its fp32 file and its simulation."""
+    """Compare the predictions of each file with its fp32 file and its simulation, by group."""
     if not folders:
         return Deployed(empty("deployed"), empty("deployed_groups"))
     dataset = next(iter(folders)).dataset
@@ -123,7 +115,9 @@ def described(
     }
     files, groups = [], []
     for variant, folder in folders.items():
-        base, given = references[variant], outputs[variant]
+        base = references[variant]
+        logits, pytorch = outputs[variant]["logits"], outputs[variant]["pytorch"]
+        fp32 = outputs[base]["logits"]
         facts = json.loads((folder / "facts.json").read_text())
         row = {
             "base": base.method,
@@ -132,35 +126,36 @@ def described(
             **facts,
             "operators": ", ".join(facts["operators"]),
             "calibration": ", ".join(f"{g}: {n}" for g, n in facts["calibration"].items()),
-            "accuracy": (given["logits"].argmax(1) == test.labels.numpy()).mean(),
-            **_agreement(given["logits"], outputs[base]["logits"], "fp32"),
-            **_agreement(given["logits"], given["pytorch"], "pytorch"),
+            "accuracy": (logits.argmax(1) == test.labels.numpy()).mean(),
+            **_agreement(logits, fp32, "fp32"),
+            **_agreement(logits, pytorch, "pytorch"),
         }
         files.append(variant.name(pd.DataFrame([row])))
-        three = (given["logits"], outputs[base]["logits"], given["pytorch"])
-        groups += [variant.name(_by_group(*three, test, d, study)) for d in divisions]
-        answers = variant.name(predictions(given["logits"], test.ids, test.labels.numpy()))
+        groups += [
+            variant.name(_by_group(logits, fp32, pytorch, test, d, study)) for d in divisions
+        ]
+        answers = variant.name(predictions(logits, test.ids, test.labels.numpy()))
         tables.write("predictions", answers, predictions_path(target, variant))
     return Deployed(*(pd.concat(parts, ignore_index=True) for parts in (files, groups)))
 
 
-def _agreement(found: np.ndarray, other: np.ndarray, name: str) -> dict[str, Any]:
+def _agreement(logits: np.ndarray, other: np.ndarray, name: str) -> dict[str, Any]:
     return {
-        f"agreement_{name}": (found.argmax(1) == other.argmax(1)).mean(),
-        f"difference_{name}": float(np.abs(found - other).max()),
+        f"agreement_{name}": (logits.argmax(1) == other.argmax(1)).mean(),
+        f"difference_{name}": float(np.abs(logits - other).max()),
     }
 
 
 def _by_group(
-    found: np.ndarray,
-    reference: np.ndarray,
+    logits: np.ndarray,
+    fp32: np.ndarray,
     pytorch: np.ndarray,
     test: Samples,
     division: Grouping,
     study: "Params",
 ) -> pd.DataFrame:
     labels, alpha = test.labels.numpy(), study.statistics.alpha
-    answers = np.stack([logits.argmax(1) for logits in (found, reference, pytorch)])
+    answers = np.stack([values.argmax(1) for values in (logits, fp32, pytorch)])
     codes, n_groups = division.codes, len(division.names)
     counts = group_accuracy(answers == labels, codes, n_groups)
     changed = flips(labels, answers[1], answers[0], codes, n_groups)

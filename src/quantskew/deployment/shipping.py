@@ -1,4 +1,4 @@
-"""The cell that makes one file that ships, and runs it on the test set."""
+"""The cell that exports one file and runs it on the test set."""
 
 import json
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from quantskew.deployment import onnx_files
 from quantskew.quantization.activations import StaticActivations
 from quantskew.quantization.calibration import Calibration
 from quantskew.quantization.input_quantizers import restore
+from quantskew.quantization.packing import open_variant
 from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.ranges import (
     ActivationRange,
@@ -25,7 +26,7 @@ from quantskew.subject import Subject
 
 _RANGES: Mapping[str, ActivationRange] = {
     "minmax": InputMinMax(),
-    "percentile": InputPercentile(percentile=99.999),  # the runtime's own
+    "percentile": InputPercentile(percentile=99.999),  # as in ONNX Runtime
     "entropy": InputEntropy(),
 }
 
@@ -41,30 +42,30 @@ def ship(
     reduce_range: bool,
     notes: Mapping[str, str],
 ) -> None:
-    """Make one file and run it: ``network.onnx``, ``logits.safetensors`` and ``facts.json``.
+    """Write ``network.onnx``, ``logits.safetensors`` and ``facts.json`` of one file.
 
-    The logits are those of the file and, from PyTorch, those of the fp32 network (``pytorch``) or
-    for an int8 file those of :func:`simulate`.
+    The logits are those of the file (``logits``) and those of PyTorch (``pytorch``): of the fp32
+    network, or for an int8 file of its simulation by :func:`simulate`.
 
     Parameters
     ----------
     folder
-        Of the cell.
+        Folder of the cell.
     subject
         The fp32 network.
     seed
-        Of the choice of the calibration images.
+        Seed of the choice of calibration images.
     calibration
-        Of an int8 file; ``None`` makes the fp32 file.
+        Calibration of the int8 file; ``None`` exports the fp32 file.
     bins
-        Lower edges of the groups of numbers that ``calibration`` balances.
+        Lower edges of the bins of numeric attributes that ``calibration`` balances.
     ranges, reduce_range
-        See :func:`quantskew.deployment.onnx_files.quantize`.
+        As in :func:`quantskew.deployment.onnx_files.quantize`.
     notes
-        For the metadata of the file.
+        Metadata of the file.
     """
     data = subject.data().divided(bins)
-    network = subject.open()
+    network = open_variant(subject)
     example = models.as_input(data.train.images[:2], models.CPU)
     path = folder / "network.onnx"
     onnx_files.export(network, example, path, {**notes, "classes": "\n".join(data.classes)})
@@ -101,11 +102,11 @@ def simulate(
     ranges: Literal["minmax", "percentile", "entropy"],
     reduce_range: bool,
 ) -> nn.Module:
-    """Quantize a network as :func:`quantskew.deployment.onnx_files.quantize` does its file.
+    """Quantize a network like its file (:func:`quantskew.deployment.onnx_files.quantize`).
 
-    Not simulated: the runtime quantizes the inputs of additions and poolings as well, and biases to
-    32 bits; its 7-bit codes run from −64 to 64 where those here end at 63; its ``entropy`` has 128
-    bins; and dynamic ranges of ``products`` are those of the batch, not of each image.
+    Some differences remain. The runtime also quantizes the inputs of additions and poolings, and
+    biases to 32 bits. Its 7-bit codes range from −64 to 64, those here from −63 to 63. Its
+    ``entropy`` uses 128 bins. Its dynamic ranges are those of the batch, here those of each image.
     """
     bits = 7 if reduce_range else 8
     weights = IntegerWeights(granularity="channel", scheme="symmetric_narrow", rgb_first=None)

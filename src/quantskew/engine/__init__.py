@@ -1,5 +1,5 @@
-"""Units of work that are done once: what a cell is, what it depends on, where it runs, its store.
+"""Cells, units of work that are done once: their fingerprints, their store, and where they run.
 
-Nothing here knows a section of ``params.yaml`` by name: a section says itself what depends on it
+No section of ``params.yaml`` is known by name here: each defines what results depend on
 (:meth:`quantskew.sections.Section.identity`).
 """

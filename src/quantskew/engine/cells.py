@@ -1,22 +1,22 @@
-"""What a cell is, and the running of cells: a finished cell is never done again.
+"""Cells and how they are run: a finished cell is never computed again.
 
-A cell is one unit of work, a function that fills a folder with files: one network trained, one
-variant quantized, one variant evaluated. It is named by a *fingerprint* of everything that its
-files depend on:
+A cell is one unit of work, a function that fills a folder with files: one network is trained, one
+variant is quantized or evaluated. It is identified by a *fingerprint* of all that the files
+depend on:
 
 ==========  ======================================================================================
-code        of the function's module and of what it imports (:mod:`quantskew.engine.fingerprint`)
-libraries   the versions of those that compute
-data        the content of the files that it reads
+code        source of the function's module and of its imports (:mod:`quantskew.engine.fingerprint`)
+libraries   versions of the libraries that compute
+data        content of the files that the function reads
 parameters  its other arguments
-threads     how many it may use on a CPU
+threads     number of CPU threads that it may use
 ==========  ======================================================================================
 
-A finished cell is a folder with the fingerprint as its name. It appears in one step, by a rename,
-so what is in the store is whole; what is under way ends in ``.part`` and may hold a checkpoint
-with which the function goes on after an interruption. Nothing in the store is ever overwritten.
-Cells of one process share nothing that one of them could change: each starts from the same random
-state, and what is loaded for several is copied before a user's function gets it.
+The folder of a finished cell is named by the fingerprint. It appears in one step, by a rename, so
+that everything in the store is complete. The folder of a running cell ends in ``.part`` and may
+hold a checkpoint from which the function resumes after an interruption. Nothing in the store is
+ever overwritten. Cells of one process share no state that one of them could change: each starts
+from the same random state, and what several use is copied before a user's function receives it.
 """
 
 import hashlib
@@ -54,14 +54,14 @@ class Cell:
     Parameters
     ----------
     name
-        What the user sees of it in progress bars and errors.
+        Shown in progress bars and errors.
     function
-        As ``package.module:function``. It is imported where it runs, so that the process that
-        hands out the cells starts without the seconds that importing torch takes.
+        As ``package.module:function``. It is imported only where the cell runs, so that the process
+        that distributes the cells need not import torch, which takes seconds.
     arguments
-        Strings, numbers, lists, mappings, sections of parameters; a :class:`~pathlib.Path` stands
-        for the content of its file, and a section for what it says itself
-        (:meth:`quantskew.sections.Section.identity`).
+        Strings, numbers, lists, mappings and sections of parameters. The fingerprint contains the
+        content of the file at a :class:`~pathlib.Path`, and of a section its
+        :meth:`~quantskew.sections.Section.identity`.
     """
 
     def __init__(self, name: str, function: str, /, **arguments: Any) -> None:
@@ -71,7 +71,7 @@ class Cell:
 
     @cached_property
     def depends_on(self) -> dict[str, Any]:
-        """What the result depends on, but for the number of threads."""
+        """What the result depends on, except for the number of threads."""
         return {
             "function": self.function,
             "code": code_hash(self.function.partition(":")[0]),
@@ -80,30 +80,30 @@ class Cell:
         }
 
     def fingerprint(self, threads: int = 1) -> str:
-        """Hexadecimal name of everything that the result depends on."""
+        """Hash of everything that the result depends on, in hexadecimal."""
         text = json.dumps({**self.depends_on, "threads": threads}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class Done(NamedTuple):
-    """Folders of finished cells by name, and what went wrong with the others."""
+    """Folders of finished cells and error messages of the others, by the name of the cell."""
 
     folders: dict[str, Path]
     failures: dict[str, str]
 
 
 def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Path]:
-    """Do the cells that are not done yet, all of them or it is an error.
+    """Run the cells that are not finished; see :func:`attempt`.
 
     Returns
     -------
     dict
-        The folder of each cell by its name.
+        Folder of each cell, by the name of the cell.
 
     Raises
     ------
     CellError
-        When cells failed. The others are done and kept.
+        When cells failed. The results of the others are kept.
     """
     folders, failures = attempt(cells, title=title, compute=compute)
     if failures:
@@ -115,16 +115,16 @@ def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Pat
 
 
 def attempt(cells: Sequence[Cell], *, title: str, compute: Compute) -> Done:
-    """Do the cells that are not done yet; what one cannot do does not end the others.
+    """Run the cells that are not finished; a cell that fails does not stop the others.
 
     Parameters
     ----------
     cells
-        With different names. Two cells of one fingerprint are done once.
+        Cells with different names. Cells with the same fingerprint are run once.
     title
-        Stands before the progress bar.
+        Label of the progress bar.
     compute
-        Where the cells run. No result depends on it but by ``cpus``, the threads of a cell.
+        Where the cells run. Results depend only on its ``cpus``, the threads of a cell.
     """
     store = default_store()
     names = {cell.name: cell.fingerprint(compute.cpus) for cell in cells}
@@ -155,7 +155,7 @@ def attempt(cells: Sequence[Cell], *, title: str, compute: Compute) -> Done:
 
 
 def _outcomes(tasks: Tasks, modules: set[str], compute: Compute) -> Outcomes:
-    """Do the tasks where ``compute`` says; closing the generator ends what still runs."""
+    """Run the tasks where ``compute`` says; closing the generator stops those still running."""
     if compute.where == "ray":
         return cluster(_do, tasks, compute)
     at_once = min(compute.at_once(), len(tasks))
@@ -165,19 +165,19 @@ def _outcomes(tasks: Tasks, modules: set[str], compute: Compute) -> Outcomes:
 
 
 def _as_text(arguments: Mapping[str, Any]) -> str:
-    """Arguments as a person would give them: without what is left at its default."""
-    given = {
+    """Arguments as text, without settings that have their default values."""
+    values = {
         name: value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
         for name, value in arguments.items()
     }
-    return ", ".join(f"{name}={value}" for name, value in given.items() if value is not None)
+    return ", ".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
 
 def _do(function: str, folder: Path, arguments: Mapping[str, Any], threads: int) -> str | None:
     keep_freed_memory()
     part = folder.with_suffix(".part")
     part.mkdir(parents=True, exist_ok=True)
-    # a node that lost touch may still be at this cell when another is given it
+    # a node that lost its connection may still work on this cell when another one gets it
     with FileLock(folder.with_suffix(".lock")):
         if folder.is_dir():
             return None
@@ -189,7 +189,7 @@ def _do(function: str, folder: Path, arguments: Mapping[str, Any], threads: int)
         except Exception as error:
             (part / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
             return f"{type(error).__name__}: {error}  (trace: {part / 'error.txt'})"
-        # those with a dot were being written when an earlier try was killed
+        # names with a dot are files that an earlier attempt was writing when it was killed
         for leftover in (*part.glob("checkpoint*"), *part.glob(".*"), *part.glob("error.txt")):
             leftover.unlink()
         part.rename(folder)
@@ -199,7 +199,7 @@ def _do(function: str, folder: Path, arguments: Mapping[str, Any], threads: int)
 def _start_alike(threads: int) -> None:
     """Give every cell the same random state and number of threads, whatever ran before it."""
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002 (that of a user's function)
+    np.random.seed(0)  # noqa: NPY002 (a user's function may use it)
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         torch.manual_seed(0)

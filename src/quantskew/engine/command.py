@@ -1,4 +1,4 @@
-"""What every command has in common: its arguments, and how it fails."""
+"""What all commands have in common: arguments, errors, and one run at a time."""
 
 import argparse
 import inspect
@@ -15,12 +15,12 @@ from quantskew.errors import UserError
 
 
 def run(main: Callable[..., None]) -> None:
-    """Call a function with the arguments of the command line, one a parameter.
+    """Call a function with the arguments of the command line, one per parameter.
 
-    Modules of the user's own are found in the folder in which the command is run. A
-    :class:`UserError` ends the program with its message and status 1, without a trace. While the
-    same command is still at work, as a stage is whose ``dvc repro`` was killed, this one waits.
-    Its time and memory are recorded by :mod:`quantskew.engine.costs`.
+    The user's own modules are imported from the folder in which the command runs. A
+    :class:`UserError` ends the program with its message and status 1, without a traceback. If the
+    same command is already running, for example after its ``dvc repro`` was killed, this one waits
+    for it. :mod:`quantskew.engine.costs` records time and memory.
     """
     sys.path.insert(0, str(Path.cwd()))
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
@@ -44,6 +44,6 @@ def _alone(name: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"{name}: waiting for the end of a run that is still at work", file=sys.stderr)
+        print(f"{name}: waiting for another run of the same command to end", file=sys.stderr)
     with lock:
         yield

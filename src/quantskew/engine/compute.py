@@ -1,10 +1,10 @@
-"""Where cells run, and how much of the machine each takes (``compute:``).
+"""Where cells run, and what part of the machine each uses (``compute:``).
 
-A cell has one thread on a CPU unless ``cpus`` says otherwise: a small network is bound by overhead
-and gains little from a second thread (``benchmarks/cells.py`` measures it), while as many cells run
-at once as there are cores. The number of threads can change the last bits of a sum, so it is part
-of the fingerprint of a cell; nothing else here can change a result. On GPUs as many cells run at
-once as fit, by the share of a GPU that each takes, dealt out to the GPUs in turn.
+By default a cell has one CPU thread and as many cells run at once as there are cores: a small
+network is bound by overhead and gains little from a second thread (``benchmarks/cells.py`` measures
+it). The number of threads can change the last bits of a sum and is therefore part of the
+fingerprint of a cell; no other setting here can change a result. On GPUs the share that each cell
+takes determines how many run at once; they are assigned to the GPUs in turn.
 """
 
 import ctypes
@@ -17,28 +17,28 @@ from typing import Any, Literal
 from quantskew.sections import Count, NonNegative, Section
 
 Tasks = Mapping[str, tuple[Any, ...]]
-"""Arguments of each call, by the name of its cell."""
+"""Arguments of each call, by the name of the cell."""
 Outcomes = Generator[tuple[str, str | None], None, None]
-"""Names of cells as they end, each with what went wrong or ``None``."""
+"""Name of each cell as it ends, with its error message or ``None``."""
 
 GPU_SHARE = 0.25
-"""Of a GPU, that a cell takes unless ``compute.gpus`` says otherwise: small networks idle on it."""
+"""Default share of a GPU per cell: a small network does not keep a whole GPU busy."""
 TRIES = 3
-"""Times that a cell is started when its process is killed."""
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+"""How often a cell is started if its process is killed."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from <malloc.h>
 
 
 class Compute(Section):
     """Where cells run (``compute:``)."""
 
     where: Literal["here", "processes", "ray"] = "processes"
-    workers: Count | None = None  # processes at once on this machine; None: as many as fit
-    cpus: Count = 1  # threads of a cell
-    gpus: NonNegative = GPU_SHARE  # share of a GPU that a cell takes, if there are any
-    address: str | None = None  # of a running Ray cluster
+    workers: Count | None = None  # processes on this machine; None: as many as fit
+    cpus: Count = 1  # threads per cell
+    gpus: NonNegative = GPU_SHARE  # share of a GPU per cell, if there are GPUs
+    address: str | None = None  # address of a running Ray cluster
 
     def at_once(self) -> int:
-        """Processes side by side on this machine, were there cells for all."""
+        """Largest number of processes at once on this machine."""
         if self.workers is not None:
             return self.workers
         fit = max(1, cores() // self.cpus)
@@ -47,12 +47,12 @@ class Compute(Section):
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:
-    """GPUs that this process may use, as CUDA names them, found without waiting for torch."""
+    """GPUs that this process may use, as CUDA names them, determined without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name not in ("", "-1")]
@@ -60,10 +60,11 @@ def gpus() -> list[str]:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep the memory that this process frees, where it is that of GNU.
+    """Make the GNU C library keep the memory that this process frees.
 
-    By default it gives every large tensor back to the system, which makes the pages anew for the
-    next one: a tenth of a training step on a CPU. ``benchmarks/training.py`` measures it.
+    By default it returns the memory of every large tensor to the system, which then has to provide
+    new pages for the next one. ``benchmarks/training.py`` measures this: it takes a tenth of a
+    training step on a CPU.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_MMAP_THRESHOLD, 2**30)

@@ -1,4 +1,4 @@
-"""What a command took: its time, and the memory of all its processes together at the peak."""
+"""What a command costs: its time, and the peak memory of all its processes together."""
 
 import json
 import threading
@@ -11,22 +11,22 @@ import psutil
 from quantskew.engine.store import default_store
 
 LOG = "commands.jsonl"
-"""Beside the finished cells: a line for every command that ended well."""
+"""Log in the store of cells, with one line for every command that succeeded."""
 SECONDS = 2.0
-"""Between two looks at the memory."""
+"""Interval at which the memory is measured."""
 
 
 @contextmanager
 def noted(command: list[str]) -> Iterator[None]:
-    """Append to the log what the block took.
+    """Append the costs of the block to the log.
 
-    Memory is the proportional share of each process (RSS where the system does not tell): pages
-    that processes have in common are counted once. Peaks between two looks are missed.
+    Memory is the sum of the proportional set sizes of all processes (RSS where the system does not
+    report them), which counts shared pages once. Peaks between two measurements are missed.
 
     Parameters
     ----------
     command
-        Name and arguments of what the block does.
+        Name and arguments of the command that the block runs.
     """
     started, over, peak = time.monotonic(), threading.Event(), [_memory()]
 
@@ -52,8 +52,8 @@ def _memory() -> int:
     total = 0
     for process in (own, *own.children(recursive=True)):
         try:
-            told = process.memory_full_info()
+            memory = process.memory_full_info()
         except psutil.Error:  # it has just ended
             continue
-        total += getattr(told, "pss", told.rss)
+        total += getattr(memory, "pss", memory.rss)
     return total

@@ -1,13 +1,14 @@
-"""The digest of everything that a result depends on: code, files and values.
+"""Hashes of everything that a result depends on: code, files and values.
 
-The code of a module is its source and that of every module of its own package that it imports,
-anywhere in it, without comments and docstrings. Of modules that are neither ours nor installed (a
-user's own) those that lie beside them and are imported count too.
+The code of a module is its source and that of every module of the same package that it imports,
+directly or indirectly, without comments and docstrings. For a user's own module, the modules in
+the same folder that it imports count as well.
 """
 
 import ast
 import hashlib
 import importlib.util
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -28,17 +29,22 @@ the stage depends that writes and reads the tables."""
 
 @cache
 def libraries() -> dict[str, str]:
-    """Versions of the libraries that results depend on."""
+    """Version of each library that results depend on."""
     return {name: version(name) for name in LIBRARIES}
 
 
 def identity(value: Any) -> Any:
-    """Return what stands for a value in a fingerprint, as plain values that JSON can hold.
+    """Representation of a value in a fingerprint, in types that JSON can hold.
 
     Raises
     ------
     TypeError
-        When a result cannot depend on a value of this type.
+        When a value has a type without such a representation.
+
+    Examples
+    --------
+    >>> identity({"bits": (8, 4)})
+    {'bits': [8, 4]}
     """
     match value:
         case Path():
@@ -59,7 +65,7 @@ def identity(value: Any) -> Any:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, read once as long as its size and time stay the same."""
+    """SHA-256 of a file, which is read again only after its size or modification time changes."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     status = path.stat()
@@ -73,10 +79,10 @@ def _file_hash(path: Path, size: int, modified: int) -> str:
 
 
 def tree_hash(path: Path) -> str | None:
-    """SHA-256 of the names, sizes and times of change of a file or of all files in a folder.
+    """SHA-256 of the names, sizes and modification times of a file or of all files in a folder.
 
-    It takes a moment where the content of a large data set takes minutes. ``None`` stands for a
-    path at which there is nothing.
+    This is fast even for a large data set, whose content would take minutes to read. The result is
+    ``None`` if the path does not exist.
     """
     if not path.exists():
         return None
@@ -91,15 +97,18 @@ def tree_hash(path: Path) -> str | None:
 
 @cache
 def code_hash(module: str) -> str:
-    """SHA-256 of a module and of all that it imports of its own package."""
+    """SHA-256 of a module and of all modules of its own package that it imports."""
+    modules = imports(module)
+    if not modules:
+        raise UserError(f"the module {module!r} cannot be found, or is not Python code")
     digest = hashlib.sha256()
-    for name in sorted(imports(module)):
+    for name in sorted(modules):
         digest.update(f"{name}\n{_bare_source(name)}\n".encode())
     return digest.hexdigest()
 
 
 def imports(module: str) -> set[str]:
-    """Names of a module and of the modules of its own package that it reaches by imports."""
+    """Names of a module and of the modules of its own package that it imports, also indirectly."""
     package, found, waiting = module.partition(".")[0], set[str](), [module]
     while waiting:
         name = waiting.pop()
@@ -117,22 +126,36 @@ def imports(module: str) -> set[str]:
             elif isinstance(node, ast.ImportFrom):
                 relative = "." * node.level + (node.module or "")
                 source = importlib.util.resolve_name(relative, specification.parent)
-                # its names may be modules too
+                # an imported name may be a module as well
                 waiting += [source, *(f"{source}.{alias.name}" for alias in node.names)]
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                waiting += _named_code(node.value)
+                # the function of a cell, such as "quantskew.methods:quantize"
+                waiting += re.findall(r"\A(quantskew\.[^:]+):[^\W\d]\w*\Z", node.value)
     return found
 
 
-def _named_code(text: str) -> list[str]:
-    """Module of a text such as ``quantskew.methods:quantize``, which names a cell's function."""
-    module, colon, function = text.partition(":")
-    named = colon and module.startswith("quantskew.") and function.isidentifier()
-    return [module] if named else []
+def defines(name: str) -> bool:
+    """Whether ``module:name`` can be found, as far as can be seen without importing the module."""
+    module, _, attribute = name.partition(":")
+    specification = _specification(module)
+    if specification is None:
+        return False
+    if specification.origin is None or not specification.origin.endswith(".py"):
+        return True  # compiled, or a namespace
+    names: set[str] = set()
+    for node in ast.walk(_tree(module)):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Name(ctx=ast.Store()):
+                names.add(node.id)
+            case ast.alias():
+                names.add(node.asname or node.name)
+    return attribute in names or "*" in names or "__getattr__" in names
 
 
 def _beside(package: str, specification: ModuleSpec) -> bool:
-    """Whether a module lies in the folder that a package is in, neither ours nor installed."""
+    """Whether a user's module lies beside the package: neither part of quantskew nor installed."""
     top = _specification(package)
     if top is None or specification.name.partition(".")[0] == "quantskew":
         return False
@@ -144,7 +167,7 @@ def _beside(package: str, specification: ModuleSpec) -> bool:
 
 @cache
 def _specification(module: str) -> ModuleSpec | None:
-    """Find a module; :func:`importlib.util.find_spec` would import the packages around it."""
+    """Find a module without importing its parents, as :func:`importlib.util.find_spec` would."""
     parent = module.rpartition(".")[0]
     if not parent:
         return importlib.util.find_spec(module)

@@ -1,4 +1,4 @@
-"""Cells in several processes of one machine, each of which may be killed and is tried again."""
+"""Cells in several processes of one machine; a cell whose process is killed is tried again."""
 
 import multiprocessing
 import os
@@ -20,10 +20,10 @@ from quantskew.engine.compute import TRIES, Outcomes, Tasks, gpus
 def processes(
     do: Callable[..., str | None], tasks: Tasks, modules: Collection[str], workers: int
 ) -> Outcomes:
-    """Run the tasks in processes; those that were at work when one was killed again, alone.
+    """Run the tasks in ``workers`` processes.
 
-    One server imports ``modules`` and then forks the workers, so that the seconds this takes are
-    spent once and not in each of them. The server itself is a fresh process without threads.
+    If a process is killed, all tasks that were running are repeated, one at a time. A fork server,
+    which is a fresh process without threads, imports ``modules`` once for all workers.
     """
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -32,13 +32,13 @@ def processes(
     lost: dict[str, tuple[Any, ...]] = {}
     while (killed := (yield from _pool(do, waiting, context, workers)))[0]:
         lost |= killed[0]
-    for task in lost.items():  # alone, each has all the memory, and the blame
+    for task in lost.items():  # alone, so that it has all the memory
         for _ in range(TRIES - 1):
-            at_work, how = yield from _pool(do, iter([task]), context, 1)
-            if not at_work:
+            running, reason = yield from _pool(do, iter([task]), context, 1)
+            if not running:
                 break
         else:
-            yield task[0], f"its process ended {TRIES} times: {how}"
+            yield task[0], f"its process ended {TRIES} times: {reason}"
 
 
 def _pool(
@@ -47,8 +47,8 @@ def _pool(
     context: BaseContext,
     workers: int,
 ) -> Generator[tuple[str, str | None], None, tuple[Tasks, str]]:
-    """Run tasks until none waits or a process ends: return what was at work and how it ended."""
-    # only this process holds the other end: whatever ends it closes the pipe
+    """Run tasks until all are done or a process ends; return those still running, and why."""
+    # only this process holds the sending end, so the pipe closes however this process ends
     alive, holding = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, context, _enter, (alive, context.Value("i", 0), gpus()))
     names: dict[Future[str | None], str] = {}
@@ -77,20 +77,20 @@ def _pool(
 
 
 def _how_ended(workers: Iterable[BaseProcess]) -> str:
-    """Name the signal, or the status, that the process of a task ended with."""
+    """Signal or exit status with which a worker process ended."""
     for worker in workers:
         worker.join(10)
     codes = [worker.exitcode for worker in workers if worker.exitcode]
-    # the pool ends the other processes with SIGTERM
+    # the pool stops the remaining processes with SIGTERM
     code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)
     if code > 0:
         return f"exit status {code}"
     name = signal.Signals(-code).name
-    return f"{name}, perhaps for want of memory" if code == -signal.SIGKILL else name
+    return f"{name}, perhaps for lack of memory" if code == -signal.SIGKILL else name
 
 
 def _enter(alive: Connection, entered: "Synchronized[int]", devices: list[str]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is meant for the stage, which ends them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the stage, which stops its workers
 
     def end_with_the_stage() -> None:
         alive.poll(None)

@@ -1,9 +1,8 @@
 """Cells on a Ray cluster, for more than one machine (the extra ``quantskew[ray]``).
 
-Every node sees the folder of the study, and the cell store in it, under the same path: cells find
-their data there and leave their results there, whole or not at all. What travels through Ray is
-only which cell to do. So a lost worker or node costs the cells that it was at, which Ray starts
-again elsewhere.
+Every node sees the folder of the study, including the store of cells, under the same path. Cells
+read their data and write their results there; only the descriptions of cells are sent through Ray.
+If a worker or node is lost, Ray therefore only has to restart the cells that ran on it.
 """
 
 import os
@@ -16,7 +15,7 @@ from quantskew.engine.compute import TRIES, Compute, Outcomes, Tasks
 from quantskew.errors import UserError
 
 IN_FLIGHT = 1000
-"""Tasks handed to Ray at a time: more than it can run, few enough to wait for any of them."""
+"""Tasks submitted to Ray at a time: more than it can run, few enough to wait on."""
 
 
 def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Outcomes:
@@ -27,8 +26,8 @@ def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Ou
     do, tasks
         As in :func:`quantskew.engine.pool.processes`.
     compute
-        CPUs and GPUs of a task, and the ``address`` of a running cluster; without one a cluster is
-        started on this machine, unless the environment names one (``RAY_ADDRESS``).
+        CPUs and GPUs per task, and the ``address`` of a running cluster. Without an address (here
+        or in ``RAY_ADDRESS``) a cluster is started on this machine.
 
     Raises
     ------
@@ -60,7 +59,7 @@ def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Ou
             (done,), _ = ray.wait([*names])
             try:
                 outcome = ray.get(done)
-            except ray.exceptions.RayError as error:  # lost more often than it is tried
+            except ray.exceptions.RayError as error:  # lost TRIES times
                 outcome = f"{type(error).__name__}: {error}"
             yield names.pop(done), outcome
     finally:
@@ -72,6 +71,6 @@ def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Ou
 
 def _there(study: str, do: Callable[..., str | None], task: tuple[Any, ...]) -> str | None:
     os.chdir(study)
-    if study not in sys.path:  # as quantskew.engine.command.run has it
+    if study not in sys.path:  # as in quantskew.engine.command.run
         sys.path.insert(0, study)
     return do(*task)

@@ -1,4 +1,4 @@
-"""Where finished cells lie."""
+"""Location of the store of cells."""
 
 import os
 from pathlib import Path

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from quantskew.params import Params
 
 
+DESCRIBED = ("groups", "boundaries", "layers", "weight_histograms", "history")
+"""Tables of what every network answers, and of its weights."""
+
+
 def evaluate_all(study: "Params", dataset: str, model: str) -> None:
     """Run every network of a data set and a model, and write its answers and tables."""
     variants = stored_variants(dataset, model)
@@ -86,7 +90,7 @@ def _described(
             rows[name][variant] = frame
         answers = variant.name(predictions(logits, test.ids, test.labels))
         tables.write("predictions", answers, predictions_path(target, variant))
-    return {name: name_rows(frames, name) for name, frames in rows.items()}
+    return {name: name_rows(rows[name], name) for name in DESCRIBED}
 
 
 def _logits(folder: Path) -> np.ndarray:

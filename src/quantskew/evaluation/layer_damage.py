@@ -9,6 +9,7 @@ from quantskew import models
 from quantskew.data.groups import Groups, group_codes
 from quantskew.quantization.calibration import BalancedChoice
 from quantskew.quantization.layers import fold_batch_norm, quantizable
+from quantskew.quantization.packing import open_variant
 from quantskew.quantization.sensitivity import measured
 from quantskew.quantization.weights import IntegerWeights
 from quantskew.subject import Subject
@@ -40,7 +41,7 @@ def survey(
     codes = torch.as_tensor(every)
     some = BalancedChoice().choose(codes, samples=size * len(names), seed=0)
     images = models.as_input(test.images[some], where)
-    network = subject.open().to(where)
+    network = open_variant(subject).to(where)
     if weights.fold_bn:
         network, _ = fold_batch_norm(network, images[:1])
     layers = quantizable(network)

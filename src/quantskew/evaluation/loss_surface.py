@@ -20,6 +20,7 @@ from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
 from quantskew.precision import all_digits
 from quantskew.quantization.layers import fold_batch_norm
+from quantskew.quantization.packing import open_variant
 from quantskew.subject import Subject
 
 
@@ -61,7 +62,7 @@ def survey(
 
     def folded(subject: Subject) -> nn.Module:
         # the biases that folding makes are parameters like all others
-        return fold_batch_norm(subject.open().to(where), images[:1])[0].requires_grad_()
+        return fold_batch_norm(open_variant(subject).to(where), images[:1])[0].requires_grad_()
 
     network = folded(subject)
     rows = measure(network, images, labels, members, size=size, probes=probes, errors=errors)

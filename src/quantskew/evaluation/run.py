@@ -49,18 +49,20 @@ def evaluate(
         When a logit is NaN or infinite.
     """
     data, bits = subject.data(), subject.bits
-    network, file = subject.open(), subject.file()
+    network, file = packing.open_variant(subject), subject.file()
     outputs = models.logits(network.to(models.device()), data.test.images)
     if lost := int((~outputs.isfinite()).any(1).sum()):
         raise models.ModelError(
             f"{file}: its logits are NaN or infinite for {lost} of {len(outputs)} test samples"
         )
     safetensors.torch.save_file({"logits": outputs}, folder / "logits.safetensors")
-    original = subject.at(base).open()
+    original = packing.open_variant(subject.at(base))
     weights: dict[str, QuantizedWeight] = {}
+    share = 1.0
     if bits != FLOAT:
         weights, _, content = packing.read(file)
         fold(original, content["notes"]["folded"])
+        share = content["notes"]["share"]["weights"]
     before, after = _layer_weights(original), _layer_weights(network)
     rows = compare(before, after)
     widths = {name: weight.mean_bits() for name, weight in weights.items()}
@@ -68,6 +70,7 @@ def evaluate(
     whole = rows["layer"] == WHOLE
     parts = rows[~whole]
     rows.loc[whole, "layer_bits"] = np.average(parts["layer_bits"], weights=parts["weights"])
+    rows["share"] = share
     rows.to_parquet(folder / "layers.parquet", index=False)
     if folds and not weights:
         image = models.as_input(data.test.images[:1], torch.device("cpu"))

@@ -1,1 +1,1 @@
-"""The impact flow: weights, logits, gradients and curvature as pure functions of tensors."""
+"""How quantization acts on weights, logits, gradients and curvature: functions of tensors."""

@@ -1,10 +1,9 @@
-"""Convolutions and linear layers as maps that are linear in the input and linear in the weight.
+"""Convolutions and linear layers as bilinear maps of their input and their weight.
 
-Autograd differentiates such a layer twice with more work than there is to do: a second backward
-pass always makes the part that belongs to the weight, and it takes the groups of a grouped
-convolution one by one. Here the derivatives are written out, and :func:`watched` gives the inputs
-and outputs of every layer of a network as nodes of the graph, so that what belongs to the weights
-can be done apart.
+Autograd does needless work when it differentiates such a layer twice: the second backward pass
+always computes the gradient by the weight, and processes grouped convolutions group by group. Here
+the derivatives are written out, and :func:`watched` exposes the input and output of every layer as
+nodes of the graph, so that the derivatives by weights can be computed separately.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,10 +17,10 @@ from torch.nn import functional as F  # noqa: N812
 
 
 class Layer:
-    """The arithmetic of one convolution (exactly ``nn.Conv2d``) or one linear layer.
+    """The arithmetic of one ``nn.Conv2d`` or ``nn.Linear``.
 
-    At each of N positions in the outputs of all samples, a weight (O, M) maps a row of M inputs to
-    a row of O outputs.
+    At each of the N positions in the outputs of all samples, the weight (O, M) maps a row of M
+    inputs to a row of O outputs.
     """
 
     def __init__(self, module: nn.Conv2d | nn.Linear) -> None:
@@ -29,62 +28,62 @@ class Layer:
         self.weight = module.weight.detach()
         self.bias = None if module.bias is None else module.bias.detach()
         if isinstance(module, nn.Conv2d):
-            self._how: Any = (module.stride, module.padding, module.dilation)
+            self._geometry: Any = (module.stride, module.padding, module.dilation)
             self._kernel, self.groups = module.kernel_size, module.groups
 
     def output(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Apply a weight to an input."""
         if self.convolution:
-            stride, padding, dilation = self._how
+            stride, padding, dilation = self._geometry
             return F.conv2d(x, weight, bias, stride, padding, dilation, self.groups)
         return F.linear(x, weight, bias)
 
     def transposed(self, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """Gradient by the input ``x``, of which only the shape matters, from one by the output."""
+        """Gradient by the input ``x`` from that by the output. Only the shape of ``x`` is used."""
         return self._backward(g, x, weight, 0) if self.convolution else g @ weight
 
     def weight_gradient(self, g: Tensor, x: Tensor) -> Tensor:
-        """Gradient by the weight, from one by the output."""
+        """Gradient by the weight from that by the output."""
         if self.convolution:
             return self._backward(g, x, self.weight, 1)
         return g.flatten(0, -2).T @ x.flatten(0, -2)
 
     def bias_gradient(self, g: Tensor) -> Tensor:
-        """Gradient by the bias, from one by the output."""
+        """Gradient by the bias from that by the output."""
         return g.sum((0, 2, 3)) if self.convolution else g.flatten(0, -2).sum(0)
 
     def with_bias(self, y: Tensor, bias: Tensor) -> Tensor:
         """Add a bias to an output."""
         return y + (bias[:, None, None] if self.convolution else bias)
 
-    def _backward(self, g: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
-        mask = [which == 0, which == 1, False]
+    def _backward(self, g: Tensor, x: Tensor, weight: Tensor, argument: int) -> Tensor:
+        mask = [argument == 0, argument == 1, False]
         results: list[Tensor] = torch.ops.aten.convolution_backward(
-            g, x, weight, None, *self._how, False, (0, 0), self.groups, mask
+            g, x, weight, None, *self._geometry, False, (0, 0), self.groups, mask
         )
-        return results[which]
+        return results[argument]
 
     def input_rows(self, x: Tensor) -> Tensor:
-        """Lay out what the weight is multiplied with at each position, (N, M)."""
+        """Input values that the weight is multiplied with at each position, shape (N, M)."""
         if not self.convolution:
             return x.flatten(0, -2)
-        stride, padding, dilation = self._how
+        stride, padding, dilation = self._geometry
         return F.unfold(x, self._kernel, dilation, padding, stride).mT.flatten(0, 1)
 
     def output_rows(self, y: Tensor) -> Tensor:
-        """Lay out each position of an output, (N, O)."""
+        """Output values at each position, shape (N, O)."""
         return y.flatten(2).mT.flatten(0, 1) if self.convolution else y.flatten(0, -2)
 
     def from_input_rows(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Sum rows up where they overlap, into the shape of an input."""
+        """Add up overlapping rows in the shape of ``like``, the transpose of :meth:`input_rows`."""
         if not self.convolution:
             return rows.view(like.shape)
-        stride, padding, dilation = self._how
+        stride, padding, dilation = self._geometry
         rows = rows.unflatten(0, (len(like), -1)).mT
         return F.fold(rows, like.shape[2:], self._kernel, dilation, padding, stride)
 
     def from_output_rows(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Put rows into the shape of an output."""
+        """Inverse of :meth:`output_rows`: rows in the shape of ``like``."""
         if self.convolution:
             rows = rows.unflatten(0, (len(like), -1)).mT
         return rows.reshape(like.shape)
@@ -92,7 +91,7 @@ class Layer:
 
 @dataclass
 class Call:
-    """A layer at work: its input and output as nodes of the graph, and whose weights it took."""
+    """One call of a layer: its input and output in the graph, and the names of its parameters."""
 
     layer: Layer
     weight: str
@@ -100,19 +99,22 @@ class Call:
     x: Tensor
     y: Tensor
     by_x: Tensor | None = field(init=False)
-    """Gradient of a loss by ``x`` through this layer alone, once there is one; so for ``y``."""
+    """Gradient of the loss by ``x`` through this layer alone; set after the backward pass."""
     by_y: Tensor = field(init=False)
+    """Gradient of the loss by ``y``; set after the backward pass."""
 
 
 class Factors:
-    """The weights AᵀX + GᵀB of a layer, for its input rows X and the gradients G by its outputs.
+    """Weights AᵀX + GᵀB of a layer, with its input rows X and the gradients G by its outputs.
 
-    A and B are given and returned as one flat tensor; so are the images XVᵀ and GV of a weight V.
+    A and B are passed and returned as one flat tensor, and so are the images XVᵀ and GV of a
+    weight V.
     """
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        # of unit length: else A and B are as unequal as X and G, and lose the digits of the smaller
+        # X and G are normalized: otherwise A and B differ in scale as much as they do, and the
+        # smaller of the two loses digits
         self._x, self._x_length = _unit(call.layer.input_rows(call.x.detach()))
         self._g, self._g_length = _unit(call.layer.output_rows(call.by_y.detach()))
         self._xx, self._gg = self._x @ self._x.T, self._g @ self._g.T
@@ -120,36 +122,36 @@ class Factors:
 
     @staticmethod
     def pay(call: Call) -> bool:
-        """Whether they are fewer numbers than the weight."""
+        """Whether the factors of this call are fewer numbers than its weight."""
         outputs, inputs = len(call.layer.weight), call.layer.weight[0].numel()
         rows = call.y.numel() // outputs
         whole = not call.layer.convolution or call.layer.groups == 1
         return whole and rows * (inputs + outputs) < inputs * outputs
 
     def of(self, y: Tensor, x: Tensor | None) -> Tensor:
-        """Take A from what is shaped as the output, B as the input."""
+        """Factors from A, shaped like the output, and B, shaped like the input (0 for ``None``)."""
         a = self._call.layer.output_rows(y)
         b = torch.zeros_like(self._x) if x is None else self._call.layer.input_rows(x)
         return torch.cat([a.reshape(-1) * self._x_length, b.reshape(-1) * self._g_length])
 
     def weight(self, factors: Tensor, *, out: Tensor) -> None:
-        """Multiply out into (O, M)."""
+        """Write the weight AᵀX + GᵀB, shape (O, M), to ``out``."""
         a, b = self._split(factors)
         torch.mm(a.T, self._x, out=out).add_(self._g.T @ b)
 
     def image(self, factors: Tensor) -> Tensor:
-        """Image of the weight that some factors make, without making it."""
+        """Image of the weight AᵀX + GᵀB, computed without forming the weight."""
         a, b = self._split(factors)
         by_x = self._xx @ a + (self._x @ b.T) @ self._g
         return torch.cat([by_x.view(-1), ((self._g @ a.T) @ self._x + self._gg @ b).view(-1)])
 
     def image_of(self, weight: Tensor) -> Tensor:
-        """Image of any weight."""
+        """Image of any weight V of the layer."""
         weight = weight.view(self._g.shape[1], -1)
         return torch.cat([(self._x @ weight.T).view(-1), (self._g @ weight).view(-1)])
 
     def unfold(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Shape an image as the output and the input of the layer."""
+        """Image as two tensors in the shapes of the output and the input of the layer."""
         a, b = self._split(image)
         layer, x, y = self._call.layer, self._call.x, self._call.y
         by_weight = layer.from_output_rows(a * self._x_length, y)
@@ -191,23 +193,24 @@ class _Transposed(torch.autograd.Function):
 
 @contextmanager
 def watched(network: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Iterator[list[Call]]:
-    """Note every call of a layer whose weight is among some parameters, while in use.
+    """Record every call of a layer whose weight is one of the parameters.
 
-    The weight is a constant in the graph that is made; other uses of it are differentiated as ever.
+    In these calls the graph treats the weight as a constant; any other use of the weight is
+    differentiated as usual.
     """
     names = {id(p): name for name, p in parameters.items()}
     calls: list[Call] = []
     changed: list[nn.Module] = []
 
     def forward(module: Any, x: Tensor) -> Tensor:
-        inner = x.view_as(x)  # a node of this layer alone
+        node = x.view_as(x)  # a node that only this layer uses
         layer = Layer(module)
-        y: Tensor = _Forward.apply(inner, layer)  # type: ignore[no-untyped-call]
+        y: Tensor = _Forward.apply(node, layer)  # type: ignore[no-untyped-call]
         if not y.requires_grad:
             y.requires_grad_()
         weight, bias = (names.get(id(p)) for p in (module.weight, module.bias))
-        calls.append(Call(layer, str(weight), bias, inner, y))
-        return y.clone()  # what follows may work in place
+        calls.append(Call(layer, str(weight), bias, node, y))
+        return y.clone()  # later layers may work in place
 
     for module in network.modules():
         plain = type(module) is nn.Linear or (

@@ -19,12 +19,17 @@ from quantskew.impact.hessian import GroupLoss
 
 
 def subsample(members: ArrayLike, size: int, *, seed: int = 0) -> NDArray[np.int64]:
-    """Draw ``size`` of a group's samples without replacement; all, where it has no more.
+    """Draw ``size`` of a group's samples without replacement, or all if there are no more.
 
     Returns
     -------
     numpy.ndarray
-        Rising indices.
+        Indices in ascending order.
+
+    Examples
+    --------
+    >>> subsample([7, 2, 5], size=4)
+    array([2, 5, 7])
     """
     rows = np.asarray(members, dtype=np.int64)
     if len(rows) <= size:
@@ -47,18 +52,18 @@ def measure(
     Parameters
     ----------
     network
-        In evaluation mode, with the (dequantized) weights to measure at.
+        In evaluation mode, with the (dequantized) weights at which to measure.
     images, labels
         Shape (n, …) and (n,): every sample, on the device of the network.
     groups
-        Name of each group and the indices of its samples; groups may overlap.
+        Indices of the samples of each group, by its name; groups may overlap.
     size
-        Per-sample gradients and Hessians are taken over a random part of so many of a group's
-        samples; the mean gradient is taken over all.
+        Number of samples that are drawn from each group for per-sample gradients and Hessians; the
+        mean gradient is taken over all samples.
     probes
-        Random vectors a trace; 0 for no trace.
+        Number of random vectors per trace; 0 leaves the trace out.
     errors
-        Whether to give λmax its standard error, at the price of two or three products.
+        Whether to compute the standard error of λmax, which costs two or three products.
 
     Returns
     -------
@@ -66,15 +71,15 @@ def measure(
         One row a group:
 
         ================================== ======================================================
-        ``group``, ``n``, ``sampled``      its name, its samples, and how many were drawn
-        ``gradient_plain``                 norm of its mean gradient over all
-        ``gradient_equal_n``               the same at the size of the smallest group
-        ``gradient_unbiased_square``       its square without the bias of n, and the standard
-        and ``…_error``                    error; see :func:`quantskew.impact.gradients.norms`
-        ``largest_eigenvalue``             of its Hessian, and the standard error over the draw of
-        and ``…_error``                    samples, NaN unless asked for
-        ``residual``, ``products``         of the solver: relative, and how many it took
-        ``trace`` and ``…_error``          estimated, NaN without probes
+        ``group``, ``n``, ``sampled``      name, number of samples, number of samples drawn
+        ``gradient_plain``                 norm of the mean gradient over all samples
+        ``gradient_equal_n``               expected norm at the size of the smallest group
+        ``gradient_unbiased_square``       squared norm without the bias that depends on n, and its
+        and ``…_error``                    standard error; :func:`quantskew.impact.gradients.norms`
+        ``largest_eigenvalue``             λmax of the Hessian, and its standard error over the
+        and ``…_error``                    draw of samples (NaN without ``errors``)
+        ``residual``, ``products``         relative residual of the solver, and products it took
+        ``trace`` and ``…_error``          estimated trace of the Hessian; NaN without ``probes``
         ================================== ======================================================
 
     Raises
@@ -82,7 +87,9 @@ def measure(
     ValueError
         When a group has no sample.
     quantskew.impact.gradients.NotFiniteError
-        When a number is NaN or infinite; names the group and the layer.
+        When a loss, a gradient or a curvature is NaN or infinite.
+    quantskew.impact.gradients.NoDerivativeError
+        When torch lacks a derivative of an operator of the network; names the operator.
     """
     members = {group: np.asarray(rows, dtype=np.int64) for group, rows in groups.items()}
     empty = [group for group, rows in members.items() if not len(rows)]
@@ -90,22 +97,20 @@ def measure(
         raise ValueError(f"group {empty[0]!r} has no sample; leave it out")
     equal_n = min(map(len, members.values()))
     rows = []
-    for group, every in members.items():
-        some = torch.as_tensor(subsample(every, size), device=images.device)
-        loss = GroupLoss(network, images[some], labels[some], group=group)
+    for group, indices in members.items():
+        drawn = torch.as_tensor(subsample(indices, size), device=images.device)
+        loss = GroupLoss(network, images[drawn], labels[drawn], group=group)
         gradient = loss.gradient
-        if len(some) < len(every):
-            everyone = torch.as_tensor(every, device=images.device)
-            gradient = gradients.mean_gradient(
-                network, images[everyone], labels[everyone], group=group
-            )
-        squares, along = gradients.per_sample(network, images[some], labels[some], gradient)
-        norms = gradients.norms(gradient, squares, along, len(every), equal_n=equal_n)
+        if len(drawn) < len(indices):
+            whole = torch.as_tensor(indices, device=images.device)
+            gradient = gradients.mean_gradient(network, images[whole], labels[whole], group=group)
+        squares, along = gradients.per_sample(network, images[drawn], labels[drawn], gradient)
+        norms = gradients.norms(gradient, squares, along, len(indices), equal_n=equal_n)
         top = spectrum.largest_eigenvalue(loss.curve, loss.factors, image=loss.image)
         error = trace = trace_error = math.nan
         if errors:
-            along = loss.curvatures_along(loss.vector(top.vector))
-            error = spectrum.eigenvalue_error(along)
+            curvatures = loss.curvatures_along(loss.vector(top.vector))
+            error = spectrum.eigenvalue_error(curvatures)
         if probes:
             trace, trace_error = spectrum.trace(
                 loss.curve, top, image_of=loss.image_of, size=len(gradient), probes=probes
@@ -113,8 +118,8 @@ def measure(
         rows.append(
             {
                 "group": group,
-                "n": len(every),
-                "sampled": len(some),
+                "n": len(indices),
+                "sampled": len(drawn),
                 **{f"gradient_{name}": value for name, value in asdict(norms).items()},
                 "largest_eigenvalue": top.value,
                 "largest_eigenvalue_error": error,

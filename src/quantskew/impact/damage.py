@@ -1,30 +1,30 @@
 """The excess loss of quantization, measured and as its Taylor expansion predicts it.
 
 Liu et al. explain the unfairness of quantization by each group's R(g) = L(θ̃; D_g) − L(θ; D_g) and
-two factors of its expansion at θ, gradient and curvature (equation 4 of Bellam & Kim). Whether the
-expansion still informs at a width is to be seen by comparing :func:`predict` with the measured R.
+two factors of its expansion at θ, gradient and curvature (equation 4 of Bellam & Kim). Comparing
+:func:`predict` with the measured R shows whether the expansion still holds at a width.
 """
 
 import math
 
 from torch import Tensor, nn
 
-from quantskew.impact.gradients import chosen, flatten, inner
+from quantskew.impact.gradients import flatten, inner, trainable
 from quantskew.impact.hessian import GroupLoss
 
 
 def weight_change(original: nn.Module, quantized: nn.Module) -> Tensor:
     """Difference Δθ = θ̃ − θ of two networks of one architecture, shape (P,).
 
-    Where batch normalization is folded before quantizing, ``original`` must be the folded network
-    too: only then do the two have the same parameters.
+    If batch normalization was folded before quantization, ``original`` must be folded as well, so
+    that both have the same parameters.
 
     Raises
     ------
     ValueError
         When their parameters differ in name or shape.
     """
-    before, after = chosen(original), chosen(quantized)
+    before, after = trainable(original), trainable(quantized)
     shapes = [{name: tuple(p.shape) for name, p in each.items()} for each in (before, after)]
     if shapes[0] != shapes[1]:
         name, shape = sorted(shapes[0].items() ^ shapes[1].items())[0]
@@ -40,15 +40,17 @@ def predict(loss: GroupLoss, change: Tensor) -> dict[str, float]:
     Parameters
     ----------
     loss
-        Of the group, at the original weights θ.
+        Loss of the group at the original weights θ.
     change
         Δθ, shape (P,).
 
     Returns
     -------
-    ``weight_distance`` ‖Δθ‖; in nats ``first_order`` g·Δθ, ``second_order`` g·Δθ + ½ Δθᵀ H Δθ with
-    the exact product HΔθ, and ``bound`` ‖g‖‖Δθ‖, which with ½ λmax ‖Δθ‖² the former cannot exceed
-    (Tran et al. 2022; :func:`quantskew.description.bounded`).
+    dict
+        ``weight_distance`` ‖Δθ‖ and, in nats, ``first_order`` g·Δθ, ``second_order``
+        g·Δθ + ½ Δθᵀ H Δθ with the exact product HΔθ, and ``bound`` ‖g‖‖Δθ‖. The second order
+        cannot exceed ``bound`` + ½ λmax ‖Δθ‖² (Tran et al. 2022;
+        :func:`quantskew.description.bounded`).
     """
     first = inner(loss.gradient, change)
     square = inner(change, change)

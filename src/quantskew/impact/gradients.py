@@ -1,16 +1,18 @@
-"""Gradients of a group's mean loss, and what their norms say once group size is taken out.
+"""Gradients of a group's mean loss, and their norms corrected for group size.
 
-The plain norm of Bellam & Kim (equation 10, Figure 8) is steeper for a small group even where
-nothing else differs: for n samples with gradients g_i of mean μ and covariance Σ,
-E‖ḡ‖² = ‖μ‖² + tr Σ / n. Hence three norms, see :func:`norms`.
+The plain norm of Bellam & Kim (equation 10, Figure 8) is larger for a small group even if nothing
+else differs: for n samples with gradients g_i of mean μ and covariance Σ,
+E‖ḡ‖² = ‖μ‖² + tr Σ / n. :func:`norms` therefore computes three norms.
 
-Vectors are flat: the chosen parameters one after the other, in the order of the network. The
+Vectors are flat: the trainable parameters one after the other, in the order of the network. The
 network must be in evaluation mode, so that batch normalization uses its running statistics and the
-loss of a sample does not depend on its neighbours.
+loss of a sample does not depend on the rest of the batch.
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,15 +20,43 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F  # noqa: N812
 
+from quantskew.errors import UserError
 from quantskew.precision import all_digits
 
 BATCH = 256
 PER_SAMPLE_NUMBERS = 2**27
-"""How many numbers of per-sample gradients are held at once (half a GiB in single precision)."""
+"""Numbers of per-sample gradients held in memory at once (half a GiB in single precision)."""
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss, a gradient or a curvature is NaN or infinite; the message has the group and layer."""
+    """A loss, gradient or curvature is NaN or infinite; the message names the group and layer."""
+
+
+class NoDerivativeError(UserError, NotImplementedError):
+    """An operator of a network lacks a derivative that is needed; the message names it."""
+
+
+@contextmanager
+def naming_operators() -> Iterator[None]:
+    """Name the operator where torch lacks a derivative of it; also a decorator.
+
+    Raises
+    ------
+    NoDerivativeError
+        In place of torch's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        wanted = r"(?:derivative for|not yet support) '?(?:aten::)?(\w+?)(?:_backward)?\b"
+        missing = re.search(wanted, str(error))
+        if missing is None:
+            raise
+        raise NoDerivativeError(
+            f"torch lacks a second derivative or the gradients of single samples of the operator "
+            f"{missing[1]!r}, so the curvature of this network cannot be measured; leave it out, "
+            "or put another activation in its place (relu6(x + 3) / 6 computes hardsigmoid)"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -39,8 +69,8 @@ class Norms:
     unbiased_square_error: float
 
 
-def chosen(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Pick the parameters to differentiate by: all that require a gradient.
+def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters to differentiate by: all that require a gradient, by name.
 
     Raises
     ------
@@ -49,12 +79,12 @@ def chosen(network: nn.Module) -> dict[str, nn.Parameter]:
     """
     if network.training:
         raise ValueError(
-            "the network is in training mode, where batches change the loss; eval() it"
+            "the network is in training mode, in which a loss depends on its batch; call eval()"
         )
-    known = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    if not known:
-        raise ValueError("no parameter of the network requires a gradient; requires_grad_() it")
-    return known
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise ValueError("no parameter of the network requires a gradient; call requires_grad_()")
+    return parameters
 
 
 def flatten(tensors: Iterable[Tensor]) -> Tensor:
@@ -63,9 +93,14 @@ def flatten(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def inner(a: Tensor, b: Tensor) -> float:
-    """Inner product of two long vectors, summed in pieces whose sums are added in double precision.
+    """Inner product of two long vectors: partial sums are added up in double precision.
 
-    A plain sum over ten million numbers in single precision is off by as much as a percent.
+    A plain sum over ten million numbers in single precision can be off by a percent.
+
+    Examples
+    --------
+    >>> inner(torch.ones(3), torch.arange(3.0))
+    3.0
     """
     pieces = zip(a.split(2**16), b.split(2**16), strict=True)
     return float(torch.stack([x @ y for x, y in pieces]).double().sum())
@@ -75,7 +110,7 @@ def inner(a: Tensor, b: Tensor) -> float:
 def mean_gradient(
     network: nn.Module, images: Tensor, labels: Tensor, *, group: str = "all"
 ) -> Tensor:
-    """Gradient of the mean cross-entropy of some samples.
+    """Gradient of the mean cross-entropy of a group's samples.
 
     Parameters
     ----------
@@ -84,7 +119,7 @@ def mean_gradient(
     images, labels
         Shape (n, …) and (n,).
     group
-        Whose samples they are, for messages.
+        Name of the group in error messages.
 
     Returns
     -------
@@ -96,7 +131,7 @@ def mean_gradient(
     NotFiniteError
         When the loss or its gradient is NaN or infinite.
     """
-    weights = chosen(network)
+    weights = trainable(network)
     total: list[Tensor] = []
     for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
         loss = F.cross_entropy(network(x), y, reduction="sum")
@@ -109,6 +144,7 @@ def mean_gradient(
 
 
 @all_digits()
+@naming_operators()
 def per_sample(
     network: nn.Module, images: Tensor, labels: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -126,16 +162,15 @@ def per_sample(
     squares, along
         Each of shape (n,), in double precision: ‖g_i‖² and g_i · direction.
     """
-    weights = chosen(network)
-    # torch cannot map over samples through the pooling of channels that lie last; a copy has the
-    # plain strides that contiguous() leaves as they are where a side is 1
-    first = torch.contiguous_format
-    fixed = {name: p.detach().clone(memory_format=first) for name, p in network.named_parameters()}
+    weights = trainable(network)
+    # vmap fails on pooling with channels last, and contiguous() keeps such strides where a side
+    # is 1; a clone always has plain strides
+    plain = torch.contiguous_format
+    fixed = {name: p.detach().clone(memory_format=plain) for name, p in network.named_parameters()}
     fixed |= dict(network.named_buffers())
-    images = images.clone(memory_format=first)
-    along_of = dict(
-        zip(weights, direction.split([p.numel() for p in weights.values()]), strict=True)
-    )
+    images = images.clone(memory_format=plain)
+    parts = direction.split([p.numel() for p in weights.values()])
+    directions = dict(zip(weights, parts, strict=True))
 
     def loss(block: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(network, {**fixed, **block}, (x[None],)), y[None])
@@ -151,11 +186,12 @@ def per_sample(
             for name, g in gradients(block, x, y).items():
                 flat = g.flatten(1)
                 squares[rows] += torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64) ** 2
-                along[rows] += flat @ along_of[name]
+                along[rows] += flat @ directions[name]
     return squares, along
 
 
 def _blocks(weights: Mapping[str, Tensor], limit: int) -> Iterator[list[str]]:
+    """Names of consecutive parameters that together hold at most ``limit`` numbers, if they can."""
     block: list[str] = []
     size = 0
     for name, p in weights.items():
@@ -168,14 +204,14 @@ def _blocks(weights: Mapping[str, Tensor], limit: int) -> Iterator[list[str]]:
 
 
 def norms(gradient: Tensor, squares: Tensor, along: Tensor, n: int, *, equal_n: int) -> Norms:
-    """Norms of a group's mean gradient: as it is, at equal group size, and without bias.
+    """Norm of a group's mean gradient: plain, at equal group size, and without bias.
 
     ======================== =====================================================================
     ``plain``                ‖ḡ‖ over the group's n samples
     ``equal_n``              root of E‖ḡ‖² over its subsets of ``equal_n`` samples, which is
                              U + (A − U)/equal_n with A = mean ‖g_i‖²: no subset need be drawn
     ``unbiased_square``      U = (‖Σg_i‖² − Σ‖g_i‖²) / (n(n−1)), whose mean is ‖μ‖² whatever n;
-                             below zero where the gradient drowns in its noise
+                             negative where noise dominates the gradient
     ``unbiased_square_error`` standard error of U to first order, 2·sd(g_i · ḡ)/√n
     ======================== =====================================================================
 
@@ -184,31 +220,31 @@ def norms(gradient: Tensor, squares: Tensor, along: Tensor, n: int, *, equal_n: 
     gradient
         Shape (P,): ḡ over all n samples of the group.
     squares, along
-        From :func:`per_sample` along ``gradient``, for all samples of the group or a random part;
-        U is exact with all and still unbiased with a part.
+        From :func:`per_sample` along ``gradient``, for all samples of the group (U is then exact)
+        or a random part of them (U is then still unbiased).
     n
-        Size of the group. With one sample U is undefined: NaN.
+        Size of the group; U of a single sample is NaN.
     equal_n
         Size at which groups are compared, at least 1.
     """
     plain = math.sqrt(inner(gradient, gradient))
-    of_one = float(squares.mean())
-    unbiased = (n * plain**2 - of_one) / (n - 1) if n > 1 else math.nan
+    mean_square = float(squares.mean())
+    unbiased = (n * plain**2 - mean_square) / (n - 1) if n > 1 else math.nan
     spread = float(along.std()) if len(along) > 1 else math.nan
-    square = unbiased + (of_one - unbiased) / equal_n if equal_n < n else plain**2
+    square = unbiased + (mean_square - unbiased) / equal_n if equal_n < n else plain**2
     return Norms(plain, math.sqrt(max(square, 0.0)), unbiased, 2 * spread / math.sqrt(n))
 
 
 def explain(
     network: nn.Module, images: Tensor, group: str, parts: Iterable[tuple[str, Tensor]]
 ) -> str:
-    """Say where a number that is NaN or infinite comes from: the group and the first such layer.
+    """Message that names the group and the first layer in which a number is NaN or infinite.
 
     Parameters
     ----------
     parts
-        Names of parameters with their gradients or products, asked when weights and outputs are
-        finite.
+        Names of parameters with their derivatives, which are examined if all weights and outputs
+        are finite.
     """
 
     def broken(value: object) -> bool:

@@ -1,14 +1,16 @@
 """Products with the Hessian of a group's loss.
 
-``benchmarks/curvature.py`` measures them, and what the factors bring. What did not pay:
+``benchmarks/curvature.py`` measures the time of a product and what the factors save. Alternatives
+that were measured and rejected:
 
-- Forward over reverse, which keeps no graph: slower than a second backward pass at its best.
-- All groups in one product (``vmap`` over a copy of the weights a group): a fifth at best.
-- Batch normalizations as layers of :mod:`quantskew.impact.bilinear`: nothing to be seen on a full
-  ResNet-18, where the convolutions are three quarters of a product.
-- Matrix products instead of convolutions where a picture is smaller than the kernel: faster only
-  while the weights lie in the cache, where they do not stay from one product to the next.
-- Channels last, and weights packed beforehand: no gain from either.
+- Forward over reverse mode, which keeps no graph: slower than a second backward pass at best.
+- All groups in one product (``vmap`` over one copy of the weights per group): a fifth faster at
+  best.
+- Batch normalizations as layers of :mod:`quantskew.impact.bilinear`: no measurable gain on a full
+  ResNet-18, where the convolutions take three quarters of a product.
+- Matrix products instead of convolutions where an image is smaller than the kernel: faster only if
+  the weights stay in the cache from one product to the next, which they do not.
+- Channels last, and weights packed in advance: no gain from either.
 """
 
 from collections import Counter
@@ -21,7 +23,13 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quantskew.impact.bilinear import Factors, watched
-from quantskew.impact.gradients import NotFiniteError, chosen, explain, flatten
+from quantskew.impact.gradients import (
+    NotFiniteError,
+    explain,
+    flatten,
+    naming_operators,
+    trainable,
+)
 from quantskew.precision import all_digits
 
 
@@ -29,43 +37,53 @@ class GroupLoss:
     """The mean cross-entropy of one group's samples around the weights of a network.
 
     A product with the Hessian is a second backward pass through the graph of the gradient, which is
-    kept. What belongs to the weights of convolutions and linear layers is done apart from it (see
-    :mod:`quantskew.impact.bilinear`). With the inputs X of such a layer and the gradients G by its
-    outputs, one row a position, its part of every product is AᵀX + GᵀB: A is how the product
-    changes G, B how it changes X. Where these *factors* are fewer numbers than the weight, they
-    stand for it, and the arithmetic of the layer becomes that of the small X Xᵀ and G Gᵀ.
+    kept. Derivatives by the weights of convolutions and linear layers are computed outside that
+    graph (see :mod:`quantskew.impact.bilinear`). Let X be the inputs of such a layer and G the
+    gradients by its outputs, one row per position. Its part of every product is AᵀX + GᵀB, where A
+    is the change of G and B the change of X. Where these *factors* are fewer numbers than the
+    weight, they represent it, and only the small matrices X Xᵀ and G Gᵀ are multiplied.
 
     =======  =======================================================================================
     vector   shape (P,): the parameters one after the other
-    factors  shape (Q,): A and B of each weight that has factors, of other parameters the numbers
-    image    shape (Q,): XVᵀ and GV of each weight V that has factors, of others the numbers; the
-             inner product of two vectors is that of one's factors and the other's image
+    factors  shape (Q,): A and B of each weight with factors; the values of other parameters
+    image    shape (Q,): XVᵀ and GV of each weight V with factors; the values of other parameters.
+             The inner product of two vectors is that of one's factors and the other's image.
     =======  =======================================================================================
 
     Parameters
     ----------
     network
-        In evaluation mode, maps images to logits (n, K). Its weights must stay as they are while
-        this object is in use.
+        In evaluation mode, maps images to logits (n, K). Its weights must not change while this
+        object is in use.
     images, labels
         Shape (n, …) and (n,).
     group
-        Whose samples they are, for messages.
+        Name of the group in error messages.
 
     Attributes
     ----------
     loss : float
         In nats.
     factors : torch.Tensor
-        Those of the gradient, shape (Q,).
+        Factors of the gradient, shape (Q,).
 
     Raises
     ------
     NotFiniteError
         When the loss, its gradient or a product is NaN or infinite.
+    NoDerivativeError
+        When an operator of the network cannot be differentiated twice.
+
+    Examples
+    --------
+    >>> network = nn.Linear(2, 3).eval()
+    >>> loss = GroupLoss(network, torch.zeros(4, 2), torch.tensor([0, 1, 2, 0]))
+    >>> loss.product(torch.zeros(9)).norm().item()
+    0.0
     """
 
     @all_digits()
+    @naming_operators()
     def __init__(
         self,
         network: nn.Module,
@@ -75,19 +93,21 @@ class GroupLoss:
         group: str = "all",
     ) -> None:
         self._network, self._images, self._labels, self._group = network, images, labels, group
-        self._weights = chosen(network)
+        self._weights = trainable(network)
         # the fused attention kernels have no second derivative
         with watched(network, self._weights) as calls, sdpa_kernel(SDPBackend.MATH):
             loss = F.cross_entropy(network(images), labels)
         nodes = [*self._weights.values(), *(call.y for call in calls)]
         nodes += [call.x for call in calls if call.x.requires_grad]
         slopes = torch.autograd.grad(loss, nodes, create_graph=True, allow_unused=True)
-        known = {id(node): g for node, g in zip(nodes, slopes, strict=True) if g is not None}
-        self._calls = [call for call in calls if id(call.y) in known]
+        slope_of = {id(node): g for node, g in zip(nodes, slopes, strict=True) if g is not None}
+        self._calls = [call for call in calls if id(call.y) in slope_of]
         for call in self._calls:
-            call.by_y, call.by_x = known[id(call.y)], known.get(id(call.x))
-        # of parameters of no such layer, and of those that are used in other ways as well
-        self._others = {name: known[id(p)] for name, p in self._weights.items() if id(p) in known}
+            call.by_y, call.by_x = slope_of[id(call.y)], slope_of.get(id(call.x))
+        # gradients by parameters that are used outside the recorded calls
+        self._others = {
+            name: slope_of[id(p)] for name, p in self._weights.items() if id(p) in slope_of
+        }
         uses = Counter([*self._others, *(call.weight for call in self._calls)])
         self._factors = {
             call.weight: Factors(call)
@@ -106,16 +126,17 @@ class GroupLoss:
         return self.vector(self.factors)
 
     def product(self, vector: Tensor) -> Tensor:
-        """Multiply the Hessian by a vector."""
+        """Product of the Hessian and a vector, shape (P,)."""
         return self.vector(self.curve(self.image_of(vector)))
 
     @all_digits()
+    @naming_operators()
     def curve(self, image: Tensor) -> Tensor:
-        """Multiply the Hessian by the vector of an image; give the factors of the product."""
-        given = self._split(image)
-        moves = [(slope, given[name]) for name, slope in self._others.items()]
+        """Factors of the product of the Hessian and a vector, from the image of the vector."""
+        parts = self._split(image)
+        moves = [(slope, parts[name]) for name, slope in self._others.items()]
         for call in self._calls:
-            part, x = given[call.weight], call.x.detach()
+            part, x = parts[call.weight], call.x.detach()
             if call.weight in self._factors:
                 by_weight, by_slope = self._factors[call.weight].unfold(part)
             else:
@@ -123,23 +144,23 @@ class GroupLoss:
                 if call.x.requires_grad:
                     by_slope = call.layer.transposed(call.by_y.detach(), x, part)
             if call.bias is not None:
-                by_weight = call.layer.with_bias(by_weight, given[call.bias])
+                by_weight = call.layer.with_bias(by_weight, parts[call.bias])
             moves += [(call.by_y, by_weight), (call.x, by_slope)]
         moves = [(node, move) for node, move in moves if node.requires_grad]
         outputs, moved = zip(*moves, strict=True)
         changed: list[Tensor] = [self._weights[name] for name in self._others]
         changed += [call.y for call in self._calls]
         changed += [call.by_x for call in self._calls if call.by_x is not None]
-        found = iter(
+        changes = iter(
             torch.autograd.grad(outputs, changed, moved, retain_graph=True, materialize_grads=True)
         )
-        others = {name: next(found) for name in self._others}
-        by_y = [next(found) for _ in self._calls]
-        by_x = [None if call.by_x is None else next(found) for call in self._calls]
+        others = {name: next(changes) for name in self._others}
+        by_y = [next(changes) for _ in self._calls]
+        by_x = [None if call.by_x is None else next(changes) for call in self._calls]
         return self._join(others, zip(by_y, by_x, strict=True))
 
     def image(self, factors: Tensor) -> Tensor:
-        """Turn factors into an image."""
+        """Image of the vector with these factors, shape (Q,)."""
         parts = self._split(factors).items()
         return flatten(
             self._factors[name].image(part) if name in self._factors else part
@@ -147,7 +168,7 @@ class GroupLoss:
         )
 
     def image_of(self, vector: Tensor) -> Tensor:
-        """Turn a vector into an image."""
+        """Image of a vector, shape (Q,)."""
         parts = zip(self._weights, self._unflatten(vector), strict=True)
         return flatten(
             self._factors[name].image_of(part) if name in self._factors else part
@@ -155,21 +176,22 @@ class GroupLoss:
         )
 
     def vector(self, factors: Tensor) -> Tensor:
-        """Turn factors into a vector."""
+        """Vector with these factors, shape (P,)."""
         vector = factors.new_empty(sum(p.numel() for p in self._weights.values()))
-        given = self._split(factors)
-        for name, part in zip(self._weights, self._unflatten(vector), strict=True):
+        parts = self._split(factors)
+        for name, target in zip(self._weights, self._unflatten(vector), strict=True):
             if name in self._factors:
-                self._factors[name].weight(given[name], out=part.flatten(1))
+                self._factors[name].weight(parts[name], out=target.flatten(1))
             else:
-                part.copy_(given[name])
+                target.copy_(parts[name])
         return vector
 
     @all_digits()
+    @naming_operators()
     def curvatures_along(self, vector: Tensor) -> Tensor:
         """Second derivative of each sample's loss along a vector, (n,); their mean is vᵀHv."""
         weights = [*self._weights.values()]
-        # a weight of one for each sample, by which the curvature can be told apart again
+        # each sample's loss has the weight 1; the derivative by it is the curvature of that sample
         shares = torch.ones(len(self._labels), device=vector.device, requires_grad=True)
         with sdpa_kernel(SDPBackend.MATH):
             losses = F.cross_entropy(self._network(self._images), self._labels, reduction="none")
@@ -184,18 +206,18 @@ class GroupLoss:
     def _join(
         self, others: Mapping[str, Tensor], changes: Iterable[tuple[Tensor, Tensor | None]]
     ) -> Tensor:
-        """Factors, from changes of the gradients by parameters and of outputs and inputs."""
+        """Factors from gradients by other parameters and, per call, by its output and input."""
         parts = {name: [part] for name, part in others.items()}
         for call, (by_y, x) in zip(self._calls, changes, strict=True):
             layer = call.layer
             if call.weight in self._factors:
-                found = self._factors[call.weight].of(by_y, x)
+                part = self._factors[call.weight].of(by_y, x)
             elif x is None:
-                found = layer.weight_gradient(by_y, call.x.detach())
-            else:  # both terms of the product rule at once, as if of twice the samples
+                part = layer.weight_gradient(by_y, call.x.detach())
+            else:  # both terms of the product rule in one call, as a batch of twice the size
                 slopes, inputs = [by_y, call.by_y.detach()], [call.x.detach(), x]
-                found = layer.weight_gradient(torch.cat(slopes), torch.cat(inputs))
-            parts.setdefault(call.weight, []).append(found)
+                part = layer.weight_gradient(torch.cat(slopes), torch.cat(inputs))
+            parts.setdefault(call.weight, []).append(part)
             if call.bias is not None:
                 parts.setdefault(call.bias, []).append(layer.bias_gradient(by_y))
         factors = flatten(

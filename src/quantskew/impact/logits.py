@@ -1,9 +1,8 @@
-"""What quantization did to the outputs of the network, sample by sample and group by group.
+"""How quantization changes the logits of a network, for each sample and each group.
 
-The second step of the impact flow: logits, their softmax, the loss (Bellam & Kim, §4.2, §4.3,
-equations 7–9 and 11, Figures 5–7). Everything follows from stored logits; the network is not
-needed. :func:`per_sample` is computed once for a variant, :func:`by_group` once for each way of
-dividing the samples into groups.
+The second step of the impact flow of Bellam & Kim: logits, softmax and loss (§4.2, §4.3, equations
+7–9 and 11, Figures 5–7). All of it is computed from stored logits, without the network:
+:func:`per_sample` once per variant, :func:`by_group` once per grouping of the samples.
 """
 
 import numpy as np
@@ -18,9 +17,9 @@ def per_sample(logits: ArrayLike, reference: ArrayLike, labels: ArrayLike) -> pd
     Parameters
     ----------
     logits
-        Shape (n, K): of the variant.
+        Shape (n, K): logits of the variant.
     reference
-        Shape (n, K): of the original network on the same samples.
+        Shape (n, K): logits of the original network on the same samples.
     labels
         Shape (n,): true classes, integers in 0 … K−1.
 
@@ -30,23 +29,29 @@ def per_sample(logits: ArrayLike, reference: ArrayLike, labels: ArrayLike) -> pd
         One row a sample:
 
         ===================== ===============================================================
-        ``null_logits``       whether either vector is zero, so that they enclose no angle
+        ``null_logits``       whether either vector is zero, so that the angle is undefined
         ``cosine_distance``   1 − cos of the angle, 0 … 2 (equation 7); NaN for null logits
         ``l1_distance``       Σ|z̃ − z|
         ``l2_distance``       ‖z̃ − z‖₂
         ``logit_variance``    variance over the K logits of the variant, divisor K (equation 9)
-        ``softmax_variance``  the same of its softmax
+        ``softmax_variance``  variance over the K softmax probabilities of the variant, divisor K
         ``top_probability``   largest softmax probability (equation 11)
         ``true_probability``  softmax probability of the true class: the distance to the
                               decision boundary (DTDB)
-        ``loss``              cross-entropy in nats, −log of the former
+        ``loss``              cross-entropy in nats, −log ``true_probability``
         ``correct``           whether the largest logit is that of the true class
         ===================== ===============================================================
 
     Raises
     ------
     ValueError
-        When shapes do not fit, a label is out of range, or a logit is NaN or infinite.
+        When shapes do not match, a label is out of range, or a logit is NaN or infinite.
+
+    Examples
+    --------
+    >>> rows = per_sample([[2.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]], labels=[0, 0])
+    >>> rows[["cosine_distance", "l1_distance", "correct"]].values.tolist()
+    [[0.0, 1.0, True], [1.0, 2.0, False]]
     """
     after, before = _logits(logits, "logits"), _logits(reference, "reference")
     truth = np.asarray(labels)
@@ -91,18 +96,18 @@ def by_group(samples: pd.DataFrame, groups: ArrayLike, n_groups: int) -> pd.Data
     Parameters
     ----------
     samples
-        From :func:`per_sample`, n rows.
+        Result of :func:`per_sample`, n rows.
     groups
-        Shape (n,): index of each sample's group in 0 … n_groups−1, or −1 for none.
+        Shape (n,): index of each sample's group in 0 … n_groups−1, or −1 for no group.
     n_groups
-        How many groups there are.
+        Number of groups.
 
     Returns
     -------
     pandas.DataFrame
-        Row g is group g: ``n``, the count ``null_logits``, ``accuracy``, and the mean of every
-        other column. Null logits have no part in the mean cosine distance (equation 8), which is
-        NaN where a group has no others; a group without samples is NaN throughout.
+        Row g is group g: its size ``n``, the count ``null_logits``, ``accuracy``, and the mean of
+        every other column. The mean cosine distance (equation 8) leaves null logits out and is NaN
+        if a group has no others; all means of an empty group are NaN.
     """
     codes = _codes(groups, len(samples), n_groups)
     member = codes >= 0
@@ -116,7 +121,7 @@ def by_group(samples: pd.DataFrame, groups: ArrayLike, n_groups: int) -> pd.Data
 def boundary_histograms(
     true_probability: ArrayLike, groups: ArrayLike, n_groups: int, *, bins: int = 20
 ) -> NDArray[np.int64]:
-    """Count each group's distances to the decision boundary over ``bins`` equal steps of 0 … 1.
+    """Histogram of each group's distances to the decision boundary, ``bins`` equal bins of 0 … 1.
 
     Parameters
     ----------
@@ -128,12 +133,18 @@ def boundary_histograms(
     Returns
     -------
     numpy.ndarray
-        Shape (n_groups, bins); a row sums to the size of its group.
+        Shape (n_groups, bins); each row sums to the size of its group.
+
+    Examples
+    --------
+    >>> boundary_histograms([0.1, 0.9, 1.0], [0, 0, 1], 2, bins=2)
+    array([[1, 1],
+           [0, 1]])
     """
     distance = np.asarray(true_probability, dtype=np.float64)
     codes = _codes(groups, len(distance), n_groups)
-    step = np.minimum((distance * bins).astype(np.int64), bins - 1)
-    cell = (codes * bins + step)[codes >= 0]
+    bin_ = np.minimum((distance * bins).astype(np.int64), bins - 1)
+    cell = (codes * bins + bin_)[codes >= 0]
     return np.bincount(cell, minlength=n_groups * bins).reshape(n_groups, bins)
 
 
@@ -152,10 +163,10 @@ def _logits(values: ArrayLike, name: str) -> NDArray[np.float64]:
 def _codes(groups: ArrayLike, samples: int, n_groups: int) -> NDArray[np.int64]:
     codes = np.asarray(groups)
     if codes.shape != (samples,):
-        raise ValueError(f"groups must be ({samples},), one code a sample; got {codes.shape}")
+        raise ValueError(f"groups must be ({samples},), one code per sample; got {codes.shape}")
     wrong = np.flatnonzero((codes < -1) | (codes >= n_groups))
     if wrong.size:
         raise ValueError(
-            f"row {wrong[0]}: group {codes[wrong[0]]} is not in 0 … {n_groups - 1}, nor −1 for none"
+            f"row {wrong[0]}: group {codes[wrong[0]]} is not in 0 … {n_groups - 1}, nor −1 (none)"
         )
     return codes.astype(np.int64)

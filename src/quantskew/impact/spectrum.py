@@ -1,8 +1,8 @@
-"""The top of a symmetric operator's spectrum, and its trace, from products with it.
+"""Largest eigenvalue and trace of a symmetric operator, from products with vectors.
 
-Lanczos starts from the gradient. The eigenvector at the next wider width, less noise beside the
-start, and the top of the Gauss–Newton matrix seen from the last layer alone took as many products
-or more.
+Lanczos starts from the gradient. Other starts needed as many products or more: the eigenvector at
+the next wider bit width, less noise added to the gradient, and the leading eigenvector of the last
+layer's Gauss–Newton matrix.
 """
 
 import math
@@ -20,7 +20,7 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The top of a Hessian's spectrum; see :func:`largest_eigenvalue`."""
+    """Largest eigenvalue and Lanczos basis of a Hessian; see :func:`largest_eigenvalue`."""
 
     value: float
     vector: Tensor
@@ -31,8 +31,8 @@ class Spectrum:
     basis_trace: float
 
 
-def itself(vector: Tensor) -> Tensor:
-    """Image of a vector that is given by its numbers."""
+def identity(vector: Tensor) -> Tensor:
+    """Image of a vector that is represented by its values."""
     return vector
 
 
@@ -40,42 +40,48 @@ def largest_eigenvalue(
     product: Map,
     start: Tensor,
     *,
-    image: Map = itself,
+    image: Map = identity,
     tolerance: float = 1e-3,
     max_products: int = 100,
     seed: int = 0,
 ) -> Spectrum:
     """Largest algebraic eigenvalue of a symmetric operator, by Lanczos.
 
-    The basis is orthogonalised in full at each step. It is the largest, not the largest in
-    magnitude: where the loss curves down more than up, power iteration would answer with the
-    wrong end of the spectrum.
+    The basis is fully reorthogonalized at each step. The result is the largest eigenvalue, not the
+    largest in magnitude: where the most negative eigenvalue dominates, power iteration would
+    converge to the wrong end of the spectrum.
 
     Parameters
     ----------
     product
-        Maps the image of v to Hv in new memory; as ``curve`` of a
-        :class:`~quantskew.impact.hessian.GroupLoss`, or, vectors being their own images, as its
-        ``product``.
+        Maps the image of v to Hv in new memory: ``curve`` of a
+        :class:`~quantskew.impact.hessian.GroupLoss`, or its ``product`` if vectors are their own
+        images.
     start
-        Shape (Q,): factors, or (P,): a vector. The gradient is the best start and is free. Random
-        numbers of a tenth of the norm of its own are added, so that no start is blind to a
-        direction. A zero start is replaced at random.
+        Factors of shape (Q,), or a vector of shape (P,); the gradient is the best start and costs
+        nothing. Random numbers with a tenth of its norm are added, so that no direction is missed.
+        A start of zero is replaced by random numbers.
     image
-        As ``image`` of the same.
+        Maps factors to their image: ``image`` of the same loss.
     tolerance
         Stop at ‖Hv − λv‖ ≤ tolerance · |λ|.
     max_products
-        Stop after so many products in any case; ``residual`` then tells how far it got.
+        Largest number of products, at least 1; ``residual`` says how well the solver converged.
     seed
-        Of the random part.
+        Seed of the random numbers.
 
     Returns
     -------
     Spectrum
-        ``value`` λ; ``vector`` of unit length, as the start; ``residual`` ‖Hv − λv‖/|λ|;
-        ``products`` used; the orthonormal ``basis``, shape (products, Q), its ``images``, and the
-        trace of H within it, for :func:`trace`.
+        ``value`` λ; the eigenvector ``vector`` of unit length, in the form of ``start``;
+        ``residual`` ‖Hv − λv‖/|λ|; the number of ``products``; and for :func:`trace` the
+        orthonormal ``basis``, shape (products, Q), its ``images``, and the trace of H within it.
+
+    Examples
+    --------
+    >>> diagonal = torch.tensor([3.0, 1.0, -5.0])
+    >>> round(largest_eigenvalue(lambda v: diagonal * v, torch.ones(3)).value, 3)
+    3.0
     """
     size = start.numel()
     vector, length = _noise(start, seed), start.norm()
@@ -83,7 +89,7 @@ def largest_eigenvalue(
         vector.mul_(0.1 * length / vector.norm()).add_(start)
     mirror = image(vector)
     basis = start.new_empty(min(max_products, size), size)
-    images = basis if image is itself else torch.empty_like(basis)
+    images = basis if image is identity else torch.empty_like(basis)
     diagonal: list[float] = []
     off = [_length(vector, mirror)]
     while True:
@@ -93,15 +99,15 @@ def largest_eigenvalue(
             torch.div(mirror, off[-1], out=images[step])
         vector = product(images[step])
         diagonal.append(inner(vector, images[step]))
-        known = basis[: step + 1]
-        # the recurrence takes out what is large, a pass over the basis its rounding errors
-        vector.sub_(known[-1], alpha=diagonal[-1])
+        rows = basis[: step + 1]
+        # the recurrence removes the large components, a pass over the basis the rounding errors
+        vector.sub_(rows[-1], alpha=diagonal[-1])
         if step:
-            vector.sub_(known[-2], alpha=off[-1])
-        vector.addmv_(known.T, images[: step + 1] @ vector, alpha=-1)
+            vector.sub_(rows[-2], alpha=off[-1])
+        vector.addmv_(rows.T, images[: step + 1] @ vector, alpha=-1)
         mirror = image(vector)
         off.append(_length(vector, mirror))
-        # eigh reads the lower triangle alone
+        # eigh reads only the lower triangle
         values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off[1:-1], -1))
         residual = off[-1] * abs(vectors[-1, -1])
         scale = abs(values[-1])
@@ -110,10 +116,10 @@ def largest_eigenvalue(
             break
     return Spectrum(
         value=float(values[-1]),
-        vector=torch.as_tensor(vectors[:, -1]).to(start) @ known,
+        vector=torch.as_tensor(vectors[:, -1]).to(start) @ rows,
         residual=residual / scale if scale > 0 else 0.0,
         products=step + 1,
-        basis=known,
+        basis=rows,
         images=images[: step + 1],
         basis_trace=math.fsum(diagonal),
     )
@@ -122,13 +128,18 @@ def largest_eigenvalue(
 def eigenvalue_error(curvatures: Tensor) -> float:
     """Standard error of λmax over the draw of the group's n samples.
 
-    To first order λ moves with the samples as the mean of their curvatures along its eigenvector
-    does (the infinitesimal jackknife), so no resample need be solved.
+    To first order λ changes with the samples like the mean of their curvatures along its
+    eigenvector (the infinitesimal jackknife), so no eigenproblem of a resample has to be solved.
 
     Parameters
     ----------
     curvatures
-        Shape (n,): those of the samples along its eigenvector. NaN for one sample.
+        Shape (n,): curvature of each sample's loss along the eigenvector. One sample yields NaN.
+
+    Examples
+    --------
+    >>> eigenvalue_error(torch.tensor([1.0, 3.0]))
+    1.0
     """
     n = len(curvatures)
     return float(curvatures.double().std()) / math.sqrt(n) if n > 1 else math.nan
@@ -139,37 +150,37 @@ def trace(
     spectrum: Spectrum,
     *,
     size: int | None = None,
-    image_of: Map = itself,
+    image_of: Map = identity,
     probes: int = 8,
     seed: int = 0,
 ) -> tuple[float, float]:
     """Trace of the Hessian: exact within the Lanczos basis, Hutchinson's estimate outside it.
 
-    A few eigenvalues carry most of such a trace and nearly all of the variance of the plain
-    estimate; the basis of :func:`largest_eigenvalue` holds them and costs nothing more.
+    A few eigenvalues make up most of such a trace and nearly all of the variance of the plain
+    estimate; the basis of :func:`largest_eigenvalue` contains them and is already available.
 
     Parameters
     ----------
     product
         As in :func:`largest_eigenvalue`.
     spectrum
-        Of the same operator.
+        From :func:`largest_eigenvalue` of the same operator.
     size
-        P, the length of a vector, where it is not that of the basis.
+        P, the length of a vector, if it differs from that of a row of the basis.
     image_of
-        Turns a vector into its image.
+        Maps a vector to its image.
     probes
-        Random sign vectors, at least 1; a product each.
+        Number of random sign vectors, at least 1; each costs one product.
     seed
-        Of the probes.
+        Seed of the probes.
 
     Returns
     -------
     trace, standard error
-        The error is NaN for one probe.
+        The standard error of a single probe is NaN.
     """
     basis, images = spectrum.basis, spectrum.images
-    generator = _generator(basis, seed + 1)  # not the draw that is part of the basis
+    generator = _generator(basis, seed + 1)  # independent of the noise in the start of the basis
     size = size or basis.shape[1]
     if len(basis) == size:
         return spectrum.basis_trace, 0.0

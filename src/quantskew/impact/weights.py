@@ -1,6 +1,6 @@
-"""What quantization did to the weights: the first step of the impact flow.
+"""How quantization changes the weights: the first step of the impact flow.
 
-Networks are given as mappings from the name of a layer to its weights, the original ones θ and the
+A network is a mapping from the name of a layer to its weights: the original ones θ or the
 dequantized ones θ̃ (Bellam & Kim, §4.1, Figures 3 and 4).
 """
 
@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 WHOLE = "all"
-"""Name of the row that sums over every layer."""
+"""Name of the row that covers all layers."""
 
 Network = Mapping[str, torch.Tensor]
 
 
 def compare(original: Network, dequantized: Network) -> pd.DataFrame:
-    """Measure how far the weights of each layer moved, and how many became zero.
+    """Measure how much the weights of each layer change, and how many become zero.
 
     Parameters
     ----------
@@ -28,12 +28,12 @@ def compare(original: Network, dequantized: Network) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a layer and one named :data:`WHOLE`:
+        One row per layer and one named :data:`WHOLE`:
 
         ===================== ========================================================
         ``layer``             name of the layer
-        ``weights``           how many numbers it holds, K
-        ``absolute_change``   Σ|θ̃ − θ| (equation 5), in the units of the weights
+        ``weights``           number of weights
+        ``absolute_change``   Σ|θ̃ − θ| (equation 5), in units of the weights
         ``relative_error``    ‖θ̃ − θ‖₂ / ‖θ‖₂; NaN where θ is zero throughout
         ``original_sparsity`` share of the θ that are exactly zero
         ``sparsity``          share of the θ̃ that are exactly zero (equation 6)
@@ -43,11 +43,17 @@ def compare(original: Network, dequantized: Network) -> pd.DataFrame:
     ------
     ValueError
         When the layers or their shapes differ, or a weight is NaN or infinite.
+
+    Examples
+    --------
+    >>> table = compare({"fc": torch.tensor([3.0, 4.0])}, {"fc": torch.tensor([3.0, 0.0])})
+    >>> table[["layer", "absolute_change", "relative_error", "sparsity"]].values.tolist()
+    [['fc', 4.0, 0.8, 0.5], ['all', 4.0, 0.8, 0.5]]
     """
     if original.keys() != dequantized.keys():
         differing = ", ".join(sorted(original.keys() ^ dequantized.keys()))
         raise ValueError(f"the two networks must have the same layers; only one has {differing}")
-    sums = []
+    layers = []
     for layer, before in original.items():
         after = dequantized[layer]
         if before.shape != after.shape:
@@ -56,47 +62,40 @@ def compare(original: Network, dequantized: Network) -> pd.DataFrame:
                 f"and {tuple(after.shape)} dequantized"
             )
         a, b = _values(layer, before), _values(layer, after)
-        change = b - a
-        sums.append(
-            (
-                layer,
-                a.size,
-                np.abs(change).sum(),
-                # a product of vectors is summed in another order by another number of threads
-                np.square(change).sum(),
-                np.square(a).sum(),
-                (a == 0).sum(),
-                (b == 0).sum(),
-            )
+        layers.append(
+            {
+                "weights": a.size,
+                "absolute_change": np.abs(b - a).sum(),
+                # not a dot product, whose order of summation depends on the number of threads
+                "error": np.square(b - a).sum(),
+                "energy": np.square(a).sum(),
+                "original_zeros": (a == 0).sum(),
+                "zeros": (b == 0).sum(),
+            }
         )
-    layers = pd.DataFrame(
-        sums, columns=["layer", "weights", "absolute_change", "error", "energy", "before", "after"]
-    )
-    rows = pd.concat(
-        [layers, layers.drop(columns="layer").sum().to_frame().T.assign(layer=WHOLE)],
-        ignore_index=True,
-    )
+    sums = pd.DataFrame(layers, index=[*original])
+    sums = pd.concat([sums, sums.sum().to_frame(WHOLE).T]).rename_axis("layer").reset_index()
     return pd.DataFrame(
         {
-            "layer": rows["layer"],
-            "weights": rows["weights"].astype("int64"),
-            "absolute_change": rows["absolute_change"],
-            "relative_error": np.sqrt(rows["error"] / rows["energy"].where(rows["energy"] > 0)),
-            "original_sparsity": rows["before"] / rows["weights"],
-            "sparsity": rows["after"] / rows["weights"],
+            "layer": sums["layer"],
+            "weights": sums["weights"].astype("int64"),
+            "absolute_change": sums["absolute_change"],
+            "relative_error": np.sqrt(sums["error"] / sums["energy"].where(sums["energy"] > 0)),
+            "original_sparsity": sums["original_zeros"] / sums["weights"],
+            "sparsity": sums["zeros"] / sums["weights"],
         }
     )
 
 
 def histogram(original: Network, network: Network, bins: int) -> pd.DataFrame:
-    """Count the weights of a network, all layers together, over the span of the original's.
+    """Histogram of all weights of a network, over the range of the original weights.
 
     Returns
     -------
     pandas.DataFrame
-        ``low``, ``high`` and ``count`` of each bin; the counts sum to the number of weights. One
-        beyond the outer edges counts in the outer bin, as rounding may move the ends of the range
-        by half a step.
+        ``low``, ``high`` and ``count`` of each bin. Weights beyond the range, which rounding may
+        exceed by half a step, count in the outermost bin, so that the counts sum to the number of
+        weights.
     """
     before, after = (
         np.concatenate([_values(layer, weights) for layer, weights in each.items()])

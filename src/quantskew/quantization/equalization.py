@@ -1,12 +1,14 @@
 """Cross-layer equalization (Nagel et al. 2019): even ranges of channels before quantizing."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from quantskew.quantization.layers import Uses, dry_run, watching
+from quantskew.quantization.layers import Uses, alone, dry_run, watching
+from quantskew.quantization.selfcheck import rewrite
 
 _COMMUTING = (nn.ReLU, nn.MaxPool2d)
 
@@ -32,13 +34,18 @@ def equalize(network: nn.Module, example: Tensor) -> list[list[str]]:
     Returns
     -------
     list
-        The pairs of names.
+        The pairs of names that were equalized. A pair after which the network would give other
+        logits is left as it is.
     """
-    pairs = _pairs(network, example)
+    scaled, pairs = rewrite(network, _pairs(network, example), _equalize_all, example)
+    network.load_state_dict(scaled.state_dict())
+    return pairs
+
+
+def _equalize_all(network: nn.Module, pairs: Sequence[list[str]]) -> None:
     for _ in range(20):
         for first, second in pairs:
             _equalize(network.get_submodule(first), network.get_submodule(second))
-    return pairs
 
 
 @torch.no_grad()
@@ -96,10 +103,12 @@ def _pairs(network: nn.Module, example: Tensor) -> list[list[str]]:
     watched = {name: m for name, m in network.named_modules() if isinstance(m, layers)}
     with watching(watched, note), uses:
         dry_run(network, example)
+    own = alone(network)
     return [
         [way.layer, second]
         for way, second in found
         if calls[way.layer] == calls[second] == 1
+        and {way.layer, second} <= own
         # the modules on the way and the second layer, and nothing else
         and sum(uses.count[tensor] for tensor in way.tensors) == way.steps + 1
         and isinstance(network.get_submodule(way.layer), nn.Conv2d)

@@ -208,6 +208,7 @@ class QuantizationAware(Fitting, kind="qat"):
     ) -> Quantized:
         from quantskew import models
         from quantskew.quantization import qat
+        from quantskew.quantization.selfcheck import same_logits
         from quantskew.training.loop import fit, parameter_groups
 
         seen, train, settings, seed = material.seen, material.train, material.qat, material.seed
@@ -241,4 +242,6 @@ class QuantizationAware(Fitting, kind="qat"):
             chosen = order(settings.epochs)[: settings.bn_batches * batch_size]
             inputs = models.as_input(train.images[chosen], models.device())
             qat.reestimate_batch_norm(prepared, inputs, batch_size=batch_size)
-        return qat.convert(prepared.cpu())
+        quantized = qat.convert(prepared.cpu().eval())
+        same_logits(prepared, quantized.network, material.example, step="conversion after QAT")
+        return quantized

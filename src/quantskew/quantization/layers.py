@@ -9,26 +9,171 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
+from quantskew import models
+from quantskew.errors import UserError
+from quantskew.quantization.selfcheck import rewrite, same_logits
+
 Layer = nn.Conv2d | nn.Linear
+_METHODS = {nn.Conv2d: ("forward", "_conv_forward"), nn.Linear: ("forward",)}
+_REMOVERS: dict[type, Callable[[nn.Module, str], Any]] = {
+    WeightNorm: remove_weight_norm,
+    SpectralNorm: remove_spectral_norm,
+    prune.BasePruningMethod: prune.remove,
+}
+
+
+class LayerError(UserError, ValueError):
+    """A layer that cannot be quantized as it is; the message names it and says what helps."""
+
+
+def plain(network: nn.Module, example: Tensor) -> nn.Module:
+    """Return a copy of a network in evaluation mode whose weights are parameters, and no more.
+
+    Parameters
+    ----------
+    network
+        Not changed. Parametrizations, the older hooks ``weight_norm`` and ``spectral_norm``, and
+        pruning masks are baked into the weights of the copy (:func:`bake`).
+    example
+        An input batch, on which the copy is compared with the network.
+
+    Raises
+    ------
+    LayerError
+        When the weight of a layer is still no parameter.
+    SelfCheckError
+        When the copy answers otherwise.
+    """
+    made = models.clone(network).eval()
+    if baked := bake(made):
+        before = models.clone(network).eval()
+        same_logits(before, made, example, step=f"baking {', '.join(baked)} into the weights")
+    quantizable(made)
+    return made
+
+
+def bake(network: nn.Module) -> list[str]:
+    """Replace tensors that are computed anew at each run by their values, in place.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode, in which a spectral norm stays as it is.
+
+    Returns
+    -------
+    list
+        Names of the tensors, such as ``conv1.weight``.
+    """
+    baked: list[str] = []
+    for name, module in list(network.named_modules()):
+        if parametrize.is_parametrized(module):
+            # removing the last one takes the property from the class, which copies share
+            kind = type(module)
+            members = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+            module.__class__ = type(kind.__name__, kind.__bases__, members)
+            for tensor in list(module.parametrizations):
+                learned = any(True for _ in module.parametrizations[tensor].parameters())
+                parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
+                if learned and tensor in module._buffers:  # so it is left without gradients
+                    value = module._buffers.pop(tensor)
+                    setattr(module, tensor, nn.Parameter(value, requires_grad=False))
+                baked.append(f"{name}.{tensor}".lstrip("."))
+        for hook in list(module._forward_pre_hooks.values()):
+            for kind, remove in _REMOVERS.items():
+                if isinstance(hook, kind):
+                    tensor = getattr(hook, "name", None) or hook._tensor_name
+                    remove(module, tensor)
+                    _drop_loading_hook(module)
+                    baked.append(f"{name}.{tensor}".lstrip("."))
+    if baked:
+        vars(network)["baked"] = baked
+    return baked
+
+
+def _drop_loading_hook(module: nn.Module) -> None:
+    """Remove what ``remove_spectral_norm`` overlooks: it expects the hook as it was registered."""
+    hooks = module._load_state_dict_pre_hooks
+    for key, wrapped in list(hooks.items()):
+        if isinstance(getattr(wrapped, "hook", wrapped), SpectralNormLoadStateDictPreHook):
+            del hooks[key]
 
 
 def quantizable(network: nn.Module) -> dict[str, Layer]:
     """Return the convolutions and linear layers of a network by name, in order of definition.
 
-    A layer that shares the weight of an earlier one is quantized with it and not listed again.
+    A layer that shares the weight of an earlier one is quantized with it and not listed again. A
+    layer that does not compute with its weight as it is (:func:`computes_with_weight`) is not
+    listed.
+
+    Raises
+    ------
+    LayerError
+        When the weight of a layer is computed at each run, so that codes for it would be lost.
     """
-    found: dict[str, Layer] = {}
+    layers: dict[str, Layer] = {}
     weights: list[Tensor] = []
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
+            if "weight" not in module._parameters:
+                raise LayerError(
+                    f"layer {name!r} computes its weight at each run (a parametrization or a "
+                    "hook), so codes for it would have no effect; "
+                    "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') makes it "
+                    "a parameter"
+                )
             weight = module.weight
-            if not any(weight is known for known in weights):
+            if not any(weight is known for known in weights) and computes_with_weight(module):
                 weights.append(weight)
-                found[name] = module
-    return found
+                layers[name] = module
+    return layers
+
+
+@torch.no_grad()
+def computes_with_weight(layer: Layer) -> bool:
+    """Whether the output of a layer is linear in its weight: whether codes for it have effect.
+
+    It is in torch's own layers and in those that only pad or scale. It is not where a subclass
+    standardizes or binarizes its weight in a forward pass of its own.
+
+    Notes
+    -----
+    A foreign forward pass is tried: ``f(w + v) + f(0) = f(w) + f(v)`` for a random v, and f is not
+    constant.
+    """
+    kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+    if all(getattr(type(layer), name) is getattr(kind, name) for name in _METHODS[kind]):
+        return True
+    trial = copy.deepcopy(layer).cpu().eval()
+    for hooks in (trial._forward_hooks, trial._forward_pre_hooks):
+        hooks.clear()
+    generator = torch.Generator().manual_seed(0)
+    weight = trial.weight.detach().clone()
+    other = torch.randn(weight.shape, generator=generator) * weight.std()
+    if isinstance(trial, nn.Conv2d):
+        side = 2 * max(d * k for d, k in zip(trial.dilation, trial.kernel_size, strict=True))
+        shape: tuple[int, ...] = (1, trial.in_channels, side, side)
+    else:
+        shape = (2, trial.in_features)
+    images = torch.rand(shape, generator=generator)
+
+    def output(value: Tensor) -> Tensor:
+        trial.weight.data.copy_(value)
+        result: Tensor = trial(images)
+        return result
+
+    try:
+        one, both = output(weight), output(weight + other)
+        left, right = both + output(torch.zeros_like(weight)), one + output(other)
+    except Exception:  # its forward pass takes something else, and may raise anything
+        return False
+    return torch.allclose(left, right, rtol=1e-3, atol=1e-5) and not torch.equal(one, both)
 
 
 def norms(network: nn.Module) -> dict[str, nn.Module]:
@@ -47,11 +192,17 @@ def left_out(network: nn.Module, quantized: Container[str]) -> dict[str, str]:
         "a layer that the precision policy keeps in floating point",
     )
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) or name in quantized:
+        if name in reasons or name in quantized:
+            continue
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            if not computes_with_weight(module):
+                reasons[name] = f"{type(module).__name__} does not compute with its weight as it is"
             continue
         for own, _ in module.named_parameters(recurse=False):
             if isinstance(module, _BatchNorm):
-                reasons[name] = "a batch norm that was not folded into a convolution"
+                reasons[name] = vars(module).get(
+                    "unfolded", "a batch norm that was not folded into a convolution"
+                )
             elif own in ("weight", "bias"):
                 reasons[name] = f"{type(module).__name__} is no convolution and no linear layer"
             else:
@@ -126,29 +277,39 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> tuple[nn.Module, lis
 
     In evaluation mode a batch norm is an affine map a channel, so a convolution with scaled
     filters and a bias gives the same output. A pair is folded where the input of the batch norm
-    *is* the output of the convolution, that output is used by nothing else, and each runs once.
+    *is* the output of the convolution, that output is used and changed by nothing else, each runs
+    once, neither shares a parameter, and the network answers as before.
 
     Parameters
     ----------
     network
         Not changed.
     example
-        An input batch; one of any content will do, since only the way it takes matters.
+        An input batch.
 
     Returns
     -------
     network, pairs
         A folded copy in evaluation mode, and the pairs ``[convolution, batch norm]`` for
-        :func:`fold`, which makes the same structure from a fresh network.
+        :func:`fold`, which makes the same structure from a fresh network. Why a batch norm was
+        not folded is in :func:`left_out`.
     """
-    network = copy.deepcopy(network).eval()
+    network = plain(network, example)
     pairs = _pairs(network, example)
-    fold(network, pairs)
-    return network, pairs
+    folded, harmless = rewrite(network, pairs, fold, example)
+    for pair in pairs:
+        if pair not in harmless:
+            _unfold(folded, pair[1], f"folding it into {pair[0]} would change the logits")
+    return folded, harmless
+
+
+def _unfold(network: nn.Module, norm: str, reason: str) -> None:
+    vars(network.get_submodule(norm))["unfolded"] = f"a batch norm that was not folded: {reason}"
 
 
 def fold(network: nn.Module, pairs: Iterable[Iterable[str]]) -> None:
-    """Fold the named pairs of convolution and batch norm, in place."""
+    """Bake what is computed at each run, then fold the named convolutions and norms, in place."""
+    bake(network)
     for convolution, norm in pairs:
         conv: Any = network.get_submodule(convolution)
         bn: Any = network.get_submodule(norm)
@@ -179,27 +340,48 @@ class Uses(TorchFunctionMode):
         return result
 
 
+def alone(network: nn.Module) -> set[str]:
+    """Return the names of the modules that share no parameter with another."""
+    owners = Counter(id(p) for module in network.modules() for p in module._parameters.values())
+    return {
+        name
+        for name, module in network.named_modules()
+        if all(owners[id(p)] == 1 for p in module._parameters.values() if p is not None)
+    }
+
+
 def _pairs(network: nn.Module, example: Tensor) -> list[list[str]]:
-    made: dict[int, str] = {}
+    made: dict[int, tuple[str, int]] = {}
     kept: list[Tensor] = []  # a tensor that lives keeps its id to itself
-    candidates: list[tuple[str, str, int]] = []
+    candidates: list[tuple[str, str, int, bool]] = []
     calls: Counter[str] = Counter()
 
     def note(name: str, module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
         calls[name] += 1
         if isinstance(module, nn.Conv2d):
-            made[id(output)] = name
+            made[id(output)] = name, output._version
             uses.count[id(output)] = 0  # of a tensor that had this id before
             kept.append(output)
         elif id(given[0]) in made and module.running_mean is not None:
-            candidates.append((made[id(given[0])], name, id(given[0])))
+            convolution, version = made[id(given[0])]
+            candidates.append((convolution, name, id(given[0]), given[0]._version == version))
 
     watched = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d | _BatchNorm)}
     uses = Uses()
     with watching(watched, note), uses:
         dry_run(network, example)
-    return [
-        [convolution, norm]
-        for convolution, norm, tensor in candidates
-        if calls[convolution] == calls[norm] == uses.count[tensor] == 1
-    ]
+    own, layers = alone(network), quantizable(network)
+    pairs = []
+    for convolution, norm, tensor, unchanged in candidates:
+        reasons = {
+            f"{convolution} shares its weight with another layer": {convolution, norm} <= own,
+            f"the output of {convolution} is changed in place before it": unchanged,
+            f"{convolution} does not compute with its weight as it is": convolution in layers,
+            f"it or {convolution} runs more than once, or something else takes the output of "
+            f"{convolution}": calls[convolution] == calls[norm] == uses.count[tensor] == 1,
+        }
+        if all(reasons.values()):
+            pairs.append([convolution, norm])
+        else:
+            _unfold(network, norm, next(reason for reason, fits in reasons.items() if not fits))
+    return pairs

@@ -20,6 +20,7 @@ quantizer, and a checksum of all content. Equal networks give equal bytes.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,8 @@ from quantskew.quantization.codes import (
     unpack_channels,
 )
 from quantskew.quantization.input_quantizers import restore
-from quantskew.quantization.layers import fold, quantizable
+from quantskew.quantization.layers import bake, fold, quantizable
+from quantskew.subject import Subject
 
 _KEY = "quantskew"
 _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -56,7 +58,9 @@ class Quantized(NamedTuple):
 
     ``notes`` holds plain JSON values and travels in the file: ``format``; ``folded``, the pairs of
     convolution and batch norm; ``left_out``, the reason for each part that stays in floating point;
-    after post-training quantization also ``equalized``, ``calibration`` and ``activations``.
+    ``share``, how much has codes (:class:`Share`); ``baked``, the tensors that were computed at
+    each run before; ``code``, the digest of an own network's code; after post-training
+    quantization also ``equalized``, ``calibration`` and ``activations``.
     ``vectors`` are quantized biases and affine maps of norms, by the names of the parameters.
     """
 
@@ -64,6 +68,75 @@ class Quantized(NamedTuple):
     weights: dict[str, QuantizedWeight]
     notes: dict[str, Any]
     vectors: Mapping[str, QuantizedWeight]
+
+    def codes(self) -> dict[str, QuantizedWeight]:
+        """Return all codes by the name of their parameter."""
+        return {f"{name}.weight": weight for name, weight in self.weights.items()} | dict(
+            self.vectors
+        )
+
+
+class Share(NamedTuple):
+    """How much of a network is at the width that it is named by: 0 to 1, NaN of no parameters.
+
+    ``weights`` counts parameters of two dimensions or more, ``parameters`` all.
+    """
+
+    weights: float
+    parameters: float
+
+
+def quantized_share(network: nn.Module, codes: Mapping[str, QuantizedWeight]) -> Share:
+    """Return which share of the numbers in a network has codes, or is in half precision.
+
+    Parameters
+    ----------
+    network
+        A parameter that layers share counts once.
+    codes
+        By the name of the parameter; channels that are kept in floating point do not count.
+    """
+    coded = {
+        id(network.get_parameter(name)): weight.codes.numel()
+        - (0 if weight.kept is None else weight.kept.numel())
+        for name, weight in codes.items()
+    }
+    every = [
+        (p.ndim > 1, p.numel(), coded.get(id(p), 0) if p.dtype == torch.float32 else p.numel())
+        for p in network.parameters()
+    ]
+
+    def share(parts: list[tuple[bool, int, int]]) -> float:
+        size = sum(size for _, size, _ in parts)
+        return sum(part for *_, part in parts) / size if size else math.nan
+
+    return Share(share([part for part in every if part[0]]), share(every))
+
+
+def checked(quantized: Quantized, example: Tensor) -> Quantized:
+    """Run a quantized network once, see that its codes hold, and complete its notes.
+
+    Raises
+    ------
+    PackingError
+        When a run changes a parameter that has codes.
+    """
+    with torch.no_grad():
+        quantized.network(example)
+    for name, weight in quantized.codes().items():
+        if not torch.equal(quantized.network.get_parameter(name), weight.dequantize()):
+            raise PackingError(
+                f"{name} is changed when the network runs, so its codes have no effect; remove "
+                "the hook or the line of the forward pass that writes it"
+            )
+    quantized.notes.update(_facts(quantized))
+    return quantized
+
+
+def _facts(quantized: Quantized) -> dict[str, Any]:
+    network, known = quantized.network, vars(quantized.network)
+    facts: dict[str, Any] = {key: known[key] for key in ("baked", "code") if key in known}
+    return facts | {"share": quantized_share(network, quantized.codes())._asdict()}
 
 
 def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | None = None) -> None:
@@ -84,11 +157,10 @@ def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | N
     ValueError
         When a parameter of the network is not what its codes stand for.
     """
-    network, weights, notes, vectors = quantized
-    tensors = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    quantities = {f"{name}.weight": weight for name, weight in weights.items()} | dict(vectors)
+    state = quantized.network.state_dict()
+    tensors = {name: tensor.detach().cpu() for name, tensor in state.items()}
     parameters = {}
-    for name, weight in quantities.items():
+    for name, weight in quantized.codes().items():
         if not torch.equal(tensors.pop(name), weight.dequantize().cpu()):
             raise ValueError(f"{name} was changed after it was quantized")
         tensors |= {f"{name}#{part}": tensor for part, tensor in _parts(weight).items()}
@@ -100,7 +172,7 @@ def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | N
     tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
     content: dict[str, Any] = {
         "parameters": parameters,
-        "notes": notes,
+        "notes": {**quantized.notes, **_facts(quantized)},
         "metadata": dict(metadata or {}),
     }
     content["checksum"] = _checksum(content, tensors)
@@ -183,9 +255,12 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
     ------
     PackingError
         When the file is not whole or does not fit the network.
+    ModelError
+        When the code of the network has changed since.
     """
     weights, tensors, content = read(path)
     notes = content["notes"]
+    models.expect_code(network, notes.get("code"), path)
     network.eval()
     try:
         fold(network, notes["folded"])
@@ -203,12 +278,17 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
     return network
 
 
-def open_variant(path: Path, network: nn.Module, bits: int) -> nn.Module:
-    """Load a stored variant, of any width, into a fresh network; give it in evaluation mode."""
-    if bits == FLOAT:
-        models.load_checkpoint(network, path)
-        return network.eval()
-    return load(path, network)
+def open_variant(subject: Subject) -> nn.Module:
+    """Build the network of a subject on the CPU and load its weights, of any width.
+
+    It is in evaluation mode.
+    """
+    network = subject.build()
+    if subject.bits != FLOAT:
+        return load(subject.file(), network)
+    models.load_checkpoint(network, subject.file())
+    bake(network.eval())
+    return network
 
 
 def in_half(network: nn.Module, precision: str) -> nn.Module:

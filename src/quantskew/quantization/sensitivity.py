@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
+from quantskew.impact.gradients import naming_operators
 from quantskew.quantization.layers import Layer, quantizable, watching
 from quantskew.quantization.ptq import quantize_weight
 from quantskew.quantization.weights import IntegerWeights
@@ -120,6 +121,7 @@ def _again(given: Tensor, _input: Tensor) -> Tensor:
     return given.clone()
 
 
+@naming_operators()
 def hawq(
     network: nn.Module,
     layers: Mapping[str, Layer],

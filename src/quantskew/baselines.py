@@ -68,6 +68,9 @@ def train(
             checkpoint=folder / "checkpoint.safetensors",
             title=f"{subject.model} seed {seed}",
         )
+    own = subject.architecture
+    if own is not None and own.expected_accuracy is not None:
+        models.expect_accuracy(network, data.test, own.expected_accuracy)
     models.save_weights(network, folder / "network.safetensors")
     save_history(folder / "history.safetensors", history, watched)
     history.write_cost(folder / "cost.json")

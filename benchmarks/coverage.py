@@ -1,0 +1,550 @@
+"""Simulate every interval, bound, verdict and rule: what is promised against what is measured.
+
+    python benchmarks/coverage.py [--folder runs/coverage] [--samples 1000] [--processes 2]
+
+Each cell is one design: sizes and accuracies of groups, what they lose, how many answers flip, how
+many networks (seeds) answer and how many images come from one person. Its results are a file of
+the folder, so that a run that was stopped goes on where it was; a change of the statistics or of
+this program starts anew. A cell in which something measured falls short is simulated again, with
+other chance and ten times as many samples, so that the worst of thousands of numbers is not the
+one with the worst luck. The Markdown tables go to standard output.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from itertools import product
+from multiprocessing import Pool
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+from scipy.special import betaincinv
+from scipy.stats import binom, page_trend_test
+
+from quantskew.fairness import contrasts, gaps, limits, verdicts
+from quantskew.fairness.limits import (
+    Changes,
+    Shares,
+    change_limits,
+    effective_samples,
+    share_limits,
+)
+from quantskew.fairness.paired import exchange_p_value
+
+SIZES = {
+    "2 × 2,370": [2370] * 2,
+    "UTKFace": [2016, 905, 687, 795, 338],
+    "10 × 100": [100] * 10,
+    "10 × 200": [200] * 10,
+    "40 × 100": [100] * 40,
+    "5 × 338": [338] * 5,
+    "5 × 1,000": [1000] * 5,
+}
+FEWER = ["2 × 2,370", "UTKFace", "10 × 100"]  # where seeds and persons are simulated
+ACCURACIES = [0.5, 0.8, 0.97, 0.995, "unequal"]
+EFFECTS = [("none", 0.0), ("all", 0.05), *(("one", x) for x in (0.01, 0.02, 0.05, 0.1))]
+FLIPS = [0.01, 0.05, 0.2]
+SEED_CORRELATION = 0.4  # between the answers of two seeds to one image
+MARGIN = 0.02
+LEAST = 0.94  # coverage of what promises 95 %
+
+
+def _looked_up(a: np.ndarray, b: np.ndarray, y: float) -> np.ndarray:
+    """Compute betaincinv once for each pair of a and b: counts of one network recur."""
+    a, b = np.broadcast_arrays(a, b)
+    pairs, places = np.unique(a + 1j * b, return_inverse=True)
+    return betaincinv(pairs.real, pairs.imag, y)[places.reshape(a.shape)]
+
+
+class Design(NamedTuple):
+    """One cell of the simulation."""
+
+    sizes: str
+    accuracy: float | str
+    effect: str  # who loses: none, all, or one group
+    loss: float
+    flips: float
+    seeds: int = 1
+    images: int = 1  # most of one person: persons have 1 to so many
+    correlation: float = 0.0  # of the answers to the images of one person
+
+
+class Seeds(NamedTuple):
+    """A comparison of a method with itself, or with one that is worse by ``loss``."""
+
+    models: int
+    seeds: int
+    spread: float  # standard deviation of the accuracy between seeds
+    loss: float = 0.0
+
+
+class Trends(NamedTuple):
+    """Values of groups over widths without a trend."""
+
+    networks: int
+    groups: int
+    widths: int
+    shared: float  # share of the variance that the groups of a network have in common
+
+
+class Many(NamedTuple):
+    """A table of tests, of which a share has an effect."""
+
+    tests: int
+    effects: float
+
+
+class Row(NamedTuple):
+    """One promise in one cell."""
+
+    promise: str
+    kind: str  # coverage, error or power
+    promised: float
+    measured: float
+    error: float  # Monte Carlo standard error
+
+
+Cell = Design | Seeds | Trends | Many
+
+
+def designs() -> Iterator[Cell]:
+    for sizes, accuracy, (effect, loss), flips in product(SIZES, ACCURACIES, EFFECTS, FLIPS):
+        yield Design(sizes, accuracy, effect, loss, flips)
+    apart = [(2, 1, 0.0), (5, 1, 0.0), *((1, 10, icc) for icc in (0.0, 0.2, 0.5)), (2, 10, 0.2)]
+    few = [("none", 0.0), ("one", 0.05)]
+    for sizes, accuracy, (effect, loss), flips in product(FEWER, [0.8, 0.995], few, [0.05, 0.2]):
+        for seeds, images, icc in apart:
+            yield Design(sizes, accuracy, effect, loss, flips, seeds, images, icc)
+    for models, seeds, spread in product([1, 2], [2, 4, 6], [0.0, 0.01, 0.03]):
+        yield Seeds(models, seeds, spread)
+        if spread == 0.01:
+            yield Seeds(models, seeds, spread, 0.05)
+    for networks, widths, shared in product([1, 2, 4], [3, 5], [0.0, 0.8]):
+        yield Trends(networks, 10, widths, shared)
+    for effects in (0.0, 0.1, 0.5):
+        yield Many(200, effects)
+
+
+def describe(cell: Cell) -> str:
+    """Name a cell in words."""
+    match cell:
+        case Design(sizes, accuracy, effect, loss, flips, seeds, images, icc):
+            who = {"none": "no loss", "all": "all lose", "one": "one group loses"}[effect]
+            text = f"{sizes}, accuracy {accuracy}, {who}{f' {100 * loss:.0f}' if loss else ''}"
+            text += f", flips {100 * flips:.0f} %"
+            text += f", {seeds} seeds" if seeds > 1 else ""
+            return text + (f", 1–{images} images a person, ICC {icc}" if images > 1 else "")
+        case Seeds(models, seeds, spread, loss):
+            return f"{models} × {seeds} networks, sd {100 * spread:.0f}, loss {100 * loss:.0f}"
+        case Trends(networks, groups, widths, shared):
+            return f"{networks} networks, {groups} groups, {widths} widths, {shared:.0%} shared"
+        case Many(tests, effects):
+            return f"{tests} tests, {effects:.0%} with an effect"
+
+
+def rates(design: Design) -> np.ndarray:
+    """Chances (G, 4) that an answer is right in both, lost, gained, wrong in both."""
+    groups = len(SIZES[design.sizes])
+    if design.accuracy == "unequal":
+        before = np.linspace(0.97, 0.8, groups)
+    else:
+        before = np.full(groups, float(design.accuracy))
+    loss = np.zeros(groups)
+    loss[slice(None) if design.effect == "all" else [-1]] = design.loss
+    gained = np.minimum(np.maximum(design.flips - loss, 0) / 2, 1 - before)
+    lost = np.minimum(gained + loss, before)
+    return np.column_stack([before - lost, lost, gained, 1 - before - gained])
+
+
+class Simulated(NamedTuple):
+    """Draws of a design and what is true of it; arrays (R, G) and (G,)."""
+
+    paired: gaps.Paired
+    ignored: Changes  # as if each image were a person of its own
+    before: np.ndarray
+    after: np.ndarray
+    totals: np.ndarray | None  # (R, U) changes of the persons of the first group
+
+
+def simulate(design: Design, samples: int, rng: np.random.Generator) -> Simulated:
+    chances, sizes = rates(design), SIZES[design.sizes]
+    before, after = chances[:, 0] + chances[:, 1], chances[:, 0] + chances[:, 2]
+    first = None
+    if design.seeds == 1 and design.images == 1:
+        counts = np.stack(
+            [rng.multinomial(n, p, samples) for n, p in zip(sizes, chances, strict=True)], 1
+        )
+        n = np.broadcast_to(np.array(sizes, float), counts.shape[:2])
+        both, lost, gained, _ = np.moveaxis(counts / n[..., None], -1, 0)
+        changed = Changes(lost, gained, n)
+        paired = gaps.Paired(Shares(both + lost, n), Shares(both + gained, n), changed)
+        return Simulated(paired, changed, before, after, None)
+    parts = []
+    for n, p in zip(sizes, chances, strict=True):
+        persons = np.full(n, 1) if design.images == 1 else _persons(n, design.images)
+        block = max(1, 400_000 // n)
+        pieces = [
+            _dependent(design, persons, p, min(block, samples - start), rng)
+            for start in range(0, samples, block)
+        ]
+        *group, totals = (np.concatenate(piece) for piece in zip(*pieces, strict=True))
+        parts.append(group)
+        first = totals if first is None and design.seeds == 1 else first
+    columns = [np.stack(column, 1) for column in zip(*parts, strict=True)]
+    a, b, lost, gained, n_a, n_b, n_change, n = columns
+    changed = Changes(lost, gained, n_change)
+    paired = gaps.Paired(Shares(a, n_a), Shares(b, n_b), changed)
+    return Simulated(paired, changed._replace(n=n), before, after, first)
+
+
+def _persons(n: int, most: int) -> np.ndarray:
+    """Sizes of the persons of n images: 1, 2, …, most images, and again."""
+    sizes: list[int] = []
+    while sum(sizes) < n:
+        sizes.append(min(len(sizes) % most + 1, n - sum(sizes)))
+    return np.array(sizes)
+
+
+def _spread(p: np.ndarray, correlation: float, rng: np.random.Generator) -> np.ndarray:
+    """Chances around p, such that two draws from one have the intra-class correlation."""
+    if correlation == 0:
+        return p
+    shape = rng.standard_gamma(p * (1 - correlation) / correlation + 1e-300)
+    total = shape.sum(-1, keepdims=True)
+    return np.where(total > 0, shape / np.where(total > 0, total, 1), p)
+
+
+def _multinomial(n: np.ndarray | int, p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    p = p / p.sum(-1, keepdims=True)  # numpy refuses sums above 1 by rounding
+    return rng.multinomial(n, p).astype(float)
+
+
+def _dependent(
+    design: Design, persons: np.ndarray, p: np.ndarray, samples: int, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    n = persons.sum()
+    wide = np.broadcast_to(p, (samples, persons.size, 4))
+    own = _spread(wide, design.correlation, rng)
+    if design.seeds == 1:
+        kinds = np.moveaxis(_multinomial(persons, own, rng), -1, 0)
+        starts = np.arange(persons.size)
+    else:
+        chances = _spread(np.repeat(own, persons, axis=1), SEED_CORRELATION, rng)
+        kinds = np.moveaxis(_multinomial(design.seeds, chances, rng), -1, 0) / design.seeds
+        starts = np.append(0, np.cumsum(persons)[:-1])
+    units = np.add.reduceat(kinds, starts, axis=-1)  # (4, R, U)
+    both, lost, gained, _ = units.sum(-1) / n
+
+    def effective(values: np.ndarray, shown: np.ndarray, variance: np.ndarray) -> np.ndarray:
+        return effective_samples(
+            values, persons, variance, (shown > 0).sum(-1), simple=design.seeds == 1
+        )
+
+    sides = []
+    for right, miss in ((units[0] + units[1], units[2] + units[3]),
+                        (units[0] + units[2], units[1] + units[3])):  # fmt: skip
+        share = right.sum(-1) / n
+        rare = np.where((share > 0.5)[:, None], miss, right)
+        sides.append(effective(rare, rare, share * (1 - share)))
+    change = units[2] - units[1]
+    variance = lost + gained - (lost - gained) ** 2
+    n_change = effective(change, units[1] + units[2], variance)
+    every = np.full(samples, float(n))
+    return both + lost, both + gained, lost, gained, *sides, n_change, every, change
+
+
+def judge(design: Design, samples: int, rng: np.random.Generator) -> Iterator[Row]:
+    """Check every promise about groups in one design."""
+    sim = simulate(design, samples, rng)
+    paired, before, after = sim.paired, sim.before, sim.after
+    change, groups = after - before, len(before)
+    counted = np.ones(groups, bool)
+    stacked = gaps.Paired(*(type(x)(*(field[:, None] for field in x)) for x in paired))
+    two = Shares(*(np.stack(field, 1) for field in zip(paired.before, paired.after, strict=True)))
+
+    gap = {"before": np.ptp(before), "after": np.ptp(after)}
+    rise, both_gaps = gap["after"] - gap["before"], max(gap.values())
+    worst = after.min() - before.min()
+    loss = abs(change.min())  # no design gains in all groups
+
+    def covered(found: limits.Limits, truth: np.ndarray | float) -> np.ndarray:
+        return (found.low <= truth + 1e-9) & (found.high >= truth - 1e-9)
+
+    kinds = list(zip(SIZES[design.sizes], before.round(9), change.round(9), strict=True))
+    for name, found, truth in (
+        ("accuracy of a group", share_limits(paired.after, 0.025), after),
+        ("change of a group", change_limits(paired.changes, 0.025), change),
+    ):
+        hits = covered(found, truth)
+        alike = [hits[:, [k == kind for k in kinds]].mean(1) for kind in set(kinds)]
+        yield _row(name, "coverage", 0.95, min(alike, key=np.mean))
+        if found.low.min() == found.high.max():
+            raise AssertionError("an interval of width zero")
+    tail = 0.025 / groups
+    every = change_limits(paired.changes, tail)
+    yield _row("accuracies of all groups at once", "coverage", 0.95,
+               covered(share_limits(paired.after, tail), after).all(1))  # fmt: skip
+    yield _row("changes of all groups at once", "coverage", 0.95, covered(every, change).all(1))
+    whole = (
+        ("FVO", gaps.gap_limits, (Shares(*(x[:, None] for x in paired.after)),), gap["after"]),
+        ("largest gap of two rates", gaps.gap_limits, (two,), both_gaps),
+        ("change of FVO", gaps.gap_change_limits, (stacked,), rise),
+        ("accuracy of the worst group", gaps.worst_group_limits, (paired.after,), after.min()),
+        ("change of the worst group", gaps.worst_group_change_limits, (paired,), worst),
+        ("largest loss of a group", gaps.largest_loss_limits, (paired.changes,), loss),
+    )
+    for name, function, given, truth in whole:
+        yield _row(name, "coverage", 0.95, covered(function(*given, counted, 0.025), truth))
+        found = function(*given, counted, 0.05)
+        yield _row(f"{name}: passes at its true value", "error", 0.05, found.high < truth - 1e-9)
+        yield _row(f"{name}: fails at its true value", "error", 0.05, found.low > truth + 1e-9)
+        if name == "change of FVO" and rise < 0.03:
+            yield _row(f"passes FVO +5 when it rises by {100 * rise:.0f}", "power", np.nan,
+                       found.high <= 0.05)  # fmt: skip
+        if name == "largest loss of a group" and loss < 0.03:
+            yield _row(f"passes a loss of 5 when it is {100 * loss:.0f}", "power", np.nan,
+                       found.high <= 0.05)  # fmt: skip
+    ratio = gaps.ratio_limits(Shares(*(x[:, None] for x in paired.after)), counted, 0.025)
+    yield _row("disparate impact", "coverage", 0.95, covered(ratio, after.min() / after.max()))
+
+    most = gaps.may_lose_most(paired.changes, counted, 0.05)
+    yield _row("who loses most is left out", "error", 0.05, ~most[:, change.argmin()])
+    if design.effect == "one":
+        named = most[:, -1] & (most.sum(1) == 1)
+        yield _row(f"names who loses {100 * loss:.0f}", "power", np.nan, named)
+
+    word = verdicts.verdicts(*every, MARGIN)
+    false = (
+        ((word == "worse") & (change > -1e-9))
+        | ((word == "better") & (change < 1e-9))
+        | ((word == "equivalent") & (np.abs(change) >= MARGIN - 1e-9))
+    )
+    yield _row("verdict on any group is false", "error", 0.05, false.any(1))
+    if design.effect == "one":
+        yield _row(f"verdict: worse, of a loss of {100 * loss:.0f}", "power", np.nan,
+                   word[:, -1] == "worse")  # fmt: skip
+    if design.effect == "none":
+        yield _row("verdict: equivalent, of no loss", "power", np.nan, word == "equivalent")
+    if design.images > 1:
+        alone = covered(change_limits(sim.ignored, 0.025), change)
+        yield _row("change of a group, persons ignored", "shown", 0.95, alone.mean(1))
+    if sim.totals is not None and change[0] == 0:
+        yield _row("exchange test by person errs", "error", 0.05,
+                   np.array([_exchange(row) <= 0.05 for row in sim.totals]))  # fmt: skip
+        lost, gained, n = (field[:, 0] for field in sim.ignored)
+        flipped = np.rint((lost + gained) * n)
+        p = 2 * binom.cdf(np.rint(np.minimum(lost, gained) * n), flipped, 0.5)
+        yield _row("exchange test, persons ignored, errs", "shown", 0.05, p <= 0.05)
+
+
+def _exchange(totals: np.ndarray) -> float:
+    return exchange_p_value(np.rint(totals).astype(np.int64))
+
+
+def over_seeds(cell: Seeds, samples: int, rng: np.random.Generator) -> Iterator[Row]:
+    """Compare methods over seeds: five groups of 200 images, of which the last may lose."""
+    n, groups, networks = 1000, 5, cell.models * cell.seeds
+    weights = rng.multinomial(n, np.full(n, 1 / n), 200)
+    member = np.repeat(np.eye(groups), n // groups, axis=0) / (n / groups)
+    models = np.repeat(np.arange(cell.models), cell.seeds)
+    resampled = np.concatenate([member, np.full((n, 1), 1 / n)], axis=1)
+    found: dict[str, list[tuple[bool, bool, bool]]] = {"accuracy": [], "FVO": [], "worst group": []}
+    loss = np.repeat([0, 0, 0, 0, cell.loss], n // groups)
+    for _ in range(samples):
+        image = rng.beta(0.8 * 1.5, 0.2 * 1.5, n)  # hard and easy ones, for all networks
+        shift = rng.normal(0, cell.spread, (2, networks, groups)).repeat(n // groups, -1)
+        chance = np.clip(image + shift - np.stack([np.zeros(n), loss])[:, None], 0, 1)
+        right = (rng.random(chance.shape) < chance).astype(float)
+        by_group = right @ resampled  # (2, N, G + 1)
+        again = np.einsum("bi,mni,ig->bmng", weights, right, resampled, optimize=True)
+        share = np.einsum("bi,ig->bg", weights, resampled)
+        again = again / share[:, None, None]
+        for name, metric in (
+            ("accuracy", lambda a: a[..., -1]),
+            ("FVO", lambda a: np.ptp(a[..., :-1], axis=-1)),
+            ("worst group", lambda a: a[..., :-1].min(-1)),
+        ):
+            values, draws = (metric(a) for a in (by_group, again))
+            contrast = contrasts.contrast_over_seeds(
+                values[1] - values[0], draws[:, 1] - draws[:, 0], models
+            )
+            zero = contrast.p_value <= 0.05
+            found[name].append((zero, contrast.low > 0, contrast.high < 0))
+    for name, rows in found.items():
+        wrong, _, below = np.array(rows).T
+        if cell.loss == 0:
+            yield _row(f"same method, {name}: detectable", "error", 0.05, wrong)
+        elif name != "FVO":
+            label = f"one group loses 5, {name}: detected with {cell.seeds} seeds"
+            yield _row(label, "power", np.nan, below)
+
+
+def over_widths(cell: Trends, samples: int, rng: np.random.Generator) -> Iterator[Row]:
+    """Test trends where there are none."""
+    ours, page = [], []
+    for _ in range(samples):
+        common = rng.normal(size=(cell.networks, 1, cell.widths)) * np.sqrt(cell.shared)
+        own = rng.normal(size=(cell.networks, cell.groups, cell.widths))
+        values = common + own * np.sqrt(1 - cell.shared)
+        ours.append(contrasts.trend_over_widths(values, draws=199, rng=rng).p_value <= 0.05)
+        rows = values.reshape(-1, cell.widths)
+        tails = [page_trend_test(side).pvalue for side in (rows, -rows)]
+        page.append(2 * min(tails) <= 0.05)
+    yield _row("trend over widths where there is none", "error", 0.05, np.array(ours))
+    yield _row("Page's test, groups as units, errs", "shown", 0.05, np.array(page))
+
+
+def many(cell: Many, samples: int, rng: np.random.Generator) -> Iterator[Row]:
+    """Adjust a table of tests of changes of groups, at 200 images each."""
+    real = np.arange(cell.tests) < cell.effects * cell.tests
+    chance = np.where(real[:, None], [0.10, 0.02, 0.88], [0.05, 0.05, 0.90])
+    shares = []
+    for _ in range(samples):
+        lost, gained, _ = rng.multinomial(200, chance).T
+        p = np.minimum(1, 2 * binom.cdf(np.minimum(lost, gained), lost + gained, 0.5))
+        found = verdicts.false_discovery_rate(p) <= 0.05
+        shares.append((found & ~real).sum() / max(1, found.sum()))
+    yield _row("false discoveries among those found", "error", 0.05, np.array(shares))
+
+
+CHECKS = {Design: judge, Seeds: over_seeds, Trends: over_widths, Many: many}
+
+
+def _row(promise: str, kind: str, promised: float, values: np.ndarray) -> Row:
+    values = np.asarray(values, float)
+    values = values.mean(1) if values.ndim > 1 else values
+    error = values.std() / np.sqrt(len(values))
+    return Row(promise, kind, promised, float(values.mean()), float(error))
+
+
+def falls_short(row: Row, slack: float = 0.0) -> bool:
+    """Whether a promise is not kept, beyond so many Monte Carlo errors."""
+    if row.kind == "coverage":
+        return row.measured < LEAST - slack * row.error
+    return row.kind == "error" and row.measured > row.promised + slack * row.error
+
+
+def measure(cell: Cell, samples: int, seed: int) -> list[Row]:
+    """Simulate a cell, and again with ten times as many samples where it falls short."""
+    check = CHECKS[type(cell)]
+    cheap = (
+        isinstance(cell, Design) and cell.seeds == cell.images == 1 and len(SIZES[cell.sizes]) <= 10
+    )
+    with patch.object(limits, "betaincinv", _looked_up):
+        rows = list(check(cell, samples, np.random.default_rng([seed, 0])))
+        if any(falls_short(row, slack=0 if cheap else 1.5) for row in rows):
+            rows = list(check(cell, 10 * samples, np.random.default_rng([seed, 1])))
+    return rows
+
+
+def code() -> str:
+    """A fingerprint of the statistics and of this program."""
+    files = [Path(m.__file__) for m in (contrasts, gaps, limits, verdicts)] + [Path(__file__)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
+
+
+def run(job: tuple[Path, Cell, int]) -> None:
+    """Measure a cell and keep its rows as a file."""
+    path, cell, samples = job
+    rows = measure(cell, samples, int(path.stem, 16) % 2**32)
+    text = {"cell": [type(cell).__name__, *cell], "rows": rows}
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(text))
+    part.replace(path)
+
+
+def table(folder: Path) -> pd.DataFrame:
+    """Read all rows of a finished folder, with the cell of each."""
+    rows = []
+    kinds = {kind.__name__: kind for kind in CHECKS}
+    for path in sorted(folder.glob("*.json")):
+        kept = json.loads(path.read_text())
+        name, *fields = kept["cell"]
+        cell = kinds[name](*fields)
+        rows += [{"cell": cell, **Row(*row)._asdict()} for row in kept["rows"]]
+    return pd.DataFrame(rows)
+
+
+def percent(share: float) -> str:
+    """Format a share."""
+    return f"{100 * share:.1f}"
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """Lay out the worst cell of each promise as Markdown."""
+    lines = ["| promise | promised % | worst measured % (MC error) | median % | cells | in |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for kind, sign in (("coverage", "≥ "), ("error", "≤ "), ("shown", "")):
+        for promise, part in rows[rows["kind"] == kind].groupby("promise", sort=False):
+            off = (part["measured"] - part["promised"]) * (
+                1 if part["promised"].iloc[0] < 0.5 else -1
+            )
+            worst = part.loc[off.idxmax()]
+            lines.append(
+                f"| {promise} | {sign}{percent(worst['promised'])} | {percent(worst['measured'])} "
+                f"({percent(worst['error'])}) | {percent(part['measured'].median())} | "
+                f"{len(part)} | {describe(worst['cell'])} |"
+            )
+    return "\n".join(lines)
+
+
+def power(rows: pd.DataFrame) -> str:
+    """Lay out the power of one network at an accuracy of .8, and of methods over seeds."""
+    part = rows[rows["kind"] == "power"]
+    kinds = part["cell"].map(lambda cell: type(cell).__name__)
+    plain = part[kinds == "Design"]
+    plain = plain[plain["cell"].map(lambda c: c[1] == 0.8 and c[5:7] == (1, 1)).astype(bool)]
+    lines = [f"| at flips of 1 / 5 / 20 % | {' | '.join(SIZES)} |", "|---" * (len(SIZES) + 1) + "|"]
+    for promise, of in plain.groupby("promise", sort=False):
+        of = of[of["cell"].map(lambda c: c.effect != "all")]
+        by = {(c.sizes, c.flips): m for c, m in zip(of["cell"], of["measured"], strict=True)}
+        cells = [" / ".join(f"{100 * by[s, f]:.0f}" for f in FLIPS if (s, f) in by) for s in SIZES]
+        if any(cells):
+            lines.append(f"| {promise} | {' | '.join(cells)} |")
+    lines += ["", "| methods over seeds | power % |", "|---|---|"]
+    for row in part[kinds == "Seeds"].itertuples():
+        lines.append(f"| {row.promise}, {row.cell.models} models | {percent(row.measured)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", type=Path, default=Path("runs/coverage"))
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--every", type=int, default=1, help="only each n-th cell")
+    asked = parser.parse_args()
+    folder = asked.folder / f"{code()}-{asked.samples}"
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = list(designs())[:: asked.every]
+    names = [hashlib.sha256(repr(cell).encode()).hexdigest()[:12] for cell in cells]
+    paths = [folder / f"{name}.json" for name in names]
+    # in the order of their names, so that a part of them is a fair sample of all
+    jobs = sorted(
+        (p, c, asked.samples) for p, c in zip(paths, cells, strict=True) if not p.exists()
+    )
+    start = time.perf_counter()
+    with Pool(asked.processes, initializer=os.nice, initargs=(10,)) as pool:
+        for _ in pool.imap_unordered(run, jobs):
+            pass
+    rows = table(folder)
+    print(f"{summary(rows)}\n\n{power(rows)}")
+    kept = [Row(*row[1:]) for row in rows.itertuples(index=False)]
+    short = [at for at, row in enumerate(kept) if falls_short(row, slack=2)]
+    print(f"\n{len(kept):,} promises in {len(cells)} cells; {len(short)} fall short.")
+    for at in short:
+        row = kept[at]
+        where = describe(rows["cell"][at])
+        print(f"- {row.promise}: {percent(row.measured)} ({percent(row.error)}) in {where}")
+    print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,390 @@
+"""Confidence limits of the largest gap between groups, of the worst group, and of their changes.
+
+FVO, demographic parity and equalized odds are a maximum over pairs of groups (and over classes).
+A maximum of noisy numbers is too large on average, and no resampling takes that out again near a
+gap of zero, so the limits are built pair by pair:
+
+* The maximum is below x if *every* pair is. That is an intersection-union test (Berger 1982):
+  each pair is tested at the full error, and no correction is due.
+* The maximum is above x if *some* pair is. There the error is divided among the pairs.
+
+The change of a maximum M(θ) = max θ_k is bounded alike at both ends. Whichever k is largest
+afterwards, M' − M ≤ θ'_k − θ_j for every j, so an upper limit of the right side for every k is one
+of the change. Two j are tried: k itself, which compares the same samples and gets 4/5 of the error,
+and the j that was largest among the observed, which gets the rest, divided among all it could have
+been. Before and after swapped, the same is a lower limit.
+
+The paired term takes Jeffreys' limits, which are shorter than exact ones and may err a little more
+in one group; in the difference of two that shortfall is not seen, and power is.
+
+Groups are independent samples. ``counted`` marks those large enough to enter, and ``tail`` is the
+error of each limit.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from quantskew.fairness.limits import (
+    Changes,
+    Limits,
+    Shares,
+    change_limits,
+    changes,
+    difference_limits,
+    share_limits,
+    shares,
+)
+from quantskew.fairness.metrics import Bools, Floats
+
+_PAIRED = 0.8  # share of the error for the paired term of a change
+
+
+class Paired(NamedTuple):
+    """Rates of the same samples before and after; each field (..., G) or (..., K, G)."""
+
+    before: Shares
+    after: Shares
+    changes: Changes
+
+    def swapped(self) -> "Paired":
+        """Return the same with the networks in the other order."""
+        lost, gained, n = self.changes
+        return Paired(self.after, self.before, Changes(gained, lost, n))
+
+
+def parity_rates(
+    labels: ArrayLike,
+    reference: ArrayLike,
+    predictions: ArrayLike,
+    groups: ArrayLike,
+    *,
+    n_groups: int,
+    n_classes: int,
+    units: ArrayLike | None = None,
+) -> dict[str, Paired]:
+    """Compute the rates whose largest gap is a parity metric (its worst class).
+
+    Parameters
+    ----------
+    labels
+        (n,) classes 0..K−1.
+    reference, predictions
+        (n,) or (S, n) answers of each network, row s of training seed s.
+    groups, units
+        (n,) as in :func:`quantskew.fairness.limits.shares`.
+    n_classes
+        K. Of two classes only class 1 is looked at, as fairlearn does.
+
+    Returns
+    -------
+    ``demographic_parity``, ``equal_opportunity``, ``predictive_equality``: rates (K, G) of being
+    given a class, among all, those who have it, those who have it not. ``equalized_odds``: the
+    last two together, (2K, G).
+    """
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    answers = [np.atleast_2d(reference), np.atleast_2d(predictions)]
+    classes = range(1 if n_classes == 2 else 0, n_classes)
+
+    def rates(among: Callable[[int], Bools]) -> Paired:
+        rows = []
+        for k in classes:
+            codes = np.where(among(k), groups, -1)
+            before, after = (answer == k for answer in answers)
+            rows.append(accuracy_rates(before, after, codes, n_groups, units=units))
+        return _joined(rows, np.stack)
+
+    odds = {
+        "equal_opportunity": rates(lambda k: labels == k),
+        "predictive_equality": rates(lambda k: labels != k),
+    }
+    selected = rates(lambda k: np.ones(labels.shape, bool))
+    both = _joined(list(odds.values()), np.concatenate)
+    return {"demographic_parity": selected, "equalized_odds": both, **odds}
+
+
+def _joined(rates: list[Paired], join: Callable[[list[Floats]], Floats]) -> Paired:
+    before, after, change = zip(*rates, strict=True)
+    return Paired(
+        Shares(*(join([one[i] for one in before]) for i in range(2))),
+        Shares(*(join([one[i] for one in after]) for i in range(2))),
+        Changes(*(join([one[i] for one in change]) for i in range(3))),
+    )
+
+
+def accuracy_rates(
+    before: ArrayLike,
+    after: ArrayLike,
+    groups: ArrayLike,
+    n_groups: int,
+    *,
+    units: ArrayLike | None = None,
+) -> Paired:
+    """Compute the accuracies of groups, (G,), of two networks on the same samples.
+
+    Parameters as in :func:`quantskew.fairness.limits.changes`. For the gap between groups give
+    :func:`as_one_rate` of it to :func:`gap_change_limits`.
+    """
+    one, other = (shares(x, groups, n_groups, units=units) for x in (before, after))
+    return Paired(one, other, changes(before, after, groups, n_groups, units=units))
+
+
+def as_one_rate(rates: Paired) -> Paired:
+    """Give rates (..., G) the axis of several rates, (..., 1, G)."""
+    return _joined([rates], lambda fields: fields[0][..., None, :])
+
+
+def gap_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
+    """Bound the largest difference between two counted groups, over one or several rates.
+
+    Parameters
+    ----------
+    rates
+        (..., K, G) K rates that are compared between groups: one, the accuracy, for FVO; the
+        shares given each class for demographic parity; true and false positive rates of each
+        class for equalized odds.
+    counted
+        (G,) whether a group enters. A group without samples does not enter the rate it lacks.
+    tail
+        Error of each limit.
+
+    Returns
+    -------
+    (...) in 0..1; NaN where no rate has two groups.
+    """
+    pairs = _pairs(rates, counted)
+    low = _differences(rates, _shared(tail, pairs)).low
+    high = _differences(rates, tail).high
+    return _defined(Limits(_largest(low, pairs), _largest(high, pairs)), pairs, 0.0)
+
+
+def ratio_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
+    """Bound the lowest ratio of the rates of two counted groups (disparate impact).
+
+    As :func:`gap_limits`, with the pairs compared as logarithms. A rate of zero is centred at
+    Jeffreys' mean, (x + ½) / (n + 1), so that its logarithm exists.
+
+    Returns
+    -------
+    (...) in 0..1; NaN where no rate has two groups.
+    """
+    pairs = _pairs(rates, counted)
+    n = np.where(rates.n > 0, rates.n, 1.0)
+    centre = np.log((np.where(rates.n > 0, rates.value, 0.5) * n + 0.5) / (n + 1))
+
+    def logs(error: float) -> Limits:
+        low, high = share_limits(rates, error)
+        return difference_limits(centre, Limits(np.log(np.maximum(low, 1e-12)), np.log(high)))
+
+    low = -_largest(-logs(tail).low, pairs)
+    high = -_largest(-logs(_shared(tail, pairs)).high, pairs)
+    return _defined(Limits(np.exp(np.minimum(low, 0)), np.exp(np.minimum(high, 0))), pairs, 0.0)
+
+
+def gap_change_limits(rates: Paired, counted: ArrayLike, tail: float) -> Limits:
+    """Bound the change of the largest difference between groups, after − before.
+
+    Parameters and shapes as in :func:`gap_limits`.
+
+    Returns
+    -------
+    (...) in −1..1; NaN where no rate has two groups.
+    """
+    pairs = _pairs(rates.before, counted) & _pairs(rates.after, counted)
+
+    def rise(paired: Paired) -> Floats:
+        own = difference_limits(
+            paired.changes.value, change_limits(paired.changes, _PAIRED * tail, jeffreys=True)
+        ).high
+        level = _above_widest(
+            paired, np.asarray(pairs.any(-1)), _shared((1 - _PAIRED) * tail, pairs)
+        )
+        return _largest(np.minimum(own, level), pairs)
+
+    return _defined(Limits(-rise(rates.swapped()), rise(rates)), pairs, -1.0)
+
+
+def _above_widest(rates: Paired, mask: Bools, tail: float) -> Floats:
+    """Bound from above each pair's difference afterwards less the widest one before.
+
+    With m and l the best and the worst group before, entry (g, h) bounds
+    a'_g − a'_h − (a_m − a_l): (..., K, G, G). The margins of independent groups add as squares
+    (MOVER). A group that occurs twice is bounded by its change (a'_m − a_m) or, with one sign, by
+    the sum of both margins, whatever their correlation.
+    """
+    before, after = (_filled(side.value, mask) for side in rates[:2])
+    limits = [share_limits(side, tail) for side in rates[:2]]
+    change, paired = rates.changes.value, change_limits(rates.changes, tail)
+    places = np.arange(mask.shape[-1])
+    best = np.where(mask, before, -np.inf).argmax(-1)[..., None] == places
+    worst = np.where(mask, before, np.inf).argmin(-1)[..., None] == places
+    (down, up), (down_after, up_after) = (
+        (value - low, high - value)
+        for value, (low, high) in zip((before, after), limits, strict=True)
+    )
+    first = np.where(best, paired.high - change, up_after + np.where(worst, up, 0))
+    second = np.where(worst, change - paired.low, down_after + np.where(best, down, 0))
+    alone = np.where(best, down**2, 0) + np.where(worst, up**2, 0)
+    squares = (first**2 - alone)[..., :, None] + (second**2 - alone)[..., None, :]
+    squares += alone.sum(-1)[..., None, None]
+    widest = (np.where(best, before, 0) - np.where(worst, before, 0)).sum(-1)
+    difference = after[..., :, None] - after[..., None, :] - widest[..., None, None]
+    return np.asarray(difference + np.sqrt(np.maximum(squares, 0)))
+
+
+def worst_group_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
+    """Bound the accuracy of the worst counted group.
+
+    Parameters
+    ----------
+    rates
+        (..., G).
+
+    Returns
+    -------
+    (...); NaN where no group is counted.
+    """
+    mask = _groups(rates, counted)
+    low = share_limits(rates, tail).low
+    high = share_limits(rates, tail / max(1, mask.sum(-1).max())).high
+    return Limits(_least(low, mask), _least(high, mask))
+
+
+def worst_group_change_limits(rates: Paired, counted: ArrayLike, tail: float) -> Limits:
+    """Bound the change of the accuracy of the worst counted group, after − before.
+
+    The minimum is a maximum of −a, so that the change of a maximum applies to groups as it does
+    to pairs. Parameters and shapes as in :func:`worst_group_limits`.
+    """
+    mask = _groups(rates.before, counted) & _groups(rates.after, counted)
+
+    def fall(paired: Paired) -> Floats:
+        own = change_limits(paired.changes, _PAIRED * tail).low
+        rest = (1 - _PAIRED) * tail / max(1, mask.sum(-1).max())
+        before, after = (_filled(side.value, mask) for side in paired[:2])
+        lowest = np.where(mask, before, np.inf).argmin(-1)[..., None]
+        high = share_limits(paired.before, rest).high
+        low = share_limits(paired.after, rest).low
+        least, above = (np.take_along_axis(x, lowest, -1) for x in (before, high - before))
+        # the worst group itself occurs twice, and its own change bounds it better
+        level = np.where(
+            np.arange(mask.shape[-1]) == lowest, -1, after - least - np.hypot(after - low, above)
+        )
+        return _least(np.maximum(own, level), mask)
+
+    return Limits(fall(rates), -fall(rates.swapped()))
+
+
+def largest_loss_limits(change: Changes, counted: ArrayLike, tail: float) -> Limits:
+    """Bound the largest loss of accuracy of any counted group, before − after.
+
+    That no group loses more than x is a claim about every group, so its error is not divided
+    among them; that some group loses more is, and there it is.
+
+    Parameters
+    ----------
+    change
+        (..., G).
+
+    Returns
+    -------
+    (...) in −1..1; NaN where no group is counted.
+    """
+    mask = _groups(change, counted)
+    high = -change_limits(change, tail / max(1, mask.sum(-1).max())).high
+    low = -change_limits(change, tail).low
+    return Limits(-_least(-high, mask), -_least(-low, mask))
+
+
+def may_lose_most(change: Changes, counted: ArrayLike, tail: float) -> Bools:
+    """Mark the groups that may have lost most; where it is one, it can be named.
+
+    The group that truly loses most is among them with chance 1 − ``tail``: a group is left out
+    only if another one loses more with an error of ``tail`` / (G − 1) (subset selection, Gupta
+    1965).
+
+    Parameters
+    ----------
+    change
+        (..., G).
+
+    Returns
+    -------
+    (..., G); none where nothing is counted.
+    """
+    mask = _groups(change, counted)
+    alpha = tail / max(1, mask.sum(-1).max() - 1)
+    pairs = difference_limits(_filled(change.value, mask), change_limits(change, alpha))
+    # entry (g, h): the change of g is above that of h, so h loses more
+    beaten = (pairs.low > 0) & mask[..., None, :] & mask[..., :, None]
+    return np.asarray(mask & ~beaten.any(-1))
+
+
+def against_rest_limits(
+    before: ArrayLike,
+    after: ArrayLike,
+    groups: ArrayLike,
+    n_groups: int,
+    tail: float,
+    *,
+    units: ArrayLike | None = None,
+) -> Limits:
+    """Bound each group's change less the change of all other groups together.
+
+    Below zero a group pays more than the others. Parameters as in
+    :func:`quantskew.fairness.limits.changes`.
+
+    Returns
+    -------
+    (G,).
+    """
+    groups = np.asarray(groups)
+    ends = []
+    for group in range(n_groups):
+        codes = np.where(groups < 0, -1, np.where(groups == group, 0, 1))
+        two = changes(before, after, codes, 2, units=units)
+        found = difference_limits(np.nan_to_num(two.value), change_limits(two, tail))
+        ends.append([found.low[0, 1], found.high[0, 1]])
+    low, high = np.array(ends).T
+    return Limits(low, high)
+
+
+def _differences(rates: Shares, tail: float) -> Limits:
+    limits = share_limits(rates, tail)
+    return difference_limits(_filled(rates.value, np.asarray(rates.n) > 0), limits)
+
+
+def _filled(value: Floats, mask: Bools) -> Floats:
+    return np.where(mask, value, 0.0)
+
+
+def _groups(rates: Shares | Changes, counted: ArrayLike) -> Bools:
+    return np.asarray(np.asarray(counted, bool) & (np.asarray(rates.n) > 0))
+
+
+def _pairs(rates: Shares, counted: ArrayLike) -> Bools:
+    """Mark the ordered pairs of different groups that a rate compares: (..., K, G, G)."""
+    mask = _groups(rates, counted)
+    return np.asarray(mask[..., :, None] & mask[..., None, :] & ~np.eye(mask.shape[-1], dtype=bool))
+
+
+def _shared(tail: float, pairs: Bools) -> float:
+    """Divide an error among the ordered pairs."""
+    return tail / max(1, int(pairs.sum((-3, -2, -1)).max()))
+
+
+def _largest(values: Floats, pairs: Bools) -> Floats:
+    return np.asarray(np.where(pairs, values, -np.inf).max((-3, -2, -1)))
+
+
+def _least(values: Floats, mask: Bools) -> Floats:
+    least = np.where(mask, values, np.inf).min(-1)
+    return np.where(mask.any(-1), least, np.nan)
+
+
+def _defined(limits: Limits, pairs: Bools, least: float) -> Limits:
+    known = pairs.any((-3, -2, -1))
+    low, high = (np.where(known, np.clip(end, least, 1.0), np.nan) for end in limits)
+    return Limits(low, high)

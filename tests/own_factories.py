@@ -1,0 +1,16 @@
+"""Factories of a user's own networks, for the tests."""
+
+import torch
+from torch import Tensor, nn
+
+
+def plain_network(classes: int, channels: int, size: int, outputs: int | None = None) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, outputs or classes))
+
+
+def lazy_network(classes: int, channels: int, size: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
+def images_of(count: int) -> Tensor:
+    return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(3))
