@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,14 +11,21 @@ import PIL.Image
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantskew import cli
+from quantskew import cli, tables
 from quantskew.analysis.gate import GateError, Policy, as_json, by_group, heading, judge
+from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
-from quantskew.deployment.evidence import EvidenceError, from_files
+from quantskew.deployment.evidence import EvidenceError, from_files, from_study
 from quantskew.deployment.onnx_files import FileError
+from quantskew.description import predictions
+from quantskew.engine.fingerprint import file_hash
+from quantskew.layout import NETWORKS, empty, folder_of, predictions_path, samples_path
+from quantskew.names import Variant
+from quantskew.params import load as load_params
 from quantskew.sections import ParamsError, read
 
+ROOT = Path(__file__).parents[1]
 N = 240
 RAW = {"scale": 255, "mean": 0, "std": 1}
 
@@ -467,8 +475,6 @@ def test_classes_may_be_the_lines_of_a_file(files, capsys):
 
 
 def test_a_traceback_is_no_verdict(files, capsys, monkeypatch):
-    from pathlib import Path
-
     from quantskew.deployment import evidence
 
     def broken(*_, **__):
@@ -504,3 +510,74 @@ def test_data_that_cannot_be_read_are_refused(files, capsys):
     path.write_bytes(whole)
     status, _, said = run(capsys, *command(files, "--classes", "cat,dog"))
     assert status == 64, said
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study of digits whose networks were trained elsewhere, as far as the gate reads it."""
+    monkeypatch.chdir(tmp_path)
+    parameters = load_params(ROOT / "params.yaml")
+    parameters = parameters.model_copy(
+        update={"datasets": ("digits",), "models": ("resnet18_quarter",)}
+    )
+    prepare("digits", Source(), tmp_path).write(samples_path("digits"))
+    test = load(samples_path("digits")).test
+    fp32 = Variant("digits", "resnet18_quarter", 0, "fp32", 32)
+    made = {
+        fp32: ("train", fp32),
+        fp32._replace(method="ptq", bits=8): ("quantize", fp32),
+        fp32._replace(method="int8_random", bits=8): ("deploy", fp32),
+    }
+    rows = {stage: [] for stage in (*NETWORKS, "deploy")}
+    for variant, (stage, base) in made.items():
+        folder = folder_of(stage, "digits", "resnet18_quarter")
+        folder.mkdir(parents=True, exist_ok=True)
+        suffix = "onnx" if stage == "deploy" else "safetensors"
+        (folder / f"{variant.stem}.{suffix}").write_bytes(variant.stem.encode())
+        row = {"base": base.method, "file": f"{variant.stem}.{suffix}", "bytes": 10}
+        rows[stage].append(variant._asdict() | row)
+        logits = np.eye(10, dtype=np.float32)[test.labels.numpy()]
+        answers = predictions(logits, test.ids, test.labels.numpy())
+        places = {"deploy": ["deploy"], "train": ["evaluate", "deploy"], "quantize": ["evaluate"]}
+        for place in places[stage]:
+            path = predictions_path(folder_of(place, "digits", "resnet18_quarter"), variant)
+            tables.write("predictions", variant.name(answers), path)
+    folder_of("deploy", "digits", "resnet18_quarter").joinpath(f"{fp32.stem}.onnx").write_text("")
+    for stage, listed in rows.items():
+        table = "deployed" if stage == "deploy" else "variants"
+        frame = empty(table)
+        frame = pd.concat([frame, pd.DataFrame(listed)]) if listed else frame
+        zero = {c: 0 for c in frame if frame[c].isna().any() and c not in ("operators", "products")}
+        frame = frame.fillna(zero | {"operators": "", "products": "", "calibration": ""})
+        tables.write(
+            table, frame, folder_of(stage, "digits", "resnet18_quarter") / f"{table}.parquet"
+        )
+    return parameters
+
+
+def test_of_a_study_simulated_networks_are_marked(study):
+    policy = Policy(largest_group_loss=0.5, groups=("label",))
+    simulated = from_study(study, policy, "ptq-8bit-seed0", dataset=None, model=None)
+    assert simulated.warnings == (
+        "ptq-8bit-seed0 is simulated in PyTorch; no runtime executes this file",
+    )
+    ships = from_study(study, policy, "int8_random-8bit-seed0", dataset=None, model=None)
+    assert not ships.warnings
+    reference = folder_of("train", "digits", "resnet18_quarter") / "fp32-32bit-seed0.safetensors"
+    assert simulated.provenance["sha256"]["reference"] == file_hash(reference)
+    assert ships.provenance["sha256"]["reference"] != file_hash(reference)
+    fed = policy.model_copy(update={"output": "logits"})
+    with pytest.raises(EvidenceError, match="output in the policy is for a pair of files"):
+        from_study(study, fed, "ptq-8bit-seed0", dataset=None, model=None)
+
+
+def test_of_a_study_too_answers_must_be_finite(study):
+    folder = folder_of("evaluate", "digits", "resnet18_quarter")
+    variant = Variant("digits", "resnet18_quarter", 0, "ptq", 8)
+    path = predictions_path(folder, variant)
+    answers = tables.read("predictions", path).to_pandas()
+    answers.at[4, "logits"] = np.full(10, np.nan, np.float32)  # noqa: PD008
+    tables.write("predictions", answers, path)
+    policy = Policy(largest_group_loss=0.5, groups=("label",))
+    with pytest.raises(EvidenceError, match=r"ptq-8bit-seed0.parquet answers NaN .* for 1 of 3"):
+        from_study(study, policy, "ptq-8bit-seed0", dataset=None, model=None)

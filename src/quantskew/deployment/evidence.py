@@ -65,13 +65,15 @@ def from_study(
     model = _one("model", model, study.models)
     known = {}
     evaluated = folder_of("evaluate", dataset, model)
-    for one, (file, base) in stored_variants(dataset, model).items():
-        known[one.stem] = (one, base, file, evaluated)
+    stored = stored_variants(dataset, model)
+    for one, (file, base) in stored.items():
+        known[one.stem] = (one, base, file, stored[base].file, evaluated)
     deployed = folder_of("deploy", dataset, model)
     for row in tables.read("deployed", deployed / "deployed.parquet").to_pylist():
         one = Variant(*(row[column] for column in Variant._fields))
         base = one._replace(method=row["base"], bits=FULL_PRECISION)
-        known[one.stem] = (one, base, deployed / row["file"], deployed)
+        files = (deployed / row["file"], deployed / f"{base.stem}.onnx")
+        known[one.stem] = (one, base, *files, deployed)
     if variant not in known:
         raise EvidenceError(
             f"no variant {variant!r} of {model} on {dataset}{close_names(variant, known)}; "
@@ -83,7 +85,7 @@ def from_study(
             f"{', '.join(sorted(used))} in the policy is for a pair of files (--fp32, --int8); the "
             f"answers of {variant} are stored"
         )
-    found, base, file, folder = known[variant]
+    found, base, file, base_file, folder = known[variant]
     simulated = folder == evaluated and found.bits != FULL_PRECISION
     note = f"{variant} is simulated in PyTorch; no runtime executes this file"
     test = load(samples_path(dataset)).test
@@ -99,9 +101,7 @@ def from_study(
         bytes=file.stat().st_size,
         classes=test.classes,
         warnings=(note,) if simulated else (),
-        provenance=_provenance(
-            network=[file], reference=[known[base.stem][2]], data=[samples_path(dataset)]
-        ),
+        provenance=_provenance(network=[file], reference=[base_file], data=[samples_path(dataset)]),
     )
 
 
@@ -309,10 +309,10 @@ def _preprocess(
 
 def _rows(path: Path, label: str) -> tuple[pd.DataFrame, Iterable[Image], tuple[str, ...]]:
     """Rows with their label as a text, their images, and the classes that the data name."""
+    if not path.is_file():  # a pipe would wait for ever
+        raise EvidenceError(f"{path}: no such file")
     try:
         file = pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise EvidenceError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
         raise EvidenceError(f"{path} is not a whole Parquet file: {error}") from None
     if not file.metadata.num_rows:
@@ -386,7 +386,7 @@ def _logits(
     for part in np.array_split(rows, -(-len(rows) // _BATCH)):
         values = torch.from_numpy(preprocess.values(np.asarray(pixels[part])))
         try:
-            answers.append(network(values).numpy())
+            answers.append(network(values).numpy().reshape(len(part), -1))
         except Exception as error:  # whatever the runtime says of a shape that does not fit
             reason = str(error).strip().partition("\n")[0][:200]
             raise EvidenceError(

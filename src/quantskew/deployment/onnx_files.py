@@ -380,7 +380,8 @@ class OnnxNetwork(nn.Module):
         self.output = output or names[0]
         answer = outputs[names.index(self.output)]
         shapes = [[*item.shape] for item in (*inputs, answer)]
-        if [len(shape) for shape in shapes] != [4, 2] or inputs[0].type != "tensor(float)":
+        ranks = [len(shape) for shape in shapes]  # a single score may have no axis of its own
+        if ranks not in ([4, 2], [4, 1]) or inputs[0].type != "tensor(float)":
             raise FileError(
                 f"{path} has inputs and outputs {', '.join(map(str, shapes))}; a classifier takes "
                 "one float tensor (N, C, H, W) and returns one (N, classes)"
