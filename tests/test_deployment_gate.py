@@ -119,7 +119,7 @@ def test_a_good_pair_passes_and_says_what_it_rests_on(gate):
     assert finding.verdict == "pass"
     said = texts(evidence, policy)
     assert "accuracy 100.0 %, reference 100.0 %, most frequent class 0 50.0 %" in said
-    assert "input: 1×8×8; pixels / 255; mean 0; std 1; NCHW; RGB" in said
+    assert "; pixels / 255; mean 0; std 1; NCHW; grey" in said
     assert not evidence.warnings
 
 
@@ -310,7 +310,7 @@ def test_labels_are_texts_as_written(gate):
     assert [*by_group(evidence, policy)["group"]] == ["1", "01"]
     with pytest.raises(EvidenceError, match=r"3 names of classes .* tells 2 classes apart"):
         gate(named, classes=("1", "01", "2"))
-    with pytest.raises(EvidenceError, match=r"--classes are cat, dog, .* made for dog, cat"):
+    with pytest.raises(EvidenceError, match=r"--classes: cat, dog; .*int8.onnx: dog, cat"):
         gate(fp32={"classes": ("dog", "cat")}, classes=("cat", "dog"))
 
 
@@ -547,11 +547,9 @@ def study(tmp_path, monkeypatch):
         table = "deployed" if stage == "deploy" else "variants"
         frame = empty(table)
         frame = pd.concat([frame, pd.DataFrame(listed)]) if listed else frame
-        zero = {c: 0 for c in frame if frame[c].isna().any() and c not in ("operators", "products")}
-        frame = frame.fillna(zero | {"operators": "", "products": "", "calibration": ""})
-        tables.write(
-            table, frame, folder_of(stage, "digits", "resnet18_quarter") / f"{table}.parquet"
-        )
+        path = folder_of(stage, "digits", "resnet18_quarter") / f"{table}.parquet"
+        texts = dict.fromkeys(("operators", "products", "calibration"), "")
+        tables.write(table, frame.fillna({c: texts.get(c, 0) for c in frame}), path)
     return parameters
 
 

@@ -112,15 +112,16 @@ class Preprocess(Section):
         values: np.ndarray = ((ordered / self.scale - mean) / std).astype(np.float32)
         return values
 
-    def __str__(self) -> str:
-        """Return the steps in a line."""
-        sizes = {
-            f"{step} {'×'.join(map(str, size)) if isinstance(size, tuple) else size}": size
-            for step, size in (("resize", self.resize), ("crop", self.crop))
-        }
-        steps = [text for text, size in sizes.items() if size is not None]
-        if self.resize is not None:
-            steps.append(self.interpolation)
+    def steps(self, n_channels: int) -> str:
+        """Return the steps in a line, for an input of so many channels."""
+        sizes = {"resize": self.resize, "crop": self.crop}
+        texts = [
+            f"{step} {'×'.join(map(str, size)) if isinstance(size, tuple) else size}"
+            for step, size in sizes.items()
+            if size is not None
+        ]
+        texts += [self.interpolation] if self.resize is not None else []
+        texts = texts or ["middle of pictures of another size, bilinear"]
         mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
-        steps += [f"pixels / {self.scale:g}", f"mean {mean}", f"std {std}"]
-        return "; ".join([*steps, self.layout, self.channels])
+        texts += [f"pixels / {self.scale:g}", f"mean {mean}", f"std {std}", self.layout]
+        return "; ".join([*texts, "grey" if n_channels == 1 else self.channels])

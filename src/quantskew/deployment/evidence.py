@@ -1,7 +1,7 @@
 """What the gate judges: variants of a study, or a pair of ONNX files on labelled images."""
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -170,8 +170,6 @@ def from_files(
         When the files differ in their images or classes, labels are no classes of theirs, it is not
         known how images are fed, too many images are unusable, or answers are not finite.
     """
-    import onnx
-
     from quantskew.deployment import onnx_files
 
     layout = policy.preprocess.layout if policy.preprocess else "NCHW"
@@ -182,40 +180,18 @@ def from_files(
         first, second = getattr(reference, what), getattr(network, what)
         if first != second:
             raise EvidenceError(f"{fp32} has {what} {first}, {int8} has {second}; give a pair")
-    if classes and network.classes and classes != network.classes:
-        raise EvidenceError(
-            f"--classes are {', '.join(classes)}, and {int8} was made for "
-            f"{', '.join(network.classes)}"
-        )
     preprocess, shape = _preprocess(network, reference, policy)
     rows, images, known = _rows(data, label)
-    names = classes or network.classes or known
-    if known and names != known:
-        raise EvidenceError(
-            f"{data} has classes {', '.join(known)}, {int8} was made for {', '.join(names)}"
-        )
+    names = _one_list(
+        {"--classes": classes, f"the metadata of {int8}": network.classes, str(data): known}
+    )
     try:
         pixels, rejects = _pixels(images, len(rows), shape, preprocess)
     except (pa.ArrowException, OSError) as error:
         raise EvidenceError(f"{data} cannot be read: {error}") from None
     if pixels.dtype == np.float32:
         preprocess = _for_floats(preprocess, pixels, policy)
-    rejects |= dict.fromkeys(np.flatnonzero(rows["label"].isna()).tolist(), "it has no label")
-    in_test = rows["split"].eq("test").to_numpy() if "split" in rows else np.ones(len(rows), bool)
-    if not in_test.any():
-        raise EvidenceError(f"{data} has no test images; the gate judges by these alone")
-    unusable = {row: reason for row, reason in sorted(rejects.items()) if in_test[row]}
-    listed = [f"{rows['id'].iloc[row]}: {reason}" for row, reason in unusable.items()]
-    total, first_three = int(in_test.sum()), "; ".join(listed[:3])
-    said = f"{len(unusable)} of {total} images of {data} are unusable: {first_three}"
-    if len(unusable) > policy.max_rejects * total:
-        raise EvidenceError(
-            f"{said}; the policy allows {100 * policy.max_rejects:g} % (max_rejects)"
-        )
-    warnings = [said] if unusable else []
-    if not in_test.all():
-        warnings.append(f"{(~in_test).sum()} images of other parts than test are left out")
-    usable = np.flatnonzero(in_test & ~np.isin(np.arange(len(rows)), [*unusable]))
+    usable, listed, left_out = _test_part(rows, rejects, data, policy)
     rows = rows.iloc[usable].reset_index(drop=True)
     logits = {
         str(file.path): _logits(file, pixels, usable, preprocess) for file in (reference, network)
@@ -234,18 +210,8 @@ def from_files(
     labels = _codes(rows["label"], names, after.n, data, int8)
     names = names or tuple(map(str, range(after.n)))
     rows["label"] = pd.Categorical.from_codes(labels, pd.Index(names))
-    hashes = _provenance(
-        network=onnx_files.parts(int8), reference=onnx_files.parts(fp32), data=[data]
-    )
-    if [*map(file_hash, onnx_files.parts(fp32))] == [*map(file_hash, onnx_files.parts(int8))]:
-        warnings.append("both files are the same, byte for byte")
-    integers = onnx_files.inventory(onnx.load(int8, load_external_data=False))
-    share = integers["integer_bytes"]
-    if share < onnx_files.MINIMUM_INTEGER:
-        warnings.append(
-            f"{int8} is no integer network: {integers['integer_layers']} of {integers['layers']} "
-            f"layers have integer weights, {100 * share:.1f} % of the bytes of all weights"
-        )
+    files = {"network": onnx_files.parts(int8), "reference": onnx_files.parts(fp32)}
+    integers = onnx_files.inventory(onnx_files.read(int8))
     return Evidence(
         name=str(int8),
         reference=str(fp32),
@@ -260,10 +226,57 @@ def from_files(
         ),
         bytes=onnx_files.stored_bytes(int8),
         classes=names,
-        input=f"{'×'.join(map(str, shape))}; {preprocess}",
-        warnings=tuple(warnings),
-        provenance=hashes | {"rejects": listed, "integers": integers},
+        input=f"{'×'.join(map(str, shape))}; {preprocess.steps(shape[0])}",
+        warnings=(*left_out, *_doubts(files, integers)),
+        provenance=_provenance(**files, data=[data]) | {"rejects": listed, "integers": integers},
     )
+
+
+def _one_list(given: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the names of the classes, on which all that name them must agree."""
+    named = {where: names for where, names in given.items() if names}
+    if len({*named.values()}) > 1:
+        lists = "; ".join(f"{where}: {', '.join(names)}" for where, names in named.items())
+        raise EvidenceError(f"the classes or their order differ: {lists}")
+    return next(iter(named.values()), ())
+
+
+def _test_part(
+    rows: pd.DataFrame, unusable: Mapping[int, str], data: Path, policy: Policy
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Positions of the test images that can be used, the rejected ones, and what to say of both."""
+    in_test = rows["split"].eq("test").to_numpy() if "split" in rows else np.ones(len(rows), bool)
+    total = int(in_test.sum())
+    if not total:
+        raise EvidenceError(f"{data} has no test images; the gate judges by these alone")
+    unlabelled = dict.fromkeys(np.flatnonzero(rows["label"].isna()).tolist(), "it has no label")
+    reasons = {r: why for r, why in sorted({**unlabelled, **unusable}.items()) if in_test[r]}
+    listed = [f"{rows['id'].iloc[row]}: {reason}" for row, reason in reasons.items()]
+    first_three = "; ".join(listed[:3])
+    said = f"{len(listed)} of {total} images of {data} are unusable: {first_three}"
+    if len(listed) > policy.max_rejects * total:
+        raise EvidenceError(
+            f"{said}; the policy allows {100 * policy.max_rejects:g} % (max_rejects)"
+        )
+    warnings = [said] if listed else []
+    if total < len(rows):
+        warnings.append(f"{len(rows) - total} images of other parts than test are left out")
+    return np.flatnonzero(in_test & ~np.isin(np.arange(len(rows)), [*reasons])), listed, warnings
+
+
+def _doubts(files: Mapping[str, list[Path]], integers: Mapping[str, Any]) -> Iterator[str]:
+    """Say where the file to judge is the reference itself, or hardly quantized."""
+    from quantskew.deployment.onnx_files import MINIMUM_INTEGER
+
+    if len({tuple(map(file_hash, parts)) for parts in files.values()}) == 1:
+        yield "both files are the same, byte for byte"
+    share = integers["integer_bytes"]
+    if share < MINIMUM_INTEGER:
+        yield (
+            f"{files['network'][0]} is no integer network: {integers['integer_layers']} of "
+            f"{integers['layers']} layers have integer weights, {100 * share:.1f} % of the bytes "
+            "of all weights"
+        )
 
 
 def _preprocess(

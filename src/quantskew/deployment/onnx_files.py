@@ -238,9 +238,14 @@ def _annotate(path: Path, notes: Mapping[str, str]) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def read(path: Path) -> onnx.ModelProto:
+    """Read a file without the weights that lie beside it."""
+    return onnx.load(path, load_external_data=False)
+
+
 def parts(path: Path) -> list[Path]:
     """List a file and the files beside it that hold its weights."""
-    stored = onnx.load(path, load_external_data=False).graph.initializer
+    stored = read(path).graph.initializer
     beside = {
         external_data_helper.ExternalDataInfo(item).location
         for item in stored
