@@ -390,7 +390,13 @@ def test_no_group_large_enough_is_said_with_numbers(gate):
     _, _, findings = gate(frame, groups=("fur",), fvo_increase=0.1)
     assert {f.verdict for f in findings} == {"could not tell"}
     assert findings[0].note == "no group could be judged: 12 groups under 30 images"
-    assert "12 groups under 30 images" in findings[1].note
+    message = "nothing could be judged: by fur: 12 groups, 0 of them of 30 images or more"
+    assert findings[1].note == message
+    frame["fur"] = np.where(np.arange(N) < 220, "long", "short")
+    _, _, findings = gate(frame, groups=("label", "fur"), fvo_increase=0.1)
+    assert findings[1].note == (
+        "by label; not judged: by fur: 2 groups, 1 of them of 30 images or more"
+    )
 
 
 def test_limits_stay_within_what_a_metric_can_be(gate):

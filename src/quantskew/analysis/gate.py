@@ -243,9 +243,9 @@ def _worst(findings: Iterator[Finding], rule: str, bound: float, sign: int = 1) 
     """Return the finding that decides: one that fails, or the least sure to pass."""
     every = list(findings)
     known = [finding for finding in every if not np.isnan(finding.value)]
+    unknown = "; ".join(finding.note for finding in every if np.isnan(finding.value))
     if not known:
-        notes = "; ".join(finding.note for finding in every)
-        note = f"nothing could be judged: {notes}"
+        note = f"nothing could be judged: {unknown}"
         return Finding(rule, "could not tell", bound, np.nan, np.nan, np.nan, note)
     order = ("fail", "could not tell", "pass")
     known.sort(
@@ -256,7 +256,10 @@ def _worst(findings: Iterator[Finding], rule: str, bound: float, sign: int = 1) 
     )
     first = known[0]
     also = [f.note.partition(" (")[0] for f in known[1:] if f.verdict == "fail"]
-    return first._replace(note=f"{first.note}; fails too: {', '.join(also)}") if also else first
+    notes = [first.note] if first.note else []
+    notes += [f"fails too: {', '.join(also)}"] if also else []
+    notes += [f"not judged: {unknown}"] if unknown else []
+    return first._replace(note="; ".join(notes))
 
 
 def by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:
@@ -323,6 +326,17 @@ def _group_loss(evidence: Evidence, policy: Policy, bound: float) -> Finding:
     return worst
 
 
+def _answers(evidence: Evidence, policy: Policy, division: Grouping, answers: Ints) -> Answers:
+    return Answers(
+        evidence.labels,
+        answers[None],
+        division.codes,
+        division.counted,
+        evidence.n_classes,
+        least=policy.minimum,
+    )
+
+
 def _measured(
     metric: Metric, evidence: Evidence, policy: Policy, *, paired: bool
 ) -> Iterator[tuple[str, float, float, float]]:
@@ -330,14 +344,7 @@ def _measured(
     # a metric of everyone is the same for every grouping
     for division in evidence.divisions[: 1 if metric.of == "everyone" else None]:
         after, before = (
-            Answers(
-                evidence.labels,
-                answers[None],
-                division.codes,
-                division.counted,
-                evidence.n_classes,
-                least=policy.minimum,
-            )
+            _answers(evidence, policy, division, answers)
             for answers in (evidence.after, evidence.before)
         )
         one = measure(
@@ -349,15 +356,18 @@ def _measured(
             rng=np.random.default_rng(policy.seed),
         )[metric.name]
         note = "" if metric.of == "everyone" else f"by {division.attribute}"
+        compares = metric.of == "grouping" and metric.chance is not None
+        if compares and division.counted.sum() < 2:  # a single group has no gap to another
+            sizes = f"{len(division.names)} groups, {division.counted.sum()} of them of"
+            yield f"{note}: {sizes} {policy.minimum} images or more", np.nan, np.nan, np.nan
+            continue
         numbers, (least, most) = (one.value[0], one.low, one.high), metric.span
         if one.effect is not None:
             numbers = (one.effect.estimate, one.effect.low, one.effect.high)
             least, most = least - most, most - least
         value, low, high = map(float, numbers)
         if np.isnan(value):
-            small = int((~division.counted).sum())
-            reason = one.reason or f"{small} groups under {policy.minimum} images"
-            note = f"{note}: {reason}, or rates over too few images"
+            note = f"{note}: {one.reason or 'every rate rests on too few images'}"
         yield note, value, float(np.clip(low, least, most)), float(np.clip(high, least, most))
 
 
@@ -416,14 +426,7 @@ def _rates_left_out(evidence: Evidence, policy: Policy) -> tuple[int, int]:
     """Count the rates of judged groups that rest on too few images, and all rates."""
     left_out = rates = 0
     for division in evidence.divisions:
-        answers = Answers(
-            evidence.labels,
-            evidence.after[None],
-            division.codes,
-            division.counted,
-            evidence.n_classes,
-            least=policy.minimum,
-        )
+        answers = _answers(evidence, policy, division, evidence.after)
         rated = answers.rated[:, division.counted]
         rated = rated[..., 1:] if evidence.n_classes == 2 else rated
         left_out, rates = left_out + int((~rated).sum()), rates + rated.size
