@@ -179,7 +179,8 @@ class Results:
             raise KeyError(f"{self.folder.name}: there is no claim {name!r}")
         places = ["model", "width"] if len(self.study.models) > 1 else ["width"]
         lines: dict[str, list[str]] = {}  # what is said, and of which tests it is said alike
-        for _, row in rows.sort_values("width", key=lambda w: w.map(_order)).iterrows():
+        rows = rows.sort_values("width", key=lambda w: w.map(_order), kind="stable")
+        for _, row in rows.iterrows():
             where = " ".join(row[place] for place in places if row[place] != ALL)
             if row["verdict"] == "not testable":
                 said = f"**not testable** ({row['missing']})"
