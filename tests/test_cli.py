@@ -141,7 +141,7 @@ def test_labels_of_a_file_without_names_are_numbers(pair, capsys, tmp_path):
     frame.assign(label=(frame["label"] == "dog").astype(int)).to_parquet(path)
     assert run(capsys, *command)[0] == 0
     frame.assign(label=3).to_parquet(path)
-    assert "label 3 of sample 0 (and 399 more) is no class" in run(capsys, *command)[2]
+    assert "label '3' is no class of" in run(capsys, *command)[2]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,7 @@ def test_the_policy_in_the_help_is_a_policy(tmp_path):
     policy = read(Policy, path, "")
     assert policy.bytes == 1_000_000
     assert policy.groups == ("race", "race*gender")
+    assert policy.preprocess.crop == 224
 
 
 def test_latency_is_that_of_pairs_run_in_turn(pair, tmp_path, monkeypatch):

@@ -19,6 +19,9 @@ from quantskew.subject import Subject
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
 
+# isort: split
+import timm
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
@@ -112,25 +115,90 @@ class Attention(nn.Module):
         return self.head((tokens + self.mix(tokens)).mean(1))
 
 
-def test_a_transformer_is_quantized_dynamically(tmp_path):
+class Amplify(nn.Module):
+    """Makes the tokens of the brightest images large."""
+
+    def __init__(self, gain):
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, tokens):
+        mean = tokens.mean((1, 2), keepdim=True)
+        return tokens * (1 + self.gain * torch.relu(mean - 1.2))
+
+
+def attention(tmp_path, gain):
+    """A file with three layers, and images of which one has tokens that are outliers."""
     torch.manual_seed(0)
-    network, images = Attention().eval(), torch.rand(5, 1, 8, 8)
-    path = tmp_path / "network.onnx"
+    network, images = Attention().eval(), torch.rand(60, 1, 8, 8)
+    images[0] += 1
     with torch.no_grad():
-        network.embed.weight.mul_(torch.linspace(0.2, 3, 8).view(8, 1, 1, 1))
-    onnx_files.export(network, images, path, {})
-    assert onnx_files.is_transformer(path)
-    onnx_files.quantize(path, path, None)
-    found = onnx_files.check(path)
-    assert (found.layers, found.integer_layers) == (3, 2)  # the convolution stays
-    assert "DynamicQuantizeLinear" in found.operators
-    torch.testing.assert_close(OnnxNetwork(path)(images), network(images), atol=0.1, rtol=0.1)
-    simulated = shipping.simulate(network, images, None, ranges="minmax", reduce_range=True)
-    assert torch.equal(simulated.embed(images), network.embed(images))
-    assert not torch.equal(simulated.mix.weight, network.mix.weight)
-    # ranges are those of the image there, of the batch here
-    one = images[:1]
-    torch.testing.assert_close(OnnxNetwork(path)(one), simulated(one), atol=0.005, rtol=0)
+        network.norm = Amplify(gain)
+        network.embed.weight.copy_(torch.rand(8, 1, 4, 4) / 8)
+    onnx_files.export(network, images[:2], tmp_path / "network.onnx", {})
+    return network, images, tmp_path / "network.onnx"
+
+
+def test_ranges_of_products_are_those_that_agree_more_with_fp32(tmp_path):
+    network, images, path = attention(tmp_path, gain=1000)
+    int8 = tmp_path / "int8.onnx"
+    assert onnx_files.quantize(path, int8, images) == "dynamic"
+    facts = onnx_files.check(int8)
+    assert (facts.layers, facts.integer_layers, facts.integer_bytes) == (3, 3, 1)
+    assert "DynamicQuantizeLinear" in facts.operators
+    simulated = {
+        kind: shipping.simulate(
+            network, images[:2], images, products=kind, ranges="minmax", reduce_range=True
+        )
+        for kind in ("static", "dynamic")
+    }
+    expected = models.logits(OnnxNetwork(path), images)
+    error = {
+        kind: (models.logits(one, images) - expected).square().mean()
+        for kind, one in simulated.items()
+    }
+    assert error["dynamic"] < error["static"]
+    one = images[1:2]  # ranges are those of the image there, of the batch here
+    torch.testing.assert_close(OnnxNetwork(int8)(one), simulated["dynamic"](one), atol=0.05, rtol=0)
+
+
+def test_a_layer_norm_leaves_no_convolution_in_fp32(tmp_path):
+    torch.manual_seed(0)
+    block = nn.Sequential(
+        nn.Conv2d(3, 16, 4, 4), nn.LayerNorm([16, 4, 4]), nn.Conv2d(16, 64, 3, padding=1),
+        nn.GELU(), nn.Conv2d(64, 16, 1), nn.Flatten(), nn.Linear(256, 5),
+    ).eval()  # fmt: skip
+    images, path = torch.rand(20, 3, 16, 16), tmp_path / "network.onnx"
+    onnx_files.export(block, images[:2], path, {})
+    assert onnx_files.check(path).integer_bytes == 0
+    assert onnx_files.quantize(path, path, images) == "static"  # one product alone
+    facts = onnx_files.check(path)
+    assert (facts.layers, facts.integer_layers, facts.integer_bytes) == (4, 4, 1)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "mobilevit_xxs", "edgenext_xx_small"])
+def test_hybrids_are_integers_throughout(tmp_path, name):
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=3).eval()
+    images, path = torch.rand(4, 3, 64, 64), tmp_path / "network.onnx"
+    onnx_files.export(network, images[:2], path, {})
+    onnx_files.quantize(path, path, images)
+    facts = onnx_files.check(path)
+    assert facts.integer_layers == facts.layers > 40
+    assert facts.integer_bytes == 1
+
+
+def test_a_file_that_stays_in_floating_point_is_not_called_int8(tmp_path, monkeypatch):
+    _, images, path = attention(tmp_path, gain=0)
+    whole = onnx_files.quantization.quantize_static
+
+    def no_convolution(*arguments, op_types_to_quantize, **options):
+        whole(*arguments, op_types_to_quantize=["Add"], **options)
+
+    monkeypatch.setattr(onnx_files.quantization, "quantize_static", no_convolution)
+    monkeypatch.setattr(onnx_files, "PRODUCTS", ("Gemm",))  # one of the three layers
+    with pytest.raises(FileError, match=r"is no int8 file: 0.0 % .*\(0 of 3 layers\), and 50 %"):
+        onnx_files.quantize(path, tmp_path / "int8.onnx", images)
 
 
 def test_weights_beside_a_file_are_part_of_its_size(tmp_path):

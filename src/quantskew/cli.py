@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,8 +12,10 @@ from quantskew.errors import UserError
 
 PASS, FAIL, COULD_NOT_TELL = 0, 1, 2
 USAGE = 64  # EX_USAGE of sysexits.h, distinct from the verdicts
+SOFTWARE = 70  # EX_SOFTWARE
 _EPILOGUE = """\
-exit status: 0 pass, 1 fail, 2 could not tell, 64 the command could not be run
+exit status: 0 pass, 1 fail, 2 could not tell, 64 the command could not be run,
+70 an unexpected error
 """
 _GATE = """\
 judge a network by a policy, and fail the build if a group loses too much
@@ -27,9 +31,18 @@ A policy is a YAML file; rules that are left out are not checked:
   equalized_odds: 0.3
   accuracy: 0.8                # at least
   bytes: 1_000_000             # of the file, at most
+  expected_accuracy: 0.92      # of the reference; if it is lower, nothing is judged
+  max_rejects: 0.02            # largest share of unusable images
+  preprocess:                  # input of ONNX files from elsewhere; never assumed
+    {resize: 256, crop: 224, scale: 255, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225],
+     layout: NCHW, channels: RGB}
 
 A rule passes if its confidence limit is within the bound and fails if the opposite limit is beyond
-it. If the bound lies between the two, the gate could not tell; more test images would help.
+it. If the bound lies between the two, the gate could not tell; more test images would help. Nothing
+is judged against a reference that is no better than always answering the most frequent class.
+
+A pair of files may need two more keys: `output: NAME` selects one of several outputs, and
+`threshold: 0.5` reads a single score (class 1 from there on).
 """
 _GATE_EXAMPLES = (
     """\
@@ -67,6 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = USAGE
+    except Exception as error:  # a status of its own, so that no fault is taken for a verdict
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="quantskew-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            traceback.print_exc(file=file)
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        print(f"unexpected error: {reason}; its trace is in {file.name}", file=sys.stderr)
+        status = SOFTWARE
     sys.exit(status)
 
 
@@ -106,6 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         gate.add_argument(f"--{name}", type=Path, metavar="FILE", help=text)
     gate.add_argument("--label", default="label", help="column with the label (default: label)")
+    gate.add_argument(
+        "--classes", help="names of the classes in the order of the outputs, or a file of them"
+    )
 
     latency = command("latency", _LATENCY, _latency)
     for name in ("dataset", "model"):
@@ -123,6 +147,7 @@ def _gate(options: argparse.Namespace) -> int:
     from quantskew import params, sections
     from quantskew.analysis import gate
     from quantskew.deployment import evidence
+    from quantskew.engine.fingerprint import file_hash
     from quantskew.files import write_json, write_text
 
     policy = sections.read(
@@ -134,20 +159,34 @@ def _gate(options: argparse.Namespace) -> int:
             params.load(), policy, options.variant, dataset=options.dataset, model=options.model
         )
     elif options.variant is None and all(pair):
-        judged = evidence.from_files(*pair, policy, label=options.label)
+        classes = _names(options.classes) if options.classes else ()
+        judged = evidence.from_files(*pair, policy, label=options.label, classes=classes)
     else:
         raise UserError("give either a variant of the study or all of --fp32, --int8 and --data")
     findings = gate.judge(judged, policy)
     verdict = gate.overall(findings)
-    print(f"{judged.name} against {judged.reference}, {len(judged.labels):,} test images")
-    for finding in findings:
-        print(finding.line())
+    print(*gate.heading(judged, policy), *(f.line() for f in findings), sep="\n")
     print(f"gate: {verdict}")
-    if options.json:
-        write_json(options.json, gate.as_json(judged, policy, findings))
-    if options.markdown:
-        write_text(options.markdown, gate.as_markdown(judged, policy, findings))
+    hashes = {**judged.provenance["sha256"], "policy": file_hash(options.policy)}
+    judged = judged._replace(provenance={**judged.provenance, "sha256": hashes})
+    try:
+        if options.json:
+            write_json(options.json, gate.as_json(judged, policy, findings))
+        if options.markdown:
+            write_text(options.markdown, gate.as_markdown(judged, policy, findings))
+    except OSError as error:
+        raise UserError(f"the verdict is {verdict} and cannot be written: {error}") from None
     return {"pass": PASS, "fail": FAIL, "could not tell": COULD_NOT_TELL}[verdict]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names of classes: the lines of a file, or a list separated by commas."""
+    file = Path(text)
+    parts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
+    names = tuple(part.strip() for part in parts if part.strip())
+    if len(set(names)) < len(names):
+        raise UserError(f"--classes names a class twice: {', '.join(names)}")
+    return names
 
 
 def _latency(options: argparse.Namespace) -> int:

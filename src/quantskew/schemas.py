@@ -110,6 +110,8 @@ TABLES: Mapping[str, Table] = {
         _column("operators", pa.string(), "their names"),
         _column("layers", pa.int32(), "convolutions and matrix products by weights"),
         _column("integer_layers", pa.int32(), "those with integer weights"),
+        _column("integer_bytes", pa.float64(), "share of the bytes of layer weights in integers"),
+        _column("products", pa.string(), "activation ranges of matrix products: static, dynamic"),
         _column("calibration", pa.string(), "training images that set its ranges"),
         _column("accuracy", pa.float64(), "of the file, share of the test samples"),
         _column("agreement_fp32", pa.float64(), "same answers as the fp32 file, share"),

@@ -31,13 +31,22 @@ from pydantic import (
     GetCoreSchemaHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_serializer,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from quantskew.errors import UserError, close_names
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"got {value}, which is a truth value; a number is needed")
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -69,6 +78,13 @@ class Section(BaseModel):
     """A part of a parameter file: immutable, and closed to keys that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before", check_fields=False)
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+        """Refuse ``accuracy: true``, which would be read as 1."""
+        annotation = cls.model_fields[str(field.field_name)].annotation
+        return _number(value) if _numeric(annotation) else value
 
     def identity(self) -> dict[str, Any]:
         """Return what a result depends on when it depends on this section.
@@ -219,6 +235,16 @@ def explained(
                 yield f"{key}: got {value!r}; a list is needed, such as [{value}]"
             case _:
                 yield f"{key}: got {value!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _numeric(annotation: Any) -> bool:
+    """Whether an annotation holds a number and nothing that a truth value could be meant for."""
+    if hasattr(annotation, "__metadata__"):  # Annotated
+        annotation = annotation.__origin__
+    if annotation in (int, float):
+        return True
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    return bool(parts) and all(map(_numeric, parts))
 
 
 def _keys_at(section: type[Section], location: tuple[int | str, ...], given: Any) -> list[str]:

@@ -13,18 +13,25 @@ could not tell  the bound lies between: the samples are too few
 ==============  ====================================================
 
 Rules over groups look at every grouping of the policy; the worst one decides and is named.
+
+A reference that is no better than always answering the most frequent class, or worse than the
+policy expects, is no basis: its images were probably prepared otherwise than it was trained on, and
+nothing is judged.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from pydantic import ConfigDict, Field, model_validator
 from scipy.stats import binomtest
 
+from quantskew.analysis.typeset import escape_markdown, markdown
 from quantskew.data.groups import Grouping
-from quantskew.errors import close_names
+from quantskew.data.preprocess import Preprocess
+from quantskew.errors import UserError, close_names
 from quantskew.fairness.catalogue import CATALOGUE, Metric
 from quantskew.fairness.certificate import certificate, loss_floor
 from quantskew.fairness.metrics import Ints
@@ -33,6 +40,10 @@ from quantskew.fairness.parity import Answers
 from quantskew.sections import Count, Fraction, Section
 
 Verdict = Literal["pass", "fail", "could not tell"]
+
+
+class GateError(UserError, ValueError):
+    """A reference that nothing can be judged against."""
 
 
 class Policy(Section):
@@ -53,6 +64,13 @@ class Policy(Section):
     demographic_parity   share given a class: the largest difference of groups, worst class
     equalized_odds       the same of the true and the false positive rate
     ==================== ======================================================================
+
+    Rates of fewer than ``minimum`` images take no part in the true and false positive rates that
+    groups are compared by.
+
+    ``preprocess``, ``output`` and ``threshold`` say how a pair of ONNX files is fed and read. A
+    file with one score for each image answers class 1 where the score reaches ``threshold``: 0.5
+    for probabilities, 0 for logits.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -61,9 +79,14 @@ class Policy(Section):
     groups: tuple[str, ...] = ()  # those of the study, or the label, unless given
     minimum: Count = 30  # smaller groups are named, not judged
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    draws: Annotated[int, Field(ge=100)] = 2000
-    seed: int = 0
+    draws: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
+    seed: Annotated[int, Field(ge=0)] = 0
     bytes: Count | None = None
+    expected_accuracy: Fraction | None = None  # of the reference
+    max_rejects: Fraction = 0.02  # share of images that may be unusable
+    preprocess: Preprocess | None = None
+    output: str | None = None  # name of the output that answers
+    threshold: float | None = None  # of a file with a single score
 
     @model_validator(mode="after")
     def _asks_something(self) -> "Policy":
@@ -95,6 +118,24 @@ class Evidence(NamedTuple):
     n_classes: int
     divisions: list[Grouping]
     bytes: int
+    classes: tuple[str, ...] = ()
+    input: str = ""  # how images were prepared, where the gate did it
+    warnings: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = {}  # hashes, versions and rejected images, for the JSON
+
+    @property
+    def accuracies(self) -> tuple[float, float]:
+        """Share of right answers of the reference and of the network."""
+        before, after = (float((a == self.labels).mean()) for a in (self.before, self.after))
+        return before, after
+
+    @property
+    def majority(self) -> tuple[str, float]:
+        """Name of the most frequent class, and its share of the samples."""
+        counts = np.bincount(self.labels)
+        index = int(counts.argmax())
+        name = self.classes[index] if self.classes else str(index)
+        return name, float(counts[index] / counts.sum())
 
 
 class Finding(NamedTuple):
@@ -144,9 +185,39 @@ def rules() -> dict[str, Rule]:
 
 
 def judge(evidence: Evidence, policy: Policy) -> list[Finding]:
-    """Judge by every rule that the policy gives."""
+    """Judge by every rule that the policy gives.
+
+    Raises
+    ------
+    GateError
+        When the reference does not beat the most frequent class, or is significantly worse than the
+        policy expects.
+    """
+    _check_basis(evidence, policy)
     known = rules()
     return [known[name].judge(evidence, policy, bound) for name, bound in policy.asked().items()]
+
+
+def _check_basis(evidence: Evidence, policy: Policy) -> None:
+    accuracy, (majority, share) = evidence.accuracies[0], evidence.majority
+    right, n = int((evidence.before == evidence.labels).sum()), len(evidence.labels)
+    expected = policy.expected_accuracy
+    problem = ""
+    if accuracy <= share:
+        problem = f"always answering {majority!r} would reach {100 * share:.1f} %"
+    elif expected is not None:
+        high = binomtest(right, n).proportion_ci(2 * policy.confidence - 1).high
+        if high < expected:
+            problem = f"the policy expects {100 * expected:g} %"
+    if problem:
+        fed = f" It was fed {evidence.input}." if evidence.input else ""
+        raise GateError(
+            f"the reference {evidence.reference} answers {100 * accuracy:.1f} % of {n:,} images "
+            f"correctly, and {problem}: it is no basis for a verdict.{fed} Check the labels and "
+            "the order of the classes, and for a pair of files state in the policy how they are "
+            "fed: preprocess: {resize: …, crop: …, scale: …, mean: …, std: …, layout: …, "
+            "channels: …}"
+        )
 
 
 def overall(findings: list[Finding]) -> Verdict:
@@ -170,9 +241,11 @@ def _decided(
 
 def _worst(findings: Iterator[Finding], rule: str, bound: float, sign: int = 1) -> Finding:
     """Return the finding that decides: one that fails, or the least sure to pass."""
-    known = [finding for finding in findings if not np.isnan(finding.value)]
+    every = list(findings)
+    known = [finding for finding in every if not np.isnan(finding.value)]
+    unknown = "; ".join(finding.note for finding in every if np.isnan(finding.value))
     if not known:
-        note = "no grouping has groups that are large enough, or its groups are the classes"
+        note = f"nothing could be judged: {unknown}"
         return Finding(rule, "could not tell", bound, np.nan, np.nan, np.nan, note)
     order = ("fail", "could not tell", "pass")
     known.sort(
@@ -183,31 +256,85 @@ def _worst(findings: Iterator[Finding], rule: str, bound: float, sign: int = 1) 
     )
     first = known[0]
     also = [f.note.partition(" (")[0] for f in known[1:] if f.verdict == "fail"]
-    return first._replace(note=f"{first.note}; fails too: {', '.join(also)}") if also else first
+    notes = [first.note] if first.note else []
+    notes += [f"fails too: {', '.join(also)}"] if also else []
+    notes += [f"not judged: {unknown}"] if unknown else []
+    return first._replace(note="; ".join(notes))
+
+
+def by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:
+    """Describe every group of every grouping, also those that are too small to be judged.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``attribute``, ``group``, ``images``, ``judged``; ``reference`` and ``accuracy``, the
+        accuracies; ``lost`` and ``gained``, images whose answer became wrong or right; and
+        ``loss_low`` and ``loss_high``, limits of the accuracy lost, valid for all groups of a
+        grouping at once and NaN where a group is not judged.
+    """
+    alpha, parts = 1 - policy.confidence, []
+    for attribute, codes, names, counted in evidence.divisions:
+        changed = flips(evidence.labels, evidence.before, evidence.after, codes, len(names))
+        lost, gained = changed.right_to_wrong, changed.wrong_to_right
+        sizes = np.bincount(codes[codes >= 0], minlength=len(names))
+        right = [
+            np.bincount(codes[(codes >= 0) & (answers == evidence.labels)], minlength=len(names))
+            for answers in (evidence.before, evidence.after)
+        ]
+        lows = np.full(len(names), np.nan)
+        for g in np.flatnonzero(counted):
+            lows[g] = loss_floor(lost[g], gained[g], sizes[g], alpha=alpha / counted.sum())
+        columns = {
+            "attribute": attribute,
+            "group": names,
+            "images": sizes,
+            "judged": counted,
+            "reference": right[0] / sizes,
+            "accuracy": right[1] / sizes,
+            "lost": lost,
+            "gained": gained,
+            "loss_low": lows,
+            "loss_high": certificate(lost, gained, sizes, counted=counted, alpha=alpha).groups,
+        }
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _group_loss(evidence: Evidence, policy: Policy, bound: float) -> Finding:
-    small: list[str] = []
+    groups = by_group(evidence, policy)
+    small = groups[~groups["judged"]]
+    if len(small) == len(groups):
+        note = f"no group could be judged: {len(groups)} groups under {policy.minimum} images"
+        return Finding("largest_group_loss", "could not tell", bound, np.nan, np.nan, np.nan, note)
+    findings = (
+        _decided(
+            "largest_group_loss",
+            bound,
+            (row.lost - row.gained) / row.images,
+            row.loss_low,
+            row.loss_high,
+            f"{row.attribute} {row.group} ({row.images} images)",
+        )
+        for row in groups[groups["judged"]].itertuples()
+    )
+    worst = _worst(findings, "largest_group_loss", bound)
+    if len(small):
+        unseen = ", ".join(f"{row.attribute} {row.group}" for row in small.itertuples())
+        note = f"{worst.note}; under {policy.minimum} images, not judged: {unseen}"
+        worst = worst._replace(note=note)
+    return worst
 
-    def findings() -> Iterator[Finding]:
-        alpha = 1 - policy.confidence
-        for attribute, codes, names, counted in evidence.divisions:
-            changed = flips(evidence.labels, evidence.before, evidence.after, codes, len(names))
-            lost, gained = changed.right_to_wrong, changed.wrong_to_right
-            sizes = np.bincount(codes[codes >= 0], minlength=len(names))
-            highs = certificate(lost, gained, sizes, counted=counted, alpha=alpha).groups
-            small.extend(f"{attribute} {names[g]}" for g in np.flatnonzero(~counted))
-            for g in np.flatnonzero(counted):
-                low = loss_floor(lost[g], gained[g], sizes[g], alpha=alpha / counted.sum())
-                value = (lost[g] - gained[g]) / sizes[g]
-                note = f"{attribute} {names[g]} ({sizes[g]} images)"
-                yield _decided("largest_group_loss", bound, value, low, highs[g], note)
 
-    found = _worst(findings(), "largest_group_loss", bound)
-    if small:
-        unseen = f"under {policy.minimum} images, not judged: {', '.join(small)}"
-        found = found._replace(note=f"{found.note}; {unseen}")
-    return found
+def _answers(evidence: Evidence, policy: Policy, division: Grouping, answers: Ints) -> Answers:
+    return Answers(
+        evidence.labels,
+        answers[None],
+        division.codes,
+        division.counted,
+        evidence.n_classes,
+        least=policy.minimum,
+    )
 
 
 def _measured(
@@ -217,9 +344,7 @@ def _measured(
     # a metric of everyone is the same for every grouping
     for division in evidence.divisions[: 1 if metric.of == "everyone" else None]:
         after, before = (
-            Answers(
-                evidence.labels, answers[None], division.codes, division.counted, evidence.n_classes
-            )
+            _answers(evidence, policy, division, answers)
             for answers in (evidence.after, evidence.before)
         )
         one = measure(
@@ -231,11 +356,19 @@ def _measured(
             rng=np.random.default_rng(policy.seed),
         )[metric.name]
         note = "" if metric.of == "everyone" else f"by {division.attribute}"
-        numbers = (one.value[0], one.low, one.high)
+        compares = metric.of == "grouping" and metric.chance is not None
+        if compares and division.counted.sum() < 2:  # a single group has no gap to another
+            sizes = f"{len(division.names)} groups, {division.counted.sum()} of them of"
+            yield f"{note}: {sizes} {policy.minimum} images or more", np.nan, np.nan, np.nan
+            continue
+        numbers, (least, most) = (one.value[0], one.low, one.high), metric.span
         if one.effect is not None:
             numbers = (one.effect.estimate, one.effect.low, one.effect.high)
+            least, most = least - most, most - least
         value, low, high = map(float, numbers)
-        yield note, value, low, high
+        if np.isnan(value):
+            note = f"{note}: {one.reason or 'every rate rests on too few images'}"
+        yield note, value, float(np.clip(low, least, most)), float(np.clip(high, least, most))
 
 
 def _level(metric: Metric, evidence: Evidence, policy: Policy, bound: float) -> Finding:
@@ -268,37 +401,96 @@ def _bytes(evidence: Evidence, policy: Policy, bound: float) -> Finding:
     return _decided("bytes", bound, size, size, size, "")
 
 
+def heading(evidence: Evidence, policy: Policy) -> list[str]:
+    """Say in lines of text what was compared, on what, and what is to be doubted about it."""
+    (before, after), (majority, share) = evidence.accuracies, evidence.majority
+    lines = [
+        f"{evidence.name} against {evidence.reference}, {len(evidence.labels):,} test images",
+        f"accuracy {100 * after:.1f} %, reference {100 * before:.1f} %, most frequent class "
+        f"{majority} {100 * share:.1f} %",
+    ]
+    if evidence.input:
+        lines.append(f"input: {evidence.input}")
+    left_out, rates = _rates_left_out(evidence, policy)
+    by_class = {metric.rule for metric in CATALOGUE.values() if metric.by_class}
+    asked = {rule.removesuffix("_increase").removesuffix("_decrease") for rule in policy.asked()}
+    if left_out and by_class & asked:
+        lines.append(
+            f"true and false positive rates over fewer than {policy.minimum} images are left out: "
+            f"{left_out} of {rates}"
+        )
+    return [*lines, *(f"warning: {text}" for text in evidence.warnings)]
+
+
+def _rates_left_out(evidence: Evidence, policy: Policy) -> tuple[int, int]:
+    """Count the rates of judged groups that rest on too few images, and all rates."""
+    left_out = rates = 0
+    for division in evidence.divisions:
+        answers = _answers(evidence, policy, division, evidence.after)
+        rated = answers.rated[:, division.counted]
+        rated = rated[..., 1:] if evidence.n_classes == 2 else rated
+        left_out, rates = left_out + int((~rated).sum()), rates + rated.size
+    return left_out, rates
+
+
 def as_json(evidence: Evidence, policy: Policy, findings: list[Finding]) -> dict[str, object]:
-    """Lay out a verdict for machines."""
+    """Lay out a verdict for machines: all rules, all groups, and what they rest on."""
+    (before, after), (majority, share) = evidence.accuracies, evidence.majority
+    left_out, rates = _rates_left_out(evidence, policy)
     return {
         "verdict": overall(findings),
         "network": evidence.name,
         "reference": evidence.reference,
         "samples": len(evidence.labels),
-        "groups": [division.attribute for division in evidence.divisions],
+        "accuracy": after,
+        "reference_accuracy": before,
+        "majority": {"class": majority, "share": share},
+        "input": evidence.input,
+        "warnings": evidence.warnings,
         "confidence": policy.confidence,
         "rules": [finding._asdict() for finding in findings],
+        "groups": by_group(evidence, policy).to_dict("records"),
+        "rates": {"all": rates, "left_out": left_out},
+        "policy": policy.model_dump(mode="json"),
+        **evidence.provenance,
     }
 
 
 def as_markdown(evidence: Evidence, policy: Policy, findings: list[Finding]) -> str:
     """Lay out a verdict as a summary for a pull request."""
-    rows = [
-        f"| {finding.verdict} | `{finding.rule}` | "
-        + finding.line().partition(f"{finding.rule}: ")[2].replace("|", "\\|")
-        + " |"
-        for finding in findings
+    rules_table = pd.DataFrame(
+        {
+            "verdict": [finding.verdict for finding in findings],
+            "rule": [finding.rule for finding in findings],
+            "number [limits]": [
+                finding.line().partition(f"{finding.rule}: ")[2] for finding in findings
+            ],
+        }
+    )
+    groups = by_group(evidence, policy)
+    judged = groups.pop("judged")
+    shares = ["reference", "accuracy", "loss_low", "loss_high"]
+    groups[shares] *= 100
+    groups["group"] = groups["group"].where(judged, groups["group"] + " (not judged)")
+    first, *rest = heading(evidence, policy)
+    hashes = [
+        f"- {what}: sha256 `{digest}`"
+        for what, digest in evidence.provenance.get("sha256", {}).items()
     ]
     return "\n".join(
         [
             f"### Gate: **{overall(findings)}**",
             "",
-            f"`{evidence.name}` against `{evidence.reference}` on {len(evidence.labels):,} test "
-            f"images; limits are one-sided at {100 * policy.confidence:g} %.",
+            escape_markdown(first),
             "",
-            "| verdict | rule | number [limits] |",
-            "|---|---|---|",
-            *rows,
+            *(f"- {escape_markdown(line)}" for line in rest),
+            f"- limits are one-sided at {100 * policy.confidence:g} %",
+            "",
+            markdown(rules_table),
+            "Accuracy, and limits of the accuracy lost by a group, in percent:",
+            "",
+            markdown(groups),
+            *hashes,
             "",
         ]
     )

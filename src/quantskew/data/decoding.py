@@ -3,7 +3,7 @@
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,18 @@ _CHUNK = 64
 
 Size = int | tuple[int, int]
 """Side of a square in pixels, or height and width."""
+Fit = Callable[[PIL.Image.Image], PIL.Image.Image]
+"""Resizes and crops a picture."""
 _MODES = {1: "L", 3: "RGB"}
 
 
 def decode(
-    image: Image, *, size: Size, channels: int, native: tuple[int, int] | None = None
+    image: Image,
+    *,
+    size: Size,
+    channels: int,
+    native: tuple[int, int] | None = None,
+    fit: Fit | None = None,
 ) -> np.ndarray:
     """Decode one image, cut out its middle and resize that, with antialiasing.
 
@@ -40,6 +47,8 @@ def decode(
         1 for grey, 3 for RGB.
     native
         Height and width the image must have.
+    fit
+        Brings a picture to ``size`` in another way.
 
     Returns
     -------
@@ -68,7 +77,7 @@ def decode(
             "{}×{} pixels, every image of this set has {}×{}".format(*height_width, *native)
         )
     form = height_and_width(size)
-    pixels = _fitted(picture, form, _MODES[channels])
+    pixels = _fitted(picture, form, _MODES[channels], fit)
     if pixels.min() == pixels.max():
         raise UnusableError(f"constant: every pixel is {pixels.flat[0]}")
     return pixels.reshape(*form, channels).transpose(2, 0, 1)
@@ -101,18 +110,24 @@ def _open(image: Path | bytes) -> PIL.Image.Image:
         raise UnusableError(f"unreadable: {error}") from None
 
 
-def _fitted(picture: PIL.Image.Image, form: tuple[int, int], mode: str) -> np.ndarray:
+def _fitted(
+    picture: PIL.Image.Image, form: tuple[int, int], mode: str, fit: Fit | None
+) -> np.ndarray:
     if picture.mode.startswith(("I", "F")):
         raise UnusableError(f"mode {picture.mode}: more than 8 bits a channel")
     try:
         # a large JPEG decodes at half, a quarter or an eighth of its size for a fraction of the
         # work; from twice the size wanted, shrinking it is as good as from the whole
-        picture.draft(mode, (2 * form[1], 2 * form[0]))
+        if fit is None:
+            picture.draft(mode, (2 * form[1], 2 * form[0]))
         PIL.ImageOps.exif_transpose(picture, in_place=True)
         picture = picture if picture.mode == mode else picture.convert(mode)
     except Exception as error:  # a broken body likewise
         raise UnusableError(f"unreadable: {error}") from None
+    picture = fit(picture) if fit else picture
     width, height = picture.size
+    if fit and (height, width) != form:
+        raise UnusableError(f"{height}×{width} pixels, where {form[0]}×{form[1]} are needed")
     if (height, width) != form:
         inner = min(width, height * form[1] / form[0])
         outer = min(height, width * form[0] / form[1])
@@ -129,6 +144,7 @@ def decode_all(
     size: Size,
     channels: int,
     native: tuple[int, int] | None = None,
+    fit: Fit | None = None,
     folder: str | Path | None = None,
     title: str = "",
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
@@ -164,7 +180,7 @@ def decode_all(
     def work(start: int, chunk: list[Image]) -> int:
         for position, image in enumerate(chunk, start):
             try:
-                one = decode(image, size=size, channels=channels, native=native)
+                one = decode(image, size=size, channels=channels, native=native, fit=fit)
             except UnusableError as reason:
                 unusable[position] = str(reason)
                 continue

@@ -11,10 +11,9 @@ from quantskew.sections import Count, Section
 class Deploy(Section):
     """Which files are deployed, and how the int8 files are calibrated (``deploy:``).
 
-    Each of ``calibrations`` produces an int8 file under its name. Transformers are quantized
-    dynamically, without calibration images. With ``reduce_range`` weights use only 7 of the 8 bits:
-    on an x86 CPU without VNNI, the sum of two products of 8-bit numbers overflows 16 bits, so that
-    the predictions of a file with the full range depend on the CPU.
+    Each of ``calibrations`` produces an int8 file under its name. With ``reduce_range`` weights use
+    only 7 of the 8 bits: on an x86 CPU without VNNI, the sum of two products of 8-bit numbers
+    overflows 16 bits, so that the predictions of a file with the full range depend on the CPU.
     """
 
     networks: tuple[str, ...] = ("fp32",)  # fp32, or methods with a recipe, which retrain it

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import safetensors.torch
 from torch import Tensor, nn
@@ -12,9 +12,7 @@ from quantskew import models
 from quantskew.deployment import onnx_files
 from quantskew.quantization.activations import StaticActivations
 from quantskew.quantization.calibration import Calibration
-from quantskew.quantization.codes import FLOAT
 from quantskew.quantization.input_quantizers import restore
-from quantskew.quantization.layers import quantizable
 from quantskew.quantization.packing import open_variant
 from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.ranges import (
@@ -71,28 +69,36 @@ def ship(
     example = models.as_input(data.train.images[:2], models.CPU)
     path = folder / "network.onnx"
     onnx_files.export(network, example, path, {**notes, "classes": "\n".join(data.classes)})
-    calibrated_on: dict[str, int] = {}
+    calibrated: dict[str, Any] = {"calibration": {}, "products": ""}
     if calibration is not None:
-        dynamic = onnx_files.is_transformer(path)
-        seen = None if dynamic else calibration.draw(data.train, seed)
-        images = seen and seen.images
-        onnx_files.quantize(path, path, images, ranges=ranges, reduce_range=reduce_range)
-        network = simulate(network, example, images, ranges=ranges, reduce_range=reduce_range)
-        calibrated_on = seen.counts if seen else {}
+        seen = calibration.draw(data.train, seed)
+        products = onnx_files.quantize(
+            path, path, seen.images, ranges=ranges, reduce_range=reduce_range
+        )
+        network = simulate(
+            network,
+            example,
+            seen.images,
+            products=products,
+            ranges=ranges,
+            reduce_range=reduce_range,
+        )
+        calibrated = {"calibration": seen.counts, "products": products}
     outputs = {
         "logits": models.logits(onnx_files.OnnxNetwork(path), data.test.images),
         "pytorch": models.logits(network.to(models.device()), data.test.images),
     }
     safetensors.torch.save_file(outputs, folder / "logits.safetensors")
-    facts = onnx_files.check(path)._asdict() | {"calibration": calibrated_on}
+    facts = onnx_files.check(path)._asdict() | calibrated
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 def simulate(
     network: nn.Module,
     example: Tensor,
-    images: Tensor | None,
+    images: Tensor,
     *,
+    products: onnx_files.Products,
     ranges: Literal["minmax", "percentile", "entropy"],
     reduce_range: bool,
 ) -> nn.Module:
@@ -100,25 +106,15 @@ def simulate(
 
     Some differences remain. The runtime also quantizes the inputs of additions and poolings, and
     biases to 32 bits. Its 7-bit codes range from −64 to 64, those here from −63 to 63. Its
-    ``entropy`` uses 128 bins. Without calibration ``images`` it determines ranges per batch, not
-    per image.
+    ``entropy`` uses 128 bins. Its dynamic ranges are those of the batch, here those of each image.
     """
     bits = 7 if reduce_range else 8
     weights = IntegerWeights(granularity="channel", scheme="symmetric_narrow", rgb_first=None)
-    if images is not None:
-        return quantize_network(
-            network,
-            example,
-            bits=bits,
-            weights=weights,
-            activations=StaticActivations(range=_RANGES[ranges]),
-            calibration=images,
-        ).network
-    widths = {
-        name: FLOAT if isinstance(layer, nn.Conv2d) else bits
-        for name, layer in quantizable(network).items()
-    }
-    network = quantize_network(network, example, bits=bits, weights=weights, widths=widths).network
-    inputs = dict.fromkeys(name for name, width in widths.items() if width != FLOAT)
-    restore(network, {"bits": 8, "scheme": "asymmetric", "layers": inputs})
-    return network
+    made = quantize_network(network, example, bits=bits, weights=weights).network
+    grids = StaticActivations(range=_RANGES[ranges]).grids(made, images, None)
+    if products == "dynamic":
+        convolutions = (name for name in grids if isinstance(made.get_submodule(name), nn.Conv2d))
+        dynamic = dict.fromkeys(grids.keys() - {*convolutions})
+        grids = {**grids, **dynamic}
+    restore(made, {"bits": 8, "scheme": "asymmetric", "layers": grids})
+    return made

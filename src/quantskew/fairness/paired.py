@@ -10,6 +10,7 @@ and only the samples on which they differ speak. Three views of that:
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -177,7 +178,8 @@ def measure(
     useful = [metric for metric in asked if not reasons[metric.name]]
 
     def values(blocks: Iterable[Counts]) -> dict[str, Floats]:  # (B, N, S, ...)
-        parts = [[metric.value(counts) for metric in useful] for counts in blocks]
+        rated = (replace(counts, rated=variant.rated) for counts in blocks)
+        parts = [[metric.value(counts) for metric in useful] for counts in rated]
         return {m.name: np.concatenate(v) for m, *v in zip(useful, *parts, strict=True)}
 
     whole = observe(cells, variant.counted)

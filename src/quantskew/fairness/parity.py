@@ -47,17 +47,21 @@ class Counts:
         G + 1 rows counts the samples that belong to no group.
     counted
         (G,) whether a group is large enough to enter a comparison.
+    rated
+        (2, G, K) whether the true and the false positive rate of a class are taken of enough
+        samples of a group to enter a comparison; all are unless given.
     """
 
     positives: Floats
     selected: Floats
     hits: Floats
     counted: Bools
+    rated: Bools | None = None
 
     def network(self, index: int) -> "Counts":
         """Counts (S, ...) of a network, of counts (1, N, S, ...) of several."""
         selected, hits = self.selected[0, index], self.hits[0, index]
-        return Counts(self.positives[0, 0], selected, hits, self.counted)
+        return Counts(self.positives[0, 0], selected, hits, self.counted, self.rated)
 
     @cached_property
     def sizes(self) -> Floats:
@@ -91,10 +95,11 @@ class Counts:
         rate; where fewer than two groups have it the metric is NaN. Of two classes only class 1 is
         looked at, as fairlearn does: (..., 1).
         """
-        low_high = {
-            name: extremes(ratio(part, whole), self.counted, axis=-2)
-            for name, (part, whole) in self.rates.items()
-        }
+        rates = {name: ratio(part, whole) for name, (part, whole) in self.rates.items()}
+        if self.rated is not None:
+            for name, rated in zip(("true", "false"), self.rated, strict=True):
+                rates[name] = np.where(rated, rates[name], np.nan)
+        low_high = {name: extremes(rate, self.counted, axis=-2) for name, rate in rates.items()}
         (lowest, highest), true, false = low_high.values()
         gaps = {
             "demographic_parity": highest - lowest,
@@ -149,6 +154,8 @@ class Answers:
         (G,) whether a group is large enough to enter a comparison.
     n_classes
         K.
+    least
+        Samples that a rate of a group is taken of, at least, to enter a comparison.
     """
 
     labels: Ints
@@ -156,6 +163,7 @@ class Answers:
     codes: Ints
     counted: Bools
     n_classes: int
+    least: int = 1
 
     @property
     def correct(self) -> Bools:
@@ -186,7 +194,15 @@ class Answers:
         matrices[frame.by_group.index] = np.stack(frame.by_group.to_list())
         of_seeds = matrices.reshape(n_seeds, n_places, n_classes, n_classes)
         hits = np.diagonal(of_seeds, axis1=-2, axis2=-1)
-        return Counts(of_seeds.sum(-1), of_seeds.sum(-2), hits, self.counted)
+        return Counts(of_seeds.sum(-1), of_seeds.sum(-2), hits, self.counted, self.rated)
+
+    @cached_property
+    def rated(self) -> Bools:
+        """Whether ``least`` samples of a group have a class, and have another, (2, G, K)."""
+        positives = np.zeros((len(self.counted) + 1, self.n_classes), np.int64)
+        np.add.at(positives, (self.places, self.labels), 1)
+        negatives = positives.sum(1, keepdims=True) - positives
+        return np.asarray(np.stack([positives, negatives])[:, :-1] >= self.least)
 
     @cached_property
     def present(self) -> Bools:

@@ -1,0 +1,127 @@
+"""How pictures become the input of a network that was made elsewhere (``preprocess:``)."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+import PIL.Image
+from pydantic import BeforeValidator, Field
+
+from quantskew.data.decoding import height_and_width
+from quantskew.data.sources.registry import UnusableError
+from quantskew.errors import UserError
+from quantskew.sections import PositiveFloat, Section
+
+_Side = Annotated[int, Field(ge=1, le=4096, description="pixels")]
+_RESAMPLING = {
+    "bilinear": PIL.Image.Resampling.BILINEAR,
+    "bicubic": PIL.Image.Resampling.BICUBIC,
+}
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class PreprocessError(UserError, ValueError):
+    """Preprocessing that does not fit the input of a network."""
+
+
+class Preprocess(Section):
+    """Steps from a picture to the input of a network, in this order.
+
+    Attributes
+    ----------
+    resize
+        Length of the shorter side in pixels, or height and width.
+    crop
+        Side of the square, or height and width, that is cut from the middle. Without ``resize`` and
+        ``crop`` the largest middle part of the form of the input is scaled to its size.
+    interpolation
+        Of ``resize``.
+    scale
+        Pixel values, 0 to 255, are divided by this.
+    mean, std
+        Subtracted from the scaled values, and divided by, for all channels or each. The order of
+        the channels is ``channels``.
+    layout
+        Order of the axes of the input.
+    channels
+        Order of the channels of a colour picture; the input of a grey one has none.
+
+    Examples
+    --------
+    >>> pixels = np.full((1, 3, 2, 2), 255, np.uint8)
+    >>> preprocess = Preprocess(scale=255, mean=(0.5,), std=(0.5,))
+    >>> float(preprocess.values(pixels).max())
+    1.0
+    """
+
+    resize: _Side | tuple[_Side, _Side] | None = None
+    crop: _Side | tuple[_Side, _Side] | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    scale: PositiveFloat
+    mean: Annotated[tuple[float, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    std: Annotated[tuple[PositiveFloat, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    channels: Literal["RGB", "BGR"] = "RGB"
+
+    @property
+    def resizes(self) -> bool:
+        """Whether it says how a picture gets its size."""
+        return self.resize is not None or self.crop is not None
+
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the result, where they do not depend on the picture."""
+        if self.crop is not None:
+            return height_and_width(self.crop)
+        return self.resize if isinstance(self.resize, tuple) else None
+
+    def fit(self, picture: PIL.Image.Image) -> PIL.Image.Image:
+        """Resize a picture and crop its middle."""
+        if self.resize is not None:
+            width, height = picture.size
+            if isinstance(self.resize, tuple):
+                form = self.resize[::-1]
+            else:  # the longer side is rounded down, as torchvision does
+                shorter = min(width, height)
+                form = (width * self.resize // shorter, height * self.resize // shorter)
+            picture = picture.resize(form, _RESAMPLING[self.interpolation])
+        if self.crop is not None:
+            high, wide = height_and_width(self.crop)
+            left = round((picture.size[0] - wide) / 2)
+            top = round((picture.size[1] - high) / 2)
+            if left < 0 or top < 0:
+                raise UnusableError(
+                    f"{picture.size[1]}×{picture.size[0]} pixels, smaller than the crop of "
+                    f"{high}×{wide}"
+                )
+            picture = picture.crop((left, top, left + wide, top + high))
+        return picture
+
+    def values(self, pixels: np.ndarray) -> np.ndarray:
+        """Scale and normalize pixels in RGB, (N, C, H, W); the result is float32."""
+        n_channels = pixels.shape[1]
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) not in (1, n_channels):
+                raise PreprocessError(
+                    f"preprocess: {name} has {len(numbers)} values, the input has {n_channels} "
+                    f"channels; give 1 or {n_channels}"
+                )
+        ordered = pixels[:, ::-1] if self.channels == "BGR" else pixels
+        mean, std = (np.reshape(v, (1, -1, 1, 1)) for v in (self.mean, self.std))
+        values: np.ndarray = ((ordered / self.scale - mean) / std).astype(np.float32)
+        return values
+
+    def steps(self, n_channels: int) -> str:
+        """Return the steps in a line, for an input of so many channels."""
+        sizes = {"resize": self.resize, "crop": self.crop}
+        texts = [
+            f"{step} {'×'.join(map(str, size)) if isinstance(size, tuple) else size}"
+            for step, size in sizes.items()
+            if size is not None
+        ]
+        texts += [self.interpolation] if self.resize is not None else []
+        texts = texts or ["middle of pictures of another size, bilinear"]
+        mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
+        texts += [f"pixels / {self.scale:g}", f"mean {mean}", f"std {std}", self.layout]
+        return "; ".join([*texts, "grey" if n_channels == 1 else self.channels])
