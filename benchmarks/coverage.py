@@ -12,19 +12,21 @@ one with the worst luck. The Markdown tables go to standard output.
 
 import argparse
 import hashlib
+import inspect
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from multiprocessing import Pool
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.special import betaincinv
 from scipy.stats import binom, page_trend_test
 
@@ -48,9 +50,14 @@ SIZES = {
     "5 × 1,000": [1000] * 5,
 }
 FEWER = ["2 × 2,370", "UTKFace", "10 × 100"]  # where seeds and persons are simulated
-ACCURACIES = [0.5, 0.8, 0.97, 0.995, "unequal"]
+ACCURACIES: list[float | str] = [0.5, 0.8, 0.97, 0.995, "unequal"]
 EFFECTS = [("none", 0.0), ("all", 0.05), *(("one", x) for x in (0.01, 0.02, 0.05, 0.1))]
 FLIPS = [0.01, 0.05, 0.2]
+METRICS: dict[str, Callable[[np.ndarray], Any]] = {  # of accuracies (..., G + 1), of all last
+    "accuracy": lambda shares: shares[..., -1],
+    "FVO": lambda shares: np.ptp(shares[..., :-1], axis=-1),
+    "worst group": lambda shares: shares[..., :-1].min(-1),
+}
 SEED_CORRELATION = 0.4  # between the answers of two seeds to one image
 MARGIN = 0.02
 LEAST = 0.94  # coverage of what promises 95 %
@@ -60,7 +67,8 @@ def _looked_up(a: np.ndarray, b: np.ndarray, y: float) -> np.ndarray:
     """Compute betaincinv once for each pair of a and b: counts of one network recur."""
     a, b = np.broadcast_arrays(a, b)
     pairs, places = np.unique(a + 1j * b, return_inverse=True)
-    return betaincinv(pairs.real, pairs.imag, y)[places.reshape(a.shape)]
+    looked_up: np.ndarray = betaincinv(pairs.real, pairs.imag, y)[places.reshape(a.shape)]
+    return looked_up
 
 
 class Design(NamedTuple):
@@ -187,9 +195,9 @@ def simulate(design: Design, samples: int, rng: np.random.Generator) -> Simulate
         paired = gaps.Paired(Shares(both + lost, n), Shares(both + gained, n), changed)
         return Simulated(paired, changed, before, after, None)
     parts = []
-    for n, p in zip(sizes, chances, strict=True):
-        persons = np.full(n, 1) if design.images == 1 else _persons(n, design.images)
-        block = max(1, 400_000 // n)
+    for size, p in zip(sizes, chances, strict=True):
+        persons = np.full(size, 1) if design.images == 1 else _persons(size, design.images)
+        block = max(1, 400_000 // size)
         pieces = [
             _dependent(design, persons, p, min(block, samples - start), rng)
             for start in range(0, samples, block)
@@ -266,7 +274,11 @@ def judge(design: Design, samples: int, rng: np.random.Generator) -> Iterator[Ro
     paired, before, after = sim.paired, sim.before, sim.after
     change, groups = after - before, len(before)
     counted = np.ones(groups, bool)
-    stacked = gaps.Paired(*(type(x)(*(field[:, None] for field in x)) for x in paired))
+    stacked = gaps.Paired(
+        Shares(*(field[:, None] for field in paired.before)),
+        Shares(*(field[:, None] for field in paired.after)),
+        Changes(*(field[:, None] for field in paired.changes)),
+    )
     two = Shares(*(np.stack(field, 1) for field in zip(paired.before, paired.after, strict=True)))
 
     gap = {"before": np.ptp(before), "after": np.ptp(after)}
@@ -275,7 +287,7 @@ def judge(design: Design, samples: int, rng: np.random.Generator) -> Iterator[Ro
     loss = abs(change.min())  # no design gains in all groups
 
     def covered(found: limits.Limits, truth: np.ndarray | float) -> np.ndarray:
-        return (found.low <= truth + 1e-9) & (found.high >= truth - 1e-9)
+        return np.asarray((found.low <= truth + 1e-9) & (found.high >= truth - 1e-9))
 
     kinds = list(zip(SIZES[design.sizes], before.round(9), change.round(9), strict=True))
     for name, found, truth in (
@@ -292,14 +304,15 @@ def judge(design: Design, samples: int, rng: np.random.Generator) -> Iterator[Ro
     yield _row("accuracies of all groups at once", "coverage", 0.95,
                covered(share_limits(paired.after, tail), after).all(1))  # fmt: skip
     yield _row("changes of all groups at once", "coverage", 0.95, covered(every, change).all(1))
-    whole = (
-        ("FVO", gaps.gap_limits, (Shares(*(x[:, None] for x in paired.after)),), gap["after"]),
+    one_network = Shares(*(x[:, None] for x in paired.after))
+    whole: list[tuple[str, Callable[..., limits.Limits], tuple[object, ...], float]] = [
+        ("FVO", gaps.gap_limits, (one_network,), gap["after"]),
         ("largest gap of two rates", gaps.gap_limits, (two,), both_gaps),
         ("change of FVO", gaps.gap_change_limits, (stacked,), rise),
         ("accuracy of the worst group", gaps.worst_group_limits, (paired.after,), after.min()),
         ("change of the worst group", gaps.worst_group_change_limits, (paired,), worst),
         ("largest loss of a group", gaps.largest_loss_limits, (paired.changes,), loss),
-    )
+    ]
     for name, function, given, truth in whole:
         yield _row(name, "coverage", 0.95, covered(function(*given, counted, 0.025), truth))
         found = function(*given, counted, 0.05)
@@ -311,7 +324,7 @@ def judge(design: Design, samples: int, rng: np.random.Generator) -> Iterator[Ro
         if name == "largest loss of a group" and loss < 0.03:
             yield _row(f"passes a loss of 5 when it is {100 * loss:.0f}", "power", np.nan,
                        found.high <= 0.05)  # fmt: skip
-    ratio = gaps.ratio_limits(Shares(*(x[:, None] for x in paired.after)), counted, 0.025)
+    ratio = gaps.ratio_limits(one_network, counted, 0.025)
     yield _row("disparate impact", "coverage", 0.95, covered(ratio, after.min() / after.max()))
 
     most = gaps.may_lose_most(paired.changes, counted, 0.05)
@@ -355,7 +368,7 @@ def over_seeds(cell: Seeds, samples: int, rng: np.random.Generator) -> Iterator[
     member = np.repeat(np.eye(groups), n // groups, axis=0) / (n / groups)
     models = np.repeat(np.arange(cell.models), cell.seeds)
     resampled = np.concatenate([member, np.full((n, 1), 1 / n)], axis=1)
-    found: dict[str, list[tuple[bool, bool, bool]]] = {"accuracy": [], "FVO": [], "worst group": []}
+    found: dict[str, list[tuple[bool, bool, bool]]] = {name: [] for name in METRICS}
     loss = np.repeat([0, 0, 0, 0, cell.loss], n // groups)
     for _ in range(samples):
         image = rng.beta(0.8 * 1.5, 0.2 * 1.5, n)  # hard and easy ones, for all networks
@@ -366,11 +379,7 @@ def over_seeds(cell: Seeds, samples: int, rng: np.random.Generator) -> Iterator[
         again = np.einsum("bi,mni,ig->bmng", weights, right, resampled, optimize=True)
         share = np.einsum("bi,ig->bg", weights, resampled)
         again = again / share[:, None, None]
-        for name, metric in (
-            ("accuracy", lambda a: a[..., -1]),
-            ("FVO", lambda a: np.ptp(a[..., :-1], axis=-1)),
-            ("worst group", lambda a: a[..., :-1].min(-1)),
-        ):
+        for name, metric in METRICS.items():
             values, draws = (metric(a) for a in (by_group, again))
             contrast = contrasts.contrast_over_seeds(
                 values[1] - values[0], draws[:, 1] - draws[:, 0], models
@@ -414,14 +423,19 @@ def many(cell: Many, samples: int, rng: np.random.Generator) -> Iterator[Row]:
     yield _row("false discoveries among those found", "error", 0.05, np.array(shares))
 
 
-CHECKS = {Design: judge, Seeds: over_seeds, Trends: over_widths, Many: many}
+CHECKS: dict[type[Cell], Callable[[Any, int, np.random.Generator], Iterator[Row]]] = {
+    Design: judge,
+    Seeds: over_seeds,
+    Trends: over_widths,
+    Many: many,
+}
 
 
-def _row(promise: str, kind: str, promised: float, values: np.ndarray) -> Row:
-    values = np.asarray(values, float)
-    values = values.mean(1) if values.ndim > 1 else values
-    error = values.std() / np.sqrt(len(values))
-    return Row(promise, kind, promised, float(values.mean()), float(error))
+def _row(promise: str, kind: str, promised: float, values: ArrayLike) -> Row:
+    each = np.asarray(values, float)
+    each = each.mean(1) if each.ndim > 1 else each
+    error = each.std() / np.sqrt(len(each))
+    return Row(promise, kind, promised, float(each.mean()), float(error))
 
 
 def falls_short(row: Row, slack: float = 0.0) -> bool:
@@ -446,7 +460,8 @@ def measure(cell: Cell, samples: int, seed: int) -> list[Row]:
 
 def code() -> str:
     """A fingerprint of the statistics and of this program."""
-    files = [Path(m.__file__) for m in (contrasts, gaps, limits, verdicts)] + [Path(__file__)]
+    modules = (contrasts, gaps, limits, verdicts)
+    files = [*(Path(inspect.getfile(module)) for module in modules), Path(__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
 
 

@@ -81,38 +81,36 @@ def quantized(network: torch.nn.Module, bits: int) -> None:
                 p.copy_(((p - p.min()) / step).round() * step + p.min())
 
 
-def factored(*sample: torch.Tensor) -> Found:
-    loss = GroupLoss(*sample)
+def factored(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Found:
+    loss = GroupLoss(network, images, labels)
     top = largest_eigenvalue(loss.curve, loss.factors, image=loss.image, tolerance=TOLERANCE)
     return partial(loss.vector, top.vector), top.products
 
 
-def unfactored(*sample: torch.Tensor) -> Found:
-    loss = GroupLoss(*sample)
+def unfactored(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Found:
+    loss = GroupLoss(network, images, labels)
     top = largest_eigenvalue(loss.product, loss.gradient, tolerance=TOLERANCE)
     return lambda: top.vector, top.products
 
 
-def pyhessian(tolerance: float, seed: int, *sample: torch.Tensor) -> Found:
+def pyhessian(tolerance: float, seed: int, network: torch.nn.Module, *data: torch.Tensor) -> Found:
     import pyhessian as package
 
     module = importlib.import_module("pyhessian.hessian")  # hidden by the class of that name
-    network, images, labels = sample
     products = Counting(module.hessian_vector_product)
     with mock.patch.object(module, "hessian_vector_product", products):
         torch.manual_seed(seed)  # of its random start: what is timed is what was tried
-        peer = package.hessian(network, F.cross_entropy, data=(images, labels), cuda=False)
+        peer = package.hessian(network, F.cross_entropy, data=data, cuda=False)
         _, vectors = peer.eigenvalues(maxIter=200, tol=tolerance)
     network.zero_grad()
     return lambda: gradients.flatten(vectors[0]), products.calls
 
 
-def eigenthings(steps: int, *sample: torch.Tensor) -> Found:
+def eigenthings(steps: int, network: torch.nn.Module, *data: torch.Tensor) -> Found:
     from hessian_eigenthings import HessianOperator, lanczos
 
-    network, images, labels = sample
     operator = HessianOperator(
-        network, [(images, labels)], lambda net, batch: F.cross_entropy(net(batch[0]), batch[1])
+        network, [data], lambda net, batch: F.cross_entropy(net(batch[0]), batch[1])
     )
     top = lanczos(operator, k=1, max_iter=steps, which="LA", seed=0)
     return lambda: top.eigenvectors[0], steps

@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from multiprocessing import get_context
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +32,7 @@ from quantskew.engine import compute
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.ptq import quantize_network, quantize_weight
 from quantskew.quantization.qat import damp, prepare
+from quantskew.quantization.ranges import AciqGauss, Mse, Percentile
 from quantskew.quantization.weights import IntegerWeights
 from quantskew.training.loop import parameter_groups
 from quantskew.training.optimizers import AdamW
@@ -76,7 +78,8 @@ def brevitas_network(network: nn.Module, bits: int, **options: object) -> nn.Mod
             )
         peer.load_state_dict(layer.state_dict(), strict=False)
         network.set_submodule(name, peer)
-    return network.to(memory_format=torch.channels_last)
+    channels_last: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return channels_last
 
 
 def torchao_weights(network: nn.Module, bits: int) -> dict[str, Callable[[], object]]:
@@ -94,7 +97,8 @@ def torchao_weights(network: nn.Module, bits: int) -> dict[str, Callable[[], obj
         grid = peer.choose_qparams_affine(
             weight, peer.MappingType.ASYMMETRIC, block, torch.uint8, **ends
         )
-        return peer.quantize_affine(weight, block, *grid, torch.uint8, **ends)
+        quantized: torch.Tensor = peer.quantize_affine(weight, block, *grid, torch.uint8, **ends)
+        return quantized
 
     return {
         "torchao min–max per tensor": lambda: [codes(w, tuple(w.shape)) for w in layers],
@@ -111,7 +115,8 @@ def steps_of(model: str) -> dict[str, Callable[[], object]]:
     images = models.as_input(torch.randint(0, 256, (64, 1, 28, 28)), torch.device("cpu"))
     labels = torch.randint(0, 10, (64,))
     prepared = prepare(network, images, bits=4, weights=IntegerWeights())
-    networks = {"fp32": network, "LSQ": prepared, "LSQ, dampened": copy.deepcopy(prepared)}
+    dampened = copy.deepcopy(prepared)
+    networks: dict[str, nn.Module] = {"fp32": network, "LSQ": prepared, "LSQ, dampened": dampened}
     peer = brevitas_network(network, 4, weight_scaling_impl_type="parameter_from_stats")
     if peer is not None:
         networks["brevitas, learned scale"] = peer
@@ -123,8 +128,8 @@ def steps_of(model: str) -> dict[str, Callable[[], object]]:
     def step(name: str) -> None:
         optimizers[name].zero_grad()
         loss = cross_entropy(networks[name](images), labels)
-        if "dampened" in name:
-            loss = loss + 0.1 * damp(networks[name])
+        if networks[name] is dampened:
+            loss = loss + 0.1 * damp(dampened)
         loss.backward()
         optimizers[name].step()
 
@@ -152,24 +157,27 @@ def post_training() -> None:
     methods = {
         "min–max per tensor": IntegerWeights(),
         "min–max per channel": IntegerWeights(granularity="channel"),
-        "percentile per channel": IntegerWeights(granularity="channel", range="percentile"),
-        "ACIQ per channel": IntegerWeights(granularity="channel", range="aciq_gauss"),
-        "MSE per tensor": IntegerWeights(range="mse"),
-        "MSE per channel": IntegerWeights(granularity="channel", range="mse"),
+        "percentile per channel": IntegerWeights(granularity="channel", range=Percentile()),
+        "ACIQ per channel": IntegerWeights(granularity="channel", range=AciqGauss()),
+        "MSE per tensor": IntegerWeights(range=Mse()),
+        "MSE per channel": IntegerWeights(granularity="channel", range=Mse()),
     }
-    runs = {
-        name: lambda w=w: quantize_network(network, example, bits=4, weights=w)
+    runs: dict[str, Callable[[], object]] = {
+        name: partial(quantize_network, network, example, bits=4, weights=w)
         for name, w in methods.items()
     }
     # what the peers' calls do: the codes alone, without the copy of the network and its folding
     layers = [layer.weight for layer in quantizable(network).values()]
+
+    def codes_alone(weights: IntegerWeights) -> None:
+        for weight in layers:
+            quantize_weight(weight, bits=4, weights=weights)
+
     for name, w in list(methods.items())[:2]:
-        runs[f"{name}, codes alone"] = lambda w=w: [
-            quantize_weight(weight, bits=4, weights=w) for weight in layers
-        ]
+        runs[f"{name}, codes alone"] = partial(codes_alone, w)
     peer = brevitas_network(network, 4)
     if peer is not None:
-        peers = [m for m in peer.modules() if hasattr(m, "quant_weight")]
+        peers: list[Any] = [m for m in peer.modules() if hasattr(m, "quant_weight")]
         runs["brevitas min–max per tensor"] = lambda: [m.quant_weight() for m in peers]
     runs |= torchao_weights(network, 4)
     times = {name: [seconds(run) for _ in range(3)] for name, run in runs.items()}
@@ -185,7 +193,7 @@ def evaluation(rounds: int) -> None:
     times: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(rounds):
         for name, taken in times.items():
-            taken.append(seconds(lambda name=name: models.logits(networks[name], images)))
+            taken.append(seconds(partial(models.logits, networks[name], images)))
     report("logits of 1,000 images, ResNet-18 of a quarter", times, "fp32")
 
 

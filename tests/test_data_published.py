@@ -291,7 +291,7 @@ def test_an_audit_takes_the_test_part_of_a_published_split(tmp_path):
     torch = pytest.importorskip("torch")
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 2))
     _parquet(tmp_path / "hub/train-0.parquet")
-    source = Source(reader="parquet", path=str(tmp_path / "hub"), classes=("ill", "well"))
+    source = Source(reader="parquet", path=str(tmp_path / "hub"), classes=("ill", "well"), size=64)
     with pytest.raises(inputs.DataError, match="has no test samples"):
         inputs.samples(source, network, split="test")
     _parquet(tmp_path / "hub/test-0.parquet", COUNT, 8)

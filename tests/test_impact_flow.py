@@ -241,7 +241,7 @@ def surfaces(tmp_path_factory):
     variant = folder / "variant"
     variant.mkdir()
     methods.quantize(
-        variant, subject=original, baseline_history=base, seed=0, method=Method(), bits=4,
+        variant, subject=original, baseline_history=None, seed=0, method=Method(), bits=4,
         training=Training(), qat_settings=Qat(),
     )  # fmt: skip
     file = variant / "network.safetensors"

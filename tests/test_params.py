@@ -47,7 +47,8 @@ def qat(**parts):
 
 def own(loss=None):
     """A network that is not trained here; with a loss, under a remedy that acts in QAT alone."""
-    network = {"models": ["mine"], "architectures": {"mine": {"factory": "a:b", "checkpoint": "w"}}}
+    stated = {"factory": "a:b", "checkpoint": "w", "mean": [0], "std": [1]}
+    network = {"models": ["mine"], "architectures": {"mine": stated}}
     remedy = {"training": "qat", "recipe": {"loss": loss, "during": "qat"}}
     return network | ({"mitigations": {"mine": remedy}} if loss else {})
 

@@ -71,9 +71,15 @@ def test_the_training_behind_a_variant_is_counted_and_timed(project):
     }
 
 
+def answers(folder: Path) -> pd.DataFrame:
+    """What all networks of a folder answered."""
+    paths = sorted((folder / "predictions").iterdir())
+    return pd.concat(tables.read("predictions", path).to_pandas() for path in paths)
+
+
 def test_logits_explain_the_group_table(project):
     folder = project.folder / "data/evaluations/digits/resnet18_quarter"
-    logits = tables.read("predictions", folder / "predictions.parquet").to_pandas()
+    logits = answers(folder)
     samples = pq.read_table(project.folder / "data/samples/digits.parquet", columns=["id", "slant"])
     joined = logits.merge(samples.to_pandas(), on="id")
     right = joined["prediction"] == joined["label"]
@@ -91,12 +97,12 @@ def test_what_ships_is_measured_on_the_files(project):
     files = tables.read("deployed", folder / "deployed.parquet").to_pandas()
     assert {*files["method"]} == {"fp32", "int8_random", "int8_balanced"}
     assert (files["agreement_pytorch"] > 0.9).all()
-    answers = tables.read("predictions", folder / "predictions.parquet").to_pandas()
+    answered = answers(folder)
     groups = tables.read("deployed_groups", folder / "deployed_groups.parquet").to_pandas()
     for _, file in files.iterrows():
         path = folder / file["file"]
         assert path.stat().st_size == file["bytes"]
-        rows = answers[answers["method"] == file["method"]]
+        rows = answered[answered["method"] == file["method"]]
         right = rows["prediction"] == rows["label"]
         assert right.mean() == file["accuracy"]
         by_hand = right.groupby(rows["label"]).mean()
@@ -174,8 +180,7 @@ def test_tables_of_papers_are_written(project):
 
 def test_a_second_run_does_nothing(project):
     text = project.dvc("repro").stdout
-    assert "Running stage" not in text
-    assert "up to date" in text
+    assert re.findall("Running stage '(.*)'", text) == ["inputs"]
 
 
 def test_one_width_for_an_experiment_trains_nothing(project):
@@ -186,8 +191,10 @@ def test_one_width_for_an_experiment_trains_nothing(project):
         assert f"Running stage '{stage}" not in text
     for stage in ("quantize@", "mitigate@", "deploy@", "evaluate@", "analyze"):
         assert f"Running stage '{stage}" in text
-    after = {p.name for p in (project.folder / ".cells").glob("*/*") if p.is_dir()}
-    assert after == before
+    after = {p for p in (project.folder / ".cells").glob("*/*") if p.is_dir()}
+    new = [path for path in after if path.name not in before]
+    # figures are drawn anew, and nothing else is done
+    assert {file.name for path in new for file in path.iterdir()} == {"figure.svg"}
     difference = project.dvc("metrics", "diff").stdout
     assert "int4" in difference
     project.dvc("plots", "diff", "HEAD", "workspace")
@@ -225,6 +232,7 @@ def test_a_study_killed_in_two_stages_goes_on_and_gives_the_same_bytes(project, 
 
 
 def test_where_cells_run_is_no_dependency_of_any_stage(project):
-    result = project.dvc("exp", "run", "-S", "compute.where=here", "-S", "compute.cpus=2")
-    assert "Running stage" not in result.stdout + result.stderr
+    result = project.dvc("exp", "run", "-S", "compute.where=here", "-S", "compute.workers=2")
+    text = result.stdout + result.stderr
+    assert re.findall("Running stage '(.*)'", text) == ["inputs"]
     project.git("checkout", "-q", ".")

@@ -6,6 +6,8 @@ every verdict is taken from a table.
 """
 
 import json
+import math
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -175,17 +177,21 @@ class Results:
         rows = rows[rows["claim"] == name]
         if rows.empty:
             raise KeyError(f"{self.folder.name}: there is no claim {name!r}")
-        lines = []
-        for _, row in rows.sort_values(
-            "width", key=lambda w: w.map(_order), kind="stable"
-        ).iterrows():
-            where = " ".join(row[place] for place in ("model", "width") if row[place] != ALL)
-            lines.append(f"{where}: {_verdict(row)}" if where else self._of_all(row))
-        return "; ".join(lines)
+        places = ["model", "width"] if len(self.study.models) > 1 else ["width"]
+        lines: dict[str, list[str]] = {}  # what is said, and of which tests it is said alike
+        rows = rows.sort_values("width", key=lambda w: w.map(_order), kind="stable")
+        for _, row in rows.iterrows():
+            where = " ".join(row[place] for place in places if row[place] != ALL)
+            if row["verdict"] == "not testable":
+                said = f"**not testable** ({row['missing']})"
+                lines.setdefault(said, []).append(f"{where} {_estimate(row)}".strip())
+            else:
+                lines[f"{where}: {_verdict(row)}" if where else self._of_all(row)] = []
+        return "; ".join(
+            said + (f": {', '.join(tests)}" if any(tests) else "") for said, tests in lines.items()
+        )
 
     def _of_all(self, row: pd.Series) -> str:
-        if row["verdict"] == "not testable":
-            return _verdict(row)
         models, seeds = len(self.study.models), len(self.study.seeds)
         networks = "one network" if models == 1 else f"each of {models} networks"
         of = f" of {networks}" if row["units"] == models * seeds else ""
@@ -308,7 +314,10 @@ class Results:
         return markdown(pd.DataFrame(rows))
 
     def footer(self) -> str:
-        """Say what each stage took, how fast training is, and of which code and data this is."""
+        """Say what each stage took, how fast training is, and of which code and data this is.
+
+        Tables that were converted after their study was run say so.
+        """
         how = self.provenance
         stages = pd.DataFrame(how["stages"])
         rows = pd.DataFrame(
@@ -323,6 +332,7 @@ class Results:
         trained = f"{speed['model']}, batches of {speed['batch_size']}, {threads}"
         versions = ", ".join(f"{name} {number}" for name, number in how["versions"].items())
         data = "\n".join(f"`{path}`: SHA-256 `{digest}`." for path, digest in how["data"].items())
+        converted = f"\n{how['converted']}\n" if "converted" in how else ""
         return f"""In all {self.took()}.
 
 {markdown(rows)}
@@ -335,7 +345,7 @@ Training ({trained}): {speed["ours_images_per_second"]} images a second, a plain
 
 Code `{how["revision"]}`, {versions}.
 {data}
-"""
+{converted}"""
 
 
 def _meets(bound: float, target: float) -> str:
@@ -343,15 +353,16 @@ def _meets(bound: float, target: float) -> str:
 
 
 def _verdict(row: pd.Series) -> str:
-    missing = f": {row['missing']}" if row["missing"] else ""
-    if row["estimate"] != row["estimate"]:
-        return f"**{row['verdict']}**{missing}"
-    if row["scale"] == "share":
-        numbers = f"{_points(row['estimate'])} {_limits(row['low'], row['high'])} points"
-    else:
-        numbers = f"ρ {_number(row['estimate'], '.2f')}"
-    p = "" if missing else f", p {_p(row['p_holm'])}"
-    return f"**{row['verdict']}**, {numbers}{p}{missing}"
+    limits = f" {_limits(row['low'], row['high'])} points" if row["scale"] == "share" else ""
+    return f"**{row['verdict']}**, {_estimate(row)}{limits}, p {_p(row['p_holm'])}"
+
+
+def _estimate(row: pd.Series) -> str:
+    """Set the estimate of a claim; nothing where there is none."""
+    if pd.isna(row["estimate"]):
+        return ""
+    shares = row["scale"] == "share"
+    return _points(row["estimate"]) if shares else f"ρ {_number(row['estimate'], '.2f')}"
 
 
 def _points(share: float, form: str = "+.1f") -> str:
@@ -374,8 +385,9 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else _number(value, ".3f")
 
 
-def _order(width: str) -> int:
-    return -int(width[3:] if width.startswith("int") else width[2:]) if width != "all" else 0
+def _order(width: str) -> float:
+    """Sort all widths together first, then each from wide to narrow."""
+    return -math.inf if width == ALL else -int(re.sub(r"\D", "", width))
 
 
 def _results(name: str) -> Results | None:

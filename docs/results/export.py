@@ -23,7 +23,7 @@ import torch
 from quantskew import params, tables
 from quantskew.analysis.figures import FIGURES
 from quantskew.analysis.study import Study
-from quantskew.analysis.views import first_groupings
+from quantskew.analysis.views import first_groupings, plain
 from quantskew.engine.command import run
 from quantskew.engine.costs import LOG
 from quantskew.engine.fingerprint import LIBRARIES, file_hash
@@ -67,6 +67,8 @@ def main(name: str) -> None:
             for m in study.models
         )
         rows = rows[rows["layer"] == "all"] if table == "layers" else rows
+        if table == "groups":  # pages and figures show no others
+            rows = plain(first_groupings(rows, study), study)
         keep(table, rows, study, target)
     for figure in shown(name):
         drawn = Path("plots/figures", f"{figure}.svg")

@@ -168,7 +168,7 @@ TABLES: Mapping[str, Table] = {
         _column("layer", pa.string(), "name in the network; 'all' is their sum"),
         _column("weights", pa.int64(), "how many"),
         _column("layer_bits", pa.float64(), "mean width of its weights"),
-        _column("share", pa.float64(), "of all weights of the network, at the variant's width"),
+        _column("share", pa.float64(), "share of all weights at the variant's width", null=True),
         _column("absolute_change", pa.float64(), "sum of |change| to fp32 (eq. 5)"),
         _column("relative_error", pa.float64(), "change over fp32, norms", null=True),
         _column("original_sparsity", pa.float64(), "share of zeros in fp32"),

@@ -346,7 +346,8 @@ def _adjusted(family: pd.DataFrame, alpha: float) -> pd.DataFrame:
     for row in family.dropna(subset="smallest_p").itertuples():
         needed = next(n for n in range(row.units, 10**6) if tests * row.smallest_p(n) <= alpha)
         if needed > row.units:
-            short = f"needs {needed} {row.unit}, has {row.units}, for a verdict among {tests} tests"
+            among = f" among {tests} tests" if tests > 1 else ""
+            short = f"needs {needed} {row.unit}, has {row.units}, for a verdict{among}"
             family.loc[row.Index, "missing"] = short
     p_holm = holm(family["p_value"].where(family["missing"] == ""))
     return family.assign(p_holm=p_holm).drop(columns=["unit", "smallest_p"])

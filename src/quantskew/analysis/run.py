@@ -212,6 +212,8 @@ def costs(dataset: str, models: tuple[str, ...]) -> list[dict[Point, float]]:
 def draw(folder: Path, *, figure: str, rows: Path) -> None:
     """Draw a figure from its rows, as a cell of its own: writes ``figure.svg``."""
     frame = pd.DataFrame(json.loads(rows.read_text(encoding="utf-8")))
+    empty = frame.columns[frame.isna().all()]  # JSON does not say that these hold numbers
+    frame = frame.astype(dict.fromkeys(empty, float))
     write_text(folder / "figure.svg", FIGURES[figure].drawing.svg(frame))
 
 

@@ -4,7 +4,9 @@ The front matter holds the hub's metadata (library, task, data set, results), so
 the file and its card, renamed to ``README.md``, can be uploaded as it is.
 """
 
+from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +15,15 @@ import numpy as np
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
+from quantskew import tables
+from quantskew.data.groups import groupings
 from quantskew.data.loading import Samples, load
 from quantskew.deployment.shipped import Deployed
 from quantskew.engine.fingerprint import file_hash
+from quantskew.fairness.catalogue import CATALOGUE, values
+from quantskew.fairness.parity import Answers
 from quantskew.files import write_text
-from quantskew.layout import folder_of, samples_path
+from quantskew.layout import folder_of, predictions_path, samples_path
 from quantskew.names import Variant
 
 if TYPE_CHECKING:
@@ -32,11 +38,40 @@ def write_cards(study: "Params", deployed: Deployed, dataset: str, model: str) -
     for _, file in deployed.deployed.iterrows():
         variant = Variant(*(file[column] for column in Variant._fields))
         own = (deployed.deployed_groups[[*Variant._fields]] == list(variant)).all(axis=1)
-        text = card(study, file, deployed.deployed_groups[own], data)
+        metrics = whole_groupings(study, variant, predictions_path(target, variant), data)
+        digest = file_hash(target / file["file"])
+        text = card(study, file, deployed.deployed_groups[own], data, metrics, digest)
         write_text(target / f"{variant.stem}.md", text)
 
 
-def card(study: "Params", file: "pd.Series[Any]", groups: pd.DataFrame, data: Samples) -> str:
+def whole_groupings(
+    study: "Params", variant: Variant, answers: Path, data: Samples
+) -> dict[str, dict[str, float]]:
+    """Every metric of the catalogue that is not of single groups, by title and grouping.
+
+    A metric that a grouping gives no meaning is left out.
+    """
+    columns = ["id", "prediction"]
+    rows = tables.read("predictions", answers, columns).to_pandas().set_index("id")
+    predicted, test = rows.loc[data.test.ids, "prediction"].to_numpy(), data.test
+    found: dict[str, dict[str, float]] = {}
+    for one in groupings(test.attributes, study.groups_of(variant.dataset), study.groups):
+        of = (one.codes, one.counted, len(data.classes))
+        measured = values(Answers(test.labels.numpy(), predicted[None], *of))
+        for name, metric in CATALOGUE.items():
+            if metric.of != "each group" and not np.isnan(measured[name]).any():
+                found.setdefault(metric.title, {})[one.attribute] = float(measured[name][0])
+    return found
+
+
+def card(
+    study: "Params",
+    file: "pd.Series[Any]",
+    groups: pd.DataFrame,
+    data: Samples,
+    metrics: Mapping[str, Mapping[str, float]],
+    digest: str,
+) -> str:
     """Text of the card of one file.
 
     Parameters
@@ -49,6 +84,10 @@ def card(study: "Params", file: "pd.Series[Any]", groups: pd.DataFrame, data: Sa
         Rows of the file in the table ``deployed_groups``.
     data
         All samples of the data set.
+    metrics
+        From :func:`whole_groupings`.
+    digest
+        SHA-256 of the file.
     """
     name = f"{file['model']} on {file['dataset']}, {'fp32' if file['bits'] == 32 else 'int8'}"
     notes = data.metadata
@@ -77,6 +116,9 @@ def card(study: "Params", file: "pd.Series[Any]", groups: pd.DataFrame, data: Sa
         notes=notes,
         data_hash=file_hash(samples_path(file["dataset"])),
         data=data,
+        metrics=metrics,
+        digest=digest,
+        version=version("quantskew"),
         study=study,
         divisions=dict([*groups.groupby("attribute", sort=False)]),
         left_out=groups.loc[~groups["counted"], "group"].tolist(),
