@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from quantskew import cli, tables
 from quantskew.analysis.gate import GateError, Policy, as_json, by_group, heading, judge
+from quantskew.data.groups import GroupError
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
@@ -230,9 +231,9 @@ def test_floats_are_fed_as_the_policy_says(gate):
     assert evidence.accuracies == (1.0, 1.0)
     with pytest.raises(EvidenceError, match="no preprocess resizes or crops"):
         gate(frame, preprocess={"scale": 1, "mean": 0, "std": 1, "crop": 8})
-    frame["image"] = [np.full((4, 4), 0.5).tolist(), *frame["image"][1:]]
+    frame["image"] = [None, np.full((4, 4), 0.5).tolist(), *frame["image"][2:]]
     evidence, *_ = gate(frame, preprocess={"scale": 1, "mean": 0, "std": 1})
-    assert "1 of 240 images" in evidence.warnings[0]
+    assert "2 of 240 images" in evidence.warnings[0]
     assert "an array (4, 4, 1), where (1, 8, 8) is needed" in evidence.warnings[0]
 
 
@@ -397,6 +398,16 @@ def test_no_group_large_enough_is_said_with_numbers(gate):
     assert findings[1].note == (
         "by label; not judged: by fur: 2 groups, 1 of them of 30 images or more"
     )
+
+
+def test_numbers_are_grouped_by_the_edges_of_the_policy(gate):
+    frame = pictures().assign(weight=np.arange(N) * 1.5)
+    with pytest.raises(GroupError, match=r"bins: \{weight: \[0, 19, 40, 60\]\}"):
+        gate(frame, groups=("weight",))
+    evidence, policy, _ = gate(frame, groups=("weight",), bins={"weight": (0, 180)})
+    assert [*by_group(evidence, policy)["images"]] == [120, 120]
+    with pytest.raises(ParamsError, match="the bin edges of 'weight' must be rising"):
+        gate(frame, groups=("weight",), bins={"weight": (180, 0)})
 
 
 def test_limits_stay_within_what_a_metric_can_be(gate):

@@ -23,6 +23,7 @@ judge a network by a policy, and fail the build if a group loses too much
 A policy is a YAML file; rules that are left out are not checked:
 
   groups: [race, race*gender]  # default: those of the study, or the label
+  bins: {age: [0, 19, 60]}     # lower edges of groups of a number, for pairs of files
   minimum: 30                  # smaller groups are listed, not judged
   confidence: 0.95             # of each limit
   largest_group_loss: 0.05     # largest loss of accuracy of a group against fp32

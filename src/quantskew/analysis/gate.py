@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 from scipy.stats import binomtest
 
 from quantskew.analysis.typeset import escape_markdown, markdown
@@ -76,6 +76,7 @@ class Policy(Section):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Fraction]
 
+    bins: dict[str, tuple[float, ...]] = {}  # lower edges of the groups of a number
     groups: tuple[str, ...] = ()  # those of the study, or the label, unless given
     minimum: Count = 30  # smaller groups are named, not judged
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -86,7 +87,7 @@ class Policy(Section):
     max_rejects: Fraction = 0.02  # share of images that may be unusable
     preprocess: Preprocess | None = None
     output: str | None = None  # name of the output that answers
-    threshold: float | None = None  # of a file with a single score
+    threshold: FiniteFloat | None = None  # of a file with a single score
 
     @model_validator(mode="after")
     def _asks_something(self) -> "Policy":

@@ -160,7 +160,7 @@ def _attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarr
         if name != "label" and len(names) > _MANY and all(map(_NUMBER.fullmatch, names)):
             raise GroupError(
                 f"attribute {name!r} is a number of {len(names)} different values; give the "
-                f"lower edges of its groups, e.g. groups.bins.{name}: [0, 19, 40, 60]"
+                f"lower edges of its groups, e.g. bins: {{{name}: [0, 19, 40, 60]}}"
             )
         if not is_numeric_dtype(values):
             places = {name: place for place, name in enumerate(in_order(names))}

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import PIL.Image
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, FiniteFloat
 
 from quantskew.data.decoding import height_and_width
 from quantskew.data.sources.registry import UnusableError
@@ -60,7 +60,7 @@ class Preprocess(Section):
     crop: _Side | tuple[_Side, _Side] | None = None
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     scale: PositiveFloat
-    mean: Annotated[tuple[float, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+    mean: Annotated[tuple[FiniteFloat, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
     std: Annotated[tuple[PositiveFloat, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     channels: Literal["RGB", "BGR"] = "RGB"

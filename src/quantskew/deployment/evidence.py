@@ -25,6 +25,7 @@ from quantskew.engine.fingerprint import file_hash
 from quantskew.errors import UserError, close_names
 from quantskew.layout import folder_of, predictions_path, samples_path, stored_variants
 from quantskew.names import FULL_PRECISION, Variant
+from quantskew.sections import checked
 
 if TYPE_CHECKING:
     from quantskew.deployment.onnx_files import OnnxNetwork
@@ -79,7 +80,7 @@ def from_study(
             f"no variant {variant!r} of {model} on {dataset}{close_names(variant, known)}; "
             f"there are {', '.join(known)}"
         )
-    used = {"preprocess", "output", "threshold"} & policy.model_fields_set
+    used = {"bins", "preprocess", "output", "threshold"} & policy.model_fields_set
     if used:
         raise EvidenceError(
             f"{', '.join(sorted(used))} in the policy is for a pair of files (--fp32, --int8); the "
@@ -222,7 +223,7 @@ def from_files(
         divisions=groupings(
             rows.drop(columns=["id", "split"], errors="ignore"),
             policy.groups or ("label",),
-            Groups(minimum=policy.minimum),
+            checked(Groups, {"minimum": policy.minimum, "bins": policy.bins}, "the policy"),
         ),
         bytes=onnx_files.stored_bytes(int8),
         classes=names,
@@ -323,7 +324,8 @@ def _preprocess(
 def _rows(path: Path, label: str) -> tuple[pd.DataFrame, Iterable[Image], tuple[str, ...]]:
     """Rows with their label as a text, their images, and the classes that the data name."""
     if not path.is_file():  # a pipe would wait for ever
-        raise EvidenceError(f"{path}: no such file")
+        problem = "is not a regular file" if path.exists() else "no such file"
+        raise EvidenceError(f"{path}: {problem}")
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
@@ -346,10 +348,13 @@ def _pixels(
     images: Iterable[Image], n: int, shape: tuple[int, int, int], preprocess: Preprocess
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Images (N, C, H, W) in uint8, or in float32 if they are floats, and why some are missing."""
-    iterator = iter(images)
-    first = next(iterator)
-    images = chain([first], iterator)
-    if isinstance(first, np.ndarray) and first.dtype.kind == "f":
+    iterator, seen = iter(images), []
+    for image in iterator:  # up to the first that tells pictures from floats
+        seen.append(image)
+        if isinstance(image, np.ndarray | Path) or (isinstance(image, bytes) and image):
+            break
+    images = chain(seen, iterator)
+    if isinstance(seen[-1], np.ndarray) and seen[-1].dtype.kind == "f":
         if preprocess.resizes:
             raise EvidenceError("images are arrays of floats, which no preprocess resizes or crops")
         pixels = np.zeros((n, *shape), np.float32)
