@@ -322,33 +322,42 @@ def may_lose_most(change: Changes, counted: ArrayLike, tail: float) -> Bools:
     return np.asarray(mask & ~beaten.any(-1))
 
 
-def against_rest_limits(
+def against_rest_limits(change: Changes, tail: ArrayLike) -> Limits:
+    """Bound each group's change less the change of all other groups together.
+
+    Below zero a group pays more than the others.
+
+    Parameters
+    ----------
+    change
+        (..., G, 2) of each group, and of all others.
+    tail
+        (...) or (..., G).
+
+    Returns
+    -------
+    (..., G).
+    """
+    limits = change_limits(change, np.asarray(tail)[..., None])
+    found = difference_limits(np.nan_to_num(change.value), limits)
+    return Limits(*(end[..., 0, 1] for end in found))
+
+
+def rest_rates(
     before: ArrayLike,
     after: ArrayLike,
     groups: ArrayLike,
     n_groups: int,
-    tail: float,
     *,
     units: ArrayLike | None = None,
-) -> Limits:
-    """Bound each group's change less the change of all other groups together.
+) -> Paired:
+    """Compute the accuracies of each group and of all other groups together, (G, 2).
 
-    Below zero a group pays more than the others. Parameters as in
-    :func:`quantskew.fairness.limits.changes`.
-
-    Returns
-    -------
-    (G,).
+    Parameters as in :func:`quantskew.fairness.limits.changes`.
     """
     groups = np.asarray(groups)
-    ends = []
-    for group in range(n_groups):
-        codes = np.where(groups < 0, -1, np.where(groups == group, 0, 1))
-        two = changes(before, after, codes, 2, units=units)
-        found = difference_limits(np.nan_to_num(two.value), change_limits(two, tail))
-        ends.append([found.low[0, 1], found.high[0, 1]])
-    low, high = np.array(ends).T
-    return Limits(low, high)
+    codes = [np.where(groups < 0, -1, np.where(groups == g, 0, 1)) for g in range(n_groups)]
+    return _joined([accuracy_rates(before, after, c, 2, units=units) for c in codes], np.stack)
 
 
 def _differences(rates: Shares, tail: float) -> Limits:

@@ -80,6 +80,9 @@ def shares(
     (array([0.75]), array([4.]))
     """
     values = np.atleast_2d(values).astype(float)
+    if len(values) == 1 and units is None:
+        n, (total,) = _totals(values, groups, n_groups)
+        return Shares(ratio(total, n), n)
     parts = []
     for rows, of_unit in _by_group(values, groups, n_groups, units):
         mean = rows.mean(0)
@@ -113,6 +116,10 @@ def changes(
         As in :func:`shares`.
     """
     pair = np.stack([np.atleast_2d(before), np.atleast_2d(after)], axis=1).astype(float)
+    if len(pair) == 1 and units is None:
+        one, other = pair[0]
+        n, both = _totals(np.stack([one * (1 - other), other * (1 - one)]), groups, n_groups)
+        return Changes(*ratio(both, n), n)
     parts = []
     for rows, of_unit in _by_group(pair, groups, n_groups, units):
         lost, gained = (rows[:, a] * (1 - rows[:, 1 - a]) for a in (0, 1))
@@ -125,6 +132,15 @@ def changes(
         parts.append((b, c, n))
     lost, gained, n = np.array(parts).T
     return Changes(lost, gained, n)
+
+
+def _totals(values: Floats, groups: ArrayLike, n_groups: int) -> tuple[Floats, Floats]:
+    """Count the samples of each group, (G,), and total each row (R, n) of values, (R, G)."""
+    places = np.asarray(groups) + 1  # those of no group come first
+    n, *totals = (
+        np.bincount(places, weights, n_groups + 1)[1:].astype(float) for weights in (None, *values)
+    )
+    return n, np.array(totals)
 
 
 def _by_group(
@@ -201,7 +217,7 @@ def effective_samples(
     return np.asarray(n / effect * (norm.ppf(0.975) / t.ppf(0.975, count - 1)) ** 2)
 
 
-def share_limits(share: Shares, tail: float, *, jeffreys: bool = False) -> Limits:
+def share_limits(share: Shares, tail: ArrayLike, *, jeffreys: bool = False) -> Limits:
     """Bound shares by Clopper & Pearson's limits, with a real number of samples.
 
     Parameters
@@ -233,7 +249,7 @@ def share_limits(share: Shares, tail: float, *, jeffreys: bool = False) -> Limit
     return Limits(np.where(some, low, 0.0), np.where(all_, high, 1.0))
 
 
-def change_limits(change: Changes, tail: float, *, jeffreys: bool = False) -> Limits:
+def change_limits(change: Changes, tail: ArrayLike, *, jeffreys: bool = False) -> Limits:
     """Bound the change of each group's share, gained − lost.
 
     With v̂ the estimate, (l, u) the limits of each share and r = −√(bc / ((1 − b)(1 − c))) the

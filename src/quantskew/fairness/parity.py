@@ -149,6 +149,8 @@ class Answers:
         (G,) whether a group is large enough to enter a comparison.
     n_classes
         K.
+    units
+        (n,) codes of who each sample comes from (a person, a video); None where each is its own.
     """
 
     labels: Ints
@@ -156,6 +158,7 @@ class Answers:
     codes: Ints
     counted: Bools
     n_classes: int
+    units: Ints | None = None
 
     @property
     def correct(self) -> Bools:

@@ -24,7 +24,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,24 +31,8 @@ from scipy.sparse import csr_array
 
 from quantskew.fairness.metrics import Bools, Floats, Ints, distinct
 from quantskew.fairness.parity import Counts
-from quantskew.fairness.seeds import seed_and_sampling_variance
 
 _HELD = 4_000_000  # numbers of one array held in memory at once
-
-
-class Effect(NamedTuple):
-    """A change, how precise it is, and whether it could be chance.
-
-    The interval and the p-value speak of new test samples for these networks; ``seed_sd`` says how
-    far networks of other training seeds would differ (:mod:`quantskew.fairness.seeds`).
-    """
-
-    estimate: Floats  # mean over seeds
-    low: Floats
-    high: Floats
-    p_value: Floats  # of there being no change, two-sided
-    seed_sd: Floats  # between training seeds; NaN for one seed
-    sampling_sd: Floats  # of the mean over seeds, between test sets
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,29 +157,6 @@ def _counts(totals: list[tuple[Floats, Floats, Floats]], counted: Bools) -> Coun
     positives, selected, hits = (np.stack(part) for part in zip(*totals, strict=True))
     selected, hits = (part.transpose(4, 1, 2, 0, 3) for part in (selected, hits))
     return Counts(positives.transpose(2, 0, 1)[:, None, None], selected, hits, counted)
-
-
-def effect(observed: Floats, again: Floats, null: Floats, confidence: float) -> Effect:
-    """Put together what is known of a change.
-
-    Parameters
-    ----------
-    observed
-        (S, ...) of each seed.
-    again, null
-        (B, S, ...) under resampling, and under exchanging.
-    confidence
-        Of the interval.
-    """
-    estimate = observed.mean(0)
-    parts = seed_and_sampling_variance(observed, again)
-    return Effect(
-        estimate,
-        *basic_interval(estimate, again.mean(1), confidence),
-        exceedance(estimate, null.mean(1)),
-        np.sqrt(parts.seed),
-        np.sqrt(parts.sampling),
-    )
 
 
 def basic_interval(estimate: ArrayLike, draws: Floats, confidence: float) -> tuple[Floats, Floats]:
