@@ -13,16 +13,28 @@ from functools import cached_property
 
 import numpy as np
 
-from quantskew.fairness import gaps
-from quantskew.fairness.gaps import Paired, accuracy_rates, as_one_rate, parity_rates, rest_rates
+from quantskew.fairness.gaps import (
+    Paired,
+    accuracy_rates,
+    against_rest_limits,
+    as_one_rate,
+    gap_change_limits,
+    gap_limits,
+    parity_rates,
+    ratio_limits,
+    rest_rates,
+    worst_group_change_limits,
+    worst_group_limits,
+)
 from quantskew.fairness.limits import (
+    Changes,
     Limits,
     Shares,
     change_limits,
     difference_limits,
     share_limits,
 )
-from quantskew.fairness.metrics import Bools, Floats
+from quantskew.fairness.metrics import Bools, Floats, Ints
 from quantskew.fairness.parity import Answers
 
 Bound = Callable[[Floats], Limits]
@@ -41,10 +53,9 @@ class Pair:
         """The pair of each training seed."""
         if len(self.after.predictions) == 1:
             return [self]
-        rows = [slice(s, s + 1) for s in range(len(self.after.predictions))]
         return [
-            Pair(*(replace(one, predictions=one.predictions[row]) for one in self.both))
-            for row in rows
+            Pair(*(replace(one, predictions=one.predictions[s : s + 1]) for one in self.both))
+            for s in range(len(self.after.predictions))
         ]
 
     @property
@@ -57,41 +68,37 @@ class Pair:
         """Whether a group is large enough, (G,)."""
         return self.after.counted
 
+    def _accuracies(self, groups: Ints, n_groups: int) -> Paired:
+        right = self.before.correct, self.after.correct
+        return accuracy_rates(right[0], right[1], groups, n_groups, units=self.after.units)
+
     @cached_property
     def accuracy(self) -> Paired:
         """Accuracy of each group, (G,)."""
-        own = self.after
-        right = [one.correct for one in self.both]
-        return accuracy_rates(*right, own.codes, len(own.counted), units=own.units)
+        return self._accuracies(self.after.codes, len(self.counted))
 
     @cached_property
     def everyone(self) -> Paired:
-        """Accuracy of all samples, ()."""
-        zeros = np.zeros_like(self.after.codes)
-        right = [one.correct for one in self.both]
-        rates = accuracy_rates(*right, zeros, 1, units=self.after.units)
-        return Paired(*(type(side)(*(field[0] for field in side)) for side in rates))
+        """Accuracy of all samples, as of one group, (1,)."""
+        return self._accuracies(np.zeros_like(self.after.codes), 1)
 
     @cached_property
     def recall(self) -> Paired:
         """Recall of each class, (1, K)."""
-        own = self.after
-        right = [one.correct for one in self.both]
-        return as_one_rate(accuracy_rates(*right, own.labels, own.n_classes, units=own.units))
+        return as_one_rate(self._accuracies(self.after.labels, self.after.n_classes))
 
     @cached_property
     def rest(self) -> Paired:
         """Accuracy of each group and of all other groups together, (G, 2)."""
-        own = self.after
-        right = [one.correct for one in self.both]
-        return rest_rates(*right, own.codes, len(own.counted), units=own.units)
+        own, right = self.after, (self.before.correct, self.after.correct)
+        return rest_rates(right[0], right[1], own.codes, len(own.counted), units=own.units)
 
     @cached_property
     def parity(self) -> dict[str, Paired]:
         """Rates (K, G) of :func:`quantskew.fairness.gaps.parity_rates`."""
         own = self.after
         return parity_rates(
-            own.labels, *(one.predictions for one in self.both), own.codes,
+            own.labels, self.before.predictions, own.predictions, own.codes,
             n_groups=len(own.counted), n_classes=own.n_classes, units=own.units,
         )  # fmt: skip
 
@@ -138,9 +145,13 @@ def _against_rest(pair: Pair) -> Bound:
     return bound
 
 
+def _first(limits: Limits) -> Limits:
+    return Limits(limits.low[0], limits.high[0])
+
+
 SHARE = Bounds(
-    lambda pair: lambda tail: share_limits(pair.everyone.after, tail),
-    lambda pair: lambda tail: change_limits(pair.everyone.changes, tail),
+    lambda pair: lambda tail: _first(share_limits(pair.everyone.after, tail)),
+    lambda pair: lambda tail: _first(change_limits(pair.everyone.changes, tail)),
     linear=True,
 )
 SHARE_OF_GROUP = Bounds(
@@ -150,20 +161,20 @@ SHARE_OF_GROUP = Bounds(
 )
 AGAINST_REST = Bounds(
     _against_rest,
-    lambda pair: lambda tail: gaps.against_rest_limits(pair.rest.changes, tail),
+    lambda pair: lambda tail: against_rest_limits(pair.rest.changes, tail),
     linear=True,
 )
 WORST_GROUP = Bounds(
-    lambda pair: lambda tail: gaps.worst_group_limits(pair.accuracy.after, pair.counted, tail),
-    lambda pair: lambda tail: gaps.worst_group_change_limits(pair.accuracy, pair.counted, tail),
+    lambda pair: lambda tail: worst_group_limits(pair.accuracy.after, pair.counted, tail),
+    lambda pair: lambda tail: worst_group_change_limits(pair.accuracy, pair.counted, tail),
 )
 
 
 def gap(rates: Callable[[Pair], Paired], counted: Callable[[Pair], Bools]) -> Bounds:
     """Bound the largest gap between groups of rates (K, G)."""
     return Bounds(
-        lambda pair: lambda tail: gaps.gap_limits(rates(pair).after, counted(pair), tail),
-        lambda pair: lambda tail: gaps.gap_change_limits(rates(pair), counted(pair), tail),
+        lambda pair: lambda tail: gap_limits(rates(pair).after, counted(pair), tail),
+        lambda pair: lambda tail: gap_change_limits(rates(pair), counted(pair), tail),
     )
 
 
@@ -182,34 +193,34 @@ def parity_macro(name: str) -> Bounds:
     """Bound the mean over classes of a parity metric."""
     if name == "disparate_impact":
         return _ratio(lambda pair: _by_class(pair.parity["demographic_parity"]))
-    of_classes = gaps.gap_limits, gaps.gap_change_limits
 
     def level(pair: Pair) -> Bound:
-        rates = _by_class(pair.parity[name], name)
-        return lambda tail: _known_mean(
-            [of_classes[0](one.after, pair.counted, tail) for one in rates]
-        )
+        rates, counted = _by_class(pair.parity[name], name), pair.counted
+        return lambda tail: _known_mean([gap_limits(one.after, counted, tail) for one in rates])
 
     def change(pair: Pair) -> Bound:
-        rates = _by_class(pair.parity[name], name)
-        return lambda tail: _known_mean([of_classes[1](one, pair.counted, tail) for one in rates])
+        rates, counted = _by_class(pair.parity[name], name), pair.counted
+        return lambda tail: _known_mean([gap_change_limits(one, counted, tail) for one in rates])
 
     return Bounds(level, change)
 
 
 def _by_class(rates: Paired, name: str = "") -> list[Paired]:
     """Divide rates (K, G) by class; equalized odds has two of each class, (2K, G)."""
-    per_class = 2 if name == "equalized_odds" else 1
-    n_classes = rates.before.value.shape[0] // per_class
+    n_classes = len(rates.before.value) // (2 if name == "equalized_odds" else 1)
     return [
-        Paired(*(type(side)(*(field[k::n_classes] for field in side)) for side in rates))
+        Paired(
+            Shares(*(field[k::n_classes] for field in rates.before)),
+            Shares(*(field[k::n_classes] for field in rates.after)),
+            Changes(*(field[k::n_classes] for field in rates.changes)),
+        )
         for k in range(n_classes)
     ]
 
 
 def _known_mean(limits: list[Limits]) -> Limits:
     known = [one for one in limits if not np.isnan(one.low)]
-    return _mean(known) if known else Limits(np.float64(np.nan), np.float64(np.nan))
+    return _mean(known) if known else Limits(np.array(np.nan), np.array(np.nan))
 
 
 def _ratio(parts: Callable[[Pair], list[Paired]]) -> Bounds:
@@ -219,12 +230,10 @@ def _ratio(parts: Callable[[Pair], list[Paired]]) -> Bounds:
     """
 
     def levels(pair: Pair, side: int) -> Bound:
-        rates: list[Shares] = [part[side] for part in parts(pair)]
+        rates = [(part.before, part.after)[side] for part in parts(pair)]
         # a class that nobody is given has no ratio
         given = [one for one in rates if np.nansum(np.where(pair.counted, one.value, 0)) > 0]
-        return lambda tail: _known_mean(
-            [gaps.ratio_limits(one, pair.counted, tail) for one in given]
-        )
+        return lambda tail: _known_mean([ratio_limits(one, pair.counted, tail) for one in given])
 
     def change(pair: Pair) -> Bound:
         before, after = levels(pair, 0), levels(pair, 1)

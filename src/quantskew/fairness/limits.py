@@ -119,7 +119,8 @@ def changes(
     if len(pair) == 1 and units is None:
         one, other = pair[0]
         n, both = _totals(np.stack([one * (1 - other), other * (1 - one)]), groups, n_groups)
-        return Changes(*ratio(both, n), n)
+        lost, gained = ratio(both, n)
+        return Changes(lost, gained, n)
     parts = []
     for rows, of_unit in _by_group(pair, groups, n_groups, units):
         lost, gained = (rows[:, a] * (1 - rows[:, 1 - a]) for a in (0, 1))
@@ -238,6 +239,7 @@ def share_limits(share: Shares, tail: ArrayLike, *, jeffreys: bool = False) -> L
     >>> round(low[0], 3), high[0]
     (np.float64(0.884), np.float64(1.0))
     """
+    tail = np.asarray(tail, float)
     p, n = np.broadcast_arrays(np.asarray(share.value, float), np.asarray(share.n, float))
     seen = n > 0
     n = np.where(seen, n, 1.0)

@@ -194,7 +194,7 @@ def measure(
     reasons = {metric.name: metric.missing(variant) for metric in asked}
     useful = [metric for metric in asked if not reasons[metric.name]]
     drawn = _drawn(pair, useful, reference is not None, over_seeds, draws, rng)
-    tail = np.float64((1 - confidence) / 2)
+    tail = np.asarray((1 - confidence) / 2)
     measured = {}
     for metric in useful:
         value = np.asarray(metric.value(variant.counts))
@@ -263,7 +263,7 @@ def _effect(
 ) -> Effect:
     """Bound and test the mean of the changes (S, ...) of a metric."""
     estimate, nothing = changes.mean(0), np.full(changes.shape[1:], np.nan)
-    tail = np.float64((1 - confidence) / 2)
+    tail = np.asarray((1 - confidence) / 2)
     if metric.bounds is None:
         redrawn, swapped = (
             (both[:, 1] - both[:, 0]).mean(1)

@@ -168,7 +168,7 @@ def p_value_of_limits(limits: Callable[[Floats], Limits]) -> Floats:
         low, high = limits(10.0**exponent)
         return np.asarray((low > 0) | (high < 0))
 
-    low, _ = limits(np.float64(0.5))
+    low, _ = limits(np.asarray(0.5))
     most, least = np.full(np.shape(low), np.log10(0.5)), np.full(np.shape(low), np.log10(5e-9))
     ever = excludes(most)
     most = np.where(excludes(least), least, most)
