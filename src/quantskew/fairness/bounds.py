@@ -10,6 +10,7 @@ over classes of a parity metric is bounded in the same way.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from quantskew.fairness.gaps import (
     as_one_rate,
     gap_change_limits,
     gap_limits,
+    joined,
     parity_rates,
     ratio_limits,
     rest_rates,
@@ -27,14 +29,13 @@ from quantskew.fairness.gaps import (
     worst_group_limits,
 )
 from quantskew.fairness.limits import (
-    Changes,
     Limits,
     Shares,
     change_limits,
     difference_limits,
     share_limits,
 )
-from quantskew.fairness.metrics import Bools, Floats, Ints
+from quantskew.fairness.metrics import Bools, Floats, Ints, ratio
 from quantskew.fairness.parity import Answers
 
 Bound = Callable[[Floats], Limits]
@@ -48,16 +49,6 @@ class Pair:
     before: Answers
     after: Answers
 
-    @cached_property
-    def seeds(self) -> list["Pair"]:
-        """The pair of each training seed."""
-        if len(self.after.predictions) == 1:
-            return [self]
-        return [
-            Pair(*(replace(one, predictions=one.predictions[s : s + 1]) for one in self.both))
-            for s in range(len(self.after.predictions))
-        ]
-
     @property
     def both(self) -> tuple[Answers, Answers]:
         """The networks in order."""
@@ -68,44 +59,61 @@ class Pair:
         """Whether a group is large enough, (G,)."""
         return self.after.counted
 
+    @cached_property
+    def seeds(self) -> list["Pair"]:
+        """The pair of each training seed."""
+        return [
+            Pair(*(replace(one, predictions=one.predictions[s : s + 1]) for one in self.both))
+            for s in range(len(self.after.predictions))
+        ]
+
     def _accuracies(self, groups: Ints, n_groups: int) -> Paired:
         right = self.before.correct, self.after.correct
         return accuracy_rates(right[0], right[1], groups, n_groups, units=self.after.units)
 
     @cached_property
     def accuracy(self) -> Paired:
-        """Accuracy of each group, (G,)."""
+        """Accuracy of each group, mean over seeds, (G,)."""
         return self._accuracies(self.after.codes, len(self.counted))
 
     @cached_property
     def everyone(self) -> Paired:
-        """Accuracy of all samples, as of one group, (1,)."""
+        """Accuracy of all samples, as of one group, mean over seeds, (1,)."""
         return self._accuracies(np.zeros_like(self.after.codes), 1)
 
     @cached_property
-    def recall(self) -> Paired:
-        """Recall of each class, (1, K)."""
-        return as_one_rate(self._accuracies(self.after.labels, self.after.n_classes))
-
-    @cached_property
     def rest(self) -> Paired:
-        """Accuracy of each group and of all other groups together, (G, 2)."""
+        """Accuracy of each group and of all other groups together, mean over seeds, (G, 2)."""
         own, right = self.after, (self.before.correct, self.after.correct)
         return rest_rates(right[0], right[1], own.codes, len(own.counted), units=own.units)
 
     @cached_property
-    def parity(self) -> dict[str, Paired]:
-        """Rates (K, G) of :func:`quantskew.fairness.gaps.parity_rates`."""
+    def each_accuracy(self) -> Paired:
+        """Accuracy of each group by seed, (S, G)."""
+        return joined([one.accuracy for one in self.seeds], np.stack)
+
+    @cached_property
+    def each_recall(self) -> Paired:
+        """Recall of each class by seed, as one rate, (S, 1, K)."""
+        labels, n = self.after.labels, self.after.n_classes
+        return as_one_rate(joined([one._accuracies(labels, n) for one in self.seeds], np.stack))
+
+    @cached_property
+    def each_parity(self) -> dict[str, Paired]:
+        """Rates of :func:`quantskew.fairness.gaps.parity_rates` by seed, (S, K, G)."""
         own = self.after
-        return parity_rates(
-            own.labels, self.before.predictions, own.predictions, own.codes,
-            n_groups=len(own.counted), n_classes=own.n_classes, units=own.units,
-        )  # fmt: skip
+        rates = [
+            parity_rates(
+                own.labels, one.before.predictions, one.after.predictions, own.codes,
+                n_groups=len(own.counted), n_classes=own.n_classes, units=own.units,
+            )
+            for one in self.seeds
+        ]  # fmt: skip
+        return {name: joined([one[name] for one in rates], np.stack) for name in rates[0]}
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """How a metric is bounded.
+class Bounds(NamedTuple):
+    """How the mean over seeds of a metric is bounded.
 
     Attributes
     ----------
@@ -113,25 +121,20 @@ class Bounds:
         Bounds the metric of the second network of a pair.
     change
         Bounds its change from the first.
-    linear
-        Whether the networks of all seeds are bounded together, and not one by one.
     """
 
     level: Callable[[Pair], Bound]
     change: Callable[[Pair], Bound]
-    linear: bool = False
-
-    def of_mean(self, bound: Callable[[Pair], Bound], pair: Pair) -> Bound:
-        """Bound the mean over seeds by ``level`` or ``change``."""
-        if self.linear:
-            return bound(pair)
-        of_seeds = [bound(one) for one in pair.seeds]
-        return lambda tail: _mean([own(tail) for own in of_seeds])
 
 
-def _mean(limits: list[Limits]) -> Limits:
-    low, high = (np.mean(ends, axis=0) for ends in zip(*limits, strict=True))
+def _mean(limits: Limits) -> Limits:
+    """Average limits over seeds and classes; those without a value are left out."""
+    low, high = (ratio(np.nansum(end), (~np.isnan(end)).sum()) for end in limits)
     return Limits(low, high)
+
+
+def _first(limits: Limits) -> Limits:
+    return Limits(limits.low[0], limits.high[0])
 
 
 def _against_rest(pair: Pair) -> Bound:
@@ -145,98 +148,83 @@ def _against_rest(pair: Pair) -> Bound:
     return bound
 
 
-def _first(limits: Limits) -> Limits:
-    return Limits(limits.low[0], limits.high[0])
+def _worst_level(pair: Pair) -> Bound:
+    return lambda tail: _mean(worst_group_limits(pair.each_accuracy.after, pair.counted, tail))
+
+
+def _worst_change(pair: Pair) -> Bound:
+    return lambda tail: _mean(worst_group_change_limits(pair.each_accuracy, pair.counted, tail))
 
 
 SHARE = Bounds(
     lambda pair: lambda tail: _first(share_limits(pair.everyone.after, tail)),
     lambda pair: lambda tail: _first(change_limits(pair.everyone.changes, tail)),
-    linear=True,
 )
 SHARE_OF_GROUP = Bounds(
     lambda pair: lambda tail: share_limits(pair.accuracy.after, tail),
     lambda pair: lambda tail: change_limits(pair.accuracy.changes, tail),
-    linear=True,
 )
 AGAINST_REST = Bounds(
-    _against_rest,
-    lambda pair: lambda tail: against_rest_limits(pair.rest.changes, tail),
-    linear=True,
+    _against_rest, lambda pair: lambda tail: against_rest_limits(pair.rest.changes, tail)
 )
-WORST_GROUP = Bounds(
-    lambda pair: lambda tail: worst_group_limits(pair.accuracy.after, pair.counted, tail),
-    lambda pair: lambda tail: worst_group_change_limits(pair.accuracy, pair.counted, tail),
-)
+WORST_GROUP = Bounds(_worst_level, _worst_change)
 
 
 def gap(rates: Callable[[Pair], Paired], counted: Callable[[Pair], Bools]) -> Bounds:
-    """Bound the largest gap between groups of rates (K, G)."""
-    return Bounds(
-        lambda pair: lambda tail: gap_limits(rates(pair).after, counted(pair), tail),
-        lambda pair: lambda tail: gap_change_limits(rates(pair), counted(pair), tail),
-    )
-
-
-FVO = gap(lambda pair: as_one_rate(pair.accuracy), lambda pair: pair.counted)
-RECALL_GAP = gap(lambda pair: pair.recall, lambda pair: np.ones(pair.after.n_classes, bool))
-
-
-def parity_worst(name: str) -> Bounds:
-    """Bound a parity metric of the least fair class."""
-    if name == "disparate_impact":
-        return _ratio(lambda pair: [pair.parity["demographic_parity"]])
-    return gap(lambda pair: pair.parity[name], lambda pair: pair.counted)
-
-
-def parity_macro(name: str) -> Bounds:
-    """Bound the mean over classes of a parity metric."""
-    if name == "disparate_impact":
-        return _ratio(lambda pair: _by_class(pair.parity["demographic_parity"]))
+    """Bound the largest gap between groups of rates (..., K, G), mean over the leading axes."""
 
     def level(pair: Pair) -> Bound:
-        rates, counted = _by_class(pair.parity[name], name), pair.counted
-        return lambda tail: _known_mean([gap_limits(one.after, counted, tail) for one in rates])
+        own, groups = rates(pair).after, counted(pair)
+        return lambda tail: _mean(gap_limits(own, groups, tail))
 
     def change(pair: Pair) -> Bound:
-        rates, counted = _by_class(pair.parity[name], name), pair.counted
-        return lambda tail: _known_mean([gap_change_limits(one, counted, tail) for one in rates])
+        own, groups = rates(pair), counted(pair)
+        return lambda tail: _mean(gap_change_limits(own, groups, tail))
 
     return Bounds(level, change)
 
 
-def _by_class(rates: Paired, name: str = "") -> list[Paired]:
-    """Divide rates (K, G) by class; equalized odds has two of each class, (2K, G)."""
-    n_classes = len(rates.before.value) // (2 if name == "equalized_odds" else 1)
-    return [
-        Paired(
-            Shares(*(field[k::n_classes] for field in rates.before)),
-            Shares(*(field[k::n_classes] for field in rates.after)),
-            Changes(*(field[k::n_classes] for field in rates.changes)),
-        )
-        for k in range(n_classes)
-    ]
+FVO = gap(lambda pair: as_one_rate(pair.each_accuracy), lambda pair: pair.counted)
+RECALL_GAP = gap(lambda pair: pair.each_recall, lambda pair: np.ones(pair.after.n_classes, bool))
 
 
-def _known_mean(limits: list[Limits]) -> Limits:
-    known = [one for one in limits if not np.isnan(one.low)]
-    return _mean(known) if known else Limits(np.array(np.nan), np.array(np.nan))
+def parity(name: str, *, macro: bool) -> Bounds:
+    """Bound a parity metric of the least fair class, or its mean over classes."""
+    ratios = name == "disparate_impact"
+    source = "demographic_parity" if ratios else name
+
+    def rates(pair: Pair) -> Paired:
+        own = pair.each_parity[source]
+        return joined([own], _by_class(2 if name == "equalized_odds" else 1)) if macro else own
+
+    return _ratio(rates) if ratios else gap(rates, lambda pair: pair.counted)
 
 
-def _ratio(parts: Callable[[Pair], list[Paired]]) -> Bounds:
-    """Bound the mean over parts of the lowest ratio of their rates.
+def _by_class(per_class: int) -> Callable[[list[Floats]], Floats]:
+    """Divide rates (S, R·K, G), R of each class, by class: (S, K, R, G)."""
+    return lambda fields: (
+        fields[0].reshape(len(fields[0]), per_class, -1, fields[0].shape[-1]).swapaxes(1, 2)
+    )
+
+
+def _ratio(rates: Callable[[Pair], Paired]) -> Bounds:
+    """Bound the lowest ratio of rates (..., K, G), mean over the leading axes.
 
     Its change has no bound of its own: each end is that of the two levels at half the error.
     """
 
-    def levels(pair: Pair, side: int) -> Bound:
-        rates = [(part.before, part.after)[side] for part in parts(pair)]
+    def levels(own: Shares, counted: Bools) -> Bound:
         # a class that nobody is given has no ratio
-        given = [one for one in rates if np.nansum(np.where(pair.counted, one.value, 0)) > 0]
-        return lambda tail: _known_mean([ratio_limits(one, pair.counted, tail) for one in given])
+        given = np.nansum(np.where(counted, own.value, 0), axis=(-2, -1)) > 0
+
+        def bound(tail: Floats) -> Limits:
+            low, high = ratio_limits(own, counted, tail)
+            return _mean(Limits(np.where(given, low, np.nan), np.where(given, high, np.nan)))
+
+        return bound
 
     def change(pair: Pair) -> Bound:
-        before, after = levels(pair, 0), levels(pair, 1)
+        before, after = (levels(one, pair.counted) for one in rates(pair)[:2])
 
         def bound(tail: Floats) -> Limits:
             one, other = before(tail / 2), after(tail / 2)
@@ -244,4 +232,4 @@ def _ratio(parts: Callable[[Pair], list[Paired]]) -> Bounds:
 
         return bound
 
-    return Bounds(lambda pair: levels(pair, 1), change)
+    return Bounds(lambda pair: levels(rates(pair).after, pair.counted), change)

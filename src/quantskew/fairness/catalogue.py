@@ -247,8 +247,8 @@ for _name, _sentence in PARITY.items():
     _better: Better = "higher" if _name == "disparate_impact" else "lower"
     _least_fair = partial((np.fmin if _better == "higher" else np.fmax).reduce, axis=-1)
     for _part, _words, _rule, _summary, _bounds in (
-        ("macro", "mean over classes", f"{_name}_macro", _mean, bounds.parity_macro(_name)),
-        ("worst", "least fair class", _name, _least_fair, bounds.parity_worst(_name)),
+        ("macro", "mean over classes", f"{_name}_macro", _mean, bounds.parity(_name, macro=True)),
+        ("worst", "least fair class", _name, _least_fair, bounds.parity(_name, macro=False)),
     ):
         metric(
             name=f"{_name}_{_part}",

@@ -94,18 +94,19 @@ def parity_rates(
             codes = np.where(among(k), groups, -1)
             before, after = (answer == k for answer in answers)
             rows.append(accuracy_rates(before, after, codes, n_groups, units=units))
-        return _joined(rows, np.stack)
+        return joined(rows, np.stack)
 
     odds = {
         "equal_opportunity": rates(lambda k: labels == k),
         "predictive_equality": rates(lambda k: labels != k),
     }
     selected = rates(lambda k: np.ones(labels.shape, bool))
-    both = _joined(list(odds.values()), np.concatenate)
+    both = joined(list(odds.values()), np.concatenate)
     return {"demographic_parity": selected, "equalized_odds": both, **odds}
 
 
-def _joined(rates: list[Paired], join: Callable[[list[Floats]], Floats]) -> Paired:
+def joined(rates: list[Paired], join: Callable[[list[Floats]], Floats]) -> Paired:
+    """Join the fields of several rates, such as by ``np.stack``."""
     before, after, change = zip(*rates, strict=True)
     return Paired(
         Shares(*(join([one[i] for one in before]) for i in range(2))),
@@ -133,7 +134,7 @@ def accuracy_rates(
 
 def as_one_rate(rates: Paired) -> Paired:
     """Give rates (..., G) the axis of several rates, (..., 1, G)."""
-    return _joined([rates], lambda fields: fields[0][..., None, :])
+    return joined([rates], lambda fields: fields[0][..., None, :])
 
 
 def gap_limits(rates: Shares, counted: ArrayLike, tail: float | Floats) -> Limits:
@@ -357,7 +358,7 @@ def rest_rates(
     """
     groups = np.asarray(groups)
     codes = [np.where(groups < 0, -1, np.where(groups == g, 0, 1)) for g in range(n_groups)]
-    return _joined([accuracy_rates(before, after, c, 2, units=units) for c in codes], np.stack)
+    return joined([accuracy_rates(before, after, c, 2, units=units) for c in codes], np.stack)
 
 
 def _differences(rates: Shares, tail: float | Floats) -> Limits:

@@ -209,7 +209,7 @@ def measure(
             again = drawn.again[metric.name][:, -1].mean(1)
             low, high = basic_interval(value.mean(0), again, confidence)
         else:
-            low, high = metric.bounds.of_mean(metric.bounds.level, pair)(tail)
+            low, high = metric.bounds.level(pair)(tail)
         measured[metric.name] = Measured(value, low, high, chance, change, "")
     return {m.name: measured.get(m.name) or _undefined(m, variant, reference) for m in asked}
 
@@ -276,7 +276,7 @@ def _effect(
                 chance = metric.chance(pair.before, pair.before.counts, draws, rng)
             p_value = np.fmax(p_value, chance.p_value)
     else:
-        bound = metric.bounds.of_mean(metric.bounds.change, pair)
+        bound = metric.bounds.change(pair)
         low, high = bound(tail)
         p_value = _exact(metric, pair) if metric.exact else p_value_of_limits(bound)
     seed_sd = changes.std(0, ddof=1) if len(changes) > 1 else nothing

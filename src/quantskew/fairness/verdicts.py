@@ -172,7 +172,7 @@ def p_value_of_limits(limits: Callable[[Floats], Limits]) -> Floats:
     most, least = np.full(np.shape(low), np.log10(0.5)), np.full(np.shape(low), np.log10(5e-9))
     ever = excludes(most)
     most = np.where(excludes(least), least, most)
-    for _ in range(16 if (ever & (most > least)).any() else 0):  # to 0.03 %
+    for _ in range(12 if (ever & (most > least)).any() else 0):  # to 0.5 %
         middle = (most + least) / 2
         beyond = excludes(middle)
         most, least = np.where(beyond, middle, most), np.where(beyond, least, middle)
