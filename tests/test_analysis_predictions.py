@@ -114,6 +114,7 @@ def test_a_comparison_of_its_own_is_that_of_all_and_reads_no_image(tmp_path):
                 groups=study.groups.needed_by(spec),
                 statistics=study.statistics,
                 retrained=False,
+                unit=None,
             )
     parts = effects.joined(effects.read_frames(folders), study)
     for name, one, other in zip(parts._fields, parts, whole, strict=True):

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -260,3 +261,50 @@ def test_a_group_that_collapses_is_seen_with_any_number_of_draws():
     )
     assert found["accuracy"].p_value[0] < 1e-10
     assert found["overall"].p_value < 1e-10
+
+
+def persons(rng, n, images):
+    """Codes of persons, and whether a network is right, nearly alike for all images of a person."""
+    units = np.repeat(np.arange(n), images)
+    easy, flips = rng.random(n) < 0.8, rng.random((2, n)) < 0.1
+    own = rng.random((2, units.size)) < 0.02
+    return units, *((easy ^ flips)[:, units] ^ own)
+
+
+def test_images_of_one_person_are_no_more_evidence_than_the_person():
+    rng, codes = np.random.default_rng(0), np.repeat([0, 1], 500)
+    rejected = {"units": 0, "images": 0}
+    for _ in range(60):
+        units, before, after = persons(rng, 200, 5)
+        pair = answers_of(before, after, codes, [True] * 2)
+        for name, of in (("units", units), ("images", None)):
+            both = (replace(one, units=of) for one in pair)
+            found = measure(*both, metrics=[find("overall"), find("accuracy")], rng=rng)
+            rejected[name] += found["overall"].effect.p_value <= 0.05
+            width = found["accuracy"].high - found["accuracy"].low
+            assert (width > 0.12).all() == (name == "units")
+    assert rejected["units"] <= 8  # of 60 at 5 %, more has a chance of 0.4 %
+    assert rejected["images"] >= 15
+
+
+def test_units_that_are_single_samples_change_nothing_and_units_are_drawn_together():
+    rng, codes = np.random.default_rng(1), np.repeat([0, 1], 50)
+    units, before, after = persons(rng, 20, 5)
+    pair = answers_of(np.stack([before] * 2), np.stack([after] * 2), codes, [True] * 2)
+    alone = (replace(one, units=np.arange(100)) for one in pair)
+    one, other = (measure(*both, metrics=ACCURACY, rng=rng) for both in (pair, alone))
+    for name, found in one.items():
+        np.testing.assert_allclose(found.effect[:4], other[name].effect[:4])
+    common = [
+        measure(
+            *(replace(one, units=of) for one in pair),
+            metrics=[find("overall")], over_seeds=True, rng=rng,
+        )["overall"].effect.common_sd
+        for of in (None, units)
+    ]  # fmt: skip
+    assert common[1] > 1.5 * common[0]
+    squared = replace(find("fvo"), name="squared", bounds=None)
+    (left_out,) = measure(
+        *(replace(one, units=units) for one in pair), metrics=[squared], rng=rng
+    ).values()
+    assert "knows no units" in left_out.reason

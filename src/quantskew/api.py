@@ -31,7 +31,7 @@ from quantskew.analysis import answer
 from quantskew.analysis.effects import Predictions, analyze
 from quantskew.analysis.figures import FIGURES
 from quantskew.analysis.study import Statistics, Study
-from quantskew.data.groups import Groups, groupings
+from quantskew.data.groups import Groups, groupings, unit_codes
 from quantskew.data.loading import Samples
 from quantskew.description import describe
 from quantskew.errors import UserError, close_names
@@ -87,6 +87,7 @@ class Options(TypedDict, total=False):
     grouping: Groups
     statistics: Statistics
     params: str | Path
+    unit: str | None
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,7 @@ def compare(
     statistics: Statistics = _STATISTICS,
     params: str | Path = "params.yaml",
     reference: str = "ptq",
+    unit: str | None = None,
 ) -> Result:
     """Compare methods of quantization by what they do to each group.
 
@@ -233,6 +235,8 @@ def compare(
         As in :func:`quantize`.
     grouping
         Bins of numeric attributes, and the size below which a group is left out of maxima.
+    unit
+        Attribute that names who each image comes from, where several are of one person or video.
     statistics
         Confidence and number of draws.
     reference
@@ -253,6 +257,7 @@ def compare(
     return evaluate(
         model, grid, test, seen,
         bits=wanted, groups=groups, grouping=grouping, statistics=statistics, reference=reference,
+        unit=unit,
     )  # fmt: skip
 
 
@@ -341,6 +346,7 @@ def evaluate(
     grouping: Groups = _GROUPS,
     statistics: Statistics = _STATISTICS,
     reference: str = "ptq",
+    unit: str | None = None,
 ) -> Result:
     """Apply methods and describe what each does: :func:`compare` for a grid of any shape."""
     label = type(model).__name__.lstrip("_")
@@ -355,7 +361,10 @@ def evaluate(
         groups=grouping.model_copy(update={"by": {DATA: by}}),
         statistics=statistics,
     )
-    divisions = groupings(test.attributes, by, grouping)  # a wrong name stops here, before any work
+    units = unit_codes(test.attributes, unit)
+    divisions = groupings(
+        test.attributes, by, grouping, units
+    )  # a wrong name stops here, before any work
     networks = {(a.name, a.bits): _apply(model, a.method, a.bits, given) for a in grid}
     fp32 = outputs(model, test)
     logits = {(BASELINE, FULL_PRECISION): fp32}
@@ -368,7 +377,7 @@ def evaluate(
         described.append({table: variant.name(frame) for table, frame in rows.items()})
         predicted[Point(DATA, label, name, width)] = values.argmax(1)[None]
     given_answers = Predictions(test.labels.numpy(), fp32.shape[1], [SEED], predicted)
-    frames = analyze(given_answers, divisions, study)._asdict()
+    frames = analyze(given_answers, divisions, study, units)._asdict()
     frames["groups"] = pd.concat([tables["groups"] for tables in described])
     return Result({n: _canonical(n, rows) for n, rows in frames.items()}, networks, study)
 

@@ -27,13 +27,13 @@ from scipy.stats import norm
 
 from quantskew import tables
 from quantskew.analysis.study import Statistics, Study
-from quantskew.data.groups import Grouping, Groups, groupings
+from quantskew.data.groups import Grouping, Groups, groupings, unit_codes
 from quantskew.data.people import read_people
 from quantskew.fairness.bounds import Pair
 from quantskew.fairness.catalogue import CATALOGUE, Metric, find, values
 from quantskew.fairness.certificate import certificate
 from quantskew.fairness.gaps import may_lose_most
-from quantskew.fairness.limits import change_limits
+from quantskew.fairness.limits import change_limits, changes
 from quantskew.fairness.paired import Measured, flips, holm, measure
 from quantskew.fairness.parity import Answers
 from quantskew.fairness.verdicts import (
@@ -171,18 +171,25 @@ def _shuffled(study: Study, name: str) -> list[str]:
     return [other for other, method in methods.items() if method == control]
 
 
-def analyze(predictions: Predictions, divisions: list[Grouping], study: Study) -> Frames:
+def analyze(
+    predictions: Predictions,
+    divisions: list[Grouping],
+    study: Study,
+    units: np.ndarray | None = None,
+) -> Frames:
     """Compute the tables ``levels``, ``effects`` and ``certificates`` of a data set and a model.
 
     Parameters
     ----------
     divisions
         Ways of dividing the same test samples, in the same order.
+    units
+        (n,) who each sample comes from; None where each is its own unit.
     """
     labels, n_classes, seeds, predicted = predictions
 
     def networks(point: Point, division: Grouping) -> Networks:
-        of = (division.codes, division.counted, n_classes)
+        of = (division.codes, division.counted, n_classes, units)
         return Networks(seeds, Answers(labels, predicted[point], *of))
 
     parts = [
@@ -213,6 +220,7 @@ def compare_point(
     groups: Groups,
     statistics: Statistics,
     retrained: bool,
+    unit: str | None,
 ) -> None:
     """Compare a point with its references for one grouping, as a cell of its own.
 
@@ -233,15 +241,19 @@ def compare_point(
         changing the cell.
     retrained
         Whether the networks of the point come from a training of their own.
+    unit
+        Column of the samples that names who each comes from; None where each is its own unit.
     """
     people = read_people(samples).part("test")
     place, predicted = read_answers([*answers, *chain.from_iterable(references.values())])
     order = pd.Series(np.arange(len(people.ids)), people.ids).loc[place["id"]].to_numpy()
-    (division,) = groupings(people.attributes.iloc[order], [grouping], groups)
+    attributes = people.attributes.iloc[order]
+    units = unit_codes(attributes, unit)
+    (division,) = groupings(attributes, [grouping], groups, units)
 
     def networks(method: str) -> Networks:
         own = {v.seed: p for v, p in sorted(predicted.items()) if v.method == method}
-        of = (division.codes, division.counted, len(people.classes))
+        of = (division.codes, division.counted, len(people.classes), units)
         return Networks([*own], Answers(place["label"].to_numpy(), np.stack([*own.values()]), *of))
 
     point = point_of(next(iter(predicted)))
@@ -369,6 +381,8 @@ def _levels(measured: Mapping[str, Measured], answers: Answers, division: Groupi
         notes = [one.reason or (answers.left_out if metric.by_class else "")]
         if metric.bounds is None and not one.reason:
             notes.append("limits by the bootstrap: too narrow near a gap of zero")
+        if metric.chance and answers.units is not None:
+            notes.append("what chance would show is not known by unit")
         if collapsed and metric.by_class:
             notes.append(f"{top:.0%} of answers are one class")
         block = {
@@ -461,6 +475,13 @@ def _certificates(
     for seed, one, other in pairs:
         lost, gained, still_wrong = flips(labels, one, other, codes, len(names))
         bounds = certificate(lost, gained, sizes, counted=counted, alpha=settings.alpha).groups
+        if after.answers.units is not None:
+            # the exact bound counts samples; of units there is the limit of each group's change
+            change = changes(
+                one == labels, other == labels, codes, len(names), units=after.answers.units
+            )
+            lows = change_limits(change, settings.alpha / max(1, counted.sum())).low
+            bounds = np.where(counted, np.maximum(0, -lows), np.nan)
         rows = pd.DataFrame({"group": names, "n": sizes, "lost": lost, "gained": gained})
         parts.append(rows.assign(seed=seed, still_wrong=still_wrong, bound=bounds))
     return pd.concat(parts)

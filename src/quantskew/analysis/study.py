@@ -73,6 +73,10 @@ class Study(Section):
         recipe = {part: kind(method, "recipe", part) for part in _PLAIN}
         return kind(method, "training") != "none" or recipe != _PLAIN
 
+    def unit_of(self, dataset: str) -> str | None:
+        """Column of the samples that names who each comes from; None where each is its own."""
+        return self.groups.unit.get(dataset)
+
     def groups_of(self, dataset: str) -> tuple[str, ...]:
         """Groupings of a data set, the first being the one that summaries show; else the label."""
         return self.groups.by.get(dataset) or ("label",)

@@ -97,6 +97,8 @@ class Metric:
 
     def missing(self, answers: Answers) -> str:
         """Say why the metric has no meaning for a grouping, or return an empty text."""
+        if self.bounds is None and answers.units is not None:
+            return "the bootstrap of a metric without bounds knows no units"
         if self.of != "grouping":
             return ""
         groups = int(answers.counted.sum())
@@ -224,9 +226,9 @@ def worst_group(counts: Counts) -> Floats:
 )  # fmt: skip
 def against_rest(counts: Counts) -> Floats:
     """Accuracy of a group less that of all other groups together."""
-    hits, sizes = counts.hits[..., :-1, :].sum(-1), counts.sizes
+    hits, sizes = counts.hits[..., :-1, :].sum(-1), counts.drawn_sizes
     others = hits.sum(-1, keepdims=True) - hits
-    return counts.accuracy - ratio(others, sizes.sum() - sizes)
+    return counts.accuracy - ratio(others, sizes.sum(-1, keepdims=True) - sizes)
 
 
 def _parity_chance(name: str) -> Test:

@@ -22,8 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import betaincinv
-from scipy.stats import norm, t
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from quantskew.fairness.metrics import Floats, Ints, ratio
 
@@ -215,7 +214,7 @@ def effective_samples(
     effect = np.where(np.greater(variance, 0), ratio(between, variance), worst)
     events = np.asarray(events, float)
     effect = (events * effect + _PRIOR * worst) / (events + _PRIOR)
-    return np.asarray(n / effect * (norm.ppf(0.975) / t.ppf(0.975, count - 1)) ** 2)
+    return np.asarray(n / effect * (ndtri(0.975) / stdtrit(count - 1, 0.975)) ** 2)
 
 
 def share_limits(share: Shares, tail: ArrayLike, *, jeffreys: bool = False) -> Limits:

@@ -199,7 +199,7 @@ def measure(
     for metric in useful:
         value = np.asarray(metric.value(variant.counts))
         chance = Chance()
-        if metric.chance is not None:
+        if metric.chance is not None and variant.units is None:
             chance = metric.chance(variant, variant.counts, draws, rng)
         change = None
         if reference is not None:
@@ -236,7 +236,9 @@ def _drawn(
         return _Drawn({}, {}, over_seeds)
     own, counted = pair.after, pair.counted
     networks = np.stack([one.predictions for one in (pair.both if paired else (own,))])
-    cells = tabulate(own.labels, networks, own.places, len(counted) + 1, own.n_classes)
+    cells = tabulate(
+        own.labels, networks, own.places, len(counted) + 1, own.n_classes, units=own.units
+    )
 
     def values(metrics: list[Metric], blocks: Iterable[Counts]) -> dict[str, Floats]:
         parts = [[metric.value(counts) for metric in metrics] for counts in blocks]

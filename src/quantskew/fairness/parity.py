@@ -61,14 +61,19 @@ class Counts:
 
     @cached_property
     def sizes(self) -> Floats:
-        """Samples of each group, (G,): the same in all draws, which are taken group by group."""
+        """Samples of each group, (G,), of the first draw."""
         first = self.positives[(0,) * (self.positives.ndim - 2)]
         return np.asarray(first[:-1].sum(-1))
 
     @cached_property
+    def drawn_sizes(self) -> Floats:
+        """Samples of each group in each draw, (..., G); draws of units differ in their samples."""
+        return np.asarray(self.positives[..., :-1, :].sum(-1))
+
+    @cached_property
     def accuracy(self) -> Floats:
         """Accuracy of each group, (..., G); NaN for a group without samples."""
-        return ratio(self.hits[..., :-1, :].sum(-1), self.sizes)
+        return ratio(self.hits[..., :-1, :].sum(-1), self.drawn_sizes)
 
     @cached_property
     def rates(self) -> dict[str, tuple[Floats, Floats]]:
@@ -76,7 +81,7 @@ class Counts:
         positives, selected, hits = (
             counts[..., :-1, :] for counts in (self.positives, self.selected, self.hits)
         )
-        sizes = np.broadcast_to(self.sizes[:, None], positives.shape)
+        sizes = np.broadcast_to(self.drawn_sizes[..., None], positives.shape)
         return {
             "selection": (selected, sizes),
             "true": (hits, positives),

@@ -43,6 +43,7 @@ class Cells:
     answers: Ints  # (N, S, C)
     counts: Ints  # (C,) samples that show each pattern
     n_classes: int  # K
+    of_units: csr_array | None = None  # (C, U) samples of each unit that show each pattern
 
     @cached_property
     def _features(self) -> csr_array:
@@ -73,7 +74,13 @@ class Cells:
 
 
 def tabulate(
-    labels: ArrayLike, answers: ArrayLike, places: ArrayLike, n_groups: int, n_classes: int
+    labels: ArrayLike,
+    answers: ArrayLike,
+    places: ArrayLike,
+    n_groups: int,
+    n_classes: int,
+    *,
+    units: Ints | None = None,
 ) -> list[Cells]:
     """Count the patterns of each group.
 
@@ -87,15 +94,27 @@ def tabulate(
         (n,) groups from 0 to ``n_groups`` − 1.
     n_classes
         K.
+    units
+        (n,) who each sample comes from: units are then drawn, with all their samples of a group.
     """
     labels, answers, places = (np.asarray(a) for a in (labels, answers, places))
     rows = np.concatenate([labels[None], answers.reshape(-1, labels.size)])
     cells = []
     for group in range(n_groups):
-        patterns, counts = distinct(rows[:, places == group])
+        own = places == group
+        patterns, counts = distinct(rows[:, own])
         shape = (*answers.shape[:-1], counts.size)
-        cells.append(Cells(patterns[0], patterns[1:].reshape(shape), counts, n_classes))
+        drawn = None if units is None else _of_units(rows[:, own], units[own])
+        cells.append(Cells(patterns[0], patterns[1:].reshape(shape), counts, n_classes, drawn))
     return cells
+
+
+def _of_units(rows: Ints, units: Ints) -> csr_array:
+    """Count the samples of each unit by pattern, in the order of :func:`distinct`."""
+    distinct_rows, patterns = np.unique(rows, axis=1, return_inverse=True)
+    names, codes = np.unique(units, return_inverse=True)
+    shape = (distinct_rows.shape[1], names.size)
+    return csr_array((np.ones(codes.size, np.int64), (patterns.ravel(), codes)), shape)
 
 
 def observe(cells: list[Cells], counted: Bools) -> Counts:
@@ -143,6 +162,10 @@ def _redrawn(cells: Cells, draws: int, rng: np.random.Generator) -> Ints:
     n, n_patterns = int(cells.counts.sum()), cells.counts.size
     if not n:
         return np.zeros((0, draws), np.int64)
+    if cells.of_units is not None:
+        n_units = cells.of_units.shape[1]
+        drawn_units = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=draws)
+        return np.asarray(cells.of_units @ drawn_units.T)
     if 8 * n_patterns < n:  # few patterns: their counts are drawn at once
         return rng.multinomial(n, cells.counts / n, size=draws).T
     # numbered by pattern, so that the order of the samples in their table decides nothing
