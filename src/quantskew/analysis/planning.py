@@ -40,8 +40,8 @@ def from_pilot(
         share = alpha / part["group"].nunique()
         more = {
             group: max(
-                images_from_pilot(*seed, loss=loss, alpha=share, power=power)
-                for seed in rows_of[["lost", "gained", "n"]].itertuples(index=False, name=None)
+                images_from_pilot(lost, gained, n, loss, alpha=share, power=power)
+                for lost, gained, n in rows_of[["lost", "gained", "n"]].itertuples(index=False)
             )
             for group, rows_of in part.groupby("group", sort=False)
         }
