@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         ("seed-sd", float, "standard deviation of the difference between seeds"),
     ):
         plan.add_argument(f"--{name}", type=kind, metavar="X", help=what)
-    for name, kind, default, what in (
+    for name, number, default, what in (
         ("groups", int, 1, "groups whose bounds hold at once"),
         ("images-per-unit", float, 1.0, "images of one person, or other unit"),
         ("correlation", float, 0.0, "intra-class correlation of the changes within a unit"),
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         ("alpha", float, 0.05, "1 − confidence"),
         ("power", float, 0.8, "chance of success wanted"),
     ):
-        plan.add_argument(f"--{name}", type=kind, default=default, metavar="X",
+        plan.add_argument(f"--{name}", type=number, default=default, metavar="X",
                           help=f"{what} (default: {default:g})")  # fmt: skip
 
     latency = command("latency", _LATENCY, _latency)
