@@ -362,9 +362,8 @@ def evaluate(
         statistics=statistics,
     )
     units = unit_codes(test.attributes, unit)
-    divisions = groupings(
-        test.attributes, by, grouping, units
-    )  # a wrong name stops here, before any work
+    # a wrong name stops here, before any work
+    divisions = groupings(test.attributes, by, grouping, units)
     networks = {(a.name, a.bits): _apply(model, a.method, a.bits, given) for a in grid}
     fp32 = outputs(model, test)
     logits = {(BASELINE, FULL_PRECISION): fp32}
