@@ -161,14 +161,12 @@ def test_exemplars_are_the_samples_whose_usual_answer_changed(studied):
     assert rows["flips"].eq(2).all()
 
 
-def test_what_could_have_been_detected_stands_beside_what_was_not(studied):
+def test_how_many_images_would_decide_stands_beside_what_is_not_decided(studied):
     effects = studied[2].effects
-    told = effects[effects["detectable"].notna()]
-    assert (told["verdict"] == "no detectable effect").all()
-    assert (told["metric"] == "accuracy").all()
-    # nothing changed: all depends on how many losses in a row a test believes
-    found = told[told["method"] == "good"].set_index("group")["detectable"]
-    assert found["a"] < found["b"] < 0.1
+    told = effects[effects["decide"].notna()]
+    assert (told["verdict"] == "cannot tell").all()
+    assert (told["decide"] > 0).all()
+    assert effects.loc[effects["verdict"] == "cannot tell", "decide"].notna().all()
 
 
 def test_exemplars_are_where_the_usual_answer_changed():

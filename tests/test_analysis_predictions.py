@@ -113,6 +113,8 @@ def test_a_comparison_of_its_own_is_that_of_all_and_reads_no_image(tmp_path):
                 grouping=spec,
                 groups=study.groups.needed_by(spec),
                 statistics=study.statistics,
+                retrained=False,
+                unit=None,
             )
     parts = effects.joined(effects.read_frames(folders), study)
     for name, one, other in zip(parts._fields, parts, whole, strict=True):
@@ -131,7 +133,12 @@ def test_a_seed_that_one_of_two_lacks_is_left_out_of_their_comparison():
     other = effects.Networks([2, 4, 5], Answers(labels, predicted[::-1], *of))
     division = Grouping("g", codes, ["a", "b"], of[1])
     found = effects.compare(
-        Point("d", "m", "ptq", 4), own, {"fp32": other}, division, Statistics(draws=100)
+        Point("d", "m", "ptq", 4),
+        own,
+        {"fp32": other},
+        division,
+        Statistics(draws=100),
+        retrained=False,
     )
     assert found.certificates["seed"].unique().tolist() == [2, 4]
     overall = found.effects.set_index("metric").loc["overall", "change"]

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from quantskew import cli
+from quantskew import cli, tables
 from quantskew.deployment import onnx_files
+from quantskew.fairness.plan import images_from_pilot, images_to_certify
 
 CLASSES = ("cat", "dog")
 
@@ -233,3 +234,54 @@ def test_the_doctor_names_a_library_that_is_too_old(capsys, monkeypatch):
     status, shown, _ = run(capsys, "doctor")
     assert status == 1
     assert "onnxruntime >=1.20: found 1.2; pip install 'onnxruntime>=1.20'" in shown
+
+
+def plan(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan", *map(str, arguments)])
+    return ended.value.code, capsys.readouterr()
+
+
+def test_a_plan_from_an_assumed_rate_of_flips_and_from_seeds(capsys):
+    status, said = plan(capsys, "--loss", 0.02, "--flips", 0.05)
+    assert (status, said.out.split()[0]) == (0, f"{images_to_certify(0.02, 0.05):,.0f}")
+    several = "--images-per-unit", 5, "--correlation", 0.5
+    _, said = plan(capsys, "--loss", 0.02, "--flips", 0.05, *several)
+    assert said.out.startswith("3,210 images of each group, of 642 units")
+    _, said = plan(capsys, "--difference", 0.05, "--seed-sd", 0.02)
+    assert said.out.startswith("4 seeds")
+
+
+def test_a_plan_from_a_pilot_says_how_many_more_of_each_group(capsys, tmp_path):
+    rows = pd.DataFrame(
+        {"dataset": "d", "model": "m", "seed": [0, 0, 1, 1, 1], "method": "ptq", "bits": 8,
+         "attribute": "digit", "group": ["1", "7", "1", "7", "9"], "n": [5000, 300, 5000, 300, 300],
+         "lost": [5, 5, 5, 7, 60], "gained": [5, 5, 5, 5, 0], "still_wrong": 0,
+         "bound": [0.01, 0.03, 0.01, 0.03, 0.3]}
+    )  # fmt: skip
+    tables.write("certificates", rows, tmp_path / "certificates.parquet")
+    status, said = plan(capsys, tmp_path / "certificates.parquet", "--loss", 0.02)
+    more = images_from_pilot(7, 5, 300, 0.02, alpha=0.05 / 3)  # the seed that asks most
+    assert status == 0
+    assert said.out.splitlines() == [
+        "d m ptq 8 bits, digit:",
+        "  1: enough (there are 5,000)",
+        f"  7: about {more:,.0f} more images (there are 300)",
+        "  9: no number of images, as it may lose 2 points (there are 300)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing is asked"),
+        (("--loss", 0.02), "either a pilot or --flips"),
+        (("--loss", 0.02, "--flips", 3), "they are shares"),
+        (("--difference", 0.02), "go together"),
+        (("--difference", -1, "--seed-sd", 0.1), "must be above 0"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_says_why(capsys, arguments, message):
+    status, said = plan(capsys, *arguments)
+    assert status == cli.USAGE
+    assert message in said.err

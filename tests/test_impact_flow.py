@@ -87,7 +87,7 @@ def judged(curvature: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
     return table.set_index(["claim", "width"])
 
 
-def test_claims_are_supported_refuted_or_left_undecided():
+def test_claims_are_supported_refuted_or_cannot_be_told():
     table = judged(*made(-1))
     found = table["verdict"]
     assert (found["gradient_by_size"] == "supported").all()
@@ -102,7 +102,7 @@ def test_claims_are_supported_refuted_or_left_undecided():
     assert (judged(*made(1))["verdict"]["eigenvalue_by_accuracy"] == "refuted").all()
     curvature, groups = made(-1)
     curvature["largest_eigenvalue"] = np.tile([3, 7, 1, 8, 2, 6, 5, 4], 4)
-    assert (judged(curvature, groups)["verdict"]["eigenvalue_by_accuracy"] == "undecided").all()
+    assert (judged(curvature, groups)["verdict"]["eigenvalue_by_accuracy"] == "cannot tell").all()
 
 
 def test_five_groups_cannot_decide_a_claim_at_one_width():

@@ -103,7 +103,7 @@ def verdicts(effects, reference, bits=4):
 
 def test_the_group_that_was_built_to_be_hurt_is_named(study):
     found = verdicts(study["effects"], "fp32")["ptq"].to_dict()
-    same = "no detectable effect"
+    same = "equivalent"
     assert found == {"night": "worse", "old": same, "wide": same}
     levels = study["levels"].query("metric == 'accuracy'").set_index(["method", "bits", "group"])
     assert levels.loc[("fp32", 32, "night"), "value"] > 0.99

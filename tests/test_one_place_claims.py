@@ -43,7 +43,7 @@ def declared(monkeypatch):
 
 @pytest.mark.usefixtures("declared")
 @pytest.mark.parametrize(
-    ("right", "verdict"), [(0.5, "supported"), (0.8, "undecided"), (0.95, "refuted")]
+    ("right", "verdict"), [(0.5, "supported"), (0.8, "cannot tell"), (0.95, "refuted")]
 )
 def test_a_claim_of_one_function_reaches_the_table_with_a_verdict(right, verdict, tmp_path):
     rng = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from quantskew import tables
-from quantskew.analysis.effects import Predictions, analyze, verdicts
+from quantskew.analysis.effects import Predictions, analyze, joined
 from quantskew.analysis.gate import Evidence, Policy, judge
 from quantskew.analysis.remedies import remedies, side_by_side
 from quantskew.data.groups import Grouping
@@ -86,7 +86,7 @@ def test_its_direction_makes_the_verdict(frames, name):
     rows = frames.effects.query("metric == @name").set_index(["method", "reference"])["verdict"]
     assert rows["ptq", "fp32"] == rows["qat", "ptq"] == "worse"
     assert rows["alike", "ptq"] == "better"
-    assert rows["alike", "fp32"] == "no detectable effect"
+    assert rows["alike", "fp32"] == "equivalent"
 
 
 def test_it_stands_beside_every_remedy(frames):
@@ -122,7 +122,7 @@ def test_the_gate_has_rules_for_it(answered, rule, verdict):
 def test_a_metric_that_nobody_registered_is_an_error_and_no_guess(frames):
     unknown = frames.effects.head(1).assign(metric="fvo_of_nobody")
     with pytest.raises(UserError, match="no metric is named 'fvo_of_nobody'"):
-        verdicts(unknown, 0.05)
+        joined([frames._replace(effects=unknown)], STUDY)
     with pytest.raises(ValueError, match="there is a metric 'fvo' already"):
         metric(of="grouping", better="lower", title="", name="fvo")(lambda counts: counts.accuracy)
 
@@ -131,7 +131,7 @@ def test_of_every_metric_the_worse_of_two_networks_is_called_worse(frames):
     """Losing the answers of one group alone is better by no metric."""
     rows = frames.effects.query("method == 'qat' and reference == 'ptq'")
     judged = rows[rows["group"].isin(["all", "right"])]
-    assert set(judged["verdict"]) <= {"worse", "no detectable effect", "undefined"}
+    assert set(judged["verdict"]) <= {"worse", "cannot tell", "undefined"}
     assert set(judged.loc[judged["verdict"] == "worse", "metric"]) >= {
         "accuracy", "overall", "fvo", "worst_group", "equalized_odds_worst",
     }  # fmt: skip
@@ -151,4 +151,6 @@ def test_a_second_integer_ptq_above_the_reference_changes_no_table(answered):
     both = analyze(answered._replace(predicted=more), [SIDE], crowded)
     for one, other in zip(alone, both, strict=True):
         rest = other[other["method"] != "careful"].reset_index(drop=True)
-        pd.testing.assert_frame_equal(one, rest)
+        # its own tests make the families of all tests larger
+        kept = [name for name in one if name not in ("p_holm", "fdr", "verdict", "decide")]
+        pd.testing.assert_frame_equal(one[kept], rest[kept])

@@ -187,7 +187,7 @@ def test_every_metric_of_every_grouping_is_listed_where_it_has_a_meaning():
         {
             "dataset": "d", "model": "m", "method": method, "bits": bits, "reference": reference,
             "attribute": attribute, "group": group, "metric": metric, "change": -bits / 10,
-            "verdict": "worse" if bits == 4 else "undecided",
+            "verdict": "worse" if bits == 4 else "cannot tell",
         }
         for attribute, metrics in (
             ("label", ["overall", "fvo"]), ("sex", ["overall", "fvo", "equalized_odds_worst"]),

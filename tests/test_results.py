@@ -64,6 +64,11 @@ def test_every_template_finds_what_it_names(exported, project, name):
         assert (exported / link).exists(), link
 
 
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/*.parquet")), ids=lambda p: p.parent.name)
+def test_kept_tables_have_the_columns_of_today(path):
+    assert len(tables.read(path.stem, path))
+
+
 def test_what_is_kept_is_what_pages_show(monkeypatch):
     monkeypatch.chdir(ROOT)
     shown = runpy.run_path(str(RESULTS / "export.py"))["shown"]

@@ -31,7 +31,7 @@ from quantskew.analysis import answer
 from quantskew.analysis.effects import Predictions, analyze
 from quantskew.analysis.figures import FIGURES
 from quantskew.analysis.study import Statistics, Study
-from quantskew.data.groups import Groups, groupings
+from quantskew.data.groups import Groups, groupings, unit_codes
 from quantskew.data.loading import Samples
 from quantskew.description import describe
 from quantskew.errors import UserError, close_names
@@ -87,6 +87,7 @@ class Options(TypedDict, total=False):
     grouping: Groups
     statistics: Statistics
     params: str | Path
+    unit: str | None
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,7 @@ def compare(
     statistics: Statistics = _STATISTICS,
     params: str | Path = "params.yaml",
     reference: str = "ptq",
+    unit: str | None = None,
 ) -> Result:
     """Compare methods of quantization by their effect on each group.
 
@@ -242,6 +244,8 @@ def compare(
         As in :func:`quantize`.
     grouping
         Bins of numeric attributes, and the size below which a group is left out of maxima.
+    unit
+        Attribute that names who each image comes from, where several are of one person or video.
     statistics
         Confidence level and number of resamples.
     reference
@@ -260,7 +264,7 @@ def compare(
     test = samples(data, model, split="test")
     inputs = material(model, calibration, train, training, qat, example=test.images)
     return evaluate(
-        model, grid, test, inputs, bits=grid_bits,
+        model, grid, test, inputs, bits=grid_bits, unit=unit,
         groups=groups, grouping=grouping, statistics=statistics, reference=reference,
     )  # fmt: skip
 
@@ -362,6 +366,7 @@ def evaluate(
     grouping: Groups = _GROUPS,
     statistics: Statistics = _STATISTICS,
     reference: str = "ptq",
+    unit: str | None = None,
 ) -> Result:
     """Apply methods and measure their effects: :func:`compare` for any combination of widths."""
     label = type(model).__name__.lstrip("_")
@@ -376,9 +381,9 @@ def evaluate(
         groups=grouping.model_copy(update={"by": {DATA: by}}),
         statistics=statistics,
     )
-    divisions = groupings(
-        test.attributes, by, grouping
-    )  # refuses an unknown attribute before any work
+    units = unit_codes(test.attributes, unit)
+    # an unknown attribute is refused before any work
+    divisions = groupings(test.attributes, by, grouping, units)
     networks = {(a.name, a.bits): _apply(model, a.method, a.bits, inputs) for a in grid}
     fp32 = outputs(model, test)
     logits = {(BASELINE, FULL_PRECISION): fp32}
@@ -389,7 +394,8 @@ def evaluate(
         by_group.append(Variant(DATA, label, SEED, name, width).name(rows))
         predicted[Point(DATA, label, name, width)] = values.argmax(1)[None]
     predictions = Predictions(labels, fp32.shape[1], [SEED], predicted)
-    frames = analyze(predictions, divisions, study)._asdict() | {"groups": pd.concat(by_group)}
+    found = analyze(predictions, divisions, study, units)
+    frames = found._asdict() | {"groups": pd.concat(by_group)}
     for table, rows in frames.items():
         columns, key = TABLES[table].schema.names, list(TABLES[table].key)
         # an index may have the name of a key column

@@ -1,4 +1,4 @@
-"""The command ``quantskew``: release gate, latency, and check of the installation."""
+"""The command ``quantskew``: release gate, plans, latency, and check of the installation."""
 
 import argparse
 import sys
@@ -58,6 +58,20 @@ examples:
 """
     + _EPILOGUE
 )
+_PLAN = """\
+say how many images and seeds would decide, before they are gathered
+
+Images of each group to certify that none loses more than --loss: from a pilot, which is the table
+certificates of a study, or from an assumed rate of flips (images on which exactly one network is
+right). Seeds to show a --difference between methods: from its deviation between seeds.
+"""
+_PLAN_EXAMPLES = """\
+examples:
+  quantskew plan --loss 0.02 data/analysis/certificates.parquet
+  quantskew plan --loss 0.02 --flips 0.05 --groups 10
+  quantskew plan --loss 0.02 --flips 0.05 --images-per-unit 5 --correlation 0.5
+  quantskew plan --difference 0.05 --seed-sd 0.02
+"""
 _LATENCY = """\
 time the fp32 and int8 files of a study, and list the size of every variant
 
@@ -132,6 +146,28 @@ def _parser() -> argparse.ArgumentParser:
         "--classes", help="names of the classes in the order of the outputs, or a file of them"
     )
 
+    plan = command("plan", _PLAN, _plan, _PLAN_EXAMPLES)
+    plan.add_argument("pilot", nargs="?", type=Path, help="table certificates of a study")
+    plan.add_argument("--method", default="ptq", help="of the pilot (default: ptq)")
+    for name, kind, what in (
+        ("loss", float, "share of accuracy that no group is to lose, such as 0.02"),
+        ("flips", float, "share of images on which exactly one network is right"),
+        ("difference", float, "between two methods, as a share, to be shown"),
+        ("seed-sd", float, "standard deviation of the difference between seeds"),
+    ):
+        plan.add_argument(f"--{name}", type=kind, metavar="X", help=what)
+    for name, number, default, what in (
+        ("groups", int, 1, "groups whose bounds hold at once"),
+        ("images-per-unit", float, 1.0, "images of one person, or other unit"),
+        ("correlation", float, 0.0, "intra-class correlation of the changes within a unit"),
+        ("common-sd", float, 0.0, "error of the difference from the common test images"),
+        ("models", int, 1, "architectures, each trained with as many seeds"),
+        ("alpha", float, 0.05, "1 − confidence"),
+        ("power", float, 0.8, "chance of success wanted"),
+    ):
+        plan.add_argument(f"--{name}", type=number, default=default, metavar="X",
+                          help=f"{what} (default: {default:g})")  # fmt: skip
+
     latency = command("latency", _LATENCY, _latency)
     for name in ("dataset", "model"):
         latency.add_argument(f"--{name}", help=f"only this {name} (default: all of the study)")
@@ -188,6 +224,31 @@ def _names(text: str) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise UserError(f"--classes names a class twice: {', '.join(names)}")
     return names
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from quantskew.analysis import planning
+
+    sure = {"alpha": given.alpha, "power": given.power}
+    lines: list[str] = []
+    if given.loss is not None and (given.pilot is None) == (given.flips is None):
+        raise UserError("--loss needs either a pilot or --flips")
+    if given.loss is not None and given.pilot:
+        lines += planning.from_pilot(given.pilot, given.loss, method=given.method, **sure)
+    if given.loss is not None and given.flips is not None:
+        units = {"images_per_unit": given.images_per_unit, "correlation": given.correlation}
+        lines.append(
+            planning.from_rate(given.flips, given.loss, groups=given.groups, **units, **sure)
+        )
+    if (given.difference is None) != (given.seed_sd is None):
+        raise UserError("--difference and --seed-sd go together")
+    if given.difference is not None:
+        size = {"common_sd": given.common_sd, "models": given.models}
+        lines.append(planning.of_seeds(given.difference, given.seed_sd, **size, **sure))
+    if not lines:
+        raise UserError("nothing is asked; give --loss, or --difference; see quantskew plan --help")
+    print("\n".join(lines))
+    return PASS
 
 
 def _latency(options: argparse.Namespace) -> int:

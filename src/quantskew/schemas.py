@@ -243,7 +243,7 @@ TABLES: Mapping[str, Table] = {
         _column("p_value", pa.float64(), "two-sided p of lying on the boundary", null=True),
         _column("family", pa.string(), "claims adjusted together, for each data set and model"),
         _column("p_holm", pa.float64(), "p after Holm's adjustment in the family", null=True),
-        _column("verdict", pa.string(), "'supported', 'refuted', 'undecided', 'not testable'"),
+        _column("verdict", pa.string(), "'supported', 'refuted', 'cannot tell', 'not testable'"),
         _column("missing", pa.string(), "what the study lacks for a test; empty if nothing"),
     ),
     "attribution": _table(
@@ -284,7 +284,9 @@ TABLES: Mapping[str, Table] = {
         ),
         _column("p_chance", pa.float64(), "p-value of all groups being treated alike", null=True),
         _column("debiased", pa.float64(), "metric with the share of chance taken out", null=True),
-        _column("note", pa.string(), "why value is missing, or which rates were left out of it"),
+        _column("top_share", pa.float64(), "share of answers that are the most frequent class"),
+        _column("collapsed", pa.bool_(), "a network answers nearly one class, unlike the labels"),
+        _column("note", pa.string(), "why value is missing, what was left out of it, or doubts"),
     ),
     "effects": _table(
         (*POINT, "reference", "attribute", "group", "metric"),
@@ -292,19 +294,27 @@ TABLES: Mapping[str, Table] = {
         _column("reference", pa.string(), "method compared with: fp32, or one of the same width"),
         *_GROUP,
         _column("metric", pa.string(), "name in the catalogue of group metrics, such as 'fvo'"),
+        _column("counted", pa.bool_(), "whether the group is large enough to be compared"),
         _column(
             "change", pa.float64(), "change of the metric, mean over training seeds", null=True
         ),
-        _column("low", pa.float64(), "lower limit of change, for other test samples", null=True),
-        _column("high", pa.float64(), "upper limit of change, for other test samples", null=True),
-        _column("p_value", pa.float64(), "p-value of no change, two-sided", null=True),
-        _column("p_holm", pa.float64(), "p-value adjusted for groups and widths (Holm)", null=True),
-        _column("seed_sd", pa.float64(), "standard deviation between training seeds", null=True),
-        _column("sampling_sd", pa.float64(), "standard deviation between test sets", null=True),
+        _column("low", pa.float64(), "lower limit of change; see column about", null=True),
+        _column("high", pa.float64(), "upper limit of change; see column about", null=True),
         _column(
-            "detectable", pa.float64(), "smallest drop that would likely be detected", null=True
+            "high_all", pa.float64(), "upper limit of change, for all groups at once", null=True
         ),
-        _column("verdict", pa.string(), "worse, better, no detectable effect, undefined"),
+        _column("may_lose_most", pa.bool_(), "no other group is known to lose more accuracy"),
+        _column("p_value", pa.float64(), "p-value of no change, two-sided", null=True),
+        _column("about", pa.string(), "what the verdict speaks of: these networks, or the method"),
+        _column("family", pa.string(), "headline: adjusted together by Holm; or exploratory"),
+        _column("p_holm", pa.float64(), "p-value of a headline outcome after Holm", null=True),
+        _column("fdr", pa.float64(), "false discovery rate of an exploratory test", null=True),
+        _column("seed_sd", pa.float64(), "standard deviation between training seeds", null=True),
+        _column("verdict", pa.string(), "worse, better, equivalent, cannot tell, undefined"),
+        _column(
+            "decide", pa.float64(), "images, or seeds where about the method, to decide", null=True
+        ),
+        _column("note", pa.string(), "what to know of the verdict; mostly empty"),
     ),
     "certificates": _table(
         (*VARIANT, "attribute", "group"),

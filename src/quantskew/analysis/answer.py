@@ -1,8 +1,10 @@
 """The answer to the question of the study, in sentences that are computed."""
 
+import numpy as np
 import pandas as pd
 
 from quantskew.analysis.study import Study
+from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, UNDEFINED, WORSE
 from quantskew.names import BASELINE, WHOLE, width_name
 from quantskew.schemas import POINT
 
@@ -25,9 +27,11 @@ def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row a data set, model and width: the changes of overall accuracy and FVO with their
-        intervals, how many groups detectably lose, which of them loses most (of all, where none
-        does), and the remedy with the highest accuracy of the worst group among those detectably
-        better than plain.
+        intervals; how many groups are large enough to be judged, how many are not, and of the
+        former how many have each verdict; the largest loss of any of them with an interval that
+        holds whichever it is, and who loses that much: one group, or "one of" those of which none
+        is known to lose less than another; and the remedy with the highest accuracy of the worst
+        group among those that are better than plain.
     """
     plain = study.reference
     rows = []
@@ -39,32 +43,37 @@ def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
             if own.empty:
                 continue
             by_metric = own[own["group"] == WHOLE].set_index("metric")
-            groups = own[own["metric"] == "accuracy"].set_index("group")
+            everyone = own[own["metric"] == "accuracy"].set_index("group")
+            groups = everyone[everyone["counted"]]
+            untold = groups[groups["verdict"] == CANNOT_TELL]
             remedies = here[
                 (here["reference"] == plain)
                 & (here["metric"] == "worst_group")
-                & (here["verdict"] == "better")
+                & (here["verdict"] == BETTER)
             ].set_index("method")
             fvo, overall = by_metric.loc["fvo"], by_metric.loc["overall"]
-            harmed = groups[groups["verdict"] == "worse"]
-            most = groups.loc[(harmed if len(harmed) else groups)["change"].idxmin()]
+            most = [*map(str, groups.index[groups["may_lose_most"]])]
             rows.append(
                 {
                     "dataset": dataset,
                     "model": model,
                     "bits": bits,
                     "accuracy_change": overall["change"],
+                    "accuracy_verdict": overall["verdict"],
                     "fvo_change": fvo["change"],
                     "fvo_low": fvo["low"],
                     "fvo_high": fvo["high"],
                     "fvo_verdict": fvo["verdict"],
                     "groups": len(groups),
-                    "groups_harmed": len(harmed),
-                    "most_harmed": most.name,
-                    "most_harmed_change": most["change"],
-                    "most_harmed_low": most["low"],
-                    "most_harmed_high": most["high"],
-                    "most_harmed_verdict": most["verdict"],
+                    "groups_too_small": len(everyone) - len(groups),
+                    "groups_harmed": (groups["verdict"] == WORSE).sum(),
+                    "groups_equivalent": (groups["verdict"] == EQUIVALENT).sum(),
+                    "groups_untold": len(untold),
+                    "images_to_tell": untold["decide"].max(),
+                    "most_harmed": f"one of {', '.join(most)}" if len(most) > 1 else "".join(most),
+                    "most_harmed_change": groups["change"].min(),
+                    "most_harmed_low": groups["low"].min(),
+                    "most_harmed_high": groups["high_all"].min(),
                     "best_remedy": remedies["change"].idxmax() if len(remedies) else "",
                     "best_remedy_change": remedies["change"].max() if len(remedies) else None,
                 }
@@ -87,50 +96,87 @@ def metrics(
     for row in rows.to_dict("records"):
         at = (row["dataset"], row["model"], row["bits"])
         place = result.setdefault(row["dataset"], {}).setdefault(row["model"], {})
-        own = {name: row[name] for name in kept}
+        own = {name: row[name] for name in kept if not pd.isna(row[name])}
         place[width_name(row["bits"])] = own | costs.get(at, {})
     return result
 
 
 def of_chance(study: Study) -> str:
     """Say what the intervals and verdicts speak of, and what they do not."""
-    seeds = len(study.seeds)
+    seeds, settings = len(study.seeds), study.statistics
+    if seeds == 1:
+        about = (
+            "All verdicts are about these very networks, one of each kind, on other test images: "
+            "one seed cannot tell what another training would give. "
+        )
+    else:
+        about = (
+            "Verdicts on methods that train are over seeds: about other networks that the method "
+            f"would give, judged by {seeds} of them. Verdicts on what is quantized without "
+            "training are about these very networks. "
+        )
+    margin = f"{100 * settings.margin:g}"
     return (
-        "What is sure: intervals and verdicts speak of other test images for these trained "
-        f"networks, {seeds} of each kind; what another training would give is the seed sd"
-        + (", which one network cannot tell. " if seeds == 1 else ". ")
-        + "Verdicts are adjusted by Holm; intervals are not."
+        f"What is sure: {about}A change is equivalent if it surely lies within {margin} points, "
+        "worse or better if it is surely not zero, and else these data cannot tell. The changes of "
+        "overall accuracy, FVO and the worst group of the first grouping are one family of tests, "
+        "adjusted by Holm; all else is exploratory, with its false discovery rate. Intervals hold "
+        "one by one."
     )
 
 
 def sentences(rows: pd.DataFrame, study: Study) -> list[str]:
     """Say for each data set and model who is hurt, by how much, how sure, and what helps."""
-    told = []
-    plain = study.reference
-    for (dataset, model), part in rows.groupby(["dataset", "model"], sort=True):
-        attribute = study.groups_of(str(dataset))[0]
-        safe = part[part["groups_harmed"] == 0]["bits"]
-        harmed = part[part["groups_harmed"] > 0].sort_values("bits", ascending=False)
-        text = f"{dataset}, {model}: "
-        if len(safe):
-            names = ", ".join(width_name(bits) for bits in sorted(safe, reverse=True))
-            text += f"at {names} {plain} costs no {attribute} group a detectable loss of accuracy. "
-        for row in harmed.itertuples():
-            text += (
-                f"At {width_name(row.bits)} it harms {row.groups_harmed} of {row.groups} groups; "
-                f"{attribute} {row.most_harmed} loses most, {points(row.most_harmed_change)} "
-                f"points [{points(row.most_harmed_low)}, {points(row.most_harmed_high)}]"
-            )
-            if row.fvo_verdict != "undefined":
-                text += (
-                    f", and FVO changes by {points(row.fvo_change)} [{points(row.fvo_low)}, "
-                    f"{points(row.fvo_high)}] ({row.fvo_verdict})"
-                )
-            text += ". " + (
-                f"Best for the worst group there: {row.best_remedy}, "
-                f"{points(row.best_remedy_change)} points over {plain}. "
-                if row.best_remedy
-                else f"No remedy tried is detectably better than {plain} for the worst group. "
-            )
-        told.append(text.strip())
-    return told
+    return [
+        f"{dataset}, {model}: "
+        + " ".join(
+            _of_width(row, study) for _, row in part.sort_values("bits", ascending=False).iterrows()
+        )
+        for (dataset, model), part in rows.groupby(["dataset", "model"], sort=True)
+    ]
+
+
+def _of_width(row: pd.Series, study: Study) -> str:
+    attribute, plain = study.groups_of(row["dataset"])[0], study.reference
+    start = f"At {width_name(row['bits'])}"
+    if not row["groups"]:
+        few = f"{row['groups_too_small']} groups under {study.groups.minimum} images"
+        return f"{start} no {attribute} group could be judged: {few}."
+    text = f"{start} {plain} is {_verdicts(row, study.statistics.margin)}"
+    if row["groups_harmed"]:
+        text += (
+            f"; {attribute} {row['most_harmed']} loses most, {points(row['most_harmed_change'])} "
+            f"points [{points(row['most_harmed_low'])}, {points(row['most_harmed_high'])}]"
+        )
+    if row["groups_harmed"] and row["fvo_verdict"] != UNDEFINED:
+        text += (
+            f", and FVO changes by {points(row['fvo_change'])} [{points(row['fvo_low'])}, "
+            f"{points(row['fvo_high'])}] ({row['fvo_verdict']})"
+        )
+    if not row["groups_harmed"]:
+        return f"{text}."
+    if not row["best_remedy"]:
+        return f"{text}. No remedy tried is known to be better than {plain} for the worst group."
+    gain = points(row["best_remedy_change"])
+    return f"{text}. Best for the worst group there: {row['best_remedy']}, {gain} over {plain}."
+
+
+def _verdicts(row: pd.Series, margin: float) -> str:
+    counts = {
+        WORSE: row["groups_harmed"],
+        f"{EQUIVALENT} to fp32 (within {100 * margin:g} points)": row["groups_equivalent"],
+    }
+    told = [f"{word} for {n} of {row['groups']} groups" for word, n in counts.items() if n]
+    if row["groups_untold"]:
+        images = row["images_to_tell"]
+        enough = (
+            f"about {images:,.0f} images of each would tell"
+            if np.isfinite(images)
+            else ("no number of images would tell while they stay as close")
+        )
+        undecided = f"{row['groups_untold']} of {row['groups']} cannot be told ({enough})"
+        told.append(undecided if told else f"not known to harm any group: {undecided}")
+    better = row["groups"] - row[["groups_harmed", "groups_equivalent", "groups_untold"]].sum()
+    if better:
+        told.append(f"{BETTER} for {better} of {row['groups']} groups")
+    return ", ".join(told)

@@ -23,7 +23,7 @@ this depends on the numbers of units alone. The verdicts:
 ============== =====================================================================================
 supported      adjusted p ≤ alpha, and the estimate lies on the side that was claimed
 refuted        adjusted p ≤ alpha, and it lies on the other side
-undecided      adjusted p > alpha: these data cannot tell
+cannot tell    adjusted p > alpha: the networks or samples are too few
 not testable   the study lacks what the column ``missing`` names
 ============== =====================================================================================
 
@@ -46,6 +46,7 @@ from quantskew.fairness.intervals import cohens_d
 from quantskew.fairness.metrics import Floats
 from quantskew.fairness.paired import holm
 from quantskew.fairness.seeds import seed_and_sampling_variance
+from quantskew.fairness.verdicts import CANNOT_TELL
 from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
 
 ALL = "all"
@@ -308,7 +309,7 @@ def judge(evidence: Evidence, claims: Mapping[str, Claim]) -> pd.DataFrame:
         "supported": shown & agrees,
         "refuted": shown & ~agrees,
     }
-    return table.assign(verdict=np.select([*cases.values()], [*cases], "undecided"))
+    return table.assign(verdict=np.select([*cases.values()], [*cases], CANNOT_TELL))
 
 
 def _rows(name: str, claim: Claim, evidence: Evidence) -> Iterator[dict[str, object]]:

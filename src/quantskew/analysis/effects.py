@@ -5,9 +5,13 @@ catalogue; ``effects`` says what changed against a reference on the same samples
 for every point, the study's reference of the same width for every other method, and the control of
 a remedy for channels, whose widths are dealt at random; ``certificates`` bounds what groups lost.
 
-Comparing two points takes seconds and depends on their answers alone, so :func:`compare_point` can
-run as a cell of its own. What depends on all comparisons together, the adjustment for their number
-and the verdicts, is cheap and stays in :func:`joined`.
+Comparing two points depends on their answers alone, so :func:`compare_point` can run as a cell of
+its own. What depends on all comparisons together, the adjustment for their number and the verdicts
+(:mod:`quantskew.fairness.verdicts`), is cheap and stays in :func:`joined`.
+
+A change is *about* one of two things. A method that retrains gives other networks with every seed,
+so what is said of it is said over seeds. What merely quantizes the networks of the reference is
+judged on these very networks, and so is everything in a study of one seed.
 """
 
 import zlib
@@ -19,20 +23,37 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from quantskew import tables
 from quantskew.analysis.study import Statistics, Study
-from quantskew.data.groups import Grouping, Groups, groupings
+from quantskew.data.groups import Grouping, Groups, groupings, unit_codes
 from quantskew.data.people import read_people
-from quantskew.fairness.catalogue import CATALOGUE, find, values
-from quantskew.fairness.certificate import certificate, smallest_detectable_drop
+from quantskew.fairness.bounds import Pair
+from quantskew.fairness.catalogue import CATALOGUE, Metric, find, values
+from quantskew.fairness.certificate import certificate
+from quantskew.fairness.gaps import may_lose_most
+from quantskew.fairness.limits import change_limits, changes
 from quantskew.fairness.paired import Measured, flips, holm, measure
 from quantskew.fairness.parity import Answers
+from quantskew.fairness.verdicts import (
+    BETTER,
+    CANNOT_TELL,
+    deciding_samples,
+    deciding_seeds,
+    false_discovery_rate,
+    verdicts,
+)
 from quantskew.files import replacing
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, Point, Variant
 from quantskew.schemas import POINT, VARIANT
 
-FAMILY = ["dataset", "model", "method", "reference", "attribute", "metric"]
+HEADLINE, EXPLORATORY = "headline", "exploratory"
+OUTCOMES = ("overall", "fvo", "worst_group")
+"""Metrics whose changes on the first grouping are the headline outcomes of a study."""
+METHOD, NETWORKS = "the method, over seeds", "these networks"
+COLLAPSED = 0.95
+"""From this share of answers that are one class on, a network has collapsed."""
 
 
 class Predictions(NamedTuple):
@@ -150,18 +171,25 @@ def _shuffled(study: Study, name: str) -> list[str]:
     return [other for other, method in methods.items() if method == control]
 
 
-def analyze(predictions: Predictions, divisions: list[Grouping], study: Study) -> Frames:
+def analyze(
+    predictions: Predictions,
+    divisions: list[Grouping],
+    study: Study,
+    units: np.ndarray | None = None,
+) -> Frames:
     """Compute the tables ``levels``, ``effects`` and ``certificates`` of a data set and a model.
 
     Parameters
     ----------
     divisions
         Ways of dividing the same test samples, in the same order.
+    units
+        (n,) who each sample comes from; None where each is its own unit.
     """
     labels, n_classes, seeds, predicted = predictions
 
     def networks(point: Point, division: Grouping) -> Networks:
-        of = (division.codes, division.counted, n_classes)
+        of = (division.codes, division.counted, n_classes, units)
         return Networks(seeds, Answers(labels, predicted[point], *of))
 
     parts = [
@@ -174,6 +202,7 @@ def analyze(predictions: Predictions, divisions: list[Grouping], study: Study) -
             },
             division,
             study.statistics,
+            retrained=study.retrained(point.method),
         )
         for point in predicted
         for division in divisions
@@ -190,6 +219,8 @@ def compare_point(
     grouping: str,
     groups: Groups,
     statistics: Statistics,
+    retrained: bool,
+    unit: str | None,
 ) -> None:
     """Compare a point with its references for one grouping, as a cell of its own.
 
@@ -208,20 +239,28 @@ def compare_point(
     grouping, groups, statistics
         What to divide by, and how; ``groups.needed_by(grouping)`` keeps other groupings from
         changing the cell.
+    retrained
+        Whether the networks of the point come from a training of their own.
+    unit
+        Column of the samples that names who each comes from; None where each is its own unit.
     """
     people = read_people(samples).part("test")
     place, predicted = read_answers([*answers, *chain.from_iterable(references.values())])
     order = pd.Series(np.arange(len(people.ids)), people.ids).loc[place["id"]].to_numpy()
-    (division,) = groupings(people.attributes.iloc[order], [grouping], groups)
+    attributes = people.attributes.iloc[order]
+    units = unit_codes(attributes, unit)
+    (division,) = groupings(attributes, [grouping], groups, units)
 
     def networks(method: str) -> Networks:
         own = {v.seed: p for v, p in sorted(predicted.items()) if v.method == method}
-        of = (division.codes, division.counted, len(people.classes))
+        of = (division.codes, division.counted, len(people.classes), units)
         return Networks([*own], Answers(place["label"].to_numpy(), np.stack([*own.values()]), *of))
 
     point = point_of(next(iter(predicted)))
     others = {name: networks(name) for name in references}
-    frames = compare(point, networks(point.method), others, division, statistics)
+    frames = compare(
+        point, networks(point.method), others, division, statistics, retrained=retrained
+    )
     for name, rows in frames._asdict().items():
         with replacing(folder / f"{name}.parquet") as temporary:
             rows.to_parquet(temporary, index=False)
@@ -241,49 +280,45 @@ def joined(parts: Iterable[Frames], study: Study) -> Frames:
         else pd.DataFrame()
         for kind in zip(*parts, strict=True)
     )
-    adjusted = effects.groupby(FAMILY)["p_value"].transform(lambda p: holm(p.to_numpy()))
-    effects = effects.assign(p_holm=adjusted)
-    effects["verdict"] = verdicts(effects, study.statistics.alpha)
-    effects["detectable"] = detectable(effects, certificates, study)
-    return Frames(levels, effects, certificates)
+    effects = _adjusted(effects, study)
+    return Frames(levels, _judged(effects, study.statistics), certificates)
 
 
-def verdicts(effects: pd.DataFrame, alpha: float) -> pd.Series:
-    """Say of each change whether it is for the worse, for the better, or not detectable."""
-    better = effects["metric"].map(lambda name: find(name).sign) * effects["change"] > 0
-    detected = effects["p_holm"] <= alpha
-    return pd.Series(
-        np.select(
-            [effects["p_holm"].isna(), detected & better, detected & ~better],
-            ["undefined", "better", "worse"],
-            "no detectable effect",
-        ),
-        effects.index,
+def _adjusted(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Adjust the headline outcomes as one family by Holm, and give the rest its false discoveries.
+
+    Of a study without any headline outcome, such as one of a single group, all is exploratory.
+    """
+    first = effects["dataset"].map(lambda dataset: study.groups_of(dataset)[0])
+    headline = effects["metric"].isin(OUTCOMES) & (effects["attribute"] == first)
+    p_value = effects["p_value"].astype(float)
+    return effects.assign(
+        family=np.where(headline, HEADLINE, EXPLORATORY),
+        p_holm=holm(p_value.where(headline)),
+        fdr=false_discovery_rate(p_value.where(~headline)),
     )
 
 
-def detectable(effects: pd.DataFrame, certificates: pd.DataFrame, study: Study) -> pd.Series:
-    """Find the smallest drop that a test would probably have seen where none was detected.
-
-    Of a single network, by the exact McNemar test with a chance of 80 %, at alpha divided among
-    the tests of the family (Holm asks no more of any), if answers change as often as they do in
-    the mean over seeds. For the first grouping against fp32; NaN elsewhere.
-    """
-    asked = effects[
-        (effects["attribute"] == effects["dataset"].map(lambda d: study.groups_of(d)[0]))
-        & (effects["metric"] == "accuracy")
-        & (effects["reference"] == BASELINE)
-        & (effects["verdict"] == "no detectable effect")
-    ]
-    key = [*POINT, "attribute", "group"]
-    seen = certificates.assign(changed=certificates["lost"] + certificates["gained"])
-    seen = seen.groupby(key)[["n", "changed"]].mean()
-    levels = study.statistics.alpha / effects.groupby(FAMILY)["p_value"].transform("count")
-    drops = []
-    for row, place in zip(asked.index, asked[key].itertuples(index=False, name=None), strict=True):
-        n, changed = seen.loc[place]
-        drops.append(smallest_detectable_drop(int(n), changed / n, alpha=levels[row]))
-    return pd.Series(drops, asked.index, dtype=float).reindex(effects.index)
+def _judged(effects: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
+    """Give every change its verdict, and say what would decide where these data cannot tell."""
+    better_is_higher = effects["metric"].map(lambda name: find(name).sign) > 0
+    p_value = effects["p_holm"].fillna(effects["fdr"])
+    words = verdicts(
+        effects["low"], effects["high"], settings.margin,
+        p_value=p_value, alpha=settings.alpha, higher_is_better=better_is_higher,
+    )  # fmt: skip
+    # an interval that has decided waits for its adjusted test, and that for the ratio of their z
+    apart = (effects["low"] > 0) | (effects["high"] < 0)
+    ratio = norm.isf(settings.alpha / 2) / np.maximum(norm.isf(p_value / 2), 1e-9)
+    images = np.where(apart, np.ceil(effects["n"] * ratio**2), effects["decide"])
+    decide = np.where(effects["about"] == METHOD, effects["decide"], images)
+    by_class = effects["metric"].map(lambda name: find(name).by_class)
+    hollow = by_class & effects["collapsed"] & (words == BETTER)
+    return effects.assign(
+        verdict=words,
+        decide=np.where(words == CANNOT_TELL, decide, np.nan),
+        note=np.where(hollow, "the network answers nearly one class, which evens out rates", ""),
+    ).drop(columns=["n", "collapsed"])
 
 
 class Networks(NamedTuple):
@@ -304,6 +339,8 @@ def compare(
     references: Mapping[str, Networks],
     division: Grouping,
     settings: Statistics,
+    *,
+    retrained: bool,
 ) -> Frames:
     """Measure a point, and its change from each reference on the seeds that both have."""
     # the draws of a comparison depend on its name alone, not on what else the study holds
@@ -318,10 +355,13 @@ def compare(
         if not seeds:
             continue
         after, before = networks.at(seeds), others.at(seeds)
-        measured = measure(after.answers, before.answers, **options)
+        over_seeds = retrained and len(seeds) > 1
+        measured = measure(after.answers, before.answers, over_seeds=over_seeds, **options)
         if seeds == networks.seeds:
             whole = whole or measured
-        effects.append(_changes(measured, division).assign(**place, reference=reference))
+        rows = _changes(measured, Pair(before.answers, after.answers), division, settings)
+        rows["about"] = METHOD if over_seeds else NETWORKS
+        effects.append(rows.assign(**place, reference=reference))
         if reference == BASELINE:
             certificates.append(_certificates(before, after, division, settings).assign(**place))
     levels = _levels(whole or measure(networks.answers, **options), networks.answers, division)
@@ -333,17 +373,21 @@ def compare(
 
 def _levels(measured: Mapping[str, Measured], answers: Answers, division: Grouping) -> pd.DataFrame:
     whole, blocks = values(answers), []
+    top, collapsed = answers.top_share, answers.collapses(COLLAPSED)
     for metric in CATALOGUE.values():
         one = measured[metric.name]
         by_seed = whole[metric.name]
         value = by_seed.mean(0)
-        by_group = metric.of == "each group"
-        everyone = len(answers.labels) if metric.of == "everyone" else division.sizes.sum()
+        notes = [one.reason or (answers.left_out if metric.by_class else "")]
+        if metric.bounds is None and not one.reason:
+            notes.append("limits by the bootstrap: too narrow near a gap of zero")
+        if metric.chance and answers.units is not None:
+            notes.append("what chance would show is not known by unit")
+        if collapsed and metric.by_class:
+            notes.append(f"{top:.0%} of answers are one class")
         block = {
             "metric": metric.name,
-            "group": division.names if by_group else WHOLE,
-            "n": division.sizes if by_group else everyone,
-            "counted": division.counted if by_group else True,
+            **_of(metric, answers, division),
             "value": value,
             "low": np.clip(one.low, *metric.span),
             "high": np.clip(one.high, *metric.span),
@@ -352,29 +396,63 @@ def _levels(measured: Mapping[str, Measured], answers: Answers, division: Groupi
             "chance_upper": one.chance.upper,
             "p_chance": one.chance.p_value,
             "debiased": np.mean(metric.debiased(answers.counts)) if metric.debiased else np.nan,
-            "note": one.reason or (answers.left_out if metric.by_class else ""),
+            "top_share": top,
+            "collapsed": collapsed,
+            "note": "; ".join(filter(None, notes)),
         }
         blocks.append((value.size, block))
     return _stacked(blocks)
 
 
-def _changes(measured: Mapping[str, Measured], division: Grouping) -> pd.DataFrame:
-    blocks = []
+def _of(metric: Metric, answers: Answers, division: Grouping) -> dict[str, Any]:
+    """Name the groups of a metric, count their units, and say whether they are compared."""
+    if metric.of == "each group":
+        return {"group": division.names, "n": division.sizes, "counted": division.counted}
+    everyone = metric.of == "everyone"
+    n = len(answers.labels) if everyone else division.sizes.sum()
+    return {"group": WHOLE, "n": n, "counted": True}
+
+
+def _changes(
+    measured: Mapping[str, Measured], pair: Pair, division: Grouping, settings: Statistics
+) -> pd.DataFrame:
+    blocks, seeds = [], len(pair.after.predictions)
+    simultaneous = {"high_all": np.nan, "may_lose_most": False}
     for metric in CATALOGUE.values():
         change = measured[metric.name].effect
         assert change is not None  # there is a reference
         farthest = metric.span[1] - metric.span[0]
+        own = _of(metric, pair.after, division)
+        low, high = (np.clip(end, -farthest, farthest) for end in (change.low, change.high))
+        images = deciding_samples(own["n"], change.estimate, low, high, settings.margin)
+        over_seeds = deciding_seeds(
+            seeds, change.estimate, change.seed_sd, change.common_sd, settings.margin,
+            alpha=settings.alpha,
+        )  # fmt: skip
         block = {
             "metric": metric.name,
-            "group": division.names if metric.of == "each group" else WHOLE,
+            **own,
             "change": change.estimate,
-            **change._asdict(),
-            "low": np.clip(change.low, -farthest, farthest),
-            "high": np.clip(change.high, -farthest, farthest),
+            "low": low,
+            "high": high,
+            "p_value": change.p_value,
+            "seed_sd": change.seed_sd,
+            **(_losses(pair, settings.alpha) if metric.name == "accuracy" else simultaneous),
+            "decide": np.where(np.isnan(change.common_sd), images, over_seeds),
+            "collapsed": pair.after.collapses(COLLAPSED),
         }
-        del block["estimate"]
         blocks.append((change.estimate.size, block))
     return _stacked(blocks)
+
+
+def _losses(pair: Pair, alpha: float) -> dict[str, Any]:
+    """Bound the changes of all counted groups at once, and mark who may lose most."""
+    changes, counted = pair.accuracy.changes, pair.counted
+    high = change_limits(changes, alpha / 2 / max(1, counted.sum())).high
+    return {
+        "high_all": np.where(counted, high, np.nan),
+        "may_lose_most": may_lose_most(changes, counted, alpha),
+    }
 
 
 def _stacked(blocks: list[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
@@ -397,6 +475,13 @@ def _certificates(
     for seed, one, other in pairs:
         lost, gained, still_wrong = flips(labels, one, other, codes, len(names))
         bounds = certificate(lost, gained, sizes, counted=counted, alpha=settings.alpha).groups
+        if after.answers.units is not None:
+            # the exact bound counts samples; of units there is the limit of each group's change
+            change = changes(
+                one == labels, other == labels, codes, len(names), units=after.answers.units
+            )
+            lows = change_limits(change, settings.alpha / max(1, counted.sum())).low
+            bounds = np.where(counted, np.maximum(0, -lows), np.nan)
         rows = pd.DataFrame({"group": names, "n": sizes, "lost": lost, "gained": gained})
         parts.append(rows.assign(seed=seed, still_wrong=still_wrong, bound=bounds))
     return pd.concat(parts)

@@ -28,7 +28,7 @@ class Table(NamedTuple):
 LONGEST = 300
 """Most rows of a table on the page, which shows those of a longer one that matter most."""
 MATTERS = {"probability": "largest", "p_holm": "smallest", "p_chance": "smallest",
-           "bound": "largest", "value": "smallest"}  # fmt: skip
+           "fdr": "smallest", "bound": "largest", "value": "smallest"}  # fmt: skip
 """What matters most: the first of these columns that a table has."""
 
 
@@ -64,7 +64,7 @@ def flow_tables(frames: Mapping[str, pd.DataFrame]) -> list[Table]:
             "Verdicts speak of the models and data sets of this study. Estimates are shares of 1, "
             "with limits for networks of other seeds on other test samples, or rank correlations, "
             "which show association, not cause. p is two-sided, adjusted by Holm within a family; "
-            "limits are not adjusted. Undecided means that these data cannot tell; d is Cohen's.",
+            "limits are not adjusted; d is Cohen's. Cannot tell: too few networks or samples.",
         ),
         Table(
             "The accuracy lost, followed from step to step",
@@ -112,7 +112,8 @@ def tables(headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame], study: St
             "Plain quantization against fp32: every metric of every grouping",
             every_metric(levels, effects, study),
             "Changes of parity and of all other metrics that compare groups, wherever they have a "
-            "meaning; p adjusted by Holm within a metric and grouping.",
+            "meaning. All but overall accuracy, FVO and the worst group of the first grouping are "
+            "exploratory.",
         ),
         Table(
             "Methods: FVO, and what chance would show",
@@ -123,22 +124,28 @@ def tables(headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame], study: St
         ),
         Table(
             "Methods: changes against fp32 and against plain quantization",
-            _of(against, "reference metric change low high p_holm verdict"),
-            "First grouping. Paired on the same test samples; p adjusted by Holm within a method "
-            "and metric.",
+            _of(
+                against,
+                "reference metric change low high p_holm fdr verdict about decide family note",
+            ),
+            "First grouping, paired on the same test samples. Headline outcomes are one family, "
+            "adjusted by Holm; the others are exploratory, and of those whose fdr is below a "
+            "level at most that share is false on average. Decide is the number of images (of "
+            "seeds, where the verdict is about the method) that would probably decide.",
         ),
         Table(
             "Groups: accuracy",
             _of(levels[levels["metric"] == "accuracy"], "group n counted value low high seed_sd"),
         ),
         Table(
-            "Groups: no detectable change, and what would have been detected",
+            "Groups: changes of accuracy against fp32, and how many images would decide",
             _of(
-                effects[effects["detectable"].notna()],
-                "group change low high p_holm verdict detectable",
+                effects[(effects["metric"] == "accuracy") & (effects["reference"] == BASELINE)],
+                "group counted change low high high_all may_lose_most fdr verdict about decide",
             ),
-            "Against fp32. A drop of at least this share of a single network would have been seen "
-            "with a chance of 80 %; there may be smaller drops.",
+            f"Exploratory. Equivalent: surely within {100 * study.statistics.margin:g} points. "
+            "Decide is the number of images of the group (of seeds, where the verdict is about the "
+            "method) that would probably decide. All upper limits high all hold at once.",
         ),
         Table(
             "The files that ship: accuracy of each group as ONNX Runtime answers",
@@ -201,6 +208,14 @@ def limits(frames: Mapping[str, pd.DataFrame], study: Study) -> list[str]:
         "Widths below 8 bits are simulated: weights are stored packed and computed in fp32.",
     ]
     levels = frames["levels"]
+    hollow = levels.loc[levels["collapsed"], ["model", "method", "bits"]].drop_duplicates()
+    if len(hollow):
+        names = ", ".join(
+            f"{row.model} {row.method} {width_name(row.bits)}" for row in hollow.itertuples()
+        )
+        sentences.append(
+            f"These networks answer nearly one class, so their parity means nothing: {names}."
+        )
     small = levels[(levels["metric"] == "accuracy") & ~levels["counted"]]
     names = (small["attribute"] + " " + small["group"]).unique()
     if len(names):

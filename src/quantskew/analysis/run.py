@@ -34,7 +34,7 @@ from quantskew.analysis.remedies import cheapest, remedies
 from quantskew.analysis.sampled import Sampled, sample
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import escape_markdown, latex, markdown
-from quantskew.data.groups import groupings
+from quantskew.data.groups import groupings, unit_codes
 from quantskew.data.people import People, read_people
 from quantskew.engine.cells import Cell, run
 from quantskew.engine.compute import Compute
@@ -151,6 +151,8 @@ def compare_all(study: Study, answers: Mapping[str, Paths], compute: Compute) ->
             grouping=grouping,
             groups=study.groups.needed_by(grouping),
             statistics=study.statistics,
+            retrained=study.retrained(point.method),
+            unit=study.unit_of(dataset),
         )
         for dataset, points in answers.items()
         for (point, paths), grouping in product(points.items(), study.groups_of(dataset))
@@ -189,7 +191,9 @@ def _sampled(
     order = pd.Series(np.arange(len(test.ids)), test.ids).loc[ids].to_numpy()
     dataset = next(iter(next(iter(read.values()))[0].predicted)).dataset
     first = study.groups_of(dataset)[:1]
-    (division,) = groupings(test.attributes.iloc[order], first, study.groups)
+    attributes = test.attributes.iloc[order]
+    units = unit_codes(attributes, study.unit_of(dataset))
+    (division,) = groupings(attributes, first, study.groups, units)
     (trained,) = groupings(train.attributes, first, study.groups)
     numbers = dict(zip(trained.names, trained.sizes, strict=True))
     correct = {
@@ -198,7 +202,7 @@ def _sampled(
         for point, predicted in answers.predicted.items()
     }
     train_sizes = np.array([numbers.get(name, 0) for name in division.names])
-    return sample(correct, division, train_sizes, study.statistics)
+    return sample(correct, division, train_sizes, study.statistics, units)
 
 
 def costs(dataset: str, models: tuple[str, ...]) -> list[dict[Point, float]]:

@@ -49,6 +49,7 @@ def sample(
     division: Grouping,
     train_sizes: Ints,
     settings: Statistics,
+    units: Ints | None = None,
 ) -> Sampled:
     """Draw the test set again for all networks at once, group by group.
 
@@ -60,13 +61,15 @@ def sample(
         Of the same n test samples.
     train_sizes
         (G,) training samples of each group.
+    units
+        (n,) who each sample comes from, if units are to be drawn.
     """
     points = list(correct)
     # right or wrong is all that is asked: a problem of two classes, of which 1 is always true
     answers = np.stack([correct[point] for point in points]).astype(np.int64)
     n_groups = len(division.names)
     places = np.where(division.codes < 0, n_groups, division.codes)
-    cells = tabulate(np.ones_like(places), answers, places, n_groups + 1, 2)
+    cells = tabulate(np.ones_like(places), answers, places, n_groups + 1, 2, units=units)
     rng = np.random.default_rng([settings.seed, zlib.crc32(points[0].dataset.encode())])
     counted = division.counted
     drawn = [observe(cells, counted), *resampled(cells, counted, settings.draws, rng)]

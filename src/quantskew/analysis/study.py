@@ -8,11 +8,14 @@ from pydantic import Field
 from quantskew.data.groups import Groups
 from quantskew.sections import Count, Fraction, Section
 
+_PLAIN = {"sampling": "as_is", "augmentation": "none", "loss": "cross_entropy"}
+
 
 class Statistics(Section):
     """How sure we are (``statistics:``)."""
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    margin: Fraction = 0.02
     draws: Annotated[int, Field(ge=100)] = 2000
     seed: int = 0
 
@@ -61,6 +64,18 @@ class Study(Section):
     def all_methods(self) -> dict[str, dict[str, Any]]:
         """Methods of both stages by name."""
         return {**self.methods, **self.mitigations}
+
+    def retrained(self, name: str) -> bool:
+        """Whether networks of a method come from a training of their own: a recipe, or QAT."""
+        method = self.all_methods().get(name)
+        if method is None:  # the baseline
+            return False
+        recipe = {part: kind(method, "recipe", part) for part in _PLAIN}
+        return kind(method, "training") != "none" or recipe != _PLAIN
+
+    def unit_of(self, dataset: str) -> str | None:
+        """Column of the samples that names who each comes from; None where each is its own."""
+        return self.groups.unit.get(dataset)
 
     def groups_of(self, dataset: str) -> tuple[str, ...]:
         """Groupings of a data set, the first being the one that summaries show; else the label."""

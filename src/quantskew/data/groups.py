@@ -27,6 +27,7 @@ class Groups(Section):
     minimum: Count = 30
     unknown: Literal["group", "leave_out"] = "group"
     by: dict[str, tuple[str, ...]] = {}
+    unit: dict[str, str] = {}
     bins: dict[str, tuple[float, ...]] = {}
 
     @field_validator("bins")
@@ -44,7 +45,7 @@ class Groups(Section):
 
     def needed_by(self, *groupings: str) -> "Groups":
         """Return what some groupings depend on, without the other groupings and bins."""
-        return self.model_copy(update={"by": {}, "bins": self.edges(*groupings)})
+        return self.model_copy(update={"by": {}, "unit": {}, "bins": self.edges(*groupings)})
 
 
 class GroupError(UserError, ValueError):
@@ -129,13 +130,69 @@ class Grouping(NamedTuple):
         return np.bincount(self.codes[self.codes >= 0], minlength=len(self.names))
 
 
-def groupings(attributes: pd.DataFrame, specs: Iterable[str], groups: Groups) -> list[Grouping]:
-    """Divide samples in every way asked for; ``attributes`` has one row a sample."""
+def groupings(
+    attributes: pd.DataFrame,
+    specs: Iterable[str],
+    groups: Groups,
+    units: np.ndarray | None = None,
+) -> list[Grouping]:
+    """Divide samples in every way asked for.
+
+    Parameters
+    ----------
+    attributes
+        One row a sample.
+    specs
+        Groupings, such as ``race`` or ``race*gender``.
+    units
+        (n,) codes of :func:`unit_codes`. A group then needs ``groups.minimum`` units, not samples.
+    """
     found = []
     for spec in specs:
         codes, names = group_codes(attributes, spec, groups)
-        found.append(Grouping(spec, codes, names, ~small(codes, names, groups.minimum)))
+        counted = codes
+        if units is not None:
+            pairs = np.unique(np.stack([codes, units])[:, codes >= 0], axis=1)
+            counted = pairs[0]
+        found.append(Grouping(spec, codes, names, ~small(counted, names, groups.minimum)))
     return found
+
+
+def unit_codes(attributes: pd.DataFrame, column: str | None) -> np.ndarray | None:
+    """Number the units (persons, videos) that samples come from, such as several of one person.
+
+    Parameters
+    ----------
+    attributes
+        One row a sample.
+    column
+        Names the unit of each; None where each sample is its own.
+
+    Returns
+    -------
+    (n,) codes; a sample without a unit is one of its own. None where ``column`` is.
+
+    Raises
+    ------
+    GroupError
+        When there is no such column.
+
+    Examples
+    --------
+    >>> unit_codes(pd.DataFrame({"person": ["a", "b", None, "a"]}), "person")
+    array([0, 1, 2, 0])
+    """
+    if column is None:
+        return None
+    if column not in attributes:
+        known = [str(name) for name in attributes]
+        raise GroupError(
+            f"unit: the samples have no column {column!r}{close_names(column, known)}; there are "
+            f"{', '.join(known)}"
+        )
+    codes, names = pd.factorize(attributes[column])
+    alone = codes < 0
+    return np.where(alone, len(names) + np.cumsum(alone) - 1, codes)
 
 
 def _attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:

@@ -19,6 +19,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from quantskew.errors import UserError, close_names
+from quantskew.fairness import bounds
+from quantskew.fairness.bounds import Bounds
 from quantskew.fairness.metrics import Floats, ratio
 from quantskew.fairness.metrics import fvo as gap
 from quantskew.fairness.metrics import worst_group as lowest
@@ -63,6 +65,9 @@ class Metric:
         Lowest and highest value that it can have.
     by_class
         Whether it compares rates class by class, for which a group must hold several classes.
+    bounds
+        How its limits follow from the rates of groups. Without them they come from the bootstrap,
+        which errs near a gap of zero, and the tables say so.
     exact
         Whether it is a share of right answers, whose change has an exact test.
     chance
@@ -80,6 +85,7 @@ class Metric:
     rule: str
     span: tuple[float, float] = (0.0, 1.0)
     by_class: bool = False
+    bounds: Bounds | None = None
     exact: bool = False
     chance: Test | None = None
     debiased: Callable[[Counts], Floats] | None = None
@@ -91,6 +97,8 @@ class Metric:
 
     def missing(self, answers: Answers) -> str:
         """Say why the metric has no meaning for a grouping, or return an empty text."""
+        if self.bounds is None and answers.units is not None:
+            return "the bootstrap of a metric without bounds knows no units"
         if self.of != "grouping":
             return ""
         groups = int(answers.counted.sum())
@@ -168,13 +176,19 @@ def metric(
     return register
 
 
-@metric(of="each group", better="higher", title="accuracy of a group", exact=True)
+@metric(
+    of="each group", better="higher", title="accuracy of a group", exact=True,
+    bounds=bounds.SHARE_OF_GROUP,
+)  # fmt: skip
 def accuracy(counts: Counts) -> Floats:
     """Share of the samples of a group that is answered rightly."""
     return counts.accuracy
 
 
-@metric(of="everyone", better="higher", title="overall accuracy", exact=True)
+@metric(
+    of="everyone", better="higher", title="overall accuracy", exact=True,
+    bounds=bounds.SHARE,
+)  # fmt: skip
 def overall(counts: Counts) -> Floats:
     """Share of all samples that is answered rightly, those of no group included."""
     return np.asarray(counts.hits.sum((-2, -1)) / counts.positives.sum((-2, -1)))
@@ -189,6 +203,7 @@ def _fvo_chance(answers: Answers, _: Counts, draws: int, rng: np.random.Generato
     of="grouping",
     better="lower",
     title="largest gap between two groups (FVO)",
+    bounds=bounds.FVO,
     chance=_fvo_chance,
     debiased=lambda counts: debiased_fvo(counts.accuracy, counts.sizes, counts.counted),
 )
@@ -197,18 +212,23 @@ def fvo(counts: Counts) -> Floats:
     return gap(counts.accuracy, counts.counted)
 
 
-@metric(of="grouping", better="higher", title="accuracy of the worst group")
+@metric(
+    of="grouping", better="higher", title="accuracy of the worst group", bounds=bounds.WORST_GROUP
+)
 def worst_group(counts: Counts) -> Floats:
     """Lowest accuracy of a group."""
     return lowest(counts.accuracy, counts.counted).accuracy
 
 
-@metric(of="each group", better="higher", title="a group against the rest", span=(-1.0, 1.0))
+@metric(
+    of="each group", better="higher", title="a group against the rest", span=(-1.0, 1.0),
+    bounds=bounds.AGAINST_REST,
+)  # fmt: skip
 def against_rest(counts: Counts) -> Floats:
     """Accuracy of a group less that of all other groups together."""
-    hits, sizes = counts.hits[..., :-1, :].sum(-1), counts.sizes
+    hits, sizes = counts.hits[..., :-1, :].sum(-1), counts.drawn_sizes
     others = hits.sum(-1, keepdims=True) - hits
-    return counts.accuracy - ratio(others, sizes.sum() - sizes)
+    return counts.accuracy - ratio(others, sizes.sum(-1, keepdims=True) - sizes)
 
 
 def _parity_chance(name: str) -> Test:
@@ -228,9 +248,9 @@ def _of_classes(name: str, summary: Callable[[Floats], Floats], counts: Counts) 
 for _name, _sentence in PARITY.items():
     _better: Better = "higher" if _name == "disparate_impact" else "lower"
     _least_fair = partial((np.fmin if _better == "higher" else np.fmax).reduce, axis=-1)
-    for _part, _words, _rule, _summary in (
-        ("macro", "mean over classes", f"{_name}_macro", _mean),
-        ("worst", "least fair class", _name, _least_fair),
+    for _part, _words, _rule, _summary, _bounds in (
+        ("macro", "mean over classes", f"{_name}_macro", _mean, bounds.parity(_name, macro=True)),
+        ("worst", "least fair class", _name, _least_fair, bounds.parity(_name, macro=False)),
     ):
         metric(
             name=f"{_name}_{_part}",
@@ -240,13 +260,14 @@ for _name, _sentence in PARITY.items():
             of="grouping",
             better=_better,
             by_class=True,
+            bounds=_bounds,
             chance=_parity_chance(_name),
         )(partial(_of_classes, _name, _summary))
 
 
 @metric(
     of="everyone", better="lower", title="gap of recall between classes",
-    chance=_parity_chance("recall_gap"),
+    bounds=bounds.RECALL_GAP, chance=_parity_chance("recall_gap"),
 )  # fmt: skip
 def recall_gap(counts: Counts) -> Floats:
     """Largest difference of recall between two classes, over all samples."""

@@ -94,18 +94,19 @@ def parity_rates(
             codes = np.where(among(k), groups, -1)
             before, after = (answer == k for answer in answers)
             rows.append(accuracy_rates(before, after, codes, n_groups, units=units))
-        return _joined(rows, np.stack)
+        return joined(rows, np.stack)
 
     odds = {
         "equal_opportunity": rates(lambda k: labels == k),
         "predictive_equality": rates(lambda k: labels != k),
     }
     selected = rates(lambda k: np.ones(labels.shape, bool))
-    both = _joined(list(odds.values()), np.concatenate)
+    both = joined(list(odds.values()), np.concatenate)
     return {"demographic_parity": selected, "equalized_odds": both, **odds}
 
 
-def _joined(rates: list[Paired], join: Callable[[list[Floats]], Floats]) -> Paired:
+def joined(rates: list[Paired], join: Callable[[list[Floats]], Floats]) -> Paired:
+    """Join the fields of several rates, such as by ``np.stack``."""
     before, after, change = zip(*rates, strict=True)
     return Paired(
         Shares(*(join([one[i] for one in before]) for i in range(2))),
@@ -133,10 +134,10 @@ def accuracy_rates(
 
 def as_one_rate(rates: Paired) -> Paired:
     """Give rates (..., G) the axis of several rates, (..., 1, G)."""
-    return _joined([rates], lambda fields: fields[0][..., None, :])
+    return joined([rates], lambda fields: fields[0][..., None, :])
 
 
-def gap_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
+def gap_limits(rates: Shares, counted: ArrayLike, tail: float | Floats) -> Limits:
     """Bound the largest difference between two counted groups, over one or several rates.
 
     Parameters
@@ -160,7 +161,7 @@ def gap_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
     return _defined(Limits(_largest(low, pairs), _largest(high, pairs)), pairs, 0.0)
 
 
-def ratio_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
+def ratio_limits(rates: Shares, counted: ArrayLike, tail: float | Floats) -> Limits:
     """Bound the lowest ratio of the rates of two counted groups (disparate impact).
 
     As :func:`gap_limits`, with the pairs compared as logarithms. A rate of zero is centred at
@@ -174,7 +175,7 @@ def ratio_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
     n = np.where(rates.n > 0, rates.n, 1.0)
     centre = np.log((np.where(rates.n > 0, rates.value, 0.5) * n + 0.5) / (n + 1))
 
-    def logs(error: float) -> Limits:
+    def logs(error: float | Floats) -> Limits:
         low, high = share_limits(rates, error)
         return difference_limits(centre, Limits(np.log(np.maximum(low, 1e-12)), np.log(high)))
 
@@ -183,7 +184,7 @@ def ratio_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
     return _defined(Limits(np.exp(np.minimum(low, 0)), np.exp(np.minimum(high, 0))), pairs, 0.0)
 
 
-def gap_change_limits(rates: Paired, counted: ArrayLike, tail: float) -> Limits:
+def gap_change_limits(rates: Paired, counted: ArrayLike, tail: float | Floats) -> Limits:
     """Bound the change of the largest difference between groups, after − before.
 
     Parameters and shapes as in :func:`gap_limits`.
@@ -206,7 +207,7 @@ def gap_change_limits(rates: Paired, counted: ArrayLike, tail: float) -> Limits:
     return _defined(Limits(-rise(rates.swapped()), rise(rates)), pairs, -1.0)
 
 
-def _above_widest(rates: Paired, mask: Bools, tail: float) -> Floats:
+def _above_widest(rates: Paired, mask: Bools, tail: float | Floats) -> Floats:
     """Bound from above each pair's difference afterwards less the widest one before.
 
     With m and l the best and the worst group before, entry (g, h) bounds
@@ -234,7 +235,7 @@ def _above_widest(rates: Paired, mask: Bools, tail: float) -> Floats:
     return np.asarray(difference + np.sqrt(np.maximum(squares, 0)))
 
 
-def worst_group_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits:
+def worst_group_limits(rates: Shares, counted: ArrayLike, tail: float | Floats) -> Limits:
     """Bound the accuracy of the worst counted group.
 
     Parameters
@@ -252,7 +253,7 @@ def worst_group_limits(rates: Shares, counted: ArrayLike, tail: float) -> Limits
     return Limits(_least(low, mask), _least(high, mask))
 
 
-def worst_group_change_limits(rates: Paired, counted: ArrayLike, tail: float) -> Limits:
+def worst_group_change_limits(rates: Paired, counted: ArrayLike, tail: float | Floats) -> Limits:
     """Bound the change of the accuracy of the worst counted group, after − before.
 
     The minimum is a maximum of −a, so that the change of a maximum applies to groups as it does
@@ -277,7 +278,7 @@ def worst_group_change_limits(rates: Paired, counted: ArrayLike, tail: float) ->
     return Limits(fall(rates), -fall(rates.swapped()))
 
 
-def largest_loss_limits(change: Changes, counted: ArrayLike, tail: float) -> Limits:
+def largest_loss_limits(change: Changes, counted: ArrayLike, tail: float | Floats) -> Limits:
     """Bound the largest loss of accuracy of any counted group, before − after.
 
     That no group loses more than x is a claim about every group, so its error is not divided
@@ -298,7 +299,7 @@ def largest_loss_limits(change: Changes, counted: ArrayLike, tail: float) -> Lim
     return Limits(-_least(-high, mask), -_least(-low, mask))
 
 
-def may_lose_most(change: Changes, counted: ArrayLike, tail: float) -> Bools:
+def may_lose_most(change: Changes, counted: ArrayLike, tail: float | Floats) -> Bools:
     """Mark the groups that may have lost most; where it is one, it can be named.
 
     The group that truly loses most is among them with chance 1 − ``tail``: a group is left out
@@ -322,36 +323,45 @@ def may_lose_most(change: Changes, counted: ArrayLike, tail: float) -> Bools:
     return np.asarray(mask & ~beaten.any(-1))
 
 
-def against_rest_limits(
+def against_rest_limits(change: Changes, tail: ArrayLike) -> Limits:
+    """Bound each group's change less the change of all other groups together.
+
+    Below zero a group pays more than the others.
+
+    Parameters
+    ----------
+    change
+        (..., G, 2) of each group, and of all others.
+    tail
+        (...) or (..., G).
+
+    Returns
+    -------
+    (..., G).
+    """
+    limits = change_limits(change, np.asarray(tail)[..., None])
+    found = difference_limits(np.nan_to_num(change.value), limits)
+    return Limits(*(end[..., 0, 1] for end in found))
+
+
+def rest_rates(
     before: ArrayLike,
     after: ArrayLike,
     groups: ArrayLike,
     n_groups: int,
-    tail: float,
     *,
     units: ArrayLike | None = None,
-) -> Limits:
-    """Bound each group's change less the change of all other groups together.
+) -> Paired:
+    """Compute the accuracies of each group and of all other groups together, (G, 2).
 
-    Below zero a group pays more than the others. Parameters as in
-    :func:`quantskew.fairness.limits.changes`.
-
-    Returns
-    -------
-    (G,).
+    Parameters as in :func:`quantskew.fairness.limits.changes`.
     """
     groups = np.asarray(groups)
-    ends = []
-    for group in range(n_groups):
-        codes = np.where(groups < 0, -1, np.where(groups == group, 0, 1))
-        two = changes(before, after, codes, 2, units=units)
-        found = difference_limits(np.nan_to_num(two.value), change_limits(two, tail))
-        ends.append([found.low[0, 1], found.high[0, 1]])
-    low, high = np.array(ends).T
-    return Limits(low, high)
+    codes = [np.where(groups < 0, -1, np.where(groups == g, 0, 1)) for g in range(n_groups)]
+    return joined([accuracy_rates(before, after, c, 2, units=units) for c in codes], np.stack)
 
 
-def _differences(rates: Shares, tail: float) -> Limits:
+def _differences(rates: Shares, tail: float | Floats) -> Limits:
     limits = share_limits(rates, tail)
     return difference_limits(_filled(rates.value, np.asarray(rates.n) > 0), limits)
 
@@ -370,7 +380,7 @@ def _pairs(rates: Shares, counted: ArrayLike) -> Bools:
     return np.asarray(mask[..., :, None] & mask[..., None, :] & ~np.eye(mask.shape[-1], dtype=bool))
 
 
-def _shared(tail: float, pairs: Bools) -> float:
+def _shared(tail: float | Floats, pairs: Bools) -> float | Floats:
     """Divide an error among the ordered pairs."""
     return tail / max(1, int(pairs.sum((-3, -2, -1)).max()))
 

@@ -22,8 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import betaincinv
-from scipy.stats import norm, t
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from quantskew.fairness.metrics import Floats, Ints, ratio
 
@@ -80,6 +79,9 @@ def shares(
     (array([0.75]), array([4.]))
     """
     values = np.atleast_2d(values).astype(float)
+    if len(values) == 1 and units is None:
+        n, (total,) = _totals(values, groups, n_groups)
+        return Shares(ratio(total, n), n)
     parts = []
     for rows, of_unit in _by_group(values, groups, n_groups, units):
         mean = rows.mean(0)
@@ -113,6 +115,11 @@ def changes(
         As in :func:`shares`.
     """
     pair = np.stack([np.atleast_2d(before), np.atleast_2d(after)], axis=1).astype(float)
+    if len(pair) == 1 and units is None:
+        one, other = pair[0]
+        n, both = _totals(np.stack([one * (1 - other), other * (1 - one)]), groups, n_groups)
+        lost, gained = ratio(both, n)
+        return Changes(lost, gained, n)
     parts = []
     for rows, of_unit in _by_group(pair, groups, n_groups, units):
         lost, gained = (rows[:, a] * (1 - rows[:, 1 - a]) for a in (0, 1))
@@ -125,6 +132,15 @@ def changes(
         parts.append((b, c, n))
     lost, gained, n = np.array(parts).T
     return Changes(lost, gained, n)
+
+
+def _totals(values: Floats, groups: ArrayLike, n_groups: int) -> tuple[Floats, Floats]:
+    """Count the samples of each group, (G,), and total each row (R, n) of values, (R, G)."""
+    places = np.asarray(groups) + 1  # those of no group come first
+    n, *totals = (
+        np.bincount(places, weights, n_groups + 1)[1:].astype(float) for weights in (None, *values)
+    )
+    return n, np.array(totals)
 
 
 def _by_group(
@@ -198,10 +214,10 @@ def effective_samples(
     effect = np.where(np.greater(variance, 0), ratio(between, variance), worst)
     events = np.asarray(events, float)
     effect = (events * effect + _PRIOR * worst) / (events + _PRIOR)
-    return np.asarray(n / effect * (norm.ppf(0.975) / t.ppf(0.975, count - 1)) ** 2)
+    return np.asarray(n / effect * (ndtri(0.975) / stdtrit(count - 1, 0.975)) ** 2)
 
 
-def share_limits(share: Shares, tail: float, *, jeffreys: bool = False) -> Limits:
+def share_limits(share: Shares, tail: ArrayLike, *, jeffreys: bool = False) -> Limits:
     """Bound shares by Clopper & Pearson's limits, with a real number of samples.
 
     Parameters
@@ -222,6 +238,7 @@ def share_limits(share: Shares, tail: float, *, jeffreys: bool = False) -> Limit
     >>> round(low[0], 3), high[0]
     (np.float64(0.884), np.float64(1.0))
     """
+    tail = np.asarray(tail, float)
     p, n = np.broadcast_arrays(np.asarray(share.value, float), np.asarray(share.n, float))
     seen = n > 0
     n = np.where(seen, n, 1.0)
@@ -233,7 +250,7 @@ def share_limits(share: Shares, tail: float, *, jeffreys: bool = False) -> Limit
     return Limits(np.where(some, low, 0.0), np.where(all_, high, 1.0))
 
 
-def change_limits(change: Changes, tail: float, *, jeffreys: bool = False) -> Limits:
+def change_limits(change: Changes, tail: ArrayLike, *, jeffreys: bool = False) -> Limits:
     """Bound the change of each group's share, gained − lost.
 
     With v̂ the estimate, (l, u) the limits of each share and r = −√(bc / ((1 − b)(1 − c))) the

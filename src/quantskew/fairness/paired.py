@@ -5,8 +5,9 @@ and only the samples on which they differ speak. Three views of that:
 
 * :func:`exchange_p_value`, the exact McNemar test for the networks of several seeds;
 * :func:`flips`, which way the answers went;
-* :func:`measure`: every metric of the catalogue, with a bootstrap interval, and its change, with an
-  exchange test (:mod:`quantskew.fairness.resampling`).
+* :func:`measure`: every metric of the catalogue with its limits, and its change with limits and a
+  test. Both speak of new test samples for these networks, or, over seeds, of the method: of other
+  networks that it would have given.
 """
 
 from collections.abc import Iterable
@@ -18,18 +19,22 @@ from numpy.typing import ArrayLike
 from scipy.signal import fftconvolve
 from scipy.stats import binom
 
+from quantskew.fairness.bounds import Pair
 from quantskew.fairness.catalogue import CATALOGUE, Chance, Metric
+from quantskew.fairness.contrasts import contrast_over_seeds
+from quantskew.fairness.limits import unit_totals
 from quantskew.fairness.metrics import Floats, Ints, one_hot
 from quantskew.fairness.parity import Answers, Counts
 from quantskew.fairness.resampling import (
-    Effect,
     basic_interval,
-    effect,
+    exceedance,
     exchanged,
-    observe,
     resampled,
     tabulate,
 )
+from quantskew.fairness.verdicts import p_value_of_limits
+
+_SHARED_DRAWS = 200
 
 
 class Flips(NamedTuple):
@@ -115,6 +120,17 @@ def holm(p_values: ArrayLike) -> Floats:
     return adjusted
 
 
+class Effect(NamedTuple):
+    """A change, how precise it is, and whether it could be chance."""
+
+    estimate: Floats  # mean over seeds
+    low: Floats
+    high: Floats
+    p_value: Floats  # of there being no change, two-sided
+    seed_sd: Floats  # between training seeds; NaN for one seed
+    common_sd: Floats  # from the common test samples; NaN unless it speaks of the method
+
+
 class Measured(NamedTuple):
     """A metric of a network, and how it changed from a reference."""
 
@@ -131,26 +147,32 @@ def measure(
     reference: Answers | None = None,
     *,
     metrics: Iterable[Metric] | None = None,
+    over_seeds: bool = False,
     draws: int = 10_000,
     confidence: float = 0.95,
     rng: np.random.Generator,
 ) -> dict[str, Measured]:
     """Measure a network by every metric, and each change from a reference, variant − reference.
 
-    Many metrics are extremes over groups, which the noise of rarer right answers alone makes worse.
-    The p-value of their change is the larger of two: that exchanging the networks does as much, and
-    that the less fair of the two treats all groups alike (:attr:`Metric.chance`). Without the
-    second, a network that gets worse for everyone alike would be called unfair for its noise.
+    Limits come from :attr:`Metric.bounds`, and p-values are those that belong to them; a share of
+    right answers has its exact exchange test. A metric without bounds has the reflected bootstrap
+    and the exchange test by random draws. As the noise of rarer right answers alone makes many a
+    metric worse, its p-value then is at least that of the less fair network treating all groups
+    alike (:attr:`Metric.chance`).
 
     Parameters
     ----------
     variant, reference
         Answers to the same samples. Row s of both belongs to training seed s: a metric is taken of
-        each seed, then averaged, and a draw uses the same samples for all of them.
+        each seed, then averaged.
     metrics
         Those of the catalogue unless given.
+    over_seeds
+        Whether the changes are to speak of the method and not of these networks. Their limits and
+        p-values then are the more careful ones of both: those of
+        :func:`quantskew.fairness.contrasts.contrast_over_seeds`, and those for these networks.
     draws
-        Of each kind. The smallest p-value of an exchange test is 1 / (draws + 1).
+        Of each kind, where there are any.
 
     Returns
     -------
@@ -164,60 +186,145 @@ def measure(
     ...     Answers(labels, answers[None], codes, np.array([True, True]), 2)
     ...     for answers in (labels, wrong)
     ... )
-    >>> measured = measure(after, before, draws=200, rng=np.random.default_rng(0))
+    >>> measured = measure(after, before, rng=np.random.default_rng(0))
     >>> print(measured["fvo"].value.round(4), measured["fvo"].effect.estimate.round(4))
     [0.2] 0.2
     """
     asked = list(CATALOGUE.values() if metrics is None else metrics)
-    networks = [variant] if reference is None else [reference, variant]
-    answers = np.stack([network.predictions for network in networks])
-    cells = tabulate(
-        variant.labels, answers, variant.places, len(variant.counted) + 1, variant.n_classes
-    )
+    pair = Pair(variant if reference is None else reference, variant)
     reasons = {metric.name: metric.missing(variant) for metric in asked}
     useful = [metric for metric in asked if not reasons[metric.name]]
-
-    def values(blocks: Iterable[Counts]) -> dict[str, Floats]:  # (B, N, S, ...)
-        rated = (replace(counts, rated=variant.rated) for counts in blocks)
-        parts = [[metric.value(counts) for metric in useful] for counts in rated]
-        return {m.name: np.concatenate(v) for m, *v in zip(useful, *parts, strict=True)}
-
-    whole = observe(cells, variant.counted)
-    counts = [whole.network(i) for i in range(len(networks))]
-    observed = values([whole])
-    again = values(resampled(cells, variant.counted, draws, rng))
-    null = values(exchanged(cells, variant.counted, draws, rng)) if reference is not None else {}
+    drawn = _drawn(pair, useful, reference is not None, over_seeds, draws, rng)
+    tail = np.asarray((1 - confidence) / 2)
     measured = {}
     for metric in useful:
-        name = metric.name
-        value = observed[name][0, -1]
-        low, high = basic_interval(value.mean(0), again[name][:, -1].mean(1), confidence)
-        chances = [
-            Chance() if metric.chance is None else metric.chance(*own, draws, rng)
-            for own in zip(networks, counts, strict=True)
-        ]
+        value = np.asarray(metric.value(variant.counts))
+        chance = Chance()
+        if metric.chance is not None and variant.units is None:
+            chance = metric.chance(variant, variant.counts, draws, rng)
         change = None
         if reference is not None:
-            first, redrawn, swapped = (
-                both[:, 1] - both[:, 0] for both in (observed[name], again[name], null[name])
-            )
-            change = effect(first[0], redrawn, swapped, confidence)
-            if metric.exact:
-                change = change._replace(p_value=_exact(metric, reference, variant))
-            less_fair = chances[1 if metric.sign * change.estimate.mean() < 0 else 0].p_value
-            if not np.isnan(less_fair):
-                change = change._replace(p_value=np.fmax(change.p_value, less_fair))
-        measured[name] = Measured(value, low, high, chances[-1], change, "")
+            before = np.asarray(metric.value(reference.counts))
+            change = _effect(metric, pair, value - before, drawn, chance, confidence, draws, rng)
+        if metric.bounds is None:
+            again = drawn.again[metric.name][:, -1].mean(1)
+            low, high = basic_interval(value.mean(0), again, confidence)
+        else:
+            low, high = metric.bounds.level(pair)(tail)
+        measured[metric.name] = Measured(value, low, high, chance, change, "")
     return {m.name: measured.get(m.name) or _undefined(m, variant, reference) for m in asked}
 
 
-def _exact(metric: Metric, reference: Answers, variant: Answers) -> Floats:
+class _Drawn(NamedTuple):
+    """Metrics of both networks on redrawn test sets, (B, N, S, ...), by name, where needed."""
+
+    again: dict[str, Floats]
+    exchanged: dict[str, Floats]
+    over_seeds: bool
+
+
+def _drawn(
+    pair: Pair,
+    metrics: list[Metric],
+    paired: bool,
+    over_seeds: bool,
+    draws: int,
+    rng: np.random.Generator,
+) -> _Drawn:
+    bootstrapped = [metric for metric in metrics if metric.bounds is None]
+    shared = metrics if over_seeds else bootstrapped
+    if not shared:
+        return _Drawn({}, {}, over_seeds)
+    own, counted = pair.after, pair.counted
+    networks = np.stack([one.predictions for one in (pair.both if paired else (own,))])
+    cells = tabulate(
+        own.labels, networks, own.places, len(counted) + 1, own.n_classes, units=own.units
+    )
+
+    def values(metrics: list[Metric], blocks: Iterable[Counts]) -> dict[str, Floats]:
+        rated = (replace(counts, rated=own.rated) for counts in blocks)
+        parts = [[metric.value(counts) for metric in metrics] for counts in rated]
+        return {m.name: np.concatenate(v) for m, *v in zip(metrics, *parts, strict=True)}
+
+    # that the seeds share test samples is known well enough from few draws
+    few = draws if bootstrapped else min(draws, _SHARED_DRAWS)
+    again = values(shared, resampled(cells, counted, few, rng))
+    swapped = {}
+    if paired and bootstrapped:
+        swapped = values(bootstrapped, exchanged(cells, counted, draws, rng))
+    return _Drawn(again, swapped, over_seeds)
+
+
+def _effect(
+    metric: Metric,
+    pair: Pair,
+    changes: Floats,
+    drawn: _Drawn,
+    chance: Chance,
+    confidence: float,
+    draws: int,
+    rng: np.random.Generator,
+) -> Effect:
+    """Bound and test the mean of the changes (S, ...) of a metric."""
+    estimate, nothing = changes.mean(0), np.full(changes.shape[1:], np.nan)
+    tail = np.asarray((1 - confidence) / 2)
+    if metric.bounds is None:
+        redrawn, swapped = (
+            (both[:, 1] - both[:, 0]).mean(1)
+            for both in (drawn.again[metric.name], drawn.exchanged[metric.name])
+        )
+        low, high = basic_interval(estimate, redrawn, confidence)
+        p_value = exceedance(estimate, swapped)
+        if metric.chance is not None:
+            if metric.sign * estimate.mean() > 0:
+                chance = metric.chance(pair.before, pair.before.counts, draws, rng)
+            p_value = np.fmax(p_value, chance.p_value)
+    else:
+        bound = metric.bounds.change(pair)
+        low, high = bound(tail)
+        p_value = _exact(metric, pair) if metric.exact else p_value_of_limits(bound)
+    seed_sd = changes.std(0, ddof=1) if len(changes) > 1 else nothing
+    found = Effect(estimate, low, high, p_value, seed_sd, nothing)
+    if not drawn.over_seeds:
+        return found
+    both = drawn.again[metric.name]
+    return _of_method(found, changes, both[:, 1] - both[:, 0], confidence)
+
+
+def _of_method(found: Effect, changes: Floats, again: Floats, confidence: float) -> Effect:
+    """Widen an effect on these networks to one of the method that gave them."""
+    seeds = len(changes)
+    columns = zip(changes.reshape(seeds, -1).T, again.reshape(*again.shape[:2], -1).T, strict=True)
+    contrasts = [
+        contrast_over_seeds(values, redrawn.T, np.zeros(seeds), confidence=confidence)
+        for values, redrawn in columns
+    ]
+    low, high, p_value, common = (
+        np.reshape([getattr(one, name) for one in contrasts], found.estimate.shape)
+        for name in ("low", "high", "p_value", "common_sd")
+    )
+    return found._replace(
+        low=np.minimum(found.low, low),
+        high=np.maximum(found.high, high),
+        p_value=np.maximum(found.p_value, p_value),
+        common_sd=common,
+    )
+
+
+def _exact(metric: Metric, pair: Pair) -> Floats:
     """Exact p-values of a share of right answers: of all samples, or of each group."""
-    change = (variant.correct.astype(np.int64) - reference.correct).sum(0)
-    if metric.of == "everyone":
-        return np.array(exchange_p_value(change))
-    groups = range(len(variant.counted))
-    return np.array([exchange_p_value(change[variant.codes == group]) for group in groups])
+    change = (pair.after.correct.astype(np.int64) - pair.before.correct).sum(0)
+    codes, units = pair.after.codes, pair.after.units
+    groups = [np.ones(codes.shape, bool)]
+    if metric.of == "each group":
+        groups = [codes == group for group in range(len(pair.counted))]
+    p_values = [
+        exchange_p_value(
+            unit_totals(change[own], None if units is None else units[own])[0].astype(np.int64)
+        )
+        for own in groups
+    ]
+    return np.array(p_values if metric.of == "each group" else p_values[0])
 
 
 def _undefined(metric: Metric, variant: Answers, reference: Answers | None) -> Measured:

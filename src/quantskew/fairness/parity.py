@@ -65,14 +65,19 @@ class Counts:
 
     @cached_property
     def sizes(self) -> Floats:
-        """Samples of each group, (G,): the same in all draws, which are taken group by group."""
+        """Samples of each group, (G,), of the first draw."""
         first = self.positives[(0,) * (self.positives.ndim - 2)]
         return np.asarray(first[:-1].sum(-1))
 
     @cached_property
+    def drawn_sizes(self) -> Floats:
+        """Samples of each group in each draw, (..., G); draws of units differ in their samples."""
+        return np.asarray(self.positives[..., :-1, :].sum(-1))
+
+    @cached_property
     def accuracy(self) -> Floats:
         """Accuracy of each group, (..., G); NaN for a group without samples."""
-        return ratio(self.hits[..., :-1, :].sum(-1), self.sizes)
+        return ratio(self.hits[..., :-1, :].sum(-1), self.drawn_sizes)
 
     @cached_property
     def rates(self) -> dict[str, tuple[Floats, Floats]]:
@@ -80,7 +85,7 @@ class Counts:
         positives, selected, hits = (
             counts[..., :-1, :] for counts in (self.positives, self.selected, self.hits)
         )
-        sizes = np.broadcast_to(self.sizes[:, None], positives.shape)
+        sizes = np.broadcast_to(self.drawn_sizes[..., None], positives.shape)
         return {
             "selection": (selected, sizes),
             "true": (hits, positives),
@@ -156,6 +161,8 @@ class Answers:
         K.
     least
         Samples that a rate of a group is taken of, at least, to enter a comparison.
+    units
+        (n,) codes of who each sample comes from (a person, a video); None where each is its own.
     """
 
     labels: Ints
@@ -163,6 +170,7 @@ class Answers:
     codes: Ints
     counted: Bools
     n_classes: int
+    units: Ints | None = None
     least: int = 1
 
     @property
@@ -219,6 +227,23 @@ class Answers:
         an attribute stands for the class.
         """
         return bool((self.present.sum(1) == 1).all())
+
+    @cached_property
+    def shares(self) -> Floats:
+        """Share of the answers that are each class, (S, K)."""
+        given = [np.bincount(row, minlength=self.n_classes) for row in self.predictions]
+        return np.asarray(given, float) / len(self.labels)
+
+    @property
+    def top_share(self) -> float:
+        """Share of the answers that are the most frequent one, mean over seeds."""
+        return float(self.shares.max(1).mean())
+
+    def collapses(self, share: float) -> bool:
+        """Whether a network of any seed answers one class that often, and the labels do not."""
+        top = self.shares.argmax(1)
+        of_labels = np.bincount(self.labels, minlength=self.n_classes)[top] / len(self.labels)
+        return bool(((self.shares.max(1) >= share) & (of_labels < share)).any())
 
     @property
     def left_out(self) -> str:

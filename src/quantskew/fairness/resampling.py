@@ -24,7 +24,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,24 +31,8 @@ from scipy.sparse import csr_array
 
 from quantskew.fairness.metrics import Bools, Floats, Ints, distinct
 from quantskew.fairness.parity import Counts
-from quantskew.fairness.seeds import seed_and_sampling_variance
 
 _HELD = 4_000_000  # numbers of one array held in memory at once
-
-
-class Effect(NamedTuple):
-    """A change, how precise it is, and whether it could be chance.
-
-    The interval and the p-value speak of new test samples for these networks; ``seed_sd`` says how
-    far networks of other training seeds would differ (:mod:`quantskew.fairness.seeds`).
-    """
-
-    estimate: Floats  # mean over seeds
-    low: Floats
-    high: Floats
-    p_value: Floats  # of there being no change, two-sided
-    seed_sd: Floats  # between training seeds; NaN for one seed
-    sampling_sd: Floats  # of the mean over seeds, between test sets
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +43,7 @@ class Cells:
     answers: Ints  # (N, S, C)
     counts: Ints  # (C,) samples that show each pattern
     n_classes: int  # K
+    of_units: csr_array | None = None  # (C, U) samples of each unit that show each pattern
 
     @cached_property
     def _features(self) -> csr_array:
@@ -90,7 +74,13 @@ class Cells:
 
 
 def tabulate(
-    labels: ArrayLike, answers: ArrayLike, places: ArrayLike, n_groups: int, n_classes: int
+    labels: ArrayLike,
+    answers: ArrayLike,
+    places: ArrayLike,
+    n_groups: int,
+    n_classes: int,
+    *,
+    units: Ints | None = None,
 ) -> list[Cells]:
     """Count the patterns of each group.
 
@@ -104,15 +94,27 @@ def tabulate(
         (n,) groups from 0 to ``n_groups`` − 1.
     n_classes
         K.
+    units
+        (n,) who each sample comes from: units are then drawn, with all their samples of a group.
     """
     labels, answers, places = (np.asarray(a) for a in (labels, answers, places))
     rows = np.concatenate([labels[None], answers.reshape(-1, labels.size)])
     cells = []
     for group in range(n_groups):
-        patterns, counts = distinct(rows[:, places == group])
+        own = places == group
+        patterns, counts = distinct(rows[:, own])
         shape = (*answers.shape[:-1], counts.size)
-        cells.append(Cells(patterns[0], patterns[1:].reshape(shape), counts, n_classes))
+        drawn = None if units is None else _of_units(rows[:, own], units[own])
+        cells.append(Cells(patterns[0], patterns[1:].reshape(shape), counts, n_classes, drawn))
     return cells
+
+
+def _of_units(rows: Ints, units: Ints) -> csr_array:
+    """Count the samples of each unit by pattern, in the order of :func:`distinct`."""
+    distinct_rows, patterns = np.unique(rows, axis=1, return_inverse=True)
+    names, codes = np.unique(units, return_inverse=True)
+    shape = (distinct_rows.shape[1], names.size)
+    return csr_array((np.ones(codes.size, np.int64), (patterns.ravel(), codes)), shape)
 
 
 def observe(cells: list[Cells], counted: Bools) -> Counts:
@@ -160,6 +162,10 @@ def _redrawn(cells: Cells, draws: int, rng: np.random.Generator) -> Ints:
     n, n_patterns = int(cells.counts.sum()), cells.counts.size
     if not n:
         return np.zeros((0, draws), np.int64)
+    if cells.of_units is not None:
+        n_units = cells.of_units.shape[1]
+        drawn_units = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=draws)
+        return np.asarray(cells.of_units @ drawn_units.T)
     if 8 * n_patterns < n:  # few patterns: their counts are drawn at once
         return rng.multinomial(n, cells.counts / n, size=draws).T
     # numbered by pattern, so that the order of the samples in their table decides nothing
@@ -174,29 +180,6 @@ def _counts(totals: list[tuple[Floats, Floats, Floats]], counted: Bools) -> Coun
     positives, selected, hits = (np.stack(part) for part in zip(*totals, strict=True))
     selected, hits = (part.transpose(4, 1, 2, 0, 3) for part in (selected, hits))
     return Counts(positives.transpose(2, 0, 1)[:, None, None], selected, hits, counted)
-
-
-def effect(observed: Floats, again: Floats, null: Floats, confidence: float) -> Effect:
-    """Put together what is known of a change.
-
-    Parameters
-    ----------
-    observed
-        (S, ...) of each seed.
-    again, null
-        (B, S, ...) under resampling, and under exchanging.
-    confidence
-        Of the interval.
-    """
-    estimate = observed.mean(0)
-    parts = seed_and_sampling_variance(observed, again)
-    return Effect(
-        estimate,
-        *basic_interval(estimate, again.mean(1), confidence),
-        exceedance(estimate, null.mean(1)),
-        np.sqrt(parts.seed),
-        np.sqrt(parts.sampling),
-    )
 
 
 def basic_interval(estimate: ArrayLike, draws: Floats, confidence: float) -> tuple[Floats, Floats]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import false_discovery_control
+from scipy.stats import false_discovery_control, norm
 
 from quantskew.fairness.limits import Limits
 from quantskew.fairness.metrics import Bools, Floats
@@ -115,7 +115,40 @@ def deciding_samples(
     return np.asarray(np.ceil(needed - 1e-9))
 
 
-def p_value_of_limits(limits: Callable[[float], Limits]) -> float:
+def deciding_seeds(
+    seeds: int,
+    estimate: ArrayLike,
+    seed_sd: ArrayLike,
+    common_sd: ArrayLike,
+    margin: float,
+    *,
+    alpha: float = 0.05,
+) -> Floats:
+    """Estimate how many training seeds would decide, if the estimate stays where it is.
+
+    Parameters
+    ----------
+    seeds
+        Seeds there are.
+    estimate, seed_sd, common_sd
+        (...) the change, its standard deviation between seeds, and the error of its mean that the
+        common test samples cause, which seeds do not reduce.
+    margin, alpha
+        As in :func:`verdicts`.
+
+    Returns
+    -------
+    (...) seeds in all, more than there are; infinite where no number would.
+    """
+    z = norm.isf(alpha / 2)
+    size = np.abs(np.asarray(estimate, float))
+    room = np.maximum(size, margin - size) ** 2 - (z * np.asarray(common_sd, float)) ** 2
+    needed = np.full(np.shape(room), np.inf)
+    np.divide((z * np.asarray(seed_sd, float)) ** 2, room, out=needed, where=room > 0)
+    return np.asarray(np.maximum(np.ceil(needed - 1e-9), seeds + 1))
+
+
+def p_value_of_limits(limits: Callable[[Floats], Limits]) -> Floats:
     """Find the two-sided p-value of no change that belongs to an interval.
 
     It is twice the smallest ``tail`` at which the limits leave out zero.
@@ -123,27 +156,27 @@ def p_value_of_limits(limits: Callable[[float], Limits]) -> float:
     Parameters
     ----------
     limits
-        Maps the error of each limit to the limits of one number, such as
-        ``lambda tail: gap_change_limits(rates, counted, tail)``.
+        Maps the error of each limit, (...), to limits (...), such as
+        ``lambda tail: gap_change_limits(rates, counted, tail)`` of a single number.
 
     Returns
     -------
-    At least 1e-8; 1 where the limits never leave out zero, NaN where they are undefined.
+    (...) at least 1e-8; 1 where the limits never leave out zero, NaN where they are undefined.
     """
 
-    def excludes(exponent: float) -> bool:
+    def excludes(exponent: Floats) -> Bools:
         low, high = limits(10.0**exponent)
-        return bool(low > 0 or high < 0)
+        return np.asarray((low > 0) | (high < 0))
 
-    most, least = np.log10(0.5), np.log10(5e-9)
-    if np.isnan(limits(0.5).low):
-        return float("nan")
-    if not excludes(most):
-        return 1.0
-    for _ in range(30):
+    low, _ = limits(np.asarray(0.5))
+    most, least = np.full(np.shape(low), np.log10(0.5)), np.full(np.shape(low), np.log10(5e-9))
+    ever = excludes(most)
+    most = np.where(excludes(least), least, most)
+    for _ in range(12 if (ever & (most > least)).any() else 0):  # to 0.5 %
         middle = (most + least) / 2
-        least, most = (least, middle) if excludes(middle) else (middle, most)
-    return float(2 * 10.0**most)
+        beyond = excludes(middle)
+        most, least = np.where(beyond, middle, most), np.where(beyond, least, middle)
+    return np.asarray(np.where(np.isnan(low), np.nan, np.where(ever, 2 * 10.0**most, 1.0)))
 
 
 def false_discovery_rate(p_values: ArrayLike) -> Floats:

@@ -1,0 +1,111 @@
+"""The command ``quantskew plan``: how many images and seeds a study needs, in lines of text."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from quantskew import tables
+from quantskew.errors import UserError
+from quantskew.fairness.plan import images_from_pilot, images_to_certify, seeds_to_decide
+
+
+def from_pilot(
+    path: Path, loss: float, *, method: str, alpha: float = 0.05, power: float = 0.8
+) -> Iterator[str]:
+    """Say for each group of a pilot how many more images would certify that it loses less.
+
+    Parameters
+    ----------
+    path
+        A table ``certificates``, which a study writes to ``data/analysis``.
+    loss
+        Share of accuracy, 0..1, that no group is to lose.
+    method
+        Its networks are looked at; of several seeds the one that asks most.
+    alpha, power
+        Error of all bounds of a grouping together, and chance of success wanted.
+
+    Raises
+    ------
+    UserError
+        When the table has no judged group of the method.
+    """
+    columns = ["dataset", "model", "method", "bits", "attribute", "group", "n", "lost", "gained"]
+    rows = tables.read("certificates", path, [*columns, "bound"]).to_pandas()
+    own = rows[(rows["method"] == method) & rows["bound"].notna()]
+    if own.empty:
+        known = ", ".join(sorted(rows["method"].unique())) or "none"
+        raise UserError(f"{path}: no group of the method {method!r} is judged; methods: {known}")
+    for place, part in own.groupby(columns[:5], sort=False):
+        share = alpha / part["group"].nunique()
+        more = {
+            group: max(
+                images_from_pilot(lost, gained, n, loss, alpha=share, power=power)
+                for lost, gained, n in rows_of[["lost", "gained", "n"]].itertuples(index=False)
+            )
+            for group, rows_of in part.groupby("group", sort=False)
+        }
+        sizes = part.groupby("group", sort=False)["n"].first()
+        yield f"{' '.join(map(str, place[:4]))} bits, {place[4]}:"
+        for group, images in more.items():
+            yield f"  {group}: {_more(images, loss)} (there are {sizes[group]:,})"
+
+
+def _more(images: float, loss: float) -> str:
+    if images == 0:
+        return "enough"
+    if math.isinf(images):
+        return f"no number of images, as it may lose {100 * loss:g} points"
+    return f"about {images:,.0f} more images"
+
+
+def from_rate(
+    flips: float,
+    loss: float,
+    *,
+    groups: int = 1,
+    images_per_unit: float = 1.0,
+    correlation: float = 0.0,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> str:
+    """Say how many images of each group would certify a loss, at an assumed rate of flips.
+
+    Parameters are those of :func:`quantskew.fairness.plan.images_to_certify`; the bounds of
+    ``groups`` groups hold at once.
+    """
+    if not (groups >= 1 and images_per_unit >= 1 and 0 <= correlation <= 1):
+        raise UserError(
+            f"{groups} groups, {images_per_unit:g} images a unit, correlation {correlation:g}; "
+            "at least 1 each, and a correlation from 0 to 1"
+        )
+    try:
+        images = images_to_certify(
+            loss, flips, alpha=alpha / groups, power=power,
+            images_per_unit=images_per_unit, correlation=correlation,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    text = f"{images:,.0f} images of each group"
+    if images_per_unit > 1:
+        text += f", of {math.ceil(images / images_per_unit):,} units"
+    return f"{text}, to certify a loss below {100 * loss:g} points at {100 * (1 - alpha):g} %"
+
+
+def of_seeds(
+    difference: float, seed_sd: float, *, common_sd: float = 0.0, models: int = 1, alpha: float,
+    power: float,
+) -> str:  # fmt: skip
+    """Say how many seeds of each model would decide a claim about methods.
+
+    Parameters are those of :func:`quantskew.fairness.plan.seeds_to_decide`.
+    """
+    try:
+        seeds = seeds_to_decide(
+            difference, seed_sd, common_sd=common_sd, models=models, alpha=alpha, power=power
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if math.isinf(seeds):
+        return "no number of seeds: the test samples are too few for a difference of this size"
+    return f"{seeds:,.0f} seeds, to show a difference of {100 * difference:g} points"

@@ -1,0 +1,246 @@
+"""How the limits of each metric follow from the rates of two networks on the same samples.
+
+A metric that is linear in the answers is bounded for the networks of all seeds together
+(:mod:`quantskew.fairness.limits`). One that is an extreme over groups (:mod:`.gaps`) is bounded
+for each seed, and the limits of the mean over seeds are the means of the limits: a mean has a
+standard deviation of at most the mean standard deviation, however the seeds go together. The mean
+over classes of a parity metric is bounded in the same way.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from quantskew.fairness.gaps import (
+    Paired,
+    accuracy_rates,
+    against_rest_limits,
+    as_one_rate,
+    gap_change_limits,
+    gap_limits,
+    joined,
+    parity_rates,
+    ratio_limits,
+    rest_rates,
+    worst_group_change_limits,
+    worst_group_limits,
+)
+from quantskew.fairness.limits import (
+    Limits,
+    Shares,
+    change_limits,
+    difference_limits,
+    share_limits,
+)
+from quantskew.fairness.metrics import Bools, Floats, Ints, ratio
+from quantskew.fairness.parity import Answers
+
+Bound = Callable[[Floats], Limits]
+"""Maps the error of each limit, 0..½, to the limits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two networks on the same samples; without a reference both are the same one."""
+
+    before: Answers
+    after: Answers
+
+    @property
+    def both(self) -> tuple[Answers, Answers]:
+        """The networks in order."""
+        return self.before, self.after
+
+    @property
+    def counted(self) -> Bools:
+        """Whether a group is large enough, (G,)."""
+        return self.after.counted
+
+    @cached_property
+    def seeds(self) -> list["Pair"]:
+        """The pair of each training seed."""
+        return [
+            Pair(*(replace(one, predictions=one.predictions[s : s + 1]) for one in self.both))
+            for s in range(len(self.after.predictions))
+        ]
+
+    def _accuracies(self, groups: Ints, n_groups: int) -> Paired:
+        right = self.before.correct, self.after.correct
+        return accuracy_rates(right[0], right[1], groups, n_groups, units=self.after.units)
+
+    @cached_property
+    def accuracy(self) -> Paired:
+        """Accuracy of each group, mean over seeds, (G,)."""
+        return self._accuracies(self.after.codes, len(self.counted))
+
+    @cached_property
+    def everyone(self) -> Paired:
+        """Accuracy of all samples, as of one group, mean over seeds, (1,)."""
+        return self._accuracies(np.zeros_like(self.after.codes), 1)
+
+    @cached_property
+    def rest(self) -> Paired:
+        """Accuracy of each group and of all other groups together, mean over seeds, (G, 2)."""
+        own, right = self.after, (self.before.correct, self.after.correct)
+        return rest_rates(right[0], right[1], own.codes, len(own.counted), units=own.units)
+
+    @cached_property
+    def each_accuracy(self) -> Paired:
+        """Accuracy of each group by seed, (S, G)."""
+        return joined([one.accuracy for one in self.seeds], np.stack)
+
+    @cached_property
+    def each_recall(self) -> Paired:
+        """Recall of each class by seed, as one rate, (S, 1, K)."""
+        labels, n = self.after.labels, self.after.n_classes
+        return as_one_rate(joined([one._accuracies(labels, n) for one in self.seeds], np.stack))
+
+    @cached_property
+    def each_parity(self) -> dict[str, Paired]:
+        """Rates of :func:`quantskew.fairness.gaps.parity_rates` by seed, (S, K, G)."""
+        own = self.after
+        rates = [
+            parity_rates(
+                own.labels, one.before.predictions, one.after.predictions, own.codes,
+                n_groups=len(own.counted), n_classes=own.n_classes, units=own.units,
+            )
+            for one in self.seeds
+        ]  # fmt: skip
+        by_seed = {name: joined([one[name] for one in rates], np.stack) for name in rates[0]}
+        return {name: _of_enough(rate, own.least) for name, rate in by_seed.items()}
+
+
+def _of_enough(rates: Paired, least: int) -> Paired:
+    """Leave out the rates of fewer than ``least`` samples: they count as rates of nobody."""
+    before, after, changes = rates
+    return Paired(
+        before._replace(n=np.where(before.n < least, 0, before.n)),
+        after._replace(n=np.where(after.n < least, 0, after.n)),
+        changes._replace(n=np.where(changes.n < least, 0, changes.n)),
+    )
+
+
+class Bounds(NamedTuple):
+    """How the mean over seeds of a metric is bounded.
+
+    Attributes
+    ----------
+    level
+        Bounds the metric of the second network of a pair.
+    change
+        Bounds its change from the first.
+    """
+
+    level: Callable[[Pair], Bound]
+    change: Callable[[Pair], Bound]
+
+
+def _mean(limits: Limits) -> Limits:
+    """Average limits over seeds and classes; those without a value are left out."""
+    low, high = (ratio(np.nansum(end), (~np.isnan(end)).sum()) for end in limits)
+    return Limits(low, high)
+
+
+def _first(limits: Limits) -> Limits:
+    return Limits(limits.low[0], limits.high[0])
+
+
+def _against_rest(pair: Pair) -> Bound:
+    rates = pair.rest.after
+
+    def bound(tail: Floats) -> Limits:
+        limits = share_limits(rates, np.asarray(tail)[..., None])
+        found = difference_limits(np.nan_to_num(rates.value), limits)
+        return Limits(*(end[..., 0, 1] for end in found))
+
+    return bound
+
+
+def _worst_level(pair: Pair) -> Bound:
+    return lambda tail: _mean(worst_group_limits(pair.each_accuracy.after, pair.counted, tail))
+
+
+def _worst_change(pair: Pair) -> Bound:
+    return lambda tail: _mean(worst_group_change_limits(pair.each_accuracy, pair.counted, tail))
+
+
+SHARE = Bounds(
+    lambda pair: lambda tail: _first(share_limits(pair.everyone.after, tail)),
+    lambda pair: lambda tail: _first(change_limits(pair.everyone.changes, tail)),
+)
+SHARE_OF_GROUP = Bounds(
+    lambda pair: lambda tail: share_limits(pair.accuracy.after, tail),
+    lambda pair: lambda tail: change_limits(pair.accuracy.changes, tail),
+)
+AGAINST_REST = Bounds(
+    _against_rest, lambda pair: lambda tail: against_rest_limits(pair.rest.changes, tail)
+)
+WORST_GROUP = Bounds(_worst_level, _worst_change)
+
+
+def gap(rates: Callable[[Pair], Paired], counted: Callable[[Pair], Bools]) -> Bounds:
+    """Bound the largest gap between groups of rates (..., K, G), mean over the leading axes."""
+
+    def level(pair: Pair) -> Bound:
+        own, groups = rates(pair).after, counted(pair)
+        return lambda tail: _mean(gap_limits(own, groups, tail))
+
+    def change(pair: Pair) -> Bound:
+        own, groups = rates(pair), counted(pair)
+        return lambda tail: _mean(gap_change_limits(own, groups, tail))
+
+    return Bounds(level, change)
+
+
+FVO = gap(lambda pair: as_one_rate(pair.each_accuracy), lambda pair: pair.counted)
+RECALL_GAP = gap(lambda pair: pair.each_recall, lambda pair: np.ones(pair.after.n_classes, bool))
+
+
+def parity(name: str, *, macro: bool) -> Bounds:
+    """Bound a parity metric of the least fair class, or its mean over classes."""
+    ratios = name == "disparate_impact"
+    source = "demographic_parity" if ratios else name
+
+    def rates(pair: Pair) -> Paired:
+        own = pair.each_parity[source]
+        return joined([own], _by_class(2 if name == "equalized_odds" else 1)) if macro else own
+
+    return _ratio(rates) if ratios else gap(rates, lambda pair: pair.counted)
+
+
+def _by_class(per_class: int) -> Callable[[list[Floats]], Floats]:
+    """Divide rates (S, R·K, G), R of each class, by class: (S, K, R, G)."""
+    return lambda fields: (
+        fields[0].reshape(len(fields[0]), per_class, -1, fields[0].shape[-1]).swapaxes(1, 2)
+    )
+
+
+def _ratio(rates: Callable[[Pair], Paired]) -> Bounds:
+    """Bound the lowest ratio of rates (..., K, G), mean over the leading axes.
+
+    Its change has no bound of its own: each end is that of the two levels at half the error.
+    """
+
+    def levels(own: Shares, counted: Bools) -> Bound:
+        # a class that nobody is given has no ratio
+        given = np.nansum(np.where(counted, own.value, 0), axis=(-2, -1)) > 0
+
+        def bound(tail: Floats) -> Limits:
+            low, high = ratio_limits(own, counted, tail)
+            return _mean(Limits(np.where(given, low, np.nan), np.where(given, high, np.nan)))
+
+        return bound
+
+    def change(pair: Pair) -> Bound:
+        before, after = (levels(one, pair.counted) for one in rates(pair)[:2])
+
+        def bound(tail: Floats) -> Limits:
+            one, other = before(tail / 2), after(tail / 2)
+            return Limits(other.low - one.high, other.high - one.low)
+
+        return bound
+
+    return Bounds(lambda pair: levels(rates(pair).after, pair.counted), change)
