@@ -67,6 +67,7 @@ def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
                     "groups": len(groups),
                     "groups_too_small": len(everyone) - len(groups),
                     "groups_harmed": (groups["verdict"] == WORSE).sum(),
+                    "groups_better": (groups["verdict"] == BETTER).sum(),
                     "groups_equivalent": (groups["verdict"] == EQUIVALENT).sum(),
                     "groups_untold": len(untold),
                     "images_to_tell": untold["decide"].max(),
@@ -142,41 +143,38 @@ def _of_width(row: pd.Series, study: Study) -> str:
     if not row["groups"]:
         few = f"{row['groups_too_small']} groups under {study.groups.minimum} images"
         return f"{start} no {attribute} group could be judged: {few}."
-    text = f"{start} {plain} is {_verdicts(row, study.statistics.margin)}"
-    if row["groups_harmed"]:
-        text += (
-            f"; {attribute} {row['most_harmed']} loses most, {points(row['most_harmed_change'])} "
-            f"points [{points(row['most_harmed_low'])}, {points(row['most_harmed_high'])}]"
+    margin = f"{EQUIVALENT} to fp32 (within {100 * study.statistics.margin:g} points)"
+    counts = {WORSE: "groups_harmed", BETTER: "groups_better", margin: "groups_equivalent"}
+    is_so = [
+        f"{word} for {row[name]} of {row['groups']} groups"
+        for word, name in counts.items()
+        if row[name]
+    ]
+    parts = [f"{plain} is {' and '.join(is_so)}"] if is_so else []
+    if row["groups_untold"]:
+        parts.append(
+            f"for {row['groups_untold']} of {row['groups']} groups these images cannot tell "
+            f"({_enough(row['images_to_tell'])})"
         )
-    if row["groups_harmed"] and row["fvo_verdict"] != UNDEFINED:
-        text += (
+    if not row["groups_harmed"]:
+        return f"{start} {'; '.join(parts)}."
+    parts.append(
+        f"{attribute} {row['most_harmed']} loses most, {points(row['most_harmed_change'])} "
+        f"points [{points(row['most_harmed_low'])}, {points(row['most_harmed_high'])}]"
+    )
+    if row["fvo_verdict"] != UNDEFINED:
+        parts[-1] += (
             f", and FVO changes by {points(row['fvo_change'])} [{points(row['fvo_low'])}, "
             f"{points(row['fvo_high'])}] ({row['fvo_verdict']})"
         )
-    if not row["groups_harmed"]:
-        return f"{text}."
+    text = f"{start} {'; '.join(parts)}."
     if not row["best_remedy"]:
-        return f"{text}. No remedy tried is known to be better than {plain} for the worst group."
+        return f"{text} No remedy tried is known to be better than {plain} for the worst group."
     gain = points(row["best_remedy_change"])
-    return f"{text}. Best for the worst group there: {row['best_remedy']}, {gain} over {plain}."
+    return f"{text} Best for the worst group there: {row['best_remedy']}, {gain} over {plain}."
 
 
-def _verdicts(row: pd.Series, margin: float) -> str:
-    counts = {
-        WORSE: row["groups_harmed"],
-        f"{EQUIVALENT} to fp32 (within {100 * margin:g} points)": row["groups_equivalent"],
-    }
-    told = [f"{word} for {n} of {row['groups']} groups" for word, n in counts.items() if n]
-    if row["groups_untold"]:
-        images = row["images_to_tell"]
-        enough = (
-            f"about {images:,.0f} images of each would tell"
-            if np.isfinite(images)
-            else ("no number of images would tell while they stay as close")
-        )
-        undecided = f"{row['groups_untold']} of {row['groups']} cannot be told ({enough})"
-        told.append(undecided if told else f"not known to harm any group: {undecided}")
-    better = row["groups"] - row[["groups_harmed", "groups_equivalent", "groups_untold"]].sum()
-    if better:
-        told.append(f"{BETTER} for {better} of {row['groups']} groups")
-    return ", ".join(told)
+def _enough(images: float) -> str:
+    if not np.isfinite(images):
+        return "no number would while the change stays what it is"
+    return f"about {float(f'{images:.2g}'):,.0f} of each would"
