@@ -93,7 +93,9 @@ class Results:
                 if (text := self.change(method, reference=BASELINE, at=(dataset, model)))
             ]
             lines += [self._best_remedy(dataset, model), escape_markdown(next(advice))]
-        return "".join(f"- {text}\n" for text in [*lines, escape_markdown(of_chance(self.study))])
+        # converted tables keep the intervals and verdicts of the code that computed them
+        sure = self.provenance.get("sure") or of_chance(self.study)
+        return "".join(f"- {text}\n" for text in [*lines, escape_markdown(sure)])
 
     def _best_remedy(self, dataset: str, model: str) -> str:
         rows = side_by_side(self.frame("remedies"), ["overall", "worst_group"])

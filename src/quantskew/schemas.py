@@ -284,8 +284,18 @@ TABLES: Mapping[str, Table] = {
         ),
         _column("p_chance", pa.float64(), "p-value of all groups being treated alike", null=True),
         _column("debiased", pa.float64(), "metric with the share of chance taken out", null=True),
-        _column("top_share", pa.float64(), "share of answers that are the most frequent class"),
-        _column("collapsed", pa.bool_(), "a network answers nearly one class, unlike the labels"),
+        _column(
+            "top_share",
+            pa.float64(),
+            "share of answers that are the most frequent class",
+            null=True,
+        ),
+        _column(
+            "collapsed",
+            pa.bool_(),
+            "a network answers nearly one class, unlike the labels",
+            null=True,
+        ),
         _column("note", pa.string(), "why value is missing, what was left out of it, or doubts"),
     ),
     "effects": _table(
@@ -303,7 +313,9 @@ TABLES: Mapping[str, Table] = {
         _column(
             "high_all", pa.float64(), "upper limit of change, for all groups at once", null=True
         ),
-        _column("may_lose_most", pa.bool_(), "no other group is known to lose more accuracy"),
+        _column(
+            "may_lose_most", pa.bool_(), "no other group is known to lose more accuracy", null=True
+        ),
         _column("p_value", pa.float64(), "p-value of no change, two-sided", null=True),
         _column("about", pa.string(), "what the verdict speaks of: these networks, or the method"),
         _column("family", pa.string(), "headline: adjusted together by Holm; or exploratory"),
