@@ -173,7 +173,7 @@ def test_the_group_that_loses_most_is_named_if_it_can_be_told(frames):
     assert rows.loc[8, "most_harmed"] == "one of a, b"
     (told,) = answer.sentences(rows.reset_index(), STUDY)
     assert "At int4 ptq is worse for 1 of 2 groups" in told
-    assert "race b loses most, −" in told
+    assert "race group b loses most: −" in told
     numbers = answer.metrics(rows.reset_index(), NO_REMEDIES)
     assert numbers["faces"]["net"]["int4"]["most_harmed_change"] > -0.5
 
@@ -204,7 +204,7 @@ def test_with_one_large_group_there_is_no_gap_to_speak_of(predictions):
     alone = DIVISION._replace(counted=np.array([False, True, False]))
     found = analyzed(predictions, alone)
     (told,) = answer.sentences(answer.headline(found.effects, STUDY), STUDY)
-    assert "race b loses most" in told
+    assert "race group b loses most" in told
     sizes = {point: 1000.0 * point.bits for point in predictions.predicted}
     for most in (0.001, 0.03, 0.9):  # none, only as observed, certainly
         study = STUDY.model_copy(update={"targets": Targets(worst_group_loss=most)})

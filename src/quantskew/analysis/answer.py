@@ -17,7 +17,8 @@ def points(share: float) -> str:
     >>> points(-0.1234)
     '−12.3'
     """
-    return f"{share * 100:+.1f}".replace("-", "−")
+    rounded = round(100 * share, 1) + 0.0  # no −0.0
+    return f"{rounded:+.1f}".replace("-", "−")
 
 
 def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -159,7 +160,7 @@ def _of_width(row: pd.Series, study: Study) -> str:
     if not row["groups_harmed"]:
         return f"{start} {'; '.join(parts)}."
     parts.append(
-        f"{attribute} {row['most_harmed']} loses most, {points(row['most_harmed_change'])} "
+        f"{attribute} group {row['most_harmed']} loses most: {points(row['most_harmed_change'])} "
         f"points [{points(row['most_harmed_low'])}, {points(row['most_harmed_high'])}]"
     )
     if row["fvo_verdict"] != UNDEFINED:
@@ -171,7 +172,7 @@ def _of_width(row: pd.Series, study: Study) -> str:
     if not row["best_remedy"]:
         return f"{text} No remedy tried is known to be better than {plain} for the worst group."
     gain = points(row["best_remedy_change"])
-    return f"{text} Best for the worst group there: {row['best_remedy']}, {gain} over {plain}."
+    return f"{text} Best for the worst group there: {row['best_remedy']}, {gain} points over {plain}."
 
 
 def _enough(images: float) -> str:
