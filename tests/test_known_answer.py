@@ -114,7 +114,7 @@ def test_the_group_that_was_built_to_be_hurt_is_named(study):
 
 def test_the_remedies_rank_as_they_were_built(study):
     found = verdicts(study["effects"], "ptq")
-    same = "no detectable effect"
+    same = "equivalent"
     assert found.loc["night"].to_dict() == {"channel": "better", "mse": same, "uo": same}
     assert set(found.loc["old"]) == {same}  # wrong labels have no remedy
     at4 = side_by_side(study["remedies"].query("bits == 4"), ["worst_group"]).set_index("method")
