@@ -158,15 +158,13 @@ def test_where_groups_are_alike_the_mean_of_several_gaps_may_be_zero():
     """Lower limits are averaged over seeds and classes, and any one of them may be above zero."""
     rng, missed = np.random.default_rng(5), 0
     labels, codes = np.tile(np.arange(3), 150), np.repeat([0, 1, 2], 150)
-    for _ in range(100):
-        hard = rng.random(450) < 0.1  # for the networks of all seeds, and more for each
-        wrong = hard | (rng.random((4, 450)) < 0.05)
-        answers = np.where(wrong, (labels + rng.integers(1, 3, (4, 450))) % 3, labels)
+    for _ in range(60):
+        wrong = rng.random((8, 450)) < 0.3
+        answers = np.where(wrong, (labels + rng.integers(1, 3, (8, 450))) % 3, labels)
         network = Answers(labels, answers, codes, np.ones(3, bool), 3)
         pair = Pair(network, network)
-        for macro in (True, False):
-            missed += parity("equal_opportunity", macro=macro).level(pair)(0.025).low > 0
-    assert missed <= 11  # of 200 at 2.5 %, more has a chance of 0.5 %
+        missed += parity("equal_opportunity", macro=True).level(pair)(0.025).low > 0
+    assert missed <= 5  # of 60 at 2.5 %, more has a chance of 0.3 %
 
 
 def test_a_group_in_which_nothing_changed_has_an_interval_all_the_same():
