@@ -186,7 +186,7 @@ def gap(rates: Callable[[Pair], Paired], counted: Callable[[Pair], Bools]) -> Bo
 
     def level(pair: Pair) -> Bound:
         own, groups = rates(pair).after, counted(pair)
-        return lambda tail: _mean(gap_limits(own, groups, tail))
+        return lambda tail: _mean(gap_limits(own, groups, tail, clip=False))
 
     def change(pair: Pair) -> Bound:
         own, groups = rates(pair), counted(pair)
@@ -229,7 +229,7 @@ def _ratio(rates: Callable[[Pair], Paired]) -> Bounds:
         given = np.nansum(np.where(counted, own.value, 0), axis=(-2, -1)) > 0
 
         def bound(tail: Floats) -> Limits:
-            low, high = ratio_limits(own, counted, tail)
+            low, high = ratio_limits(own, counted, tail, clip=False)
             return _mean(Limits(np.where(given, low, np.nan), np.where(given, high, np.nan)))
 
         return bound

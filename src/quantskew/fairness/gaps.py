@@ -137,7 +137,9 @@ def as_one_rate(rates: Paired) -> Paired:
     return joined([rates], lambda fields: fields[0][..., None, :])
 
 
-def gap_limits(rates: Shares, counted: ArrayLike, tail: float | Floats) -> Limits:
+def gap_limits(
+    rates: Shares, counted: ArrayLike, tail: float | Floats, *, clip: bool = True
+) -> Limits:
     """Bound the largest difference between two counted groups, over one or several rates.
 
     Parameters
@@ -150,18 +152,24 @@ def gap_limits(rates: Shares, counted: ArrayLike, tail: float | Floats) -> Limit
         (G,) whether a group enters. A group without samples does not enter the rate it lacks.
     tail
         Error of each limit.
+    clip
+        Cut the limits to what a gap can be. Limits that are to be averaged must not be cut before:
+        of several gaps of zero, the mean of the cut lower limits is above zero where any one is.
 
     Returns
     -------
-    (...) in 0..1; NaN where no rate has two groups.
+    (...) in 0..1 if cut; NaN where no rate has two groups.
     """
     pairs = _pairs(rates, counted)
     low = _differences(rates, _shared(tail, pairs)).low
     high = _differences(rates, tail).high
-    return _defined(Limits(_largest(low, pairs), _largest(high, pairs)), pairs, 0.0)
+    limits = Limits(_largest(low, pairs), _largest(high, pairs))
+    return _defined(limits, pairs, 0.0 if clip else -1.0)
 
 
-def ratio_limits(rates: Shares, counted: ArrayLike, tail: float | Floats) -> Limits:
+def ratio_limits(
+    rates: Shares, counted: ArrayLike, tail: float | Floats, *, clip: bool = True
+) -> Limits:
     """Bound the lowest ratio of the rates of two counted groups (disparate impact).
 
     As :func:`gap_limits`, with the pairs compared as logarithms. A rate of zero is centred at
@@ -169,7 +177,7 @@ def ratio_limits(rates: Shares, counted: ArrayLike, tail: float | Floats) -> Lim
 
     Returns
     -------
-    (...) in 0..1; NaN where no rate has two groups.
+    (...) in 0..1 if cut (see :func:`gap_limits`); NaN where no rate has two groups.
     """
     pairs = _pairs(rates, counted)
     n = np.where(rates.n > 0, rates.n, 1.0)
@@ -181,7 +189,9 @@ def ratio_limits(rates: Shares, counted: ArrayLike, tail: float | Floats) -> Lim
 
     low = -_largest(-logs(tail).low, pairs)
     high = -_largest(-logs(_shared(tail, pairs)).high, pairs)
-    return _defined(Limits(np.exp(np.minimum(low, 0)), np.exp(np.minimum(high, 0))), pairs, 0.0)
+    if clip:
+        low, high = np.minimum(low, 0), np.minimum(high, 0)
+    return _defined(Limits(np.exp(low), np.exp(high)), pairs, 0.0, np.inf)
 
 
 def gap_change_limits(rates: Paired, counted: ArrayLike, tail: float | Floats) -> Limits:
@@ -394,7 +404,7 @@ def _least(values: Floats, mask: Bools) -> Floats:
     return np.where(mask.any(-1), least, np.nan)
 
 
-def _defined(limits: Limits, pairs: Bools, least: float) -> Limits:
+def _defined(limits: Limits, pairs: Bools, least: float, most: float = 1.0) -> Limits:
     known = pairs.any((-3, -2, -1))
-    low, high = (np.where(known, np.clip(end, least, 1.0), np.nan) for end in limits)
+    low, high = (np.where(known, np.clip(end, least, most), np.nan) for end in limits)
     return Limits(low, high)

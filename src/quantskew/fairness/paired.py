@@ -211,6 +211,9 @@ def measure(
             low, high = basic_interval(value.mean(0), again, confidence)
         else:
             low, high = metric.bounds.level(pair)(tail)
+        # a class without a rate in one seed has no mean over seeds, and so no limits of it
+        undefined = np.isnan(value.mean(0))
+        low, high = (np.where(undefined, np.nan, np.clip(end, *metric.span)) for end in (low, high))
         measured[metric.name] = Measured(value, low, high, chance, change, "")
     return {m.name: measured.get(m.name) or _undefined(m, variant, reference) for m in asked}
 
@@ -283,6 +286,8 @@ def _effect(
         bound = metric.bounds.change(pair)
         low, high = bound(tail)
         p_value = _exact(metric, pair) if metric.exact else p_value_of_limits(bound)
+    low, high = (np.where(np.isnan(estimate), np.nan, end) for end in (low, high))
+    p_value = np.where(np.isnan(estimate), np.nan, p_value)
     seed_sd = changes.std(0, ddof=1) if len(changes) > 1 else nothing
     found = Effect(estimate, low, high, p_value, seed_sd, nothing)
     if not drawn.over_seeds:
