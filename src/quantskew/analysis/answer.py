@@ -171,8 +171,8 @@ def _of_width(row: pd.Series, study: Study) -> str:
     text = f"{start} {'; '.join(parts)}."
     if not row["best_remedy"]:
         return f"{text} No remedy tried is known to be better than {plain} for the worst group."
-    gain = points(row["best_remedy_change"])
-    return f"{text} Best for the worst group there: {row['best_remedy']}, {gain} points over {plain}."
+    gain = f"{points(row['best_remedy_change'])} points over {plain}"
+    return f"{text} Best for the worst group there: {row['best_remedy']}, {gain}."
 
 
 def _enough(images: float) -> str:
