@@ -16,7 +16,7 @@ from quantskew.data.loading import Samples
 from quantskew.engine.fingerprint import code_hash, identity
 from quantskew.quantization.activations import Activations, Histogram, StaticActivations
 from quantskew.quantization.calibration import Calibration, CalibrationChoice
-from quantskew.quantization.fitting import Fitting, Oscillations, Qat, ScaleStart
+from quantskew.quantization.fitting import Fitting, Oscillations, Qat
 from quantskew.quantization.layers import quantizable
 from quantskew.quantization.method import Method
 from quantskew.quantization.objectives import Objective
@@ -24,6 +24,7 @@ from quantskew.quantization.packing import load, save
 from quantskew.quantization.policies import Allocation, Importance, Policy, Reduction, Unit
 from quantskew.quantization.ranges import ActivationRange, WeightRange
 from quantskew.quantization.rounding import Rounding
+from quantskew.quantization.starts import ScaleStart
 from quantskew.quantization.weights import BiasCorrection, IntegerWeights, Weights
 from quantskew.sections import Choice
 from quantskew.training.training import Training

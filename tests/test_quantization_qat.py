@@ -7,7 +7,6 @@ import torch
 from quantization_networks import SMALL, network
 from torch import nn
 
-from quantskew.quantization.fitting import ScaleStart
 from quantskew.quantization.packing import load, save
 from quantskew.quantization.ptq import quantize_weight
 from quantskew.quantization.qat import (
@@ -18,6 +17,7 @@ from quantskew.quantization.qat import (
     quantizers,
     scale_parameters,
 )
+from quantskew.quantization.starts import ScaleStart
 from quantskew.quantization.weights import IntegerWeights
 
 

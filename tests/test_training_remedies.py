@@ -23,7 +23,7 @@ from quantskew.training.augmentation import (
     Unchanged,
 )
 from quantskew.training.loop import fit
-from quantskew.training.losses import REMEMBERED, Constrained, GroupDro, Weighted
+from quantskew.training.losses import REMEMBERED, Constrained, CrossEntropy, GroupDro, Weighted
 from quantskew.training.objective import Objective
 from quantskew.training.optimizers import Constant
 from quantskew.training.recipe import Recipe
@@ -220,7 +220,7 @@ def test_a_mixed_image_has_the_loss_of_both_in_their_shares(settings):
         assert own.float().mean().item() == pytest.approx(share.item(), abs=1e-6)
     outputs = images_of(16).flatten(1)[:, :4]
     by_hand = share * cross_entropy(outputs, labels) + (1 - share) * cross_entropy(outputs, other)
-    torch.testing.assert_close(Objective()(outputs, shares, labels), by_hand)
+    torch.testing.assert_close(Objective(CrossEntropy())(outputs, shares, labels), by_hand)
     weights = torch.tensor([0.1, 0.2, 0.3, 0.4])
     both = torch.cat([share * weights[labels], (1 - share) * weights[other]])
     losses = torch.cat([cross_entropy(outputs, y, reduction="none") for y in (labels, other)])

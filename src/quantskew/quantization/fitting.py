@@ -10,8 +10,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from quantskew.errors import UserError
-from quantskew.quantization.affine import code_range, scale_and_zero_point
-from quantskew.quantization.ranges import Mse
+from quantskew.quantization.starts import LeastError, ScaleStart
 from quantskew.sections import Choice, Count, Fraction, NonNegative, PositiveFloat, Section, Width
 
 if TYPE_CHECKING:
@@ -33,34 +32,6 @@ _DAMPENING_FROM = 0.25
 
 class MethodError(UserError, ValueError):
     """A method that cannot be applied, and what it lacks."""
-
-
-class ScaleStart(Choice):
-    """Where the learned scales of weights start (``qat.start``)."""
-
-    @abstractmethod
-    def __call__(self, weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
-        """Return one scale, or one an output channel, that broadcasts against the weight."""
-
-
-class LeastError(ScaleStart, kind="mse"):
-    """Where the squared error of the weights is the least."""
-
-    @override
-    def __call__(self, weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
-        ends = Mse().ends(weight, bits=bits, scheme="symmetric", per_channel=per_channel)
-        return scale_and_zero_point(*ends, bits, "symmetric")[0]
-
-
-class LsqStart(ScaleStart, kind="lsq"):
-    """At ``2 · mean|w| / √Qp``, as in the paper of LSQ."""
-
-    @override
-    def __call__(self, weight: Tensor, bits: int, *, per_channel: bool) -> Tensor:
-        dims = tuple(range(1 if per_channel else 0, weight.ndim))
-        _, high = code_range(bits, "symmetric")
-        scale: Tensor = 2 * weight.detach().abs().mean(dims, keepdim=True) / high**0.5
-        return scale
 
 
 class Qat(Section):

@@ -1,7 +1,10 @@
 """Post-training quantization: a trained network in, one with quantized weights out."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +29,10 @@ from quantskew.quantization.layers import (
 )
 from quantskew.quantization.packing import Quantized
 from quantskew.quantization.rounding import Seen
-from quantskew.quantization.weights import IntegerWeights, NoCorrection, Weights
 from quantskew.quantization.widths import uniform
+
+if TYPE_CHECKING:
+    from quantskew.quantization.weights import IntegerWeights, Weights
 
 
 def quantize_network(
@@ -155,8 +160,7 @@ def _quantize_biases(
 
 def _quantize_vector(parameter: Tensor, bits: int, weights: IntegerWeights) -> QuantizedWeight:
     """Quantize one number a channel, in place, over a range that all share."""
-    plain = weights.model_copy(update={"granularity": "tensor", "bias_correction": NoCorrection()})
-    made = quantize_weight(parameter, bits=bits, weights=plain)
+    made = quantize_weight(parameter, bits=bits, weights=weights.of_vectors())
     parameter.data.copy_(made.dequantize())
     return made
 

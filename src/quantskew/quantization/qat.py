@@ -21,11 +21,11 @@ from torch.optim.swa_utils import update_bn
 from quantskew.quantization.activations import Activations, FloatActivations
 from quantskew.quantization.affine import code_range, quantize
 from quantskew.quantization.codes import FLOAT, QuantizedWeight, Widths
-from quantskew.quantization.fitting import LeastError, LsqStart, ScaleStart
 from quantskew.quantization.input_quantizers import restore
 from quantskew.quantization.layers import left_out, quantizable
 from quantskew.quantization.learned_activations import learned_grids, take_learned_grids
 from quantskew.quantization.packing import Quantized
+from quantskew.quantization.starts import LeastError, LsqStart, ScaleStart
 from quantskew.quantization.weights import IntegerWeights
 from quantskew.quantization.widths import uniform
 

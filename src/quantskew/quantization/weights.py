@@ -139,6 +139,10 @@ class IntegerWeights(Weights, kind="integer"):
 
         return quantize_integers(network, example, weights=self, **given)
 
+    def of_vectors(self) -> IntegerWeights:
+        """Return how one number a channel is quantized: over a range that all of them share."""
+        return self.model_copy(update={"granularity": "tensor", "bias_correction": NoCorrection()})
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> IntegerWeights:
         if self.bias_correction.moves_weights and not isinstance(self.rounding, Nearest):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from quantskew.files import replacing, write_json
 from quantskew.models import as_input, logits
 from quantskew.training.augmentation import Augment
+from quantskew.training.losses import CrossEntropy
 from quantskew.training.objective import Objective
 from quantskew.training.training import Training
 
@@ -136,7 +137,7 @@ def fit(
         groups or parameter_groups(network), settings.lr, settings.weight_decay
     )
     rates = [group["lr"] for group in optimizer.param_groups]
-    objective = (Objective() if objective is None else objective).to(where)
+    objective = (Objective(CrossEntropy()) if objective is None else objective).to(where)
     learned = nn.ModuleDict({"network": network, "objective": objective})
     if kept is not None:
         learned["kept"] = kept

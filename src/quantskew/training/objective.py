@@ -1,16 +1,21 @@
 """The module that a training minimizes."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
-from quantskew.training.losses import CrossEntropy, Loss, State
+if TYPE_CHECKING:
+    from quantskew.training.losses import Loss, State
 
 
 class Objective(nn.Module):
     """A loss together with its state, which moves and is saved as the buffers of a module."""
 
-    def __init__(self, loss: Loss | None = None, state: State | None = None) -> None:
+    def __init__(self, loss: Loss, state: State | None = None) -> None:
         super().__init__()
-        self.loss = loss or CrossEntropy()
+        self.loss = loss
         for name, tensor in (state or {}).items():
             self.register_buffer(name, tensor)
 
