@@ -78,7 +78,9 @@ def test_own_data_network_and_method_need_no_code_of_ours(tmp_path, badges, own_
     assert names["site"] == {"north", "south"}
     assert names["grade"] == {"a", "b", "c"}
     remedies = tables.read("remedies", project.folder / "data/analysis/remedies.parquet")
-    assert set(remedies["method"].to_pylist()) == {"ptq", "qat", "clipped"}
+    assert set(remedies["method"].to_pylist()) == {
+        "ptq", "qat", "static", "static_balanced", "clipped"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
