@@ -7,6 +7,7 @@ are accepted where a number is meant.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -61,7 +62,7 @@ class Params(Section):
     @field_validator("datasets", "models", "bits", "seeds")
     @classmethod
     def _no_repeats(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        repeated = sorted({str(v) for v in values if values.count(v) > 1})
+        repeated = sorted(str(value) for value, times in Counter(values).items() if times > 1)
         if repeated:
             raise ValueError(f"{', '.join(repeated)} is given more than once")
         return values

@@ -18,7 +18,7 @@ its settings are the defaults, ``rounding: adaround``. A family may give the key
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, get_args
 
@@ -41,8 +41,11 @@ from quantskew.errors import UserError, close_names
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"got {value}, which is a truth value; a number is needed")
+    """Refuse a truth value where a number is meant, also within a list or a mapping."""
+    inner = value.values() if isinstance(value, Mapping) else value
+    parts = inner if isinstance(inner, Iterable) and not isinstance(inner, str) else [inner]
+    if any(isinstance(part, bool) for part in parts):
+        raise ValueError(f"got {value}, which holds a truth value; a number is needed")
     return value
 
 
@@ -54,14 +57,15 @@ Width = Annotated[int, Field(ge=2, le=8, description="bits of an integer code")]
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, int | str) else value
+    return [value] if isinstance(value, int | str) and not isinstance(value, bool) else value
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
 Widths = Annotated[tuple[Width, ...], BeforeValidator(_as_list), Field(min_length=1)]
-Seeds = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_list), Field(min_length=1)
-]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator of random numbers takes."""
+Draws = Annotated[int, Field(ge=100, le=1_000_000, description="of the bootstrap")]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class ParamsError(UserError, ValueError):
@@ -243,7 +247,7 @@ def _numeric(annotation: Any) -> bool:
         annotation = annotation.__origin__
     if annotation in (int, float):
         return True
-    parts = [part for part in get_args(annotation) if part is not type(None)]
+    parts = [part for part in get_args(annotation) if part not in (type(None), ...)]
     return bool(parts) and all(map(_numeric, parts))
 
 

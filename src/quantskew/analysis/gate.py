@@ -37,7 +37,7 @@ from quantskew.fairness.certificate import certificate, loss_floor
 from quantskew.fairness.metrics import Ints
 from quantskew.fairness.paired import flips, measure
 from quantskew.fairness.parity import Answers
-from quantskew.sections import Count, Fraction, Section
+from quantskew.sections import Count, Draws, Fraction, Section, Seed
 
 Verdict = Literal["pass", "fail", "could not tell"]
 
@@ -80,8 +80,8 @@ class Policy(Section):
     groups: tuple[str, ...] = ()  # those of the study, or the label, unless given
     minimum: Count = 30  # smaller groups are named, not judged
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    draws: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
-    seed: Annotated[int, Field(ge=0)] = 0
+    draws: Draws = 2000
+    seed: Seed = 0
     bytes: Count | None = None
     expected_accuracy: Fraction | None = None  # of the reference
     max_rejects: Fraction = 0.02  # share of images that may be unusable

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from quantskew.data.groups import Groups
-from quantskew.sections import Count, Fraction, Section
+from quantskew.sections import Count, Draws, Fraction, Section, Seed
 
 _PLAIN = {"sampling": "as_is", "augmentation": "none", "loss": "cross_entropy"}
 
@@ -16,8 +16,8 @@ class Statistics(Section):
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     margin: Fraction = 0.02
-    draws: Annotated[int, Field(ge=100)] = 2000
-    seed: int = 0
+    draws: Draws = 2000
+    seed: Seed = 0
 
 
 class Targets(Section):

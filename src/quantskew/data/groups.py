@@ -4,12 +4,13 @@ import math
 import re
 from collections.abc import Iterable
 from functools import reduce
-from typing import Literal, NamedTuple
+from itertools import pairwise
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from quantskew.errors import UserError, close_names
 from quantskew.sections import Count, Section
@@ -21,12 +22,16 @@ _MANY = 20
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 
 
+Specs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+"""Ways of dividing samples, such as ``race`` and ``race*gender``."""
+
+
 class Groups(Section):
     """Who is compared (``groups:``)."""
 
     minimum: Count = 30
     unknown: Literal["group", "leave_out"] = "group"
-    by: dict[str, tuple[str, ...]] = {}
+    by: dict[str, Specs] = {}
     unit: dict[str, str] = {}
     bins: dict[str, tuple[float, ...]] = {}
 
@@ -34,9 +39,17 @@ class Groups(Section):
     @classmethod
     def _edges_rise(cls, bins: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
         for attribute, edges in bins.items():
-            if not edges or list(edges) != sorted(set(edges)):
+            if not edges or not all(a < b for a, b in pairwise((-np.inf, *edges))):
                 raise ValueError(f"the bin edges of {attribute!r} must be rising numbers")
         return {"age": (0, 19, 40, 60), **bins}
+
+    @field_validator("by")
+    @classmethod
+    def _named_once(cls, by: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for dataset, groupings in by.items():
+            if len({*groupings}) < len(groupings):
+                raise ValueError(f"{dataset}: a grouping is given more than once")
+        return by
 
     def edges(self, *groupings: str) -> dict[str, tuple[float, ...]]:
         """Bins that some groupings need; others may change, and nothing is computed anew."""

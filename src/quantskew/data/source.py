@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quantskew.sections import Fraction, Section
+from quantskew.sections import Fraction, Section, Seed
 
 Side = Annotated[int, Field(ge=8, le=1024, description="pixels")]
 
@@ -33,7 +33,7 @@ class Source(Section):
     together: str | None = None  # column whose equal values stay on one side of the split
     imbalance: Literal["paper"] | tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
     test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    split_seed: Annotated[int, Field(ge=0)] = 0
+    split_seed: Seed = 0
     validation: Literal["leave_out", "train", "test"] = "leave_out"
     duplicates: Literal["together", "drop", "keep"] = "together"
     max_rejects: Fraction = 0.02
