@@ -29,7 +29,7 @@ from pydantic import ConfigDict, Field, FiniteFloat, model_validator
 from scipy.stats import binomtest
 
 from quantskew.analysis.typeset import escape_markdown, markdown
-from quantskew.data.groups import Grouping
+from quantskew.data.groups import Bins, Grouping
 from quantskew.data.preprocess import Preprocess
 from quantskew.errors import UserError, close_names
 from quantskew.fairness.catalogue import CATALOGUE, Metric
@@ -76,7 +76,7 @@ class Policy(Section):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Fraction]
 
-    bins: dict[str, tuple[float, ...]] = {}  # lower edges of the groups of a number
+    bins: Bins = {}
     groups: tuple[str, ...] = ()  # those of the study, or the label, unless given
     minimum: Count = 30  # smaller groups are named, not judged
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

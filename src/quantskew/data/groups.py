@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from quantskew.errors import UserError, close_names
 from quantskew.sections import Count, Section
@@ -22,7 +22,26 @@ _MANY = 20
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 
 
-Specs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+def _rising(bins: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    for attribute, edges in bins.items():
+        if not edges or not all(a < b for a, b in pairwise((-np.inf, *edges))):
+            raise ValueError(f"the bin edges of {attribute!r} must be rising numbers")
+    return bins
+
+
+def _named_once(specs: tuple[str, ...]) -> tuple[str, ...]:
+    if len({*specs}) < len(specs):
+        raise ValueError("a grouping is given more than once")
+    return specs
+
+
+Bins = Annotated[dict[str, tuple[float, ...]], AfterValidator(_rising)]
+"""Lower edges of the groups of numeric attributes."""
+Specs = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    Field(min_length=1),
+    AfterValidator(_named_once),
+]
 """Ways of dividing samples, such as ``race`` and ``race*gender``."""
 
 
@@ -33,23 +52,12 @@ class Groups(Section):
     unknown: Literal["group", "leave_out"] = "group"
     by: dict[str, Specs] = {}
     unit: dict[str, str] = {}
-    bins: dict[str, tuple[float, ...]] = {}
+    bins: Bins = {}
 
     @field_validator("bins")
     @classmethod
-    def _edges_rise(cls, bins: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
-        for attribute, edges in bins.items():
-            if not edges or not all(a < b for a, b in pairwise((-np.inf, *edges))):
-                raise ValueError(f"the bin edges of {attribute!r} must be rising numbers")
+    def _ages_have_bins(cls, bins: Bins) -> Bins:
         return {"age": (0, 19, 40, 60), **bins}
-
-    @field_validator("by")
-    @classmethod
-    def _named_once(cls, by: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        for dataset, groupings in by.items():
-            if len({*groupings}) < len(groupings):
-                raise ValueError(f"{dataset}: a grouping is given more than once")
-        return by
 
     def edges(self, *groupings: str) -> dict[str, tuple[float, ...]]:
         """Bins that some groupings need; others may change, and nothing is computed anew."""
