@@ -2,7 +2,7 @@
 
 Every case is a bad or unusual input: a value of ``params.yaml`` or of a policy, a damaged image,
 archive, table, network or ONNX file, a function of the user's own, a name of a class or a group. It
-runs in a process of its own, under a limit of time, and ends in one of these ways:
+runs in another process, under a limit of time, and ends in one of these ways:
 
 ==========  =================================================================================
 refused     by an error that a user can put right
@@ -508,34 +508,44 @@ def ending(run: Callable[[], object]) -> tuple[str, str]:
     return "taken", ""
 
 
-def _run(case: Case, folder: Path, connection: Connection) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    os.chdir(folder)
+def _run(cases: list[Case], folder: Path, connection: Connection) -> None:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-    connection.send(ending(case.run))
-
-
-def outcome(case: Case, folder: Path, seconds: float = SECONDS) -> tuple[str, str]:
-    """Run a case in a process of its own, and say how it ends."""
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(case, folder, there))
-    process.start()
-    there.close()
-    try:
-        if not here.poll(seconds):
-            return "hang", f"no end after {seconds} s"
-        result: tuple[str, str] = here.recv()
-    except EOFError:
-        process.join()
-        return "traceback", f"the process ended with {process.exitcode}"
-    finally:
-        process.kill()
-        process.join()
+    for case in cases:
         shutil.rmtree(folder, ignore_errors=True)
-    return result
+        folder.mkdir(parents=True)
+        os.chdir(folder)
+        connection.send(ending(case.run))
+
+
+def endings(cases: list[Case], folder: Path) -> Iterator[tuple[str, str]]:
+    """Run cases one after the other in a process that is replaced where one hangs or ends it."""
+    context = multiprocessing.get_context("fork")
+    at = 0
+    while at < len(cases):
+        here, there = context.Pipe(duplex=False)
+        process = context.Process(target=_run, args=(cases[at:], folder, there))
+        process.start()
+        there.close()
+        try:
+            while at < len(cases):
+                if not here.poll(SECONDS):
+                    result = "hang", f"no end after {SECONDS} s"
+                    break
+                result = here.recv()
+                at += 1
+                yield result
+            else:
+                continue
+        except EOFError:
+            process.join()
+            result = "traceback", f"the process ended with {process.exitcode}"
+        finally:
+            process.kill()
+            process.join()
+        at += 1
+        yield result
 
 
 def campaign(families: list[str], done: Path) -> Counter[tuple[str, str]]:
@@ -548,12 +558,14 @@ def campaign(families: list[str], done: Path) -> Counter[tuple[str, str]]:
         for family in families:
             folder = Path(scratch, family)
             folder.mkdir()
-            for case in tqdm([*FAMILIES[family](folder)], desc=family, unit="case"):
-                name = f"{family}: {case.name}"
-                if name not in known:
-                    known[name] = [*outcome(case, folder)]
-                    log.write(json.dumps([name, known[name]]) + "\n")
-                    log.flush()
+            cases = {f"{family}: {case.name}": case for case in FAMILIES[family](folder)}
+            waiting = {name: case for name, case in cases.items() if name not in known}
+            ends = endings([*waiting.values()], folder)
+            for name, end in zip(tqdm(waiting, desc=family, unit="case"), ends, strict=True):
+                known[name] = [*end]
+                log.write(json.dumps([name, known[name]]) + "\n")
+                log.flush()
+            for name in cases:
                 how, why = known[name]
                 tally[family, how] += 1
                 if how not in OK:
