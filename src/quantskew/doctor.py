@@ -78,7 +78,7 @@ def _device() -> Iterator[Check]:
         yield Check(
             None,
             f"torchvision {_torchvision.torchvision.__version__} is built for another torch than "
-            f"{torch.__version__}: quantskew works, but `import torchvision` and `import timm` need "
+            f"{torch.__version__}: quantskew works, `import torchvision` and `import timm` need "
             "`from quantskew import audit` before them; install both from one index",
         )
     cpu = machine()
