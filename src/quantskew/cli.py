@@ -1,4 +1,4 @@
-"""The command ``quantskew``: studies, release gate, plans, latency, check of the installation."""
+"""The command ``quantskew``: release gate, plans, latency, and check of the installation."""
 
 import argparse
 import sys

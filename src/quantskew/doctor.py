@@ -34,9 +34,7 @@ def examine() -> Iterator[Check]:
     networks = find_spec("torch") is not None
     if not networks:
         in_study = Path("params.yaml").is_file()
-        what = (
-            "no torch: tables of answers can be judged; pip install 'quantskew[study]' for networks"
-        )
+        what = "no torch: answers can be judged; for networks pip install 'quantskew[study]'"
         yield Check(False if in_study else None, what)
     missing = [*_libraries(("study", "onnx", "fairlearn") if networks else ("",))]
     yield from missing
