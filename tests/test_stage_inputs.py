@@ -72,7 +72,7 @@ def with_all_else_changed(params: dict, declared: list[str]) -> dict:
 
 @pytest.mark.parametrize("stage", [name for name in STAGES if name != "inputs"])
 def test_a_stage_needs_no_more_than_it_declares(project, stage, tmp_path):
-    for name in paths(stage, "deps"):
+    for name in ["src/quantskew", *paths(stage, "deps")]:
         source, target = project.folder / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
