@@ -26,8 +26,8 @@ PACKAGED = "study"
 _README = """\
 # A study with quantskew
 
-    git init      # once
-    dvc repro     # runs every stage whose inputs changed
+    pip install 'quantskew[study]' && git init    # once
+    dvc repro                                     # runs every stage whose inputs changed
 
 What is studied stands in `params.yaml`, whose comments are its manual; your own images are an entry
 of `sources`. What was found is in `plots/report.html`, the numbers in `metrics/summary.json`, the
