@@ -27,6 +27,7 @@ from quantskew.data.source import Source
 from quantskew.description import describe
 from quantskew.errors import UserError
 from quantskew.names import Point
+from quantskew.params import load
 from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method
 from quantskew.quantization.policies import allocate_bits
@@ -299,6 +300,20 @@ def test_a_method_has_a_name_parts_or_a_file(tmp_path):
         api.named("mpqad", path)
     with pytest.raises(UserError, match=r"weights\.range"):
         api.named({"weights": {"range": "maxmin"}})
+
+
+def test_a_method_without_a_study_is_that_of_the_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert api.named("mpqat") == load(ROOT / "params.yaml").mitigations["mpqat"]
+    with pytest.raises(UserError, match=r"/params\.yaml has no method 'qad'; it has fp16, ptq"):
+        api.named("qad")
+    with pytest.raises(UserError, match=r"nowhere\.yaml: no such file"):
+        api.named("qat", "nowhere.yaml")
+    own = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("\n  qat: ", "\n  mine: ")
+    (tmp_path / "params.yaml").write_text(own, encoding="utf-8")
+    assert api.named("mine").training.trains
+    with pytest.raises(UserError, match=r"params\.yaml has no method 'qat'; .*, mine"):
+        api.named("qat")
 
 
 class Wrong(nn.Module):

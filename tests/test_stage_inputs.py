@@ -72,7 +72,7 @@ def with_all_else_changed(params: dict, declared: list[str]) -> dict:
 
 @pytest.mark.parametrize("stage", [name for name in STAGES if name != "inputs"])
 def test_a_stage_needs_no_more_than_it_declares(project, stage, tmp_path):
-    for name in paths(stage, "deps"):
+    for name in ["src/quantskew", *paths(stage, "deps")]:
         source, target = project.folder / name, tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
@@ -96,7 +96,21 @@ def test_a_stage_needs_no_more_than_it_declares(project, stage, tmp_path):
 def test_every_stage_depends_on_the_whole_package():
     for name, stage in STAGES.items():
         if name != "inputs":
-            assert {f"stages/{name}.py", "src/quantskew"} <= {*stage["deps"]}
+            assert {f"stages/{name}.py", "data/inputs/quantskew.json"} <= {*stage["deps"]}
+
+
+def test_the_digest_of_the_package_follows_its_code(tmp_path):
+    made = Project(tmp_path)
+    digest = made.folder / "data/inputs/quantskew.json"
+    code = made.folder / "src/quantskew/names.py"
+    made.run("python", "stages/inputs.py")
+    first = digest.read_text(encoding="utf-8")
+    code.touch()
+    made.run("python", "stages/inputs.py")
+    assert digest.read_text(encoding="utf-8") == first
+    code.write_text(code.read_text(encoding="utf-8") + "\nOTHER = 1\n", encoding="utf-8")
+    made.run("python", "stages/inputs.py")
+    assert digest.read_text(encoding="utf-8") != first
 
 
 def own_study(folder: Path) -> Project:

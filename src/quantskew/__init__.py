@@ -1,13 +1,18 @@
 """Which people a quantized image classifier leaves behind, why, and what it costs to fix it.
 
-The names of the Python interface are loaded when they are first used, so that a program that wants
-none of them does not wait for torch.
+The names of the Python interface, and the modules, are loaded when they are first used, so that a
+program that wants none of them does not wait for torch, nor needs it.
 """
 
 import importlib
+from importlib.metadata import version
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from quantskew.errors import explained
+
 if TYPE_CHECKING:
+    __version__: str
     from quantskew.api import audit, compare, quantize
     from quantskew.compat import (
         FairnessAwareQuantizer,
@@ -16,8 +21,20 @@ if TYPE_CHECKING:
         compute_fairness_metrics,
     )
 
+_PLACES = {
+    "api": ("audit", "compare", "quantize"),
+    "compat": (
+        "FairnessAwareQuantizer",
+        "apply_quantization",
+        "compare_quantization_methods",
+        "compute_fairness_metrics",
+    ),
+}
+"""Names of the interface by the module that defines them."""
+
 __all__ = [
     "FairnessAwareQuantizer",
+    "__version__",
     "apply_quantization",
     "audit",
     "compare",
@@ -28,10 +45,31 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'quantskew' has no attribute {name!r}")
-    module = "api" if name in ("audit", "compare", "quantize") else "compat"
-    return getattr(importlib.import_module(f"quantskew.{module}"), name)
+    if name == "__version__":
+        return version("quantskew")
+    for place, names in _PLACES.items():
+        if name in names:
+            return getattr(submodule("quantskew", place), name)
+    return submodule("quantskew", name)
+
+
+def submodule(package: str, name: str) -> ModuleType:
+    """Import a module of a package as its attribute.
+
+    Raises
+    ------
+    AttributeError
+        When the package has no such module.
+    MissingExtraError
+        When the module needs a library that is not installed.
+    """
+    path = f"{package}.{name}"
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name == path:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
+        raise explained(error) from error
 
 
 def __dir__() -> list[str]:

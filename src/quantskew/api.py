@@ -46,6 +46,7 @@ from quantskew.quantization.layers import dry_run
 from quantskew.quantization.method import Method
 from quantskew.quantization.packing import Quantized
 from quantskew.schemas import TABLES
+from quantskew.starting import study_files
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
 from quantskew.variants import widths
@@ -86,7 +87,7 @@ class Options(TypedDict, total=False):
     qat: Qat
     grouping: Groups
     statistics: Statistics
-    params: str | Path
+    params: str | Path | None
     unit: str | None
 
 
@@ -225,7 +226,7 @@ def compare(
     qat: Qat = _QAT,
     grouping: Groups = _GROUPS,
     statistics: Statistics = _STATISTICS,
-    params: str | Path = "params.yaml",
+    params: str | Path | None = None,
     reference: str = "ptq",
     unit: str | None = None,
 ) -> Result:
@@ -278,7 +279,7 @@ def quantize(
     train: Data | None = None,
     training: Training = _TRAINING,
     qat: Qat = _QAT,
-    params: str | Path = "params.yaml",
+    params: str | Path | None = None,
 ) -> Quantized:
     """Quantize a network.
 
@@ -297,7 +298,8 @@ def quantize(
     training, qat
         How QAT trains.
     params
-        Parameter file in which the name of a method is looked up.
+        Parameter file in which the name of a method is looked up; by default ``params.yaml`` of the
+        folder in which the program runs, or that of the default study where there is none.
 
     Returns
     -------
@@ -330,8 +332,21 @@ def quantize(
     return _apply(model, resolved, bits, material(model, calibration, train, training, qat))
 
 
-def named(method: AnyMethod, path: str | Path = "params.yaml") -> Method:
+def named(method: AnyMethod, path: str | Path | None = None) -> Method:
     """Return a method, which may be described by its settings or by its name in a parameter file.
+
+    Parameters
+    ----------
+    method
+        The method itself, its settings, or its name.
+    path
+        File in which a name is looked up. By default it is ``params.yaml`` of the folder in which
+        the program runs, and where there is none, that of the default study.
+
+    Raises
+    ------
+    MethodError
+        When the settings are not valid, or the file has no method of this name.
 
     Examples
     --------
@@ -346,6 +361,9 @@ def named(method: AnyMethod, path: str | Path = "params.yaml") -> Method:
         except ValidationError as error:
             lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
             raise MethodError(f"not a valid method: {'; '.join(lines)}") from None
+    if path is None:
+        own = Path("params.yaml")
+        path = own if own.is_file() else study_files() / own
     known = load(path).all_methods()
     if method not in known:
         raise MethodError(

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quantskew.errors import UserError
+from quantskew import __version__
+from quantskew.errors import UserError, explained
 
 PASS, FAIL, COULD_NOT_TELL = 0, 1, 2
 USAGE = 64  # EX_USAGE of sysexits.h, distinct from the verdicts
@@ -79,6 +80,12 @@ Writes metrics/latency/<data set>/<model>.json. Times vary between runs, so no s
 file. No runtime executes variants of fewer than 8 bits, which are stored packed: only their size is
 listed.
 """
+_INIT = """\
+write the files of a study of your own into a new folder
+
+params.yaml, whose comments are its manual, the pipeline dvc.yaml with its stages, templates of
+plots, and a README. Then `git init` and `dvc repro` there. No file is ever overwritten.
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,7 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its status."""
     options = _parser().parse_args(arguments)
     try:
-        status = options.run(options)
+        try:
+            status = options.run(options)
+        except ModuleNotFoundError as error:
+            raise explained(error) from error
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = USAGE
@@ -113,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The study itself is run by `dvc repro`.\n\n" + _EPILOGUE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"quantskew {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, text: str, run: Any, epilog: str = "") -> argparse.ArgumentParser:
@@ -175,6 +186,9 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=4.0, help="time per batch size and pair (default: 4)"
     )
     latency.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+
+    init = command("init", _INIT, _init)
+    init.add_argument("folder", type=Path, metavar="DIR", help="new or empty folder")
 
     command("doctor", "check the installation and list which data are available", _doctor)
     return parser
@@ -263,6 +277,14 @@ def _latency(options: argparse.Namespace) -> int:
         for model in [options.model] if options.model else study.models:
             for line in study_latency(dataset, model, seconds=options.seconds):
                 print(line)
+    return PASS
+
+
+def _init(options: argparse.Namespace) -> int:
+    from quantskew.starting import start
+
+    print(f"{options.folder}: {len(start(options.folder))} files of a study; next, in that folder:")
+    print("  git init && dvc repro")
     return PASS
 
 

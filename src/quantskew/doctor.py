@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,18 +31,24 @@ class Check(NamedTuple):
 def examine() -> Iterator[Check]:
     """Check the libraries, the device, and the data of the study in this folder if there is one."""
     yield Check(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or newer)")
-    missing = [*_libraries()]
+    networks = find_spec("torch") is not None
+    if not networks:
+        in_study = Path("params.yaml").is_file()
+        what = "no torch: answers can be judged; for networks pip install 'quantskew[study]'"
+        yield Check(False if in_study else None, what)
+    missing = [*_libraries(("study", "onnx", "fairlearn") if networks else ("",))]
     yield from missing
     if not missing:
         yield Check(True, "all libraries are installed in suitable versions")
-        yield from _device()
+        if networks:
+            yield from _device()
     yield from _data()
 
 
-def _libraries() -> Iterator[Check]:
-    for text in requires("quantskew") or ():
-        need = Requirement(text)
-        if need.marker and not need.marker.evaluate({"extra": ""}):
+def _libraries(extras: tuple[str, ...]) -> Iterator[Check]:
+    for need in map(Requirement, requires("quantskew") or ()):
+        wanted = not need.marker or any(need.marker.evaluate({"extra": one}) for one in extras)
+        if need.name == "quantskew" or not wanted:
             continue
         try:
             found = version(need.name)
@@ -56,7 +63,7 @@ def _device() -> Iterator[Check]:
     try:
         import torch
 
-        from quantskew import models  # also loads torchvision and timm
+        from quantskew import _torchvision, models  # also loads timm
         from quantskew.deployment.latency import machine
 
         where = models.device()
@@ -65,6 +72,13 @@ def _device() -> Iterator[Check]:
         return
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else "no GPU found"
     yield Check(None, f"networks run on {where.type} ({name})")
+    if not _torchvision.FITS:
+        yield Check(
+            None,
+            f"torchvision {_torchvision.torchvision.__version__} is built for another torch than "
+            f"{torch.__version__}: quantskew works, `import torchvision` and `import timm` need "
+            "`from quantskew import audit` before them; install both from one index",
+        )
     cpu = machine()
     listed = ", ".join(cpu["instructions"]) or "none known"
     yield Check(None, f"{cpu['processor']}, {cpu['threads']} threads, instructions: {listed}")

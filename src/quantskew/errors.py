@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from importlib.metadata import metadata, requires
 
 
 class UserError(Exception):
@@ -18,3 +19,31 @@ def close_names(given: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(str(given), [str(name) for name in known], n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+class MissingExtraError(UserError, ImportError):
+    """A library that quantskew needs for this is not installed; the message says how to get it."""
+
+
+def explained(error: ModuleNotFoundError) -> ImportError:
+    """Say which extra of quantskew brings a library that is missing; other errors stay as they are.
+
+    Examples
+    --------
+    >>> str(explained(ModuleNotFoundError("No module named 'ray'", name="ray")))
+    "this needs ray, which is not installed; pip install 'quantskew[ray]'"
+    """
+    from packaging.requirements import Requirement
+
+    library = (error.name or "").partition(".")[0]
+    extras = metadata("quantskew").get_all("Provides-Extra") or ()
+    for need in map(Requirement, requires("quantskew") or ()):
+        if need.marker is None or need.name.replace("-", "_") != library:
+            continue
+        for extra in extras:
+            if need.marker.evaluate({"extra": extra}):
+                return MissingExtraError(
+                    f"this needs {library}, which is not installed; "
+                    f"pip install 'quantskew[{extra}]'"
+                )
+    return error

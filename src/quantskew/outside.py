@@ -1,10 +1,12 @@
-"""What a study depends on outside of its parameters and of this package.
+"""What a study depends on outside of its parameters.
 
-``dvc.yaml`` cannot know these paths: they stand as values in ``params.yaml``, most studies have
-none of them, and DVC refuses a dependency that is missing. So the stage ``inputs`` runs every time,
-takes a moment, and writes digests of them, on which the other stages depend:
+``dvc.yaml`` cannot know these paths: this package is installed anywhere, the others stand as values
+in ``params.yaml``, most studies have none of them, and DVC refuses a dependency that is missing. So
+the stage ``inputs`` runs every time, takes a moment, and writes digests of them, on which the other
+stages depend:
 
 ===================================  ===========================================================
+``data/inputs/quantskew.json``       the code of this package
 ``data/inputs/data/<data set>.json`` the user's own files: ``path`` and ``table`` of the source,
                                      or what lies for it among the downloads
 ``data/inputs/models/<model>.json``  the code of the factory and what it imports, the checkpoint
@@ -16,7 +18,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantskew.engine.fingerprint import LIBRARIES, defines, identity, tree_hash
+from quantskew.engine.fingerprint import LIBRARIES, defines, identity, package_hash, tree_hash
 from quantskew.errors import UserError
 from quantskew.files import write_json
 from quantskew.layout import INPUTS
@@ -32,6 +34,7 @@ def write_inputs(study: Params) -> None:
         When a parameter names code that is not there, before any work is done.
     """
     _refuse_missing_code(study)
+    _write(INPUTS / "quantskew.json", {"sha256": package_hash()})
     for name in study.datasets:
         files = study.source(name).files(name, study.downloads)
         _write(INPUTS / "data" / f"{name}.json", {str(path): tree_hash(path) for path in files})

@@ -187,7 +187,7 @@ def load(path: str | Path = "params.yaml") -> Params:
     ParamsError
         With one line a problem: the key, what was given, what is legal.
     """
-    return read(Params, path, "run from the root of the project")
+    return read(Params, path, "run in the folder of a study; `quantskew init DIR` makes one")
 
 
 def parse(given: Mapping[str, Any], name: str = "params") -> Params:

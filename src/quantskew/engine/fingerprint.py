@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from quantskew.errors import UserError
 from quantskew.sections import Code, Section
+from quantskew.starting import PACKAGED
 
 LIBRARIES = ("numpy", "pandas", "pyarrow", "scipy", "timm", "torch", "torchvision")
 DECLARATIONS = {"quantskew", "quantskew.schemas"}
@@ -92,6 +93,17 @@ def tree_hash(path: Path) -> str | None:
             status = file.stat()
             line = f"{file.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n"
             digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+@cache
+def package_hash() -> str:
+    """SHA-256 of all code and templates of quantskew, wherever it is installed."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(root.rglob("*")):
+        name = file.relative_to(root)
+        if file.suffix in (".py", ".j2") and name.parts[0] != PACKAGED:
+            digest.update(f"{name}\0{file_hash(file)}\n".encode())
     return digest.hexdigest()
 
 
