@@ -406,10 +406,10 @@ def _levels(measured: Mapping[str, Measured], answers: Answers, division: Groupi
 
 def _of(metric: Metric, answers: Answers, division: Grouping) -> dict[str, Any]:
     """Name the groups of a metric, count their units, and say whether they are compared."""
+    sizes = answers.counts.sizes.astype(np.int64)
     if metric.of == "each group":
-        return {"group": division.names, "n": division.sizes, "counted": division.counted}
-    everyone = metric.of == "everyone"
-    n = len(answers.labels) if everyone else division.sizes.sum()
+        return {"group": division.names, "n": sizes, "counted": division.counted}
+    n = len(answers.labels) if metric.of == "everyone" else sizes.sum()
     return {"group": WHOLE, "n": n, "counted": True}
 
 

@@ -64,6 +64,7 @@ def parity_rates(
     n_groups: int,
     n_classes: int,
     units: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> dict[str, Paired]:
     """Compute the rates whose largest gap is a parity metric (its worst class).
 
@@ -73,7 +74,7 @@ def parity_rates(
         (n,) classes 0..K−1.
     reference, predictions
         (n,) or (S, n) answers of each network, row s of training seed s.
-    groups, units
+    groups, units, weights
         (n,) as in :func:`quantskew.fairness.limits.shares`.
     n_classes
         K. Of two classes only class 1 is looked at, as fairlearn does.
@@ -93,7 +94,9 @@ def parity_rates(
         for k in classes:
             codes = np.where(among(k), groups, -1)
             before, after = (answer == k for answer in answers)
-            rows.append(accuracy_rates(before, after, codes, n_groups, units=units))
+            rows.append(
+                accuracy_rates(before, after, codes, n_groups, units=units, weights=weights)
+            )
         return joined(rows, np.stack)
 
     odds = {
@@ -122,14 +125,16 @@ def accuracy_rates(
     n_groups: int,
     *,
     units: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> Paired:
     """Compute the accuracies of groups, (G,), of two networks on the same samples.
 
     Parameters as in :func:`quantskew.fairness.limits.changes`. For the gap between groups give
     :func:`as_one_rate` of it to :func:`gap_change_limits`.
     """
-    one, other = (shares(x, groups, n_groups, units=units) for x in (before, after))
-    return Paired(one, other, changes(before, after, groups, n_groups, units=units))
+    of = {"units": units, "weights": weights}
+    one, other = (shares(x, groups, n_groups, **of) for x in (before, after))
+    return Paired(one, other, changes(before, after, groups, n_groups, **of))
 
 
 def as_one_rate(rates: Paired) -> Paired:
@@ -361,6 +366,7 @@ def rest_rates(
     n_groups: int,
     *,
     units: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> Paired:
     """Compute the accuracies of each group and of all other groups together, (G, 2).
 
@@ -368,7 +374,8 @@ def rest_rates(
     """
     groups = np.asarray(groups)
     codes = [np.where(groups < 0, -1, np.where(groups == g, 0, 1)) for g in range(n_groups)]
-    return joined([accuracy_rates(before, after, c, 2, units=units) for c in codes], np.stack)
+    of = {"units": units, "weights": weights}
+    return joined([accuracy_rates(before, after, c, 2, **of) for c in codes], np.stack)
 
 
 def _differences(rates: Shares, tail: float | Floats) -> Limits:

@@ -57,7 +57,12 @@ class Changes(NamedTuple):
 
 
 def shares(
-    values: ArrayLike, groups: ArrayLike, n_groups: int, *, units: ArrayLike | None = None
+    values: ArrayLike,
+    groups: ArrayLike,
+    n_groups: int,
+    *,
+    units: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> Shares:
     """Compute the share of each group and its effective number of samples.
 
@@ -71,6 +76,9 @@ def shares(
         such as the true positive rate, give the others −1.
     units
         (n,) integer codes of who a sample comes from; None where each is its own unit.
+    weights
+        (n,) how many samples each row stands for; None where each is one. Only for the answers of
+        one network, whose samples are their own units.
 
     Examples
     --------
@@ -80,8 +88,9 @@ def shares(
     """
     values = np.atleast_2d(values).astype(float)
     if len(values) == 1 and units is None:
-        n, (total,) = _totals(values, groups, n_groups)
+        n, (total,) = _totals(values, groups, n_groups, weights)
         return Shares(ratio(total, n), n)
+    assert weights is None, "rows of several networks, or of units, stand for one sample each"
     parts = []
     for rows, of_unit in _by_group(values, groups, n_groups, units):
         mean = rows.mean(0)
@@ -104,6 +113,7 @@ def changes(
     n_groups: int,
     *,
     units: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> Changes:
     """Compute what each group lost and gained, and the effective number of samples.
 
@@ -111,15 +121,17 @@ def changes(
     ----------
     before, after
         (n,) or (S, n) whether each network is right; row s of both belongs to training seed s.
-    groups, units
+    groups, units, weights
         As in :func:`shares`.
     """
     pair = np.stack([np.atleast_2d(before), np.atleast_2d(after)], axis=1).astype(float)
     if len(pair) == 1 and units is None:
         one, other = pair[0]
-        n, both = _totals(np.stack([one * (1 - other), other * (1 - one)]), groups, n_groups)
+        either = np.stack([one * (1 - other), other * (1 - one)])
+        n, both = _totals(either, groups, n_groups, weights)
         lost, gained = ratio(both, n)
         return Changes(lost, gained, n)
+    assert weights is None, "rows of several networks, or of units, stand for one sample each"
     parts = []
     for rows, of_unit in _by_group(pair, groups, n_groups, units):
         lost, gained = (rows[:, a] * (1 - rows[:, 1 - a]) for a in (0, 1))
@@ -134,12 +146,13 @@ def changes(
     return Changes(lost, gained, n)
 
 
-def _totals(values: Floats, groups: ArrayLike, n_groups: int) -> tuple[Floats, Floats]:
+def _totals(
+    values: Floats, groups: ArrayLike, n_groups: int, weights: ArrayLike | None
+) -> tuple[Floats, Floats]:
     """Count the samples of each group, (G,), and total each row (R, n) of values, (R, G)."""
     places = np.asarray(groups) + 1  # those of no group come first
-    n, *totals = (
-        np.bincount(places, weights, n_groups + 1)[1:].astype(float) for weights in (None, *values)
-    )
+    rows = [weights, *(values if weights is None else values * np.asarray(weights))]
+    n, *totals = (np.bincount(places, row, n_groups + 1)[1:].astype(float) for row in rows)
     return n, np.array(totals)
 
 

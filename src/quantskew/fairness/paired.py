@@ -23,7 +23,7 @@ from quantskew.fairness.bounds import Pair
 from quantskew.fairness.catalogue import CATALOGUE, Chance, Metric
 from quantskew.fairness.contrasts import contrast_over_seeds
 from quantskew.fairness.limits import unit_totals
-from quantskew.fairness.metrics import Floats, Ints, one_hot
+from quantskew.fairness.metrics import Bools, Floats, Ints
 from quantskew.fairness.parity import Answers, Counts
 from quantskew.fairness.resampling import (
     basic_interval,
@@ -67,9 +67,15 @@ def flips(
     """
     labels, reference, predictions = (np.asarray(a) for a in (labels, reference, predictions))
     before, after, other = reference == labels, predictions == labels, reference != predictions
-    member = one_hot(groups, n_groups)
+    places = np.asarray(groups) + 1  # those of no group come first
+
+    def count(kind: Bools) -> Ints:
+        rows = kind.reshape(-1, places.size)
+        counts = [np.bincount(places, row, n_groups + 1)[1:].astype(np.int64) for row in rows]
+        return np.reshape(counts, (*kind.shape[:-1], n_groups))
+
     kinds = (before & ~after, ~before & after, ~before & ~after & other)
-    return Flips(*((kind @ member).astype(np.int64) for kind in kinds))
+    return Flips(*map(count, kinds))
 
 
 def exchange_p_value(change: ArrayLike) -> float:

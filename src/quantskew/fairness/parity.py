@@ -1,22 +1,19 @@
 """Counts of answers by group and class, and the parity of predictions between groups.
 
 How many samples of a group have a class, are given it, and both: these counts carry every group
-metric. The values of the tables come from counts by fairlearn, whose ``MetricFrame`` divides the
-answers into confusion matrices, one a group and seed. A bootstrap draws the counts again
-(:mod:`quantskew.fairness.resampling`) and calls the same functions of them, so a value and its
-interval cannot mean different things.
+metric. A bootstrap draws the counts again (:mod:`quantskew.fairness.resampling`) and calls the same
+functions of them, so a value and its interval cannot mean different things.
 
-fairlearn's own metrics are those of one class against the rest. The tests hold ours to them for
-every class; they do not compute the tables, because they call Python for every rate, group and
-class (``python benchmarks/bootstrap.py``), and answer 0 for a rate that is undefined, such as the
-true positive rate of a group without positives.
+fairlearn's metrics are those of one class against the rest. The tests hold ours to them for every
+class; they do not compute the tables, because they call Python for every rate, group and class
+(``python benchmarks/bootstrap.py``), and answer 0 for a rate that is undefined, such as the true
+positive rate of a group without positives.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from fairlearn.metrics import MetricFrame
 
 from quantskew.fairness.metrics import Bools, Floats, Ints, extremes, ratio
 from quantskew.fairness.null import equal_rates_p_value, smallest
@@ -178,37 +175,29 @@ class Answers:
         """Whether an answer is right, (S, n)."""
         return np.asarray(self.predictions == self.labels)
 
-    @property
+    @cached_property
     def places(self) -> Ints:
         """Groups from 0 to G, (n,): samples of no group form the last one."""
         return np.where(self.codes < 0, len(self.counted), self.codes)
 
     @cached_property
     def counts(self) -> Counts:
-        """Counts of each seed, (S, G + 1, K), by fairlearn."""
-        n_seeds, n_classes, n_places = len(self.predictions), self.n_classes, len(self.counted) + 1
+        """Counts of each seed, (S, G + 1, K)."""
+        hits = [self._count(self.labels, row == self.labels) for row in self.predictions]
+        selected = [self._count(row) for row in self.predictions]
+        positives = np.broadcast_to(self._count(self.labels), np.shape(hits))
+        return Counts(positives, np.stack(selected), np.stack(hits), self.counted, self.rated)
 
-        def confusion(labels: Ints, predictions: Ints) -> Ints:
-            pairs = np.bincount(labels * n_classes + predictions, minlength=n_classes**2)
-            return pairs.reshape(n_classes, n_classes)
-
-        frame = MetricFrame(
-            metrics=confusion,
-            y_true=np.tile(self.labels, n_seeds),
-            y_pred=self.predictions.ravel(),
-            sensitive_features=(np.arange(n_seeds)[:, None] * n_places + self.places).ravel(),
-        )
-        matrices = np.zeros((n_seeds * n_places, n_classes, n_classes))
-        matrices[frame.by_group.index] = np.stack(frame.by_group.to_list())
-        of_seeds = matrices.reshape(n_seeds, n_places, n_classes, n_classes)
-        hits = np.diagonal(of_seeds, axis1=-2, axis2=-1)
-        return Counts(of_seeds.sum(-1), of_seeds.sum(-2), hits, self.counted, self.rated)
+    def _count(self, classes: Ints, among: Bools | None = None) -> Floats:
+        """Count samples by group and class, (G + 1, K)."""
+        cells = self.places * self.n_classes + classes
+        shape = (len(self.counted) + 1, self.n_classes)
+        return np.bincount(cells, among, shape[0] * shape[1]).reshape(shape).astype(float)
 
     @cached_property
     def rated(self) -> Bools:
         """Whether ``least`` samples of a group have a class, and have another, (2, G, K)."""
-        positives = np.zeros((len(self.counted) + 1, self.n_classes), np.int64)
-        np.add.at(positives, (self.places, self.labels), 1)
+        positives = self._count(self.labels)
         negatives = positives.sum(1, keepdims=True) - positives
         return np.asarray(np.stack([positives, negatives])[:, :-1] >= self.least)
 
