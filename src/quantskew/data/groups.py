@@ -147,15 +147,18 @@ def groupings(
     units
         (n,) codes of :func:`unit_codes`. A group then needs ``groups.minimum`` units, not samples.
     """
-    found = []
-    for spec in specs:
-        codes, names = group_codes(attributes, spec, groups)
-        counted = codes
-        if units is not None:
-            pairs = np.unique(np.stack([codes, units])[:, codes >= 0], axis=1)
-            counted = pairs[0]
-        found.append(Grouping(spec, codes, names, ~small(counted, names, groups.minimum)))
-    return found
+    return [divided(spec, *group_codes(attributes, spec, groups), groups, units) for spec in specs]
+
+
+def divided(
+    spec: str, codes: np.ndarray, names: list[str], groups: Groups, units: np.ndarray | None
+) -> Grouping:
+    """Say of each group of a division whether it is large enough; see :func:`groupings`."""
+    counted = codes
+    if units is not None:
+        inside, many = codes >= 0, units.max(initial=0) + 1
+        counted = np.unique(codes[inside] * many + units[inside]) // many
+    return Grouping(spec, codes, names, ~small(counted, names, groups.minimum))
 
 
 def unit_codes(attributes: pd.DataFrame, column: str | None) -> np.ndarray | None:

@@ -87,9 +87,7 @@ class Pair:
         """
         before, own = self.both
         if len(own.predictions) > 1 or own.units is not None:
-            return Rows(
-                own.labels, before.predictions, own.predictions, own.codes, own.units, None
-            )
+            return Rows(own.labels, before.predictions, own.predictions, own.codes, own.units, None)
         shape = (len(own.counted) + 1, *[own.n_classes] * 3)
         samples = (own.places, own.labels, before.predictions[0], own.predictions[0])
         cells = np.ravel_multi_index(samples, shape)
