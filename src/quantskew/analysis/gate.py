@@ -207,9 +207,8 @@ def _check_basis(evidence: Evidence, policy: Policy) -> None:
     problem = ""
     if accuracy <= share:
         problem = f"always answering {majority!r} would reach {100 * share:.1f} %"
-    elif expected is not None:
-        if _accuracy_limits(evidence, evidence.before, policy)[1] < expected:
-            problem = f"the policy expects {100 * expected:g} %"
+    elif expected and _accuracy_limits(evidence, evidence.before, policy)[1] < expected:
+        problem = f"the policy expects {100 * expected:g} %"
     if problem:
         fed = f" It was fed {evidence.input}." if evidence.input else ""
         raise GateError(

@@ -86,7 +86,7 @@ class Result:
         """Write the report, one page of HTML that opens offline."""
         from quantskew.analysis import report
 
-        report.write(Path(path), self.frames, self.study, answer=self.sentences())
+        report.write(Path(path), self.frames, self.study)
 
     def metric_frame(
         self,

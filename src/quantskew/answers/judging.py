@@ -7,11 +7,10 @@ each must be *equivalent* or *better*, for the comparison to pass; with a policy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from quantskew.analysis import gate, result
 from quantskew.analysis.answer import points
@@ -28,7 +27,7 @@ from quantskew.schemas import TABLES
 DATASET = "answers"
 Given = str | Path | pd.DataFrame
 _GROUPS, _STATISTICS = Groups(), Statistics()
-_FOR_FILES = {"bytes", "preprocess", "output", "max_rejects", "groups", "bins"}
+_FOR_FILES = {"bytes", "preprocess", "output", "max_rejects", "threshold"}
 
 
 class Decision(NamedTuple):
@@ -80,7 +79,7 @@ def compare_answers(
     before: Given,
     after: Given | Mapping[str, Given],
     *,
-    by: str | Sequence[str] = "label",
+    by: str | Sequence[str] = (),
     unit: str | None = None,
     labels: Given | None = None,
     margin: float | None = None,
@@ -100,7 +99,8 @@ def compare_answers(
     after
         Whose answers are judged: one such table, or several by name.
     by
-        Attributes that define the groups, ``a*b`` for intersections; the label unless given.
+        Attributes that define the groups, ``a*b`` for intersections; those of the policy unless
+        given, else the label.
     unit
         Column that names who each sample comes from, where several are of one person or video.
     labels
@@ -136,10 +136,9 @@ def compare_answers(
     1   dog     1.0    0.5       worse
     """
     by = (by,) if isinstance(by, str) else tuple(by)
-    if not by:
-        raise AnswersError("by: no grouping is given; name a column, or label")
-    _check_policy(policy)
+    by = by or (policy.groups if policy else ()) or ("label",)
     if policy is not None:
+        _check(policy)
         bins = {**grouping.bins, **policy.bins}
         grouping = grouping.model_copy(update={"minimum": policy.minimum, "bins": bins})
     if margin is not None:
@@ -190,8 +189,8 @@ def compare_answers(
     )
 
 
-def _check_policy(policy: Policy | None) -> None:
-    used = set() if policy is None else policy.model_fields_set & (_FOR_FILES - {"groups", "bins"})
+def _check(policy: Policy) -> None:
+    used = policy.model_fields_set & _FOR_FILES
     if used:
         raise AnswersError(
             f"{', '.join(sorted(used))} in the policy is for networks in files, and tables of "
@@ -216,9 +215,7 @@ def _source(given: Given) -> Source:
     return given if isinstance(given, pd.DataFrame) else Path(given)
 
 
-def _evidence(
-    name: str, reference: str, joined: Joined, divisions: list[Grouping]
-) -> Evidence:
+def _evidence(name: str, reference: str, joined: Joined, divisions: list[Grouping]) -> Evidence:
     return Evidence(
         name=name,
         reference=reference,
