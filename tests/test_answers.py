@@ -276,7 +276,11 @@ def test_the_command_ends_with_the_verdict_and_writes_every_form(files, capsys, 
     content = json.loads(Path("v.json").read_text())
     schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text())
     jsonschema.validate(content, schema)
-    assert (content["exit"], content["date"], content["by"]) == (1, "today", ["race", "race*gender"])
+    assert (content["exit"], content["date"], content["by"]) == (
+        1,
+        "today",
+        ["race", "race*gender"],
+    )
     assert content["tables"][0]["groups"][1]["verdict"] == "worse"
     assert set(content["sha256"]) == {"before.parquet", "after.jsonl"}
     suite = ET.parse("v.xml").getroot().find("testsuite")

@@ -118,17 +118,17 @@ def join(
     found += [read(source, name, columns, answers=False) for name, source in others.items()]
     rows, warnings = _matched(found, len(tables), missing)
     attributes = {column: _agreed(found, rows, column) for column in columns}
-    known = [
+    known = dict.fromkeys(
         column
         for name, source in {**tables, **others}.items()
         for column in header(source, name)
         if column != "id"
-    ]
+    )
     for column, codes in attributes.items():
         if codes is None:
             raise AnswersError(
                 f"no table has the column {column!r}{close_names(column, known)}; there are "
-                f"{listed(dict.fromkeys(known))}"
+                f"{listed(known)}"
             )
     values = {column: codes for column, codes in attributes.items() if codes is not None}
     given = [one._replace(answers=_rows(one.answers, r)) for one, r in zip(found, rows, strict=True)
@@ -270,30 +270,16 @@ def _classes(
         raise AnswersError(f"the label of id {ids[row].as_py()!r} is missing")
     if len({*declared}) < len(declared):
         raise AnswersError(f"the classes name one twice: {listed(declared)}")
-    placed = [one for one in given if one.by_place and one.answers is not None]
-    lists = {one.name: one.answers.names for one in placed if one.answers}
-    for name, names in lists.items():
-        first = next(iter(lists))
-        if len(names) != len(lists[first]) or (names != lists[first]):
-            raise AnswersError(
-                f"the classes or their order differ: {first} has {listed(lists[first])}; {name} "
-                f"has {listed(names)}"
-            )
-    own = tuple(next(iter(lists.values()), ()))
-    by_index = own == tuple(map(str, range(len(own))))
-    if own and declared and len(own) != len(declared):
-        raise AnswersError(
-            f"{next(iter(lists))} tells {len(own)} classes apart, and there are {len(declared)} "
-            f"names of classes: {listed(declared)}"
-        )
-    if own and declared and not by_index and own != declared:
-        raise AnswersError(
-            f"the classes or their order differ: {next(iter(lists))} has {listed(own)}; given are "
-            f"{listed(declared)}"
-        )
-    named = declared or own
-    if not named:
-        named = tuple(_of_texts(given, label))
+    lists = {one.name: tuple(one.answers.names) for one in given if one.answers and one.by_place}
+    if declared:
+        lists = {"--classes": declared, **lists}
+    unnamed = {name for name, own in lists.items() if own == tuple(map(str, range(len(own))))}
+    different = {own for name, own in lists.items() if name not in unnamed}
+    if len(different) > 1 or len({*map(len, lists.values())}) > 1:
+        said = "; ".join(f"{name} has {len(own)}: {listed(own)}" for name, own in lists.items())
+        raise AnswersError(f"the classes or their order differ: {said}")
+    named = next(iter(different), None) or next(iter(lists.values()), None)
+    named = named or tuple(_of_texts(given, label))
     if len(named) < 2 or len(named) > MOST_CLASSES:
         raise AnswersError(
             f"labels and answers have {len(named):,} different values, such as {listed(named, 5)}; "

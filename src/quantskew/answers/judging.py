@@ -23,6 +23,7 @@ from quantskew.data.groups import Grouping, Groups
 from quantskew.fairness.verdicts import BETTER, EQUIVALENT, WORSE
 from quantskew.names import BASELINE, FULL_PRECISION, Point
 from quantskew.schemas import TABLES
+from quantskew.sections import checked
 
 DATASET = "answers"
 Given = str | Path | pd.DataFrame
@@ -142,7 +143,7 @@ def compare_answers(
         bins = {**grouping.bins, **policy.bins}
         grouping = grouping.model_copy(update={"minimum": policy.minimum, "bins": bins})
     if margin is not None:
-        statistics = Statistics.model_validate({**statistics.model_dump(), "margin": margin})
+        statistics = checked(Statistics, {**statistics.model_dump(), "margin": margin}, "margin")
     several = after if isinstance(after, Mapping) else {_name(after, "after"): after}
     if not several:
         raise AnswersError("after: no table is given to judge")

@@ -230,7 +230,9 @@ class _readable:  # noqa: N801
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:300] or type(error).__name__
+    text = str(error).strip().partition("\n")[0][:300]
+    shown = "".join(sign if sign.isprintable() else " " for sign in text)
+    return shown or type(error).__name__
 
 
 def _kind(path: Path) -> _Kind:
@@ -254,7 +256,9 @@ def _parquet_schema(path: Path) -> pa.Schema:
 
 
 def _parquet(path: Path, columns: list[str], numbers: set[str]) -> Iterator[pa.RecordBatch]:
-    texts = [column for column in columns if column not in numbers and column != "id"]
+    schema = _parquet_schema(path)
+    plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    texts = [name for name in plain if name in columns and name not in numbers and name != "id"]
     with pq.ParquetFile(path, read_dictionary=texts, pre_buffer=False) as file:
         yield from file.iter_batches(_ROWS, columns=columns)
 
