@@ -1,4 +1,4 @@
-"""Tables of answers that cannot be judged: each is refused with what is wrong, where, in one line."""
+"""Tables of answers that cannot be judged: each is refused with what is wrong, and where."""
 
 import gzip
 import json
@@ -284,7 +284,7 @@ CASES = {
             for n in ("before", "after")
         ],
         ["1 different values, such as cat"],
-    ),  # fmt: skip
+    ),
     # numbers
     "NaN among probabilities": (
         csv(**probabilities(changed(HOT, (4, 0), np.nan))),
@@ -345,7 +345,7 @@ CASES = {
             for n in ("before", "after")
         ],
         ["the label of id 'i00' is 'Cat', which is none of the classes cat, dog"],
-    ),  # fmt: skip
+    ),
     # labels and groups
     "no label": (
         lambda: [frame(label=None).to_csv(f"{n}.csv", index=False) for n in ("before", "after")],
@@ -357,7 +357,7 @@ CASES = {
             for n in ("before", "after")
         ],
         ["the label of id 'i02' is missing"],
-    ),  # fmt: skip
+    ),
     "labels that differ": (
         csv(label=["cat"] * N),
         ["label differs in 30 of 60 samples: before.csv says 'dog', after.csv says 'cat' in row 2"],
@@ -371,7 +371,7 @@ CASES = {
             frame(race=None, raze="a").to_csv(f"{n}.csv", index=False) for n in ("before", "after")
         ],
         ["no table has the column 'race'; did you mean 'raze'?"],
-    ),  # fmt: skip
+    ),
     "groups that are lists": (nested_groups, ["column 'race' holds list"]),
     "groups of numbers without bins": (
         lambda: [
@@ -379,7 +379,7 @@ CASES = {
             for n in ("before", "after")
         ],
         ["attribute 'race' is a number of 60 different values"],
-    ),  # fmt: skip
+    ),
     "a group for each sample": (many_groups, ["'race' has 6,000 different values"]),
     "a group called all": (
         lambda: [frame(race="all").to_csv(f"{n}.csv", index=False) for n in ("before", "after")],

@@ -1,4 +1,4 @@
-"""The command ``quantskew``: comparison of answers, release gate, plans, latency, and check of the installation."""
+"""The command ``quantskew``: answers compared, release gate, plans, latency, installation."""
 
 import argparse
 import sys
@@ -90,8 +90,9 @@ _PLAN = """\
 say how many images and seeds would decide, before they are gathered
 
 Images of each group to certify that none loses more than --loss: from a pilot, which is the table
-certificates of a study or two tables of answers, or from an assumed rate of flips (images on which exactly one network is
-right). Seeds to show a --difference between methods: from its deviation between seeds.
+certificates of a study or two tables of answers, or from an assumed rate of flips (images on which
+exactly one network is right). Seeds to show a --difference between methods: from its deviation
+between seeds.
 """
 _PLAN_EXAMPLES = """\
 examples:

@@ -333,4 +333,4 @@ def _placed(codes: Codes, classes: tuple[str, ...], what: str, ids: pa.Array) ->
                 f"{what} of id {ids[row].as_py()!r} is {name!r}, which is none of the classes "
                 f"{listed(classes)}, nor an index of them{close_names(name, classes)}"
             )
-    return np.array([place[name] for name in codes.names])[codes.codes]
+    return np.asarray(np.array([place[name] for name in codes.names])[codes.codes])

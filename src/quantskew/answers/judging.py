@@ -7,7 +7,7 @@ each must be *equivalent* or *better*, for the comparison to pass; with a policy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from quantskew.schemas import TABLES
 from quantskew.sections import checked
 
 DATASET = "answers"
-Given = str | Path | pd.DataFrame
+Given: TypeAlias = str | Path | pd.DataFrame
 _GROUPS, _STATISTICS = Groups(), Statistics()
 _FOR_FILES = {"bytes", "preprocess", "output", "max_rejects", "threshold"}
 

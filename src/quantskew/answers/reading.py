@@ -23,7 +23,7 @@ are read, so that many rows fit into memory.
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from quantskew.data.sources.registry import as_text
 from quantskew.errors import UserError, close_names
 
-Source = Path | pd.DataFrame
+Source: TypeAlias = Path | pd.DataFrame
 ANSWERS = ("prediction", "logits", "probabilities", "score")
 PREFIX = "p_"
 _ROWS = 1 << 16  # of a piece
@@ -426,7 +426,7 @@ def _answered(
 ) -> np.ndarray:
     """Class that numbers answer, (n,)."""
     if what == "score":
-        return (values[:, 0] >= threshold).astype(np.int64)
+        return np.asarray(values[:, 0] >= threshold, np.int64)
     if what != "logits":
         wrong = (values.min(1) < 0) | (np.abs(values.sum(1) - 1) > _SUMS_TO_ONE)
         if wrong.any():
@@ -436,7 +436,7 @@ def _answered(
                 f"{listed(values[row].round(4), 6)}, with the sum {values[row].sum():.4g}; they "
                 "must be 0 or more and sum to 1. Numbers of any size are logits"
             )
-    return values.argmax(1)
+    return np.asarray(values.argmax(1))
 
 
 def _place(ids: list[pa.Array], row: int) -> str:
