@@ -1,4 +1,4 @@
-"""Time and memory of ``quantskew compare`` by the number of rows, beside tools that compare answers.
+"""Time and memory of ``quantskew compare`` by the number of rows, and beside other tools.
 
 Two Parquet files of ten groups and ten classes, 0.1, 1 and 10 million rows, the second in another
 order; each command runs as a process of its own on one core. CPU time is that of the process with
