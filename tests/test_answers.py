@@ -121,6 +121,25 @@ def test_whole_numbers_are_the_same_text_in_every_form(tmp_path):
     assert all((one.groups["after"] == 1).all() for one in found.decisions)
 
 
+def test_scores_answer_from_the_threshold_on_and_labels_may_stand_in_a_third_table(tmp_path):
+    labels = pd.DataFrame(
+        {"id": [f"i{k}" for k in range(200)], "label": ["no", "yes"] * 100,
+         "site": [None, "x", "x", None] * 50}
+    )  # fmt: skip
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    scores = pd.DataFrame({"id": labels["id"], "score": [0.2, 0.5] * 100})[::-1]
+    scores.to_parquet(tmp_path / "before.parquet")
+    off = scores.assign(score=[0.4, 0.2] * 100)
+    of = {"labels": tmp_path / "labels.csv", "classes": ["no", "yes"], "statistics": QUICK}
+    found = compare_answers(tmp_path / "before.parquet", off, by="site", threshold=0.5, **of)
+    groups = found.decisions[0].groups.set_index("group")
+    assert list(groups.index) == ["x", "unknown"]
+    assert (groups["before"] == 1).all()
+    assert (groups["after"] == 0.5).all()
+    shifted = compare_answers(tmp_path / "before.parquet", off, by="site", threshold=0.3, **of)
+    assert (shifted.decisions[0].groups["after"] == 0).all()
+
+
 def test_group_names_come_in_the_order_of_numbers_and_bins(harmed):
     frame = before_of(harmed).assign(age=np.arange(900) % 80, day=np.arange(900) % 12)
     found = compare_answers(

@@ -211,6 +211,15 @@ CASES = {
     "an empty id": (csv(id=at(frame()["id"], 7, "")), ["after.csv: row 8 has no id"]),
     "an id that is null": (parquet(id=at(frame()["id"], 3, None)), ["row 4 has no id"]),
     "ids with a point": (parquet(id=np.arange(N) + 0.5), ["an id is no whole number"]),
+    "ids that are no text": (
+        parquet(id=[b"\xff%d" % k for k in range(N)]),
+        ["after.parquet: an id is no text"],
+    ),
+    "labels that are no text": (
+        parquet(label=[b"\xff%d" % k for k in range(N)]),
+        ["column 'label' is no text"],
+    ),
+    "only blank lines of JSON": (text("\n \n", "after.jsonl"), ["after.jsonl is not JSON lines"]),
     "ids that are lists": (
         lambda: frame(id=[[1]] * N).to_parquet("after.parquet"),
         ["ids are texts or whole numbers"],
@@ -423,6 +432,7 @@ def test_there_are_sixty_bad_tables_or_more():
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
+        (["--by", "id"], ["id names single samples"]),
         (["--unit", "person"], ["no table has the column 'person'"]),
         (["--by", "race*rac"], ["no table has the column 'rac'; did you mean 'race'"]),
         (["--classes", "cat,cat"], ["--classes names a class twice"]),

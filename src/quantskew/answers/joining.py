@@ -1,5 +1,6 @@
 """Tables of answers to the same samples, joined by id; whatever does not fit is named."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -14,8 +15,9 @@ from quantskew.answers.reading import AnswersError, Codes, Source, Table, header
 from quantskew.data.groups import (
     Grouping,
     Groups,
+    attribute,
+    crossed,
     divided,
-    group_codes,
     in_order,
     unit_codes,
 )
@@ -41,33 +43,26 @@ class Joined(NamedTuple):
     warnings: tuple[str, ...]
 
     def divisions(self, by: Iterable[str], groups: Groups) -> list[Grouping]:
-        """Divide the samples in every way asked for.
-
-        The names and the order of groups are those of
-        :func:`quantskew.data.groups.group_codes`, asked of the distinct values alone.
-        """
+        """Divide the samples in every way asked for."""
         return [self._division(spec, groups) for spec in by]
 
     def _division(self, spec: str, groups: Groups) -> Grouping:
-        names = list(dict.fromkeys(part.strip() for part in spec.split("*")))
-        own = [self.attributes[name] for name in names]
-        shape = tuple(len(one.names) + 1 for one in own)  # a code of −1 comes first
-        cells = np.ravel_multi_index(tuple(one.codes + 1 for one in own), shape)
-        present, places = np.unique(cells, return_inverse=True)
-        if len(present) > MOST_GROUPS:
+        parts = [self._attribute(name.strip(), groups) for name in spec.split("*")]
+        many = math.prod(len(names) for _, names in parts)
+        if many > MOST_GROUPS:
             raise AnswersError(
-                f"{spec!r} has {len(present):,} different values, and no more than "
-                f"{MOST_GROUPS:,} groups are compared"
+                f"{spec!r} has {many:,} different values, and no more than {MOST_GROUPS:,} groups "
+                "are compared"
             )
-        indices = np.unravel_index(present, shape)
-        distinct = pd.DataFrame(
-            {
-                name: np.array([None, *one.names], object)[at]
-                for name, one, at in zip(names, own, indices, strict=True)
-            }
-        )
-        codes, named = group_codes(distinct, spec, groups)
-        return divided(spec, codes[places], named, groups, self.units)
+        return divided(spec, *crossed(spec, parts), groups, self.units)
+
+    def _attribute(self, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
+        """Divide the samples by an attribute, of which only the distinct values are looked at."""
+        own = self.attributes[name]
+        unknown = [None] if (own.codes < 0).any() else []
+        distinct = pd.DataFrame({name: np.array([*own.names, *unknown], object)})
+        codes, names = attribute(distinct, name, groups)
+        return codes[own.codes], names  # a missing text is code −1, the last
 
 
 def needed(by: Iterable[str], unit: str | None) -> list[str]:
@@ -110,6 +105,8 @@ def join(
         When a table cannot be read, or they do not fit together.
     """
     columns = needed(by, unit)
+    if "id" in columns:
+        raise AnswersError("id names single samples; groups and units are other columns")
     others = {} if labels is None else {_label_name(labels): labels}
     for name in [*tables, *others]:
         if name == BASELINE or (name in tables and name in others):

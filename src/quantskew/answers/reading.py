@@ -22,6 +22,7 @@ are read, so that many rows fit into memory.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -126,7 +127,7 @@ def read(
             f"{name} has no column 'id'{close_names('id', known)}; it has {listed(known)}"
         )
     texts = [column for column in columns if column in known]
-    stated = _stated(known, name) if answers else []
+    stated = _stated([one for one in known if one not in texts], name) if answers else []
     if stated == ["score"] and threshold is None:
         raise AnswersError(
             f"{name} gives a score for each sample; say from which on it means the second class: "
@@ -214,19 +215,13 @@ def _pieces(
         yield from (p for p in _kind(source).pieces(source, columns, numbers) if len(p))
 
 
-class _readable:  # noqa: N801
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     """Name the file in what cannot be read of it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        broken = (pa.ArrowException, OSError, EOFError, UnicodeError)
-        if isinstance(error, broken) and not isinstance(error, UserError):
-            raise AnswersError(f"{self.path} cannot be read: {_first_line(error)}") from None
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
+        raise AnswersError(f"{path} cannot be read: {_first_line(error)}") from None
 
 
 def _first_line(error: BaseException) -> str:
@@ -301,7 +296,7 @@ def _json_schema(path: Path) -> pa.Schema:
         lines = lines[:-1]
     with _readable(path):
         try:
-            first = json.loads(lines[0])
+            first = json.loads(next(filter(bytes.strip, lines), b""))
         except ValueError as error:
             raise AnswersError(f"{path} is not JSON lines: {error}") from None
         if not isinstance(first, dict):
@@ -351,11 +346,13 @@ def _ids(array: pa.Array, name: str, before: int) -> pa.Array:
     if array.null_count:
         row = int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
         raise AnswersError(f"{name}: row {before + row + 1:,} has no id")
-    if pa.types.is_integer(array.type):
-        return array.cast(pa.int64())
     if pa.types.is_nested(array.type):
         raise AnswersError(f"{name}: ids are texts or whole numbers, and its are {array.type}")
-    return array.cast(pa.large_string())
+    whole = pa.types.is_integer(array.type) and array.type != pa.uint64()
+    try:
+        return array.cast(pa.int64() if whole else pa.large_string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise AnswersError(f"{name}: an id is no text: {_first_line(error)}") from None
 
 
 def _encoded(array: pa.Array, name: str, column: str) -> pa.DictionaryArray:
@@ -365,7 +362,11 @@ def _encoded(array: pa.Array, name: str, column: str) -> pa.DictionaryArray:
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
     if array.dictionary.type != pa.string():
-        texts = [as_text(value) for value in array.dictionary.to_pylist()]
+        values = array.dictionary.to_pylist()
+        try:
+            texts = [v.decode() if isinstance(v, bytes) else as_text(v) for v in values]
+        except UnicodeDecodeError as error:
+            raise AnswersError(f"{name}: column {column!r} is no text: {error}") from None
         array = pa.DictionaryArray.from_arrays(array.indices, pa.array(texts, pa.string()))
     return array.cast(_TEXT)
 
@@ -378,8 +379,8 @@ def _joined(arrays: list[pa.DictionaryArray]) -> Codes:
     # a text may be missing by itself, stand twice, or not occur
     kept: dict[str, int] = {}
     places = np.full(len(names) + 1, -1)
-    for code in np.unique(joined):
-        if code >= 0 and names[code] is not None:
+    for code in np.flatnonzero(np.bincount(joined + 1, minlength=len(names) + 1)[1:]):
+        if names[code] is not None:
             places[code] = kept.setdefault(names[code], len(kept))
     return Codes(places[joined], [*kept])
 

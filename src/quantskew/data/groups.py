@@ -100,15 +100,20 @@ def group_codes(
     (array([0, 2, 1]), ['0-18*f', '19-39*f', '60+*unknown'])
     """
     groups = groups or Groups()
-    parts = [_attribute(table, name.strip(), groups) for name in spec.split("*")]
+    return crossed(spec, [attribute(table, name.strip(), groups) for name in spec.split("*")])
+
+
+def crossed(spec: str, parts: list[tuple[np.ndarray, list[str]]]) -> tuple[np.ndarray, list[str]]:
+    """Intersect divisions of the same samples; see :func:`group_codes`."""
     codes, names = reduce(_crossed, parts)
-    present, codes_present = np.unique(codes[codes >= 0], return_inverse=True)
-    result = np.full(len(table), -1)
-    result[codes >= 0] = codes_present
+    inside = codes >= 0
+    present = np.flatnonzero(np.bincount(codes[inside], minlength=len(names)))
+    places = np.full(len(names) + 1, -1)  # of no group, which is code −1, the last
+    places[present] = np.arange(len(present))
     names = [names[code] for code in present]
     if EVERYONE in names:
         raise GroupError(f"{spec!r} has the value {EVERYONE!r}, which is everyone here; rename it")
-    return result, names
+    return places[codes], names
 
 
 def small(codes: np.ndarray, names: list[str], minimum: int) -> np.ndarray:
@@ -198,7 +203,8 @@ def unit_codes(attributes: pd.DataFrame, column: str | None) -> np.ndarray | Non
     return np.where(alone, len(names) + np.cumsum(alone) - 1, codes)
 
 
-def _attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
+def attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
+    """Divide samples by one attribute; see :func:`group_codes`. Not every group has a sample."""
     if name not in table:
         known = [str(column) for column in table if column not in ("id", "split", "image")]
         raise GroupError(
