@@ -137,7 +137,7 @@ def test_scores_answer_from_the_threshold_on_and_labels_may_stand_in_a_third_tab
     assert (groups["before"] == 1).all()
     assert (groups["after"] == 0.5).all()
     shifted = compare_answers(tmp_path / "before.parquet", off, by="site", threshold=0.3, **of)
-    assert (shifted.decisions[0].groups["after"] == 0).all()
+    assert (shifted.decisions[0].groups["after"] == 1).all()
 
 
 def test_group_names_come_in_the_order_of_numbers_and_bins(harmed):

@@ -419,7 +419,7 @@ def _values(
             f"{name}: {listed(columns, 4)} {'is' if len(columns) == 1 else 'are'} missing or not "
             f"finite in {_place(ids, row)}"
         )
-    return values
+    return np.asarray(values)
 
 
 def _answered(
