@@ -473,11 +473,10 @@ def test_a_table_of_labels_that_does_not_fit_is_named(columns, parts, here, caps
         assert part in said
 
 
-def test_a_table_given_twice_or_named_as_the_reference_is_refused(here, capsys):
+def test_a_table_given_twice_or_named_as_the_tables_name_the_reference_is_refused(here, capsys):
     frame().to_csv("after.csv", index=False)
     twice = refused(capsys, "compare", "before.csv", "after.csv", "after.csv")
     assert "a table is given twice" in twice
-    assert "before.csv" in refused(capsys, "compare", "before.csv", "before.csv")
     with pytest.raises(AnswersError, match="no table is given"):
         compare_answers(frame(), {})
     with pytest.raises(AnswersError, match="'fp32'"):

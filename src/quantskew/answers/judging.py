@@ -204,12 +204,9 @@ def _name(given: Given, unnamed: str) -> str:
 
 
 def _reference_name(before: Given, several: Mapping[str, Given]) -> str:
+    """Name of the reference, which another table may be called too: one tries a table on itself."""
     name = _name(before, "before")
-    if name in several and not isinstance(before, pd.DataFrame):
-        name = str(before)
-    if name in several:
-        raise AnswersError(f"before and after are both called {name!r}; give after by other names")
-    return name
+    return f"{name} (reference)" if name in several else name
 
 
 def _source(given: Given) -> Source:
