@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quantskew.answers.judging import compare_answers
     from quantskew.api import audit, compare, quantize
     from quantskew.compat import (
         FairnessAwareQuantizer,
@@ -21,6 +22,7 @@ __all__ = [
     "apply_quantization",
     "audit",
     "compare",
+    "compare_answers",
     "compare_quantization_methods",
     "compute_fairness_metrics",
     "quantize",
@@ -31,6 +33,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'quantskew' has no attribute {name!r}")
     module = "api" if name in ("audit", "compare", "quantize") else "compat"
+    module = "answers.judging" if name == "compare_answers" else module
     return getattr(importlib.import_module(f"quantskew.{module}"), name)
 
 
