@@ -21,7 +21,7 @@ from quantskew.answers.joining import Joined, join
 from quantskew.answers.reading import AnswersError, Source
 from quantskew.data.groups import Grouping, Groups
 from quantskew.fairness.verdicts import BETTER, EQUIVALENT, WORSE
-from quantskew.names import BASELINE, FULL_PRECISION, Point
+from quantskew.names import BASELINE, FULL_PRECISION, UNKNOWN_WIDTH, Point
 from quantskew.schemas import TABLES
 from quantskew.sections import checked
 
@@ -49,7 +49,7 @@ class Compared(result.Result):
     ----------
     frames, study, predictions, attributes
         As in :class:`quantskew.analysis.result.Result`. In the tables the reference is called
-        ``fp32``, whatever it is, and every other table is a method of 32 bits.
+        ``fp32``, whatever it is, and every other table is a method whose width is not known.
     decisions
         One for each table but the first.
     warnings
@@ -159,18 +159,20 @@ def compare_answers(
     study = Study(
         datasets=(DATASET,),
         models=(reference,),
-        bits=(FULL_PRECISION,),
+        bits=(UNKNOWN_WIDTH,),
         seeds=(0,),
         methods={},
-        reference=others[0] if len(others) == 1 else BASELINE,
+        reference=BASELINE,
         groups=grouping.model_copy(update={"by": {DATASET: by}}),
         statistics=statistics,
     )
     divisions = joined.divisions(by, study.groups)
     predicted = {
-        Point(DATASET, reference, BASELINE if name == reference else name, FULL_PRECISION): a[None]
-        for name, a in joined.answers.items()
+        Point(DATASET, reference, BASELINE, FULL_PRECISION): joined.answers[reference][None]
     }
+    for name in others:
+        point = Point(DATASET, reference, name, UNKNOWN_WIDTH)
+        predicted[point] = joined.answers[name][None]
     answers = Predictions(joined.labels, len(joined.classes), [0], predicted)
     frames = analyze(answers, divisions, study, joined.units)._asdict()
     for table, rows in frames.items():
