@@ -338,6 +338,12 @@ def test_evidence_is_verified_and_a_changed_file_is_named(files, capsys, harmed)
     Path("p.yaml").write_text("largest_group_loss: 0.05\ndraws: 100\n")
     asked = ["before.parquet", "after.jsonl", "--by", "race", "--policy", "p.yaml"]
     assert run(capsys, "compare", *asked, "--evidence", "kept/e.json", "--missing", "0.1")[0] == 1
+    Path("other").mkdir()
+    before_of(harmed).to_csv("other/same.csv", index=False)
+    before_of(harmed).to_csv("same.csv", index=False)
+    both = ["before.parquet", "same.csv", "other/same.csv", "--by", "race", "--by", "race"]
+    assert run(capsys, "compare", *both, "--evidence", "both.json")[0] == 0
+    assert run(capsys, "verify", "both.json")[0] == 0
     status, shown, _ = run(capsys, "verify", "kept/e.json")
     assert (status, shown) == (0, "kept/e.json: files and results are the same\n")
     lines = Path("after.jsonl").read_text().splitlines()

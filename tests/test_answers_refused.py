@@ -476,11 +476,17 @@ def test_a_table_of_labels_that_does_not_fit_is_named(columns, parts, here, caps
 def test_a_table_given_twice_or_named_as_the_tables_name_the_reference_is_refused(here, capsys):
     frame().to_csv("after.csv", index=False)
     twice = refused(capsys, "compare", "before.csv", "after.csv", "after.csv")
-    assert "a table is given twice" in twice
+    assert "two tables to judge are called alike: " in twice
     with pytest.raises(AnswersError, match="no table is given"):
         compare_answers(frame(), {})
     with pytest.raises(AnswersError, match="'fp32'"):
         compare_answers(frame(), {"fp32": frame()})
+
+
+def test_two_groups_of_one_name_are_refused(here):
+    stars = frame(race=["a*b", "a"] * 30, gender=["c", "b*c"] * 30)
+    with pytest.raises(AnswersError, match=r"two groups are called 'a\*b\*c'"):
+        compare_answers(stars, frame(race=None), by="race*gender")
 
 
 def test_a_frame_of_mixed_types_is_named(here):

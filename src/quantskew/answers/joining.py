@@ -54,7 +54,11 @@ class Joined(NamedTuple):
                 f"{spec!r} has {many:,} different values, and no more than {MOST_GROUPS:,} groups "
                 "are compared"
             )
-        return divided(spec, *crossed(spec, parts), groups, self.units)
+        codes, named = crossed(spec, parts)
+        for name in named:
+            if named.count(name) > 1:
+                raise AnswersError(f"{spec!r}: two groups are called {name!r}; rename their values")
+        return divided(spec, codes, named, groups, self.units)
 
     def _attribute(self, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
         """Divide the samples by an attribute, of which only the distinct values are looked at."""

@@ -137,7 +137,7 @@ def compare_answers(
     1   dog     1.0    0.5       worse
     """
     by = (by,) if isinstance(by, str) else tuple(by)
-    by = by or (policy.groups if policy else ()) or ("label",)
+    by = tuple(dict.fromkeys(by or (policy.groups if policy else ()) or ("label",)))
     if policy is not None:
         _check(policy)
         bins = {**grouping.bins, **policy.bins}

@@ -203,9 +203,12 @@ def run(
             "--minimum: the policy says it" if rules else f"--minimum {minimum}: at least 1"
         )
     named = [path.name for path in after]
-    names = [path.name if named.count(path.name) == 1 else str(path) for path in after]
+    names = [
+        path.name if named.count(path.name) == 1 else "/".join(path.absolute().parts[-2:])
+        for path in after
+    ]
     if len({*names}) < len(names):
-        raise UserError(f"a table is given twice to be judged: {listed(names)}")
+        raise UserError(f"two tables to judge are called alike: {listed(names)}")
     found = compare_answers(
         before, dict(zip(names, after, strict=True)), by=by, unit=unit, labels=labels,
         margin=margin, classes=classes, threshold=threshold, missing=missing, policy=rules,
