@@ -292,6 +292,28 @@ def test_results_are_written_drawn_and_told(network, test, tmp_path):
         result.plot("pie")
 
 
+def test_the_answers_behind_a_result_are_those_of_its_tables(network, test):
+    result = quantskew.audit(network, test, bits=2, groups=["ink", "late"], statistics=FEW)
+    assert list(result.predictions) == ["id", "label", "fp32", "ptq int2"]
+    levels = result.to_frame("levels").query("metric == 'accuracy' and attribute == 'ink'")
+    for name, method in (("fp32", "fp32"), ("ptq int2", "ptq")):
+        own = levels[levels["method"] == method].set_index("group")["value"]
+        frame = result.metric_frame("ink", answers=name)
+        assert frame.by_group.to_dict() == pytest.approx(own.to_dict())
+    # judged as tables of answers, they get the same verdicts
+    samples = pd.concat([result.predictions, result.attributes[["ink", "late"]]], axis=1)
+    before = samples.assign(prediction=samples["fp32"]).drop(columns=["fp32", "ptq int2"])
+    after = samples[["id"]].assign(prediction=samples["ptq int2"])
+    again = quantskew.compare_answers(before, after, by=["ink", "late"], statistics=FEW)
+    key, numbers = ["attribute", "group", "metric"], ["change", "low", "high", "fdr", "p_holm"]
+    one, other = (
+        found.to_frame("effects").sort_values(key, ignore_index=True)[[*key, *numbers, "verdict"]]
+        for found in (result, again)
+    )
+    pd.testing.assert_frame_equal(one, other)
+    assert "<table" in result._repr_html_()
+
+
 def test_a_method_has_a_name_parts_or_a_file(tmp_path):
     path = ROOT / "params.yaml"
     assert api.named("qat", path).training.kind == "qat"

@@ -13,6 +13,7 @@ from quantskew.errors import explained
 
 if TYPE_CHECKING:
     __version__: str
+    from quantskew.answers.judging import compare_answers
     from quantskew.api import audit, compare, quantize
     from quantskew.compat import (
         FairnessAwareQuantizer,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     )
 
 _PLACES = {
+    "answers.judging": ("compare_answers",),
     "api": ("audit", "compare", "quantize"),
     "compat": (
         "FairnessAwareQuantizer",
@@ -38,6 +40,7 @@ __all__ = [
     "apply_quantization",
     "audit",
     "compare",
+    "compare_answers",
     "compare_quantization_methods",
     "compute_fairness_metrics",
     "quantize",

@@ -21,20 +21,18 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from quantskew import methods as composing
 from quantskew import models
-from quantskew.analysis import answer
+from quantskew.analysis import result
 from quantskew.analysis.effects import Predictions, analyze
-from quantskew.analysis.figures import FIGURES
 from quantskew.analysis.study import Statistics, Study
 from quantskew.data.groups import Groups, groupings, unit_codes
 from quantskew.data.loading import Samples
 from quantskew.description import describe
-from quantskew.errors import UserError, close_names
+from quantskew.errors import close_names
 from quantskew.inputs import Data, samples
 from quantskew.methods import MethodError
 from quantskew.models import CPU
@@ -92,69 +90,23 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(result.Result):
     """What quantization does to every group.
 
     Attributes
     ----------
-    frames
-        ``levels``, ``effects``, ``certificates`` and ``groups``: tables by name, as
-        :data:`quantskew.TABLES` describes them.
+    frames, study, predictions, attributes
+        As in :class:`quantskew.analysis.result.Result`; ``frames`` holds ``groups`` too.
     networks
         Quantized networks by (method, bits), which :func:`quantskew.quantization.packing.save`
         writes to files.
-    study
-        Parameters with which the tables were computed.
     """
 
-    frames: dict[str, pd.DataFrame]
     networks: dict[tuple[str, int], Quantized]
-    study: Study
 
-    def to_frame(self, table: str = "levels") -> pd.DataFrame:
-        """Return one of the tables."""
-        if table not in self.frames:
-            raise UserError(
-                f"no table {table!r}; there are {', '.join(self.frames)}"
-                f"{close_names(table, list(self.frames))}"
-            )
-        return self.frames[table].copy()
-
-    def to_csv(self, path: str | Path, table: str = "levels") -> None:
-        """Write one of the tables as CSV."""
-        self.to_frame(table).to_csv(path, index=False)
-
-    def plot(self, view: str | None = None) -> Figure:
-        """Draw a figure of the first grouping.
-
-        Parameters
-        ----------
-        view
-            Name of a figure of the study that needs only these tables: ``accuracy_by_group`` (the
-            default if the reference is the only method), ``fvo_by_width`` (otherwise the default),
-            ``trade_off``, ``loss_by_group`` or ``logits``.
-        """
-        alone = list(self.study.methods) == [self.study.reference]
-        view = view or ("accuracy_by_group" if alone else "fvo_by_width")
-        known = [name for name, one in FIGURES.items() if {*one.tables} <= {*self.frames}]
-        if view not in known:
-            raise UserError(
-                f"no view {view!r}; there are {', '.join(known)}{close_names(view, known)}"
-            )
-        figure = FIGURES[view]
-        return figure.drawing.canvas(figure.rows(self.frames, self.study))
-
-    def __str__(self) -> str:
-        head = answer.headline(self.frames["effects"], self.study)
-        if head.empty:
-            said = [f"quantskew result: {', '.join(self.study.methods)}; see to_frame()"]
-        else:
-            said = answer.sentences(head, self.study)
-        return "\n".join([*said, *self._caveats()])
-
-    def _caveats(self) -> list[str]:
-        """Name the networks that are at their width in part only."""
-        said = []
+    def sentences(self) -> list[str]:
+        """Say who is hurt, and which networks are at their width in part only."""
+        said = super().sentences()
         for (method, bits), made in self.networks.items():
             share = packing.quantized_share(made.network, made.codes()).weights
             if share < NEARLY_ALL:
@@ -418,7 +370,14 @@ def evaluate(
         columns, key = TABLES[table].schema.names, list(TABLES[table].key)
         # an index may have the name of a key column
         frames[table] = rows[columns].reset_index(drop=True).sort_values(key, ignore_index=True)
-    return Result(frames, networks, study)
+    unnamed = range(len(test.classes), fp32.shape[1])
+    classes = np.array([*map(str, (*test.classes, *unnamed))])
+    answers = {
+        name if name == BASELINE else f"{name} {width_name(width)}": classes[values.argmax(1)]
+        for (name, width), values in logits.items()
+    }
+    said = pd.DataFrame({"id": test.ids, "label": classes[labels], **answers})
+    return Result(frames, study, said, test.attributes, networks)
 
 
 def outputs(network: nn.Module, test: Samples) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The command ``quantskew``: release gate, plans, latency, and check of the installation."""
+"""The command ``quantskew``: answers compared, release gate, plans, latency, installation."""
 
 import argparse
 import sys
@@ -59,16 +59,46 @@ examples:
 """
     + _EPILOGUE
 )
+_COMPARE = """\
+judge tables of answers against those of a reference, by group
+
+A table is Parquet, CSV or JSON lines (.parquet, .csv, .tsv, .jsonl), one row a sample, with the
+columns id; label; one of prediction, logits, probabilities, score, or p_<class> of each class; and
+any columns of groups. Label and groups may stand in either table, or in a third (--labels). Tables
+are joined by id; what does not fit together is an error that names the rows.
+
+Without a policy the comparison fails if a group of --by is surely worse, and passes if each is
+surely within the margin or better; otherwise the samples cannot tell, and it says for each group
+how many would. With a policy (see quantskew gate --help), its rules decide.
+"""
+_COMPARE_EXAMPLES = (
+    """\
+examples:
+  quantskew compare fp32.parquet int8.csv --by race --by 'race*gender' --unit person
+  quantskew compare fp32.csv int8.csv pruned.csv --labels people.csv --by age --report report.html
+  quantskew compare fp32.csv int8.csv --policy policy.yaml --markdown - --junit verdict.xml
+
+"""
+    + _EPILOGUE
+)
+_VERIFY = """\
+repeat a comparison from its evidence, and say what differs
+
+The evidence of quantskew compare --evidence names its files with their hashes. Status 0: files and
+results are the same; 1: they differ; 64: the comparison cannot be repeated.
+"""
 _PLAN = """\
 say how many images and seeds would decide, before they are gathered
 
 Images of each group to certify that none loses more than --loss: from a pilot, which is the table
-certificates of a study, or from an assumed rate of flips (images on which exactly one network is
-right). Seeds to show a --difference between methods: from its deviation between seeds.
+certificates of a study or two tables of answers, or from an assumed rate of flips (images on which
+exactly one network is right). Seeds to show a --difference between methods: from its deviation
+between seeds.
 """
 _PLAN_EXAMPLES = """\
 examples:
   quantskew plan --loss 0.02 data/analysis/certificates.parquet
+  quantskew plan --loss 0.02 fp32.csv int8.csv --by race
   quantskew plan --loss 0.02 --flips 0.05 --groups 10
   quantskew plan --loss 0.02 --flips 0.05 --images-per-unit 5 --correlation 0.5
   quantskew plan --difference 0.05 --seed-sd 0.02
@@ -157,9 +187,37 @@ def _parser() -> argparse.ArgumentParser:
         "--classes", help="names of the classes in the order of the outputs, or a file of them"
     )
 
+    compare = command("compare", _COMPARE, _compare, _COMPARE_EXAMPLES)
+    compare.add_argument("before", type=Path, help="answers of the reference")
+    compare.add_argument("after", type=Path, nargs="+", help="answers to judge")
+    _add_table_options(compare)
+    for name, metavar, kind, what in (
+        ("unit", "COLUMN", str, "who a sample comes from, where several are of one person"),
+        ("margin", "X", float, "largest change of accuracy that does not matter (default: 0.02)"),
+        ("policy", "FILE", Path, "rules that decide, as YAML"),
+        ("minimum", "N", int, "samples below which a group is not judged (default: 30)"),
+        ("date", "TEXT", str, "date to be noted in the JSON and the evidence"),
+    ):
+        compare.add_argument(f"--{name}", type=kind, metavar=metavar, help=what)
+    for name, what in (
+        ("report", "a report as one page of HTML"),
+        ("json", "the verdict for machines"),
+        ("junit", "the verdict for CI servers, as JUnit XML"),
+        ("markdown", "a comment for a pull request; - prints it instead of the text"),
+        ("evidence", "what quantskew verify repeats the comparison from"),
+    ):
+        compare.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {what}")
+
+    verify = command("verify", _VERIFY, _verify)
+    verify.add_argument("evidence", type=Path, help="JSON of quantskew compare --evidence")
+
     plan = command("plan", _PLAN, _plan, _PLAN_EXAMPLES)
-    plan.add_argument("pilot", nargs="?", type=Path, help="table certificates of a study")
-    plan.add_argument("--method", default="ptq", help="of the pilot (default: ptq)")
+    plan.add_argument(
+        "pilot", nargs="*", type=Path,
+        help="table certificates of a study, or two tables of answers as quantskew compare takes",
+    )  # fmt: skip
+    plan.add_argument("--method", default="ptq", help="of the certificates (default: ptq)")
+    _add_table_options(plan)
     for name, kind, what in (
         ("loss", float, "share of accuracy that no group is to lose, such as 0.02"),
         ("flips", float, "share of images on which exactly one network is right"),
@@ -192,6 +250,71 @@ def _parser() -> argparse.ArgumentParser:
 
     command("doctor", "check the installation and list which data are available", _doctor)
     return parser
+
+
+def _add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says how tables of answers are read and divided."""
+    parser.add_argument(
+        "--by", action="append", default=[], metavar="GROUPING",
+        help="column that defines groups, or columns joined by *; may be given several times "
+        "(default: label)",
+    )  # fmt: skip
+    for name, metavar, kind, what in (
+        ("labels", "TABLE", Path, "table of labels and groups, where the answers lack them"),
+        ("classes", "NAMES", str, "names of the classes in their order, or a file of them"),
+        ("threshold", "X", float, "score from which on the second of two classes is answered"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=what)
+    parser.add_argument(
+        "--missing", type=float, default=0.0, metavar="X",
+        help="largest share of the samples that a table may lack (default: 0)",
+    )  # fmt: skip
+
+
+def _of_tables(options: argparse.Namespace) -> dict[str, Any]:
+    if not 0 <= options.missing < 1:
+        raise UserError(f"--missing {options.missing:g}: a share from 0 to below 1")
+    return {
+        "by": options.by,
+        "labels": options.labels,
+        "classes": _names(options.classes) if options.classes else (),
+        "threshold": options.threshold,
+        "missing": options.missing,
+    }
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from quantskew.answers import output
+    from quantskew.files import write_json, write_text
+
+    asked = {name: getattr(options, name) for name in
+             ("before", "after", "policy", "unit", "margin", "minimum", "date")}  # fmt: skip
+    asked |= _of_tables(options)
+    found, content = output.run(**asked)
+    on_screen = str(options.markdown) == "-"
+    print(output.as_markdown(found) if on_screen else output.as_text(found))
+    try:
+        if options.json:
+            write_json(options.json, content, digits=output.DIGITS)
+        if options.junit:
+            write_text(options.junit, output.as_junit(found))
+        if options.markdown and not on_screen:
+            write_text(options.markdown, output.as_markdown(found))
+        if options.evidence:
+            output.write_evidence(options.evidence, content, asked)
+        if options.report:
+            found.report(options.report)
+    except OSError as error:
+        raise UserError(f"the verdict is {found.verdict} and cannot be written: {error}") from None
+    return int(content["exit"])
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from quantskew.answers import output
+
+    differences = output.verify(options.evidence)
+    print("\n".join(differences) or f"{options.evidence}: files and results are the same")
+    return FAIL if differences else PASS
 
 
 def _gate(options: argparse.Namespace) -> int:
@@ -245,10 +368,20 @@ def _plan(given: argparse.Namespace) -> int:
 
     sure = {"alpha": given.alpha, "power": given.power}
     lines: list[str] = []
-    if given.loss is not None and (given.pilot is None) == (given.flips is None):
+    if given.loss is not None and (not given.pilot) == (given.flips is None):
         raise UserError("--loss needs either a pilot or --flips")
-    if given.loss is not None and given.pilot:
-        lines += planning.from_pilot(given.pilot, given.loss, method=given.method, **sure)
+    if given.loss is not None and len(given.pilot) == 1:
+        lines += planning.from_pilot(given.pilot[0], given.loss, method=given.method, **sure)
+    elif given.loss is not None and given.pilot:
+        from quantskew.answers.judging import compare_answers
+
+        if len(given.pilot) > 2:
+            raise UserError(f"a pilot is one table or two, and {len(given.pilot)} are given")
+        pilot = compare_answers(*given.pilot, **_of_tables(given))
+        rows = pilot.frames["certificates"]
+        heading = "{method} against {model}, {attribute}:"
+        judged = rows[rows["bound"].notna()]
+        lines += planning.of_rows(judged, given.loss, heading=heading, **sure)
     if given.loss is not None and given.flips is not None:
         units = {"images_per_unit": given.images_per_unit, "correlation": given.correlation}
         lines.append(

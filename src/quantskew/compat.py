@@ -204,7 +204,7 @@ def compare_quantization_methods(
     inputs = api.material(model, calibration_data, training_data, example=test.images)
     bits = [width for name, _, width in grid if name == "ptq"]
     result = api.evaluate(model, grid, test, inputs, bits=bits, groups=sensitive_attrs)
-    return QuantizationComparison(result.frames, result.networks, result.study, note)
+    return QuantizationComparison(**vars(result), note=note)
 
 
 class FairnessAwareQuantizer:

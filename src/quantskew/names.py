@@ -11,6 +11,8 @@ import pandas as pd
 BASELINE = "fp32"
 """Name of the method of networks before any method."""
 FULL_PRECISION = 32
+UNKNOWN_WIDTH = 0
+"""Width of a network of which only the answers are known."""
 WHOLE = "all"
 """Name of the group of all samples together."""
 
@@ -48,7 +50,9 @@ def width_name(bits: int) -> str:
 
     Examples
     --------
-    >>> [width_name(bits) for bits in (32, 16, 4)]
-    ['fp32', 'fp16', 'int4']
+    >>> [width_name(bits) for bits in (32, 16, 4, UNKNOWN_WIDTH)]
+    ['fp32', 'fp16', 'int4', 'as given']
     """
+    if bits == UNKNOWN_WIDTH:
+        return "as given"
     return f"fp{bits}" if bits >= 16 else f"int{bits}"

@@ -26,7 +26,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from pydantic import ConfigDict, Field, FiniteFloat, model_validator
-from scipy.stats import binomtest
 
 from quantskew.analysis.typeset import escape_markdown, markdown
 from quantskew.data.groups import Bins, Grouping
@@ -34,6 +33,7 @@ from quantskew.data.preprocess import Preprocess
 from quantskew.errors import UserError, close_names
 from quantskew.fairness.catalogue import CATALOGUE, Metric
 from quantskew.fairness.certificate import certificate, loss_floor
+from quantskew.fairness.limits import change_limits, changes, share_limits, shares
 from quantskew.fairness.metrics import Ints
 from quantskew.fairness.paired import flips, measure
 from quantskew.fairness.parity import Answers
@@ -120,6 +120,7 @@ class Evidence(NamedTuple):
     divisions: list[Grouping]
     bytes: int
     classes: tuple[str, ...] = ()
+    units: Ints | None = None  # (n,) who each sample comes from; None where each is its own
     input: str = ""  # how images were prepared, where the gate did it
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = {}  # hashes, versions and rejected images, for the JSON
@@ -201,15 +202,13 @@ def judge(evidence: Evidence, policy: Policy) -> list[Finding]:
 
 def _check_basis(evidence: Evidence, policy: Policy) -> None:
     accuracy, (majority, share) = evidence.accuracies[0], evidence.majority
-    right, n = int((evidence.before == evidence.labels).sum()), len(evidence.labels)
+    n = len(evidence.labels)
     expected = policy.expected_accuracy
     problem = ""
     if accuracy <= share:
         problem = f"always answering {majority!r} would reach {100 * share:.1f} %"
-    elif expected is not None:
-        high = binomtest(right, n).proportion_ci(2 * policy.confidence - 1).high
-        if high < expected:
-            problem = f"the policy expects {100 * expected:g} %"
+    elif expected and _accuracy_limits(evidence, evidence.before, policy)[1] < expected:
+        problem = f"the policy expects {100 * expected:g} %"
     if problem:
         fed = f" It was fed {evidence.input}." if evidence.input else ""
         raise GateError(
@@ -284,8 +283,19 @@ def by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:
             for answers in (evidence.before, evidence.after)
         ]
         lows = np.full(len(names), np.nan)
-        for g in np.flatnonzero(counted):
-            lows[g] = loss_floor(lost[g], gained[g], sizes[g], alpha=alpha / counted.sum())
+        highs = lows.copy()
+        if evidence.units is None:
+            for g in np.flatnonzero(counted):
+                lows[g] = loss_floor(lost[g], gained[g], sizes[g], alpha=alpha / counted.sum())
+            highs = certificate(lost, gained, sizes, counted=counted, alpha=alpha).groups
+        elif counted.any():  # the exact bounds count samples
+            change = changes(
+                evidence.before == evidence.labels, evidence.after == evidence.labels, codes,
+                len(names), units=evidence.units,
+            )  # fmt: skip
+            limits = change_limits(change, alpha / counted.sum())
+            lows, highs = (np.where(counted, -end, np.nan) for end in limits[::-1])
+            highs = np.maximum(0, highs)
         columns = {
             "attribute": attribute,
             "group": names,
@@ -296,7 +306,7 @@ def by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:
             "lost": lost,
             "gained": gained,
             "loss_low": lows,
-            "loss_high": certificate(lost, gained, sizes, counted=counted, alpha=alpha).groups,
+            "loss_high": highs,
         }
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
@@ -334,6 +344,7 @@ def _answers(evidence: Evidence, policy: Policy, division: Grouping, answers: In
         division.codes,
         division.counted,
         evidence.n_classes,
+        units=evidence.units,
         least=policy.minimum,
     )
 
@@ -392,9 +403,15 @@ def _change(metric: Metric, rule: str, evidence: Evidence, policy: Policy, bound
 
 
 def _accuracy(evidence: Evidence, policy: Policy, bound: float) -> Finding:
-    right, n = int((evidence.after == evidence.labels).sum()), len(evidence.labels)
-    low, high = binomtest(right, n).proportion_ci(2 * policy.confidence - 1)
-    return _decided("accuracy", bound, right / n, low, high, "", sign=-1)
+    low, high = _accuracy_limits(evidence, evidence.after, policy)
+    return _decided("accuracy", bound, evidence.accuracies[1], low, high, "", sign=-1)
+
+
+def _accuracy_limits(evidence: Evidence, answers: Ints, policy: Policy) -> tuple[float, float]:
+    right, everyone = answers == evidence.labels, np.zeros_like(evidence.labels)
+    share = shares(right, everyone, 1, units=evidence.units)
+    low, high = share_limits(share, 1 - policy.confidence)
+    return float(low[0]), float(high[0])
 
 
 def _bytes(evidence: Evidence, policy: Policy, bound: float) -> Finding:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
+
 from quantskew import tables
 from quantskew.errors import UserError
 from quantskew.fairness.plan import images_from_pilot, images_to_certify, seeds_to_decide
@@ -36,7 +38,20 @@ def from_pilot(
     if own.empty:
         known = ", ".join(sorted(rows["method"].unique())) or "none"
         raise UserError(f"{path}: no group of the method {method!r} is judged; methods: {known}")
-    for place, part in own.groupby(columns[:5], sort=False):
+    yield from of_rows(own, loss, alpha=alpha, power=power)
+
+
+def of_rows(
+    rows: pd.DataFrame,
+    loss: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    heading: str = "{dataset} {model} {method} {bits} bits, {attribute}:",
+) -> Iterator[str]:
+    """Say the same as :func:`from_pilot` of rows of a table ``certificates``, under headings."""
+    place_of = ["dataset", "model", "method", "bits", "attribute"]
+    for place, part in rows.groupby(place_of, sort=False):
         share = alpha / part["group"].nunique()
         more = {
             group: max(
@@ -46,7 +61,7 @@ def from_pilot(
             for group, rows_of in part.groupby("group", sort=False)
         }
         sizes = part.groupby("group", sort=False)["n"].first()
-        yield f"{' '.join(map(str, place[:4]))} bits, {place[4]}:"
+        yield heading.format(**dict(zip(place_of, place, strict=True)))
         for group, images in more.items():
             yield f"  {group}: {_more(images, loss)} (there are {sizes[group]:,})"
 

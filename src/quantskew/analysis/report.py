@@ -1,18 +1,21 @@
 """The report: one self-contained page that opens offline."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
 import yaml
 
+from quantskew.analysis import answer
 from quantskew.analysis.figures import FIGURES
 from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import cell
 from quantskew.analysis.views import first_groupings
 from quantskew.fairness.catalogue import CATALOGUE
+from quantskew.files import write_text
 from quantskew.names import BASELINE, WHOLE, width_name
 from quantskew.schemas import POINT, VARIANT
 
@@ -279,3 +282,45 @@ def render(
         versions=versions,
         seeds=", ".join(map(str, study.seeds)),
     )
+
+
+def write(
+    path: Path, frames: Mapping[str, pd.DataFrame], study: Study, **extras: Mapping[str, str]
+) -> None:
+    """Write the page of ``levels`` and ``effects`` alone, such as those of a comparison of tables.
+
+    Parameters
+    ----------
+    path
+        The HTML file.
+    frames, study
+        Tables by name, and what was compared.
+    **extras
+        ``hashes`` and ``versions``, as in :func:`render`.
+    """
+    levels, effects = frames["levels"], frames["effects"]
+    changed = effects[(effects["metric"] == "accuracy") & (effects["reference"] == BASELINE)]
+    accuracy = _of(levels[levels["metric"] == "accuracy"], "group n counted value low high")
+    head = answer.headline(effects, study)
+    page = render(
+        answer=answer.sentences(head, study) if len(head) else [],
+        drawn={
+            name: one.drawing.svg(one.rows(frames, study))
+            for name, one in FIGURES.items()
+            if {*one.tables} <= {*frames}
+        },
+        flow=[],
+        tables=[
+            Table(
+                "Groups: changes of accuracy against fp32, and how many images would decide",
+                _of(changed, "group counted change low high high_all fdr verdict decide"),
+            ),
+            Table("Groups: accuracy", accuracy),
+        ],
+        limits=limits(frames, study),
+        study=study,
+        parameters={},
+        hashes=extras.get("hashes", {}),
+        versions=extras.get("versions", {}),
+    )
+    write_text(path, page)

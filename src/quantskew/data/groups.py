@@ -121,15 +121,20 @@ def group_codes(
     (array([0, 2, 1]), ['0-18*f', '19-39*f', '60+*unknown'])
     """
     groups = groups or Groups()
-    parts = [_attribute(table, name.strip(), groups) for name in spec.split("*")]
+    return crossed(spec, [attribute(table, name.strip(), groups) for name in spec.split("*")])
+
+
+def crossed(spec: str, parts: list[tuple[np.ndarray, list[str]]]) -> tuple[np.ndarray, list[str]]:
+    """Intersect divisions of the same samples; see :func:`group_codes`."""
     codes, names = reduce(_crossed, parts)
-    present, codes_present = np.unique(codes[codes >= 0], return_inverse=True)
-    result = np.full(len(table), -1)
-    result[codes >= 0] = codes_present
+    inside = codes >= 0
+    present = np.flatnonzero(np.bincount(codes[inside], minlength=len(names)))
+    places = np.full(len(names) + 1, -1)  # of no group, which is code −1, the last
+    places[present] = np.arange(len(present))
     names = [names[code] for code in present]
     if EVERYONE in names:
         raise GroupError(f"{spec!r} has the value {EVERYONE!r}, which is everyone here; rename it")
-    return result, names
+    return places[codes], names
 
 
 def small(codes: np.ndarray, names: list[str], minimum: int) -> np.ndarray:
@@ -168,15 +173,18 @@ def groupings(
     units
         (n,) codes of :func:`unit_codes`. A group then needs ``groups.minimum`` units, not samples.
     """
-    found = []
-    for spec in specs:
-        codes, names = group_codes(attributes, spec, groups)
-        counted = codes
-        if units is not None:
-            pairs = np.unique(np.stack([codes, units])[:, codes >= 0], axis=1)
-            counted = pairs[0]
-        found.append(Grouping(spec, codes, names, ~small(counted, names, groups.minimum)))
-    return found
+    return [divided(spec, *group_codes(attributes, spec, groups), groups, units) for spec in specs]
+
+
+def divided(
+    spec: str, codes: np.ndarray, names: list[str], groups: Groups, units: np.ndarray | None
+) -> Grouping:
+    """Say of each group of a division whether it is large enough; see :func:`groupings`."""
+    counted = codes
+    if units is not None:
+        inside, many = codes >= 0, units.max(initial=0) + 1
+        counted = np.unique(codes[inside] * many + units[inside]) // many
+    return Grouping(spec, codes, names, ~small(counted, names, groups.minimum))
 
 
 def unit_codes(attributes: pd.DataFrame, column: str | None) -> np.ndarray | None:
@@ -216,7 +224,8 @@ def unit_codes(attributes: pd.DataFrame, column: str | None) -> np.ndarray | Non
     return np.where(alone, len(names) + np.cumsum(alone) - 1, codes)
 
 
-def _attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
+def attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
+    """Divide samples by one attribute; see :func:`group_codes`. Not every group has a sample."""
     if name not in table:
         known = [str(column) for column in table if column not in ("id", "split", "image")]
         raise GroupError(

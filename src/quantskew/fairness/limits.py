@@ -177,18 +177,19 @@ def unit_totals(values: ArrayLike, units: ArrayLike | None) -> tuple[Floats, Flo
     values
         (n,).
     units
-        (n,) integer codes; None where each sample is its own unit.
+        (n,) codes from 0 on, of which some may not occur; None where each sample is its own unit.
 
     Returns
     -------
     totals, sizes
-        (U,) each.
+        (U,) each, of the units that occur.
     """
     values = np.asarray(values, float)
     if units is None:
         return values, np.ones(values.shape[-1])
-    _, codes = np.unique(units, return_inverse=True)
-    return np.bincount(codes, values).astype(float), np.bincount(codes).astype(float)
+    sizes = np.bincount(units)
+    seen = np.flatnonzero(sizes)
+    return np.bincount(units, values)[seen].astype(float), sizes[seen].astype(float)
 
 
 def effective_samples(

@@ -1,0 +1,337 @@
+"""Tables of answers to the same samples, joined by id; whatever does not fit is named."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from quantskew.answers.reading import AnswersError, Codes, Source, Table, header, listed, read
+from quantskew.data.groups import (
+    Grouping,
+    Groups,
+    attribute,
+    crossed,
+    divided,
+    in_order,
+    unit_codes,
+)
+from quantskew.errors import close_names
+from quantskew.names import BASELINE
+
+MOST_CLASSES, MOST_GROUPS = 10_000, 5_000
+
+
+class Joined(NamedTuple):
+    """Answers to the same n samples.
+
+    ``labels`` (n,) and each of ``answers`` (n,), by the name of its table, are indices of
+    ``classes``; ``attributes`` are texts by name, ``units`` (n,) codes, or None.
+    """
+
+    ids: pa.Array
+    labels: np.ndarray
+    answers: dict[str, np.ndarray]
+    classes: tuple[str, ...]
+    attributes: dict[str, Codes]
+    units: np.ndarray | None
+    warnings: tuple[str, ...]
+
+    def divisions(self, by: Iterable[str], groups: Groups) -> list[Grouping]:
+        """Divide the samples in every way asked for."""
+        return [self._division(spec, groups) for spec in by]
+
+    def _division(self, spec: str, groups: Groups) -> Grouping:
+        parts = [self._attribute(name.strip(), groups) for name in spec.split("*")]
+        many = math.prod(len(names) for _, names in parts)
+        if many > MOST_GROUPS:
+            raise AnswersError(
+                f"{spec!r} has {many:,} different values, and no more than {MOST_GROUPS:,} groups "
+                "are compared"
+            )
+        codes, named = crossed(spec, parts)
+        for name in named:
+            if named.count(name) > 1:
+                raise AnswersError(f"{spec!r}: two groups are called {name!r}; rename their values")
+        return divided(spec, codes, named, groups, self.units)
+
+    def _attribute(self, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
+        """Divide the samples by an attribute, of which only the distinct values are looked at."""
+        own = self.attributes[name]
+        unknown = [None] if (own.codes < 0).any() else []
+        distinct = pd.DataFrame({name: np.array([*own.names, *unknown], object)})
+        codes, names = attribute(distinct, name, groups)
+        return codes[own.codes], names  # a missing text is code −1, the last
+
+
+def needed(by: Iterable[str], unit: str | None) -> list[str]:
+    """Columns that groupings and units take, and the label."""
+    parts = [part.strip() for spec in by for part in spec.split("*")]
+    return list(dict.fromkeys(["label", *parts, *([unit] if unit else [])]))
+
+
+def join(
+    tables: Mapping[str, Source],
+    *,
+    by: Sequence[str],
+    unit: str | None = None,
+    labels: Source | None = None,
+    classes: Sequence[str] = (),
+    threshold: float | None = None,
+    missing: float = 0.0,
+) -> Joined:
+    """Read tables of answers and join them by id, in the order of the first.
+
+    Parameters
+    ----------
+    tables
+        By name, the reference first; label and groups may stand in any of them.
+    by, unit
+        Groupings (``race``, ``race*gender``), and the column of who a sample comes from.
+    labels
+        A table of labels and groups without answers; it may hold more samples.
+    classes
+        Names of the classes in the order of the outputs, where predictions, labels or lists of
+        numbers go by index.
+    threshold
+        From which ``score`` on the second class answers.
+    missing
+        Largest share of the samples, 0..1, that a table may lack; they are left out and counted.
+
+    Raises
+    ------
+    AnswersError
+        When a table cannot be read, or they do not fit together.
+    """
+    columns = needed(by, unit)
+    if "id" in columns:
+        raise AnswersError("id names single samples; groups and units are other columns")
+    others = {} if labels is None else {_label_name(labels): labels}
+    for name in [*tables, *others]:
+        if name == BASELINE or (name in tables and name in others):
+            raise AnswersError(f"a table is called {name!r}, which another is; rename one of them")
+    found = [read(source, name, columns, threshold=threshold) for name, source in tables.items()]
+    found += [read(source, name, columns, answers=False) for name, source in others.items()]
+    rows, warnings = _matched(found, len(tables), missing)
+    attributes = {column: _agreed(found, rows, column) for column in columns}
+    known = dict.fromkeys(
+        column
+        for name, source in {**tables, **others}.items()
+        for column in header(source, name)
+        if column != "id"
+    )
+    for column, codes in attributes.items():
+        if codes is None:
+            raise AnswersError(
+                f"no table has the column {column!r}{close_names(column, known)}; there are "
+                f"{listed(known)}"
+            )
+    values = {column: codes for column, codes in attributes.items() if codes is not None}
+    given = [one._replace(answers=_rows(one.answers, r)) for one, r in zip(found, rows, strict=True)
+             if one.answers is not None]  # fmt: skip
+    ids = found[0].ids.take(pa.array(rows[0]))
+    names, label, answers = _classes(given, values["label"], tuple(classes), ids)
+    values["label"] = Codes(label, list(names))
+    units = None
+    if unit is not None:
+        own = values[unit]
+        units = unit_codes(pd.DataFrame({unit: _categorical(own)}), unit)
+    answered = {one.name: codes for one, codes in zip(given, answers, strict=True)}
+    return Joined(ids, label, answered, names, values, units, tuple(warnings))
+
+
+def _label_name(labels: Source) -> str:
+    return labels.name if isinstance(labels, Path) else "labels"
+
+
+def _rows(codes: Codes | None, rows: np.ndarray) -> Codes | None:
+    return None if codes is None else Codes(codes.codes[rows], codes.names)
+
+
+def _categorical(codes: Codes) -> pd.Categorical:
+    return pd.Categorical.from_codes(codes.codes, pd.Index(codes.names, dtype=object))
+
+
+def _matched(
+    found: list[Table], answering: int, missing: float
+) -> tuple[list[np.ndarray], list[str]]:
+    """Rows of each table that hold the common samples, in the order of the first table.
+
+    Tables of answers must have the same samples, but for a share; one of labels may have more.
+    """
+    if len({one.ids.type for one in found}) > 1:
+        found[:] = [one._replace(ids=one.ids.cast(pa.large_string())) for one in found]
+    first, *others = found
+    n = len(first.ids)
+    everyone = np.arange(n)
+    _unique(first, pc.index_in(first.ids, value_set=first.ids), everyone)
+    rows = [everyone]
+    for one in others:
+        if one.ids.equals(first.ids):
+            rows.append(everyone)
+            continue
+        where = pc.fill_null(pc.index_in(one.ids, value_set=first.ids), -1).to_numpy()
+        place = np.full(n + 1, -1)  # those that the first table lacks go to the end
+        place[where] = np.arange(len(where))
+        place = place[:-1]
+        twice = np.flatnonzero((where >= 0) & (place[where] != np.arange(len(where))))
+        if len(twice):
+            _refuse_twice(one, twice)
+        if (where < 0).any():
+            extra = one.ids.filter(pa.array(where < 0))
+            _unique(one, pc.index_in(extra, value_set=extra), np.arange(len(extra)), extra)
+        rows.append(place)
+    warnings = []
+    for position, (one, place) in enumerate(zip(found, rows, strict=True)):
+        lacking = np.flatnonzero(place < 0)
+        more = len(one.ids) - (len(place) - len(lacking))
+        for count, who, whose, samples in (
+            (len(lacking), one, first, first.ids.take(pa.array(lacking[:3]))),
+            (more, first, one, _first_absent(one, first, more)),
+        ):
+            if not count:
+                continue
+            said = (
+                f"{who.name} lacks {count:,} of the {len(whose.ids):,} samples of {whose.name}, "
+                f"such as {listed(map(repr, samples.to_pylist()), 3)}"
+            )
+            spare = position >= answering and who is first
+            if not spare and count > missing * len(whose.ids):
+                raise AnswersError(f"{said}; {100 * missing:g} % may be missing (--missing)")
+            warnings.append(f"{said}; they are left out")
+    common = reduce(np.logical_and, [place >= 0 for place in rows])
+    if not common.any():
+        raise AnswersError(f"{listed(one.name for one in found)} have no sample in common")
+    return [place[common] for place in rows], warnings
+
+
+def _first_absent(one: Table, first: Table, more: int) -> pa.Array:
+    if not more:
+        return one.ids.slice(0, 0)
+    absent = pc.invert(pc.is_in(one.ids, value_set=first.ids))
+    return one.ids.filter(absent).slice(0, 3)
+
+
+def _unique(one: Table, places: pa.Array, rows: np.ndarray, ids: pa.Array | None = None) -> None:
+    """Refuse ids that stand more than once; ``places`` are where each stands first."""
+    twice = np.flatnonzero(places.to_numpy() != rows)
+    if len(twice):
+        _refuse_twice(one._replace(ids=one.ids if ids is None else ids), twice)
+
+
+def _refuse_twice(one: Table, rows: np.ndarray) -> None:
+    raise AnswersError(
+        f"{one.name}: {len(rows):,} rows have an id that another row has, such as "
+        f"{listed(map(one.row, rows[:3]), 3)}"
+    )
+
+
+def _agreed(found: list[Table], rows: list[np.ndarray], column: str) -> Codes | None:
+    """Values of a column, on which all tables that have it agree; None where no table has it."""
+    agreed: tuple[Table, Codes] | None = None
+    for one, place in zip(found, rows, strict=True):
+        own = _rows(one.columns.get(column), place)
+        if own is None:
+            continue
+        if agreed is None:
+            agreed = (one, own)
+            continue
+        first, values = agreed
+        at = {name: code for code, name in enumerate(values.names)}
+        same = np.array([at.get(name, -2) for name in own.names] + [-1])[own.codes]
+        differ = np.flatnonzero(same != values.codes)
+        if len(differ):
+            row = int(differ[0])
+            said = [
+                repr(codes.names[codes.codes[row]]) if codes.codes[row] >= 0 else "nothing"
+                for codes in (values, own)
+            ]
+            raise AnswersError(
+                f"{column} differs in {len(differ):,} of {len(same):,} samples: "
+                f"{first.name} says {said[0]}, {one.name} says {said[1]} in "
+                f"{one.row(int(place[row]))}"
+            )
+    return None if agreed is None else agreed[1]
+
+
+def _classes(
+    given: list[Table],
+    label: Codes,
+    declared: tuple[str, ...],
+    ids: pa.Array,
+) -> tuple[tuple[str, ...], np.ndarray, list[np.ndarray]]:
+    """Names of the classes, and the label and all answers as their indices."""
+    if (label.codes < 0).any():
+        row = int((label.codes < 0).argmax())
+        raise AnswersError(f"the label of id {ids[row].as_py()!r} is missing")
+    if len({*declared}) < len(declared):
+        raise AnswersError(f"the classes name one twice: {listed(declared)}")
+    lists = {one.name: tuple(one.answers.names) for one in given if one.answers and one.by_place}
+    if declared:
+        lists = {"--classes": declared, **lists}
+    unnamed = {name for name, own in lists.items() if own == tuple(map(str, range(len(own))))}
+    different = {own for name, own in lists.items() if name not in unnamed}
+    if len(different) > 1 or len({*map(len, lists.values())}) > 1:
+        said = "; ".join(f"{name} has {len(own)}: {listed(own)}" for name, own in lists.items())
+        raise AnswersError(f"the classes or their order differ: {said}")
+    named = next(iter(different), None) or next(iter(lists.values()), None)
+    named = named or tuple(_of_texts(given, label))
+    if len(named) < 2 or len(named) > MOST_CLASSES:
+        raise AnswersError(
+            f"labels and answers have {len(named):,} different values, such as {listed(named, 5)}; "
+            f"they are to be classes, 2 to {MOST_CLASSES:,}"
+        )
+    codes = _placed(label, named, "the label", ids)
+    answers = []
+    for one in given:
+        assert one.answers is not None
+        if one.by_place:
+            answers.append(one.answers.codes)
+        else:
+            answers.append(_placed(one.answers, named, f"the prediction of {one.name}", ids))
+    return named, codes, answers
+
+
+def _of_texts(given: list[Table], label: Codes) -> list[str]:
+    """Names of classes, where only labels and answers say them.
+
+    What one table alone answers and nothing is labelled with is a class that was written otherwise
+    as often as a rare one, and refused; so is a reference that mostly answers what no label is.
+    """
+    known = {*label.names}
+    said = [{*one.answers.names} for one in given if one.answers is not None]
+    for one in given:
+        assert one.answers is not None
+        odd = [name for name in one.answers.names if name not in known]
+        alone = [name for name in odd if len(given) > 1 and sum(name in s for s in said) == 1]
+        share = np.isin(one.answers.codes, [one.answers.names.index(name) for name in odd]).mean()
+        if alone or share > 0.1:
+            raise AnswersError(
+                f"{one.name} answers {listed(map(repr, alone or odd), 5)} "
+                f"({100 * share:.1f} % of its answers are no label), and the labels are "
+                f"{listed(map(repr, in_order(label.names)), 12)}"
+                f"{close_names((alone or odd)[0], known)}. If these are classes, name all of them "
+                "in the order of the outputs: --classes a,b,c"
+            )
+    return in_order([*known.union(*said)])
+
+
+def _placed(codes: Codes, classes: tuple[str, ...], what: str, ids: pa.Array) -> np.ndarray:
+    """Indices of classes, of names of classes or of indices written as texts."""
+    place = {name: index for index, name in enumerate(classes)}
+    if not {*codes.names} <= {*place}:
+        indices = {str(index): index for index in range(len(classes))}
+        place = indices if {*codes.names} <= {*indices} else place
+    for code, name in enumerate(codes.names):
+        if name not in place:
+            row = int((codes.codes == code).argmax())
+            raise AnswersError(
+                f"{what} of id {ids[row].as_py()!r} is {name!r}, which is none of the classes "
+                f"{listed(classes)}, nor an index of them{close_names(name, classes)}"
+            )
+    return np.asarray(np.array([place[name] for name in codes.names])[codes.codes])

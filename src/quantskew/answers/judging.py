@@ -1,0 +1,321 @@
+"""From joined answers to verdicts: the same tables, tests and words as those of a study.
+
+The first table is the reference of all others. No group that is large enough may be *worse*, and
+each must be *equivalent* or *better*, for the comparison to pass; with a policy, its rules decide.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from quantskew.analysis import gate, result
+from quantskew.analysis.answer import points
+from quantskew.analysis.effects import Predictions, analyze
+from quantskew.analysis.gate import Evidence, Finding, Policy, Verdict
+from quantskew.analysis.study import Statistics, Study
+from quantskew.answers.joining import Joined, join
+from quantskew.answers.reading import AnswersError, Source
+from quantskew.data.groups import Grouping, Groups
+from quantskew.fairness.verdicts import BETTER, EQUIVALENT, WORSE
+from quantskew.names import BASELINE, FULL_PRECISION, UNKNOWN_WIDTH, Point
+from quantskew.schemas import TABLES
+from quantskew.sections import checked
+
+DATASET = "answers"
+Given: TypeAlias = str | Path | pd.DataFrame
+_GROUPS, _STATISTICS = Groups(), Statistics()
+_FOR_FILES = {"bytes", "preprocess", "output", "max_rejects", "threshold"}
+
+
+class Decision(NamedTuple):
+    """What was decided of one table of answers, by groups or by the rules of a policy."""
+
+    name: str
+    verdict: Verdict
+    sentence: str
+    groups: pd.DataFrame
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
+class Compared(result.Result):
+    """Answers of several tables against those of the first.
+
+    Attributes
+    ----------
+    frames, study, predictions, attributes
+        As in :class:`quantskew.analysis.result.Result`. In the tables the reference is called
+        ``fp32``, whatever it is, and every other table is a method whose width is not known.
+    decisions
+        One for each table but the first.
+    warnings
+        What is to be doubted, or was left out.
+    """
+
+    decisions: tuple[Decision, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def reference(self) -> str:
+        """Name of the first table."""
+        return str(self.predictions.columns[2])
+
+    @property
+    def verdict(self) -> Verdict:
+        """Fail if any table fails, else could not tell if any cannot, else pass."""
+        verdicts = [one.verdict for one in self.decisions]
+        return next(v for v in ("fail", "could not tell", "pass") if v in verdicts)
+
+    def sentences(self) -> list[str]:
+        """Say of each table what was decided, and what is to be doubted."""
+        said = [one.sentence for one in self.decisions]
+        return [*said, *(f"warning: {text}" for text in self.warnings)]
+
+
+def compare_answers(
+    before: Given,
+    after: Given | Mapping[str, Given],
+    *,
+    by: str | Sequence[str] = (),
+    unit: str | None = None,
+    labels: Given | None = None,
+    margin: float | None = None,
+    classes: Sequence[str] = (),
+    threshold: float | None = None,
+    missing: float = 0.0,
+    grouping: Groups = _GROUPS,
+    statistics: Statistics = _STATISTICS,
+    policy: Policy | None = None,
+) -> Compared:
+    """Judge tables of answers against a reference, by group.
+
+    Parameters
+    ----------
+    before
+        The reference: a file, or a frame, as :mod:`quantskew.answers.reading` describes them.
+    after
+        Whose answers are judged: one such table, or several by name.
+    by
+        Attributes that define the groups, ``a*b`` for intersections; those of the policy unless
+        given, else the label.
+    unit
+        Column that names who each sample comes from, where several are of one person or video.
+    labels
+        A table of labels and groups, where the tables of answers do not hold them.
+    margin
+        Largest change of accuracy that does not matter, 0..1; that of ``statistics`` unless given.
+    classes, threshold, missing
+        As in :func:`quantskew.answers.joining.join`.
+    grouping, statistics
+        Bins and smallest size of groups, the confidence level and the number of draws.
+    policy
+        Rules that decide instead of the verdicts on groups. Its ``minimum`` and ``bins`` replace
+        those of ``grouping``.
+
+    Raises
+    ------
+    AnswersError
+        When a table cannot be read or the tables do not fit together; the message says what would.
+    GateError
+        When the reference is no basis for the rules of a policy.
+
+    Examples
+    --------
+    >>> labels = ["cat", "dog"] * 200
+    >>> before = pd.DataFrame({"id": range(400), "label": labels, "prediction": labels})
+    >>> after = before.assign(prediction=["cat"] * 200 + labels[200:])
+    >>> found = compare_answers(before, after)
+    >>> found.verdict
+    'fail'
+    >>> found.decisions[0].groups[["group", "before", "after", "verdict"]].round(2)
+      group  before  after     verdict
+    0   cat     1.0    1.0  equivalent
+    1   dog     1.0    0.5       worse
+    """
+    by = (by,) if isinstance(by, str) else tuple(by)
+    by = tuple(dict.fromkeys(by or (policy.groups if policy else ()) or ("label",)))
+    if policy is not None:
+        _check(policy)
+        bins = {**grouping.bins, **policy.bins}
+        grouping = grouping.model_copy(update={"minimum": policy.minimum, "bins": bins})
+    if margin is not None:
+        statistics = checked(Statistics, {**statistics.model_dump(), "margin": margin}, "margin")
+    several = after if isinstance(after, Mapping) else {_name(after, "after"): after}
+    if not several:
+        raise AnswersError("after: no table is given to judge")
+    joined = join(
+        {
+            _reference_name(before, several): _source(before),
+            **{str(name): _source(one) for name, one in several.items()},
+        },
+        by=by, unit=unit, labels=None if labels is None else _source(labels), classes=classes,
+        threshold=threshold, missing=missing,
+    )  # fmt: skip
+    reference, *others = joined.answers
+    study = Study(
+        datasets=(DATASET,),
+        models=(reference,),
+        bits=(UNKNOWN_WIDTH,),
+        seeds=(0,),
+        methods={},
+        reference=BASELINE,
+        groups=grouping.model_copy(update={"by": {DATASET: by}}),
+        statistics=statistics,
+    )
+    divisions = joined.divisions(by, study.groups)
+    predicted = {
+        Point(DATASET, reference, BASELINE, FULL_PRECISION): joined.answers[reference][None]
+    }
+    for name in others:
+        point = Point(DATASET, reference, name, UNKNOWN_WIDTH)
+        predicted[point] = joined.answers[name][None]
+    answers = Predictions(joined.labels, len(joined.classes), [0], predicted)
+    frames = analyze(answers, divisions, study, joined.units)._asdict()
+    for table, rows in frames.items():
+        columns, key = TABLES[table].schema.names, list(TABLES[table].key)
+        frames[table] = rows[columns].sort_values(key, ignore_index=True)
+    decisions, warnings = [], list(joined.warnings)
+    for name in others:
+        evidence = _evidence(name, reference, joined, divisions)
+        findings = [] if policy is None else gate.judge(evidence, policy)
+        groups = _groups(frames, evidence)
+        decisions.append(_decided(name, reference, groups, findings, study))
+        same = bool((evidence.before == evidence.after).all())
+        warnings += [f"{name} answers every sample as {reference} does"] if same else []
+    warnings += _doubts(evidence, reference)
+    return Compared(
+        frames, study, _said(joined), _attributes(joined), tuple(decisions), tuple(warnings)
+    )
+
+
+def _check(policy: Policy) -> None:
+    used = policy.model_fields_set & _FOR_FILES
+    if used:
+        raise AnswersError(
+            f"{', '.join(sorted(used))} in the policy is for networks in files, and tables of "
+            "answers have none; leave it out"
+        )
+
+
+def _name(given: Given, unnamed: str) -> str:
+    return unnamed if isinstance(given, pd.DataFrame) else Path(given).name
+
+
+def _reference_name(before: Given, several: Mapping[str, Given]) -> str:
+    """Name of the reference, which another table may be called too: one tries a table on itself."""
+    name = _name(before, "before")
+    return f"{name} (reference)" if name in several else name
+
+
+def _source(given: Given) -> Source:
+    return given if isinstance(given, pd.DataFrame) else Path(given)
+
+
+def _evidence(name: str, reference: str, joined: Joined, divisions: list[Grouping]) -> Evidence:
+    return Evidence(
+        name=name,
+        reference=reference,
+        labels=joined.labels,
+        before=joined.answers[reference],
+        after=joined.answers[name],
+        n_classes=len(joined.classes),
+        divisions=divisions,
+        bytes=0,
+        classes=joined.classes,
+        units=joined.units,
+        warnings=joined.warnings,
+    )
+
+
+def _doubts(evidence: Evidence, reference: str) -> list[str]:
+    accuracy, (majority, share) = evidence.accuracies[0], evidence.majority
+    if accuracy > share:
+        return []
+    return [
+        f"the reference {reference} answers {100 * accuracy:.1f} % rightly, and always answering "
+        f"{majority!r} would reach {100 * share:.1f} %"
+    ]
+
+
+def _groups(frames: Mapping[str, pd.DataFrame], evidence: Evidence) -> pd.DataFrame:
+    """Each group of each grouping: its accuracy before and after, and what is known of it."""
+    key = ["attribute", "group"]
+    levels, effects = (
+        frames[table][frames[table]["metric"] == "accuracy"] for table in ("levels", "effects")
+    )
+    before = levels[levels["method"] == BASELINE].set_index(key)["value"].rename("before")
+    own = levels[levels["method"] == evidence.name].set_index(key)
+    change = effects[
+        (effects["method"] == evidence.name) & (effects["reference"] == BASELINE)
+    ].set_index(key)
+    counts = frames["certificates"]
+    counts = counts[counts["method"] == evidence.name].set_index(key)[["lost", "gained", "bound"]]
+    columns = ["change", "low", "high", "p_value", "fdr", "verdict", "decide"]
+    rows = own[["n", "counted"]].assign(before=before, after=own["value"]).join(change[columns])
+    order = [(d.attribute, name) for d in evidence.divisions for name in d.names]
+    rows = rows.join(counts).rename(columns={"counted": "judged"}).loc[order].reset_index()
+    unjudged = ~rows["judged"]
+    rows.loc[unjudged, "verdict"] = "not judged"
+    rows.loc[unjudged, "decide"] = np.nan
+    return rows
+
+
+def _decided(
+    name: str, reference: str, groups: pd.DataFrame, findings: list[Finding], study: Study
+) -> Decision:
+    """Decide by the rules of a policy where there are findings, else by the groups."""
+    judged = groups[groups["judged"]]
+    few = len(groups) - len(judged)
+    small = f" {few} of fewer than {study.groups.minimum} are not judged." if few else ""
+    margin = f"{100 * study.statistics.margin:g} points"
+    worse = judged[judged["verdict"] == WORSE]
+    untold = judged[~judged["verdict"].isin([WORSE, BETTER, EQUIVALENT])]
+    verdict: Verdict = "pass"
+    if len(worse):
+        verdict = "fail"
+        most = worse.loc[worse["change"].idxmin()]
+        text = (
+            f"{len(worse)} of {len(judged)} groups are worse than with {reference}, most of all "
+            f"{most['attribute']} {most['group']}: {points(most['change'])} points "
+            f"[{points(most['low'])}, {points(most['high'])}]."
+        )
+    elif len(untold) or judged.empty:
+        verdict = "could not tell"
+        text = (
+            f"for {len(untold)} of {len(judged)} groups these samples cannot tell, and no group is "
+            f"known to be worse than with {reference}."
+            if len(judged)
+            else f"no group has {study.groups.minimum} samples, so none is judged."
+        )
+    else:
+        text = (
+            f"each of {len(judged)} groups is equivalent to {reference} (within {margin}), or "
+            "better."
+        )
+    if findings:
+        verdict = gate.overall(findings)
+        decided = [f.rule for f in findings if f.verdict == verdict]
+        text = f"by the rules of the policy ({', '.join(decided)}); {text}"
+    return Decision(name, verdict, f"{name}: {verdict}: {text}{small}", groups, findings)
+
+
+def _said(joined: Joined) -> pd.DataFrame:
+    """Ids, labels and answers, without a Python object for each."""
+    names = pd.Index(joined.classes, dtype=object)
+    ids = pd.Series(joined.ids, dtype=pd.ArrowDtype(joined.ids.type))
+    codes = {"label": joined.labels, **joined.answers}
+    columns = {name: pd.Categorical.from_codes(c, names) for name, c in codes.items()}
+    return pd.DataFrame({"id": ids, **columns})
+
+
+def _attributes(joined: Joined) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            name: pd.Categorical.from_codes(one.codes, pd.Index(one.names, dtype=object))
+            for name, one in joined.attributes.items()
+        }
+    )

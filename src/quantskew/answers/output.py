@@ -1,0 +1,308 @@
+"""A comparison as text, JSON, JUnit and Markdown, and the evidence that it can be repeated from."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+
+from quantskew.analysis import gate
+from quantskew.analysis.answer import points
+from quantskew.analysis.gate import Finding, Policy
+from quantskew.analysis.typeset import escape_markdown, markdown
+from quantskew.answers.judging import Compared, Decision, compare_answers
+from quantskew.answers.reading import AnswersError, listed
+from quantskew.data.groups import Groups
+from quantskew.engine.fingerprint import file_hash
+from quantskew.errors import UserError
+from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, WORSE
+from quantskew.files import write_json
+from quantskew.sections import read
+
+SCHEMA, EVIDENCE = "quantskew/compare/1", "quantskew/evidence/1"
+STATUS = {"pass": 0, "fail": 1, "could not tell": 2}
+_LIBRARIES = ("quantskew", "numpy", "pandas", "pyarrow", "scipy")
+DIGITS = 6
+_LONGEST = 40
+_ORDER = (WORSE, CANNOT_TELL, "not judged", "undefined", BETTER, EQUIVALENT)
+
+
+def _images(number: float) -> str:
+    """How many samples a group would need, in words."""
+    if np.isnan(number):
+        return ""
+    return f"about {number:,.0f}" if np.isfinite(number) else "no number would"
+
+
+def table(decision: Decision) -> pd.DataFrame:
+    """The groups of a table of answers, with what matters first, as texts."""
+    rows = decision.groups
+    rows = rows.iloc[rows["verdict"].map(_ORDER.index).argsort(kind="stable")]
+    shown = pd.DataFrame(
+        {
+            "group": rows["attribute"] + " " + rows["group"],
+            "n": rows["n"].map("{:,}".format),
+            "before": (100 * rows["before"]).map("{:.1f} %".format),
+            "after": (100 * rows["after"]).map("{:.1f} %".format),
+            "change [limits]": [
+                f"{points(row.change)} [{points(row.low)}, {points(row.high)}]"
+                for row in rows.itertuples()
+            ],
+            "verdict": rows["verdict"],
+        }
+    )
+    if rows["decide"].notna().any():
+        shown["samples that would do"] = rows["decide"].map(_images)
+    return shown
+
+
+def as_text(found: Compared) -> str:
+    """Say the decision in a sentence, then show the groups."""
+    lines = []
+    for one in found.decisions:
+        shown = table(one)
+        more = len(shown) - _LONGEST
+        lines += [one.sentence, *(finding.line() for finding in one.findings), ""]
+        lines += [shown.head(_LONGEST).to_string(index=False)]
+        lines += [f"… and {more:,} groups more, all of them in --json"] if more > 0 else []
+        lines += [""]
+    return "\n".join([*lines, *(f"warning: {text}" for text in found.warnings)]).strip()
+
+
+def as_markdown(found: Compared) -> str:
+    """Lay out a comparison as a comment on a pull request."""
+    lines = [f"### Answers by group: **{found.verdict}**", ""]
+    for one in found.decisions:
+        lines += [escape_markdown(one.sentence), ""]
+        lines += [f"- {escape_markdown(finding.line())}" for finding in one.findings]
+        rows = table(one)
+        lines += ["", markdown(rows.head(_LONGEST))]
+        more = len(rows) - _LONGEST
+        lines += [f"… and {more:,} groups more.", ""] if more > 0 else []
+    confidence = 100 * (1 - found.study.statistics.alpha)
+    margin = 100 * found.study.statistics.margin
+    lines += [
+        f"Changes are in points of accuracy against {escape_markdown(found.reference)}, with "
+        f"limits at {confidence:g} %; equivalent: surely within {margin:g} points.",
+        "",
+        *(f"- {escape_markdown(text)}" for text in found.warnings),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def as_json(
+    found: Compared,
+    *,
+    policy: Policy | None = None,
+    unit: str | None = None,
+    hashes: Mapping[str, str] | None = None,
+    date: str | None = None,
+) -> dict[str, Any]:
+    """Lay out a comparison for machines, as ``docs/compare.schema.json`` describes it."""
+    predictions, settings = found.predictions, found.study.statistics
+    labels = predictions["label"]
+
+    def accuracy(name: str) -> float:
+        return float((labels.cat.codes == predictions[name].cat.codes).mean())
+
+    return {
+        "schema": SCHEMA,
+        "verdict": found.verdict,
+        "exit": STATUS[found.verdict],
+        "reference": {"name": found.reference, "accuracy": accuracy(found.reference)},
+        "samples": len(predictions),
+        "classes": [*labels.cat.categories],
+        "by": [*found.study.groups_of(found.study.datasets[0])],
+        "unit": unit,
+        "minimum": found.study.groups.minimum,
+        "margin": settings.margin,
+        "alpha": settings.alpha,
+        "draws": settings.draws,
+        "seed": settings.seed,
+        "warnings": [*found.warnings],
+        "tables": [
+            {
+                "name": one.name,
+                "verdict": one.verdict,
+                "sentence": one.sentence,
+                "accuracy": accuracy(one.name),
+                "groups": one.groups.to_dict("records"),
+                "rules": [finding._asdict() for finding in one.findings],
+            }
+            for one in found.decisions
+        ],
+        "policy": None if policy is None else policy.model_dump(mode="json"),
+        "sha256": dict(hashes or {}),
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "date": date,
+    }
+
+
+def as_junit(found: Compared) -> str:
+    """Lay out a comparison for CI servers: a case for each group and each rule.
+
+    A group that is worse, and a rule that fails, is a failure; what could not be told is an error;
+    a group too small to be judged is skipped.
+    """
+    root = ElementTree.Element("testsuites", name="quantskew compare")
+    for one in found.decisions:
+        cases = [*_group_cases(one), *_rule_cases(one.findings)]
+        kinds = [kind for _, _, kind, _ in cases]
+        suite = ElementTree.SubElement(
+            root, "testsuite", name=one.name, tests=str(len(cases)),
+            failures=str(kinds.count("failure")), errors=str(kinds.count("error")),
+            skipped=str(kinds.count("skipped")),
+        )  # fmt: skip
+        for kind_of, name, kind, said in cases:
+            case = ElementTree.SubElement(suite, "testcase", classname=kind_of, name=name)
+            if kind:
+                ElementTree.SubElement(case, kind, message=said)
+            else:
+                ElementTree.SubElement(case, "system-out").text = said
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _group_cases(decision: Decision) -> Iterator[tuple[str, str, str, str]]:
+    kinds = {WORSE: "failure", BETTER: "", EQUIVALENT: "", "not judged": "skipped"}
+    for row in decision.groups.itertuples():
+        limits = f"[{points(row.low)}, {points(row.high)}]"
+        said = f"{row.verdict}: {points(row.change)} points {limits}, n = {row.n:,}"
+        needs = _images(row.decide)
+        said += f"; samples that would do: {needs}" if needs else ""
+        yield row.attribute, row.group, kinds.get(row.verdict, "error"), said
+
+
+def _rule_cases(findings: Sequence[Finding]) -> Iterator[tuple[str, str, str, str]]:
+    kinds = {"pass": "", "fail": "failure", "could not tell": "error"}
+    for finding in findings:
+        yield "policy", finding.rule, kinds[finding.verdict], finding.line()
+
+
+def run(
+    before: Path, after: Sequence[Path], *, policy: Path | None = None, labels: Path | None = None,
+    by: Sequence[str] = (), unit: str | None = None, margin: float | None = None,
+    classes: Sequence[str] = (), threshold: float | None = None, missing: float = 0.0,
+    minimum: int | None = None, date: str | None = None,
+) -> tuple[Compared, dict[str, Any]]:  # fmt: skip
+    """Compare files, and describe the comparison as :func:`as_json` does.
+
+    Parameters are those of :func:`quantskew.answers.judging.compare_answers`, with a file of the
+    policy, and ``minimum``, the samples below which a group is not judged.
+    """
+    rules = None
+    if policy is not None:
+        rules = read(gate.Policy, policy, "see quantskew gate --help for what it holds")
+    if minimum is not None and (rules is not None or minimum < 1):
+        raise UserError(
+            "--minimum: the policy says it" if rules else f"--minimum {minimum}: at least 1"
+        )
+    named = [path.name for path in after]
+    names = [
+        path.name if named.count(path.name) == 1 else "/".join(path.absolute().parts[-2:])
+        for path in after
+    ]
+    if len({*names}) < len(names):
+        raise UserError(f"two tables to judge are called alike: {listed(names)}")
+    found = compare_answers(
+        before, dict(zip(names, after, strict=True)), by=by, unit=unit, labels=labels,
+        margin=margin, classes=classes, threshold=threshold, missing=missing, policy=rules,
+        grouping=Groups() if minimum is None else Groups(minimum=minimum),
+    )  # fmt: skip
+    files = [before, *after, *([labels] if labels else []), *([policy] if policy else [])]
+    hashes = {str(path): file_hash(path) for path in files}
+    return found, as_json(found, policy=rules, unit=unit, hashes=hashes, date=date)
+
+
+def write_evidence(path: Path, content: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Keep a comparison with all that it takes to repeat it.
+
+    Paths are kept relative to the evidence, so that a folder may move.
+    """
+    folder = path.absolute().parent
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, Path):
+            return {"path": os.path.relpath(value.absolute(), folder), "sha256": file_hash(value)}
+        return [*map(kept, value)] if isinstance(value, list | tuple) else value
+
+    asked = {name: kept(value) for name, value in options.items()}
+    write_json(path, {"schema": EVIDENCE, "asked": asked, "found": content}, digits=DIGITS)
+
+
+def verify(path: Path) -> list[str]:
+    """Repeat a comparison from its evidence.
+
+    Returns
+    -------
+    What differs, in lines of text; none where files and results are the same.
+
+    Raises
+    ------
+    UserError
+        When it is no evidence, or the comparison cannot be repeated.
+    """
+    try:
+        evidence = json.loads(path.read_text(encoding="utf-8"))
+        if evidence["schema"] != EVIDENCE:
+            raise UserError(f"{path}: schema {evidence['schema']!r}, not {EVIDENCE!r}")
+        asked, before = dict(evidence["asked"]), dict(evidence["found"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no evidence of quantskew compare: {error!r}") from None
+    changed: list[str] = []
+
+    def found_again(value: Any) -> Any:
+        if isinstance(value, dict):
+            file = path.absolute().parent / value["path"]
+            if not file.is_file():
+                raise UserError(f"{path}: {file} is named there and does not exist")
+            if file_hash(file) != value["sha256"]:
+                changed.append(f"{value['path']}: the file was changed since")
+            return file
+        return [*map(found_again, value)] if isinstance(value, list) else value
+
+    try:
+        options = {name: found_again(value) for name, value in asked.items()}
+        _, content = run(**options)
+    except TypeError as error:
+        raise UserError(f"{path} is no evidence of quantskew compare: {error}") from None
+    except AnswersError as error:
+        if changed:
+            return [*changed, f"and cannot be compared any more: {error}"]
+        raise
+    again = json.loads(_written(content))
+    ignored = ("sha256", "versions")
+    return changed + [
+        line
+        for name in before
+        if name not in ignored
+        for line in _differences(name, before[name], again.get(name))
+    ]
+
+
+def _written(content: Mapping[str, Any]) -> str:
+    """A comparison as :func:`write_evidence` writes it."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "found.json")
+        write_json(file, content, digits=DIGITS)
+        return file.read_text(encoding="utf-8")
+
+
+def _differences(name: str, before: Any, after: Any) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in before.keys() | after.keys():
+            yield from _differences(f"{name}.{key}", before.get(key), after.get(key))
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for place, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from _differences(f"{name}[{place}]", one, other)
+    elif before != after:
+        yield f"{name}: was {before!r}, is {after!r}"
