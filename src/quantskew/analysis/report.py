@@ -151,6 +151,16 @@ def tables(headline: pd.DataFrame, frames: Mapping[str, pd.DataFrame], study: St
             "method) that would probably decide. All upper limits high all hold at once.",
         ),
         Table(
+            "Scores of each group against fp32: probabilities, and not only answers",
+            _of(
+                frames["scores"].dropna(subset="change"),
+                "group score n before after change low high fdr verdict note",
+            ),
+            "From the logits, for these networks; the false discovery rate is that of the table. "
+            "Nats, or shares of 1: below the margin the change does not matter. Two networks never "
+            "agree in all, so a distance is worse only where it is surely above the margin.",
+        ),
+        Table(
             "The files that ship: accuracy of each group as ONNX Runtime answers",
             _of(
                 first_groupings(frames["deployed_groups"], study),

@@ -32,6 +32,7 @@ from quantskew.analysis.hypotheses import assess
 from quantskew.analysis.published import published
 from quantskew.analysis.remedies import cheapest, remedies
 from quantskew.analysis.sampled import Sampled, sample
+from quantskew.analysis.scored import read_scores, score_cells
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import escape_markdown, latex, markdown
 from quantskew.data.groups import groupings, unit_codes
@@ -81,6 +82,7 @@ def analyze_all(study: Study, source: Source, compute: Compute) -> None:
     measured = {name: gathered(["evaluate"], name, *where) for name in MEASURED}
     shipped = {name: gathered(["deploy"], name, *where) for name in SHIPPED}
     frames |= compared._asdict() | attribution.attribution(attribution.changes(measured, study))
+    frames["scores"] = score_all(study, answers, compute)
     frames["failures"] = gathered(FOLDERS, "failures", study.datasets, every_model)
     shutil.rmtree(ANALYSIS, ignore_errors=True)
     for name, rows in frames.items():
@@ -159,6 +161,15 @@ def compare_all(study: Study, answers: Mapping[str, Paths], compute: Compute) ->
     ]
     folders = run(cells, title="compare", compute=compute)
     return joined(read_frames(folders[cell.name] for cell in cells), study)
+
+
+def score_all(study: Study, answers: Mapping[str, Paths], compute: Compute) -> pd.DataFrame:
+    """Compare the scores of every point with those of its fp32 networks: the table ``scores``."""
+    cells: dict[Point, Cell] = {}
+    for dataset, points in answers.items():
+        cells |= score_cells(study, dataset, points)
+    folders = run([*cells.values()], title="score", compute=compute)
+    return read_scores({p: folders[cell.name] for p, cell in cells.items()}, study.statistics)
 
 
 def _decided(

@@ -1,0 +1,136 @@
+"""What became of the scores of every group, from the logits that the study keeps.
+
+A score (:mod:`quantskew.fairness.score_catalogue`) asks how well what a network says fits, and not
+only whether its answer is right. The table ``scores`` compares every point with the fp32 networks
+of the same seeds, for the first grouping of its data set. It speaks of these very networks.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from quantskew import tables
+from quantskew.analysis.study import Statistics, Study
+from quantskew.data.groups import Groups, groupings, unit_codes
+from quantskew.data.people import read_people
+from quantskew.engine.cells import Cell
+from quantskew.fairness.score_catalogue import probabilities
+from quantskew.fairness.scores import compare, judged
+from quantskew.files import replacing
+from quantskew.layout import empty, samples_path
+from quantskew.names import BASELINE, FULL_PRECISION, Point
+
+
+def score_cells(
+    study: Study, dataset: str, points: Mapping[Point, Mapping[int, Path]]
+) -> dict[Point, Cell]:
+    """Plan the cells that score each point of a data set against its fp32 networks.
+
+    Parameters
+    ----------
+    points
+        Tables ``predictions`` of each point by seed; all points have the same seeds.
+    """
+    grouping = study.groups_of(dataset)[0]
+
+    def cell(point: Point) -> Cell:
+        fp32 = point._replace(method=BASELINE, bits=FULL_PRECISION)
+        return Cell(
+            "/".join(map(str, point)),
+            "quantskew.analysis.scored:score_point",
+            answers=[*points[point].values()],
+            reference=[*points[fp32].values()],
+            samples=samples_path(dataset),
+            grouping=grouping,
+            groups=study.groups.needed_by(grouping),
+            statistics=study.statistics,
+            unit=study.unit_of(dataset),
+        )
+
+    return {point: cell(point) for point in points if point.method != BASELINE}
+
+
+def score_point(
+    folder: Path,
+    *,
+    answers: list[Path],
+    reference: list[Path],
+    samples: Path,
+    grouping: str,
+    groups: Groups,
+    statistics: Statistics,
+    unit: str | None,
+) -> None:
+    """Score a point against the fp32 networks; write ``scores.parquet``, one row a group and score.
+
+    Parameters
+    ----------
+    answers, reference
+        Tables ``predictions``, one a seed, of the same seeds.
+    samples, grouping, groups, statistics, unit
+        As in :func:`quantskew.analysis.effects.compare_point`.
+    """
+    people = read_people(samples).part("test")
+    ids, labels, after = read_probabilities(answers)
+    others, _, before = read_probabilities(reference)
+    if not np.array_equal(ids, others):
+        raise tables.TableError(f"{answers[0]} answers other samples than {reference[0]}")
+    order = pd.Series(np.arange(len(people.ids)), people.ids).loc[ids].to_numpy()
+    attributes = people.attributes.iloc[order]
+    units = unit_codes(attributes, unit)
+    divisions = groupings(attributes, [grouping], groups, units)
+    rows = compare(
+        before, after, labels, divisions, units, margin=statistics.margin, alpha=statistics.alpha
+    )
+    with replacing(folder / "scores.parquet") as temporary:
+        rows.to_parquet(temporary, index=False)
+
+
+def read_probabilities(paths: Iterable[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read what networks say of the same samples, from their logits.
+
+    Parameters
+    ----------
+    paths
+        Tables ``predictions`` of one network each.
+
+    Returns
+    -------
+    ids (n,), labels (n,), probabilities (S, n, K)
+
+    Raises
+    ------
+    TableError
+        When a network answers other samples than the first one does.
+    """
+    read = [(path, tables.read("predictions", path, ["id", "label", "logits"])) for path in paths]
+    first, table = read[0]
+    for path, other in read:
+        if not other.select(["id", "label"]).equals(table.select(["id", "label"])):
+            raise tables.TableError(f"{path} answers other samples than {first}")
+    logits = [
+        other["logits"].combine_chunks().flatten().to_numpy().reshape(len(other), -1)
+        for _, other in read
+    ]
+    ids, labels = (table[name].to_numpy() for name in ("id", "label"))
+    return ids, labels, probabilities(np.stack(logits))
+
+
+def read_scores(folders: Mapping[Point, Path], settings: Statistics) -> pd.DataFrame:
+    """Put together what cells of :func:`score_point` wrote, and judge it as one family.
+
+    Parameters
+    ----------
+    folders
+        Folder of each point's cell.
+    """
+    parts = [
+        pd.read_parquet(folder / "scores.parquet").assign(**point._asdict())
+        for point, folder in folders.items()
+    ]
+    if not parts:
+        return empty("scores")
+    rows = judged(pd.concat(parts, ignore_index=True), settings.margin, settings.alpha)
+    return rows.drop(columns="scale")
