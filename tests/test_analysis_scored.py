@@ -9,7 +9,7 @@ from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from quantskew import tables
-from quantskew.analysis.scored import read_probabilities, read_scores, score_cells, score_point
+from quantskew.analysis.scored import read_logits, read_scores, score_cells, score_point
 from quantskew.analysis.study import Study
 from quantskew.data.groups import Groups
 from quantskew.data.storing import Prepared
@@ -75,11 +75,12 @@ def test_who_lost_is_named_although_no_answer_changed(points, tmp_path):
     }  # fmt: skip
     assert (rows.query("score == 'agreement'")["after"] == 1).all()
     of_all = rows.query("score == 'nll' and group == 'all' and bits == 4").iloc[0]
-    ids, labels, values = read_probabilities(points[PTQ].values())
+    ids, labels, logits = read_logits(points[PTQ].values())
     assert list(ids) == sorted(ids)
-    assert of_all["after"] == pytest.approx(np.mean([log_loss(labels, one) for one in values]))
+    losses = [log_loss(labels, softmax(one.astype(float), axis=1)) for one in logits]
+    assert of_all["after"] == pytest.approx(np.mean(losses))
     table = tables.read("predictions", points[PTQ][1]).to_pandas()
-    assert values[1] == pytest.approx(softmax(np.stack(table["logits"]).astype(float), axis=1))
+    assert (logits[1] == np.stack(table["logits"])).all()
 
 
 def test_a_new_score_reaches_the_table(points, tmp_path):
@@ -100,7 +101,7 @@ def test_a_network_that_answers_other_samples_is_named(points):
     table = tables.read("predictions", points[PTQ][1]).to_pandas()
     tables.write("predictions", table.iloc[1:], points[PTQ][1])
     with pytest.raises(tables.TableError, match=r"ptq-4bit-seed1.parquet answers other samples"):
-        read_probabilities(points[PTQ].values())
+        read_logits(points[PTQ].values())
 
 
 def test_without_a_quantized_network_the_table_is_empty(points, tmp_path):

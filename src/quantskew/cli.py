@@ -103,6 +103,14 @@ examples:
   quantskew plan --loss 0.02 --flips 0.05 --images-per-unit 5 --correlation 0.5
   quantskew plan --difference 0.05 --seed-sd 0.02
 """
+_SLICES = """\
+find the part of the data that loses most, when nobody listed the group
+
+Parts are described by the attributes of the samples, the label, the brightness, contrast, sharpness
+and size of the images, and clusters of the logits, or two of these together. They are found on one
+half of the test samples and tested on the other: of those said to be worse, a share of at most
+`statistics.alpha` is false on average.
+"""
 _LATENCY = """\
 time the fp32 and int8 files of a study, and list the size of every variant
 
@@ -236,6 +244,15 @@ def _parser() -> argparse.ArgumentParser:
     ):
         plan.add_argument(f"--{name}", type=number, default=default, metavar="X",
                           help=f"{what} (default: {default:g})")  # fmt: skip
+
+    slices = command("slices", _SLICES, _slices)
+    for name in ("dataset", "model"):
+        slices.add_argument(f"--{name}", help=f"{name} of the study, required if it has several")
+    slices.add_argument(
+        "--variant",
+        help="such as ptq-4bit (all seeds) or ptq-4bit-seed0 (default: the reference method at the "
+        "narrowest width)",
+    )
 
     latency = command("latency", _LATENCY, _latency)
     for name in ("dataset", "model"):
@@ -395,6 +412,18 @@ def _plan(given: argparse.Namespace) -> int:
     if not lines:
         raise UserError("nothing is asked; give --loss, or --difference; see quantskew plan --help")
     print("\n".join(lines))
+    return PASS
+
+
+def _slices(options: argparse.Namespace) -> int:
+    from quantskew import params
+    from quantskew.analysis.slicing import slices_of_study
+
+    where = {"dataset": options.dataset, "model": options.model, "variant": options.variant}
+    title, rows = slices_of_study(params.load().judged(), **where)
+    print(title)
+    print(rows.to_string(index=False, float_format="{:.4f}".format) if len(rows) else
+          "no part of the searched half loses more than the rest")  # fmt: skip
     return PASS
 
 

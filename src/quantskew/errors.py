@@ -1,7 +1,7 @@
 """Errors that a user can put right, and the names that they may have meant."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import metadata, requires
 
 
@@ -47,3 +47,19 @@ def explained(error: ModuleNotFoundError) -> ImportError:
                     f"pip install 'quantskew[{extra}]'"
                 )
     return error
+
+
+def one_of(what: str, given: str | None, known: Sequence[str]) -> str:
+    """Return the name that was given, or the only one there is.
+
+    Raises
+    ------
+    UserError
+        When there is no such name, or there are several and none was given.
+    """
+    if given is None and len(known) == 1:
+        return known[0]
+    if given not in known:
+        problem = f"no {what} {given!r}" if given else f"several {what}s; give --{what}"
+        raise UserError(f"{problem}: there are {', '.join(known)}{close_names(given or '', known)}")
+    return given

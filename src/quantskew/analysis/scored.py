@@ -7,6 +7,7 @@ of the same seeds, for the first grouping of its data set. It speaks of these ve
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -73,32 +74,36 @@ def score_point(
         As in :func:`quantskew.analysis.effects.compare_point`.
     """
     people = read_people(samples).part("test")
-    ids, labels, after = read_probabilities(answers)
-    others, _, before = read_probabilities(reference)
-    if not np.array_equal(ids, others):
+    before, after = read_logits(reference), read_logits(answers)
+    if not np.array_equal(before.ids, after.ids):
         raise tables.TableError(f"{answers[0]} answers other samples than {reference[0]}")
-    order = pd.Series(np.arange(len(people.ids)), people.ids).loc[ids].to_numpy()
+    order = pd.Series(np.arange(len(people.ids)), people.ids).loc[after.ids].to_numpy()
     attributes = people.attributes.iloc[order]
     units = unit_codes(attributes, unit)
     divisions = groupings(attributes, [grouping], groups, units)
     rows = compare(
-        before, after, labels, divisions, units, margin=statistics.margin, alpha=statistics.alpha
-    )
+        probabilities(before.logits), probabilities(after.logits), after.labels, divisions, units,
+        margin=statistics.margin, alpha=statistics.alpha,
+    )  # fmt: skip
     with replacing(folder / "scores.parquet") as temporary:
         rows.to_parquet(temporary, index=False)
 
 
-def read_probabilities(paths: Iterable[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read what networks say of the same samples, from their logits.
+class Said(NamedTuple):
+    """What networks say of the same n samples."""
+
+    ids: np.ndarray  # (n,)
+    labels: np.ndarray  # (n,)
+    logits: np.ndarray  # (S, n, K)
+
+
+def read_logits(paths: Iterable[Path]) -> Said:
+    """Read what networks say of the same samples.
 
     Parameters
     ----------
     paths
         Tables ``predictions`` of one network each.
-
-    Returns
-    -------
-    ids (n,), labels (n,), probabilities (S, n, K)
 
     Raises
     ------
@@ -110,12 +115,9 @@ def read_probabilities(paths: Iterable[Path]) -> tuple[np.ndarray, np.ndarray, n
     for path, other in read:
         if not other.select(["id", "label"]).equals(table.select(["id", "label"])):
             raise tables.TableError(f"{path} answers other samples than {first}")
-    logits = [
-        other["logits"].combine_chunks().flatten().to_numpy().reshape(len(other), -1)
-        for _, other in read
-    ]
+    logits = [other["logits"].combine_chunks().flatten().to_numpy() for _, other in read]
     ids, labels = (table[name].to_numpy() for name in ("id", "label"))
-    return ids, labels, probabilities(np.stack(logits))
+    return Said(ids, labels, np.stack(logits).reshape(len(read), len(ids), -1))
 
 
 def read_scores(folders: Mapping[Point, Path], settings: Statistics) -> pd.DataFrame:

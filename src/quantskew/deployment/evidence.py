@@ -22,7 +22,7 @@ from quantskew.data.source import Source
 from quantskew.data.sources import read
 from quantskew.data.sources.registry import Image
 from quantskew.engine.fingerprint import file_hash
-from quantskew.errors import UserError, close_names
+from quantskew.errors import UserError, close_names, one_of
 from quantskew.layout import folder_of, predictions_path, samples_path, stored_variants
 from quantskew.names import FULL_PRECISION, Variant
 from quantskew.sections import checked
@@ -59,11 +59,11 @@ def from_study(
 
     Raises
     ------
-    EvidenceError
-        When there is no such variant, with those there are.
+    UserError
+        When there is no such data set, model or variant, with those there are.
     """
-    dataset = _one("dataset", dataset, study.datasets)
-    model = _one("model", model, study.models)
+    dataset = one_of("dataset", dataset, study.datasets)
+    model = one_of("model", model, study.models)
     known = {}
     evaluated = folder_of("evaluate", dataset, model)
     stored = stored_variants(dataset, model)
@@ -113,17 +113,6 @@ def _answers(folder: Path, variant: Variant, ids: np.ndarray) -> np.ndarray:
     _check_finite({str(path): np.stack([*rows["logits"]])}, ids)
     answers: np.ndarray = rows["prediction"].to_numpy()
     return answers
-
-
-def _one(what: str, given: str | None, known: tuple[str, ...]) -> str:
-    if given is None and len(known) == 1:
-        return known[0]
-    if given not in known:
-        problem = f"no {what} {given!r}" if given else f"several {what}s; give --{what}"
-        raise EvidenceError(
-            f"{problem}: there are {', '.join(known)}{close_names(given or '', known)}"
-        )
-    return given
 
 
 def _provenance(**files: list[Path]) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def compare(
     divisions
         Ways of dividing the samples.
     units
-        (n,) integer codes of who each sample comes from; None where each is its own unit.
+        (n,) codes or names of who each sample comes from; None where each is its own unit.
     threshold
         Of recall and false positive rate, 0..1.
     largest_error
@@ -144,7 +144,7 @@ def compare(
     """
     labels = np.asarray(labels)
     one, other = (np.asarray(values, float) for values in (before, after))
-    of_unit = np.arange(len(labels)) if units is None else np.asarray(units)
+    of_unit = np.arange(len(labels)) if units is None else pd.factorize(np.asarray(units))[0]
     if of_unit.shape != labels.shape[:1]:
         raise ScoreError(f"units are {of_unit.shape}, where there are {len(labels)} samples")
     samples = _Samples(labels, list(divisions), of_unit)
@@ -221,7 +221,7 @@ def _rows(before: Floats, after: Floats, samples: _Samples, settings: _Settings)
     asked = [one for one in SCORES.values() if one.of == kind]
     rows = []
     for division, (name, counted, mask) in _groups(divisions, len(labels)):
-        dense = np.unique(units[mask], return_inverse=True)[1]
+        dense = pd.factorize(units[mask])[0]
         one, other = (
             [
                 Outputs(labels[mask], own[mask], base[mask], dense, settings.threshold, most)
@@ -339,7 +339,7 @@ def _of_samples(
         nothing = np.array(np.nan)
         return _Found(0, np.nan, np.nan, Limits(nothing, nothing), np.nan)
     one, other = float(before.mean()), float(after.mean())
-    apart = None if len(np.unique(units)) == n else units
+    apart = None if np.bincount(units).max() == 1 else units
     if score.share:
         low, high = change_limits(
             changes(before, after, np.zeros(n, int), 1, units=apart), alpha / 2
