@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import product
 from multiprocessing import Pool
 from pathlib import Path
@@ -28,9 +29,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import betaincinv
-from scipy.stats import binom, page_trend_test
+from scipy.stats import binom, norm, page_trend_test
 
-from quantskew.fairness import contrasts, gaps, limits, verdicts
+from quantskew.data.groups import Grouping
+from quantskew.fairness import contrasts, gaps, limits, score_catalogue, scores, slices, verdicts
 from quantskew.fairness.limits import (
     Changes,
     Shares,
@@ -39,6 +41,7 @@ from quantskew.fairness.limits import (
     share_limits,
 )
 from quantskew.fairness.paired import exchange_p_value
+from quantskew.fairness.score_catalogue import Outputs, probabilities
 
 SIZES = {
     "2 × 2,370": [2370] * 2,
@@ -109,6 +112,27 @@ class Many(NamedTuple):
     effects: float
 
 
+class Scored(NamedTuple):
+    """Probabilities of two networks for one group."""
+
+    samples: int
+    classes: int
+    change: str  # what became of the logits: see CHANGES
+    images: int = 1  # most of one person
+    correlation: float = 0.0  # of the images of one person
+
+
+class Sliced(NamedTuple):
+    """Samples of which a part that nobody listed may lose."""
+
+    samples: int
+    hidden: int  # samples of that part
+    seen: str  # how features show it: a value of a column; a number that it shifts; or not at all
+    loss: float
+    everyone: float = 0.0  # loss of all others
+    images: int = 1
+
+
 class Row(NamedTuple):
     """One promise in one cell."""
 
@@ -119,7 +143,7 @@ class Row(NamedTuple):
     error: float  # Monte Carlo standard error
 
 
-Cell = Design | Seeds | Trends | Many
+Cell = Design | Seeds | Trends | Many | Scored | Sliced
 
 
 def designs() -> Iterator[Cell]:
@@ -138,6 +162,15 @@ def designs() -> Iterator[Cell]:
         yield Trends(networks, 10, widths, shared)
     for effects in (0.0, 0.1, 0.5):
         yield Many(200, effects)
+    for n, classes, change in product([30, 100, 338, 1000], [2, 10], CHANGES):
+        yield Scored(n, classes, change)
+        yield Scored(n, classes, change, images=5, correlation=0.5)
+    for total, seen in product([1500, 5000], ["value", "number"]):
+        yield Sliced(total, 300, seen, 0.1)
+        yield Sliced(total, 300, seen, 0.1, everyone=0.02)
+    for total, images in product([600, 1500, 5000], [1, 5]):
+        for loss in (0.0, 0.05):
+            yield Sliced(total, 300, "value", loss, everyone=loss, images=images)
 
 
 def describe(cell: Cell) -> str:
@@ -155,6 +188,13 @@ def describe(cell: Cell) -> str:
             return f"{networks} networks, {groups} groups, {widths} widths, {shared:.0%} shared"
         case Many(tests, effects):
             return f"{tests} tests, {effects:.0%} with an effect"
+        case Scored(n, classes, change, images, icc):
+            text = f"{n} samples of {classes} classes, {change}"
+            return text + (f", 1–{images} images a person, ICC {icc}" if images > 1 else "")
+        case Sliced(total, hidden, seen, loss, everyone, images):
+            text = f"{hidden} of {total:,} lose {100 * loss:.0f}, the rest {100 * everyone:.0f}"
+            text += f", shown by a {seen}"
+            return text + (f", 1–{images} images a person" if images > 1 else "")
 
 
 def rates(design: Design) -> np.ndarray:
@@ -423,11 +463,121 @@ def many(cell: Many, samples: int, rng: np.random.Generator) -> Iterator[Row]:
     yield _row("false discoveries among those found", "error", 0.05, np.array(shares))
 
 
+Change = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+CHANGES: dict[str, Change] = {
+    # of the signal that labels are drawn by, the noise before, other noise, and 1 % of the samples
+    "noise of the same size": lambda signal, _, noise, __: 1.3 * signal + 0.3 * noise,
+    "more noise": lambda signal, _, noise, __: 1.3 * signal + noise,
+    "too sure": lambda signal, noise, _, __: 2 * signal + 0.3 * noise,
+    "1 % lost": lambda signal, noise, other, lost: np.where(
+        lost, 4 * other, 1.3 * signal + 0.3 * noise
+    ),
+}
+
+
+def _units(n: int, most: int) -> np.ndarray:
+    """Persons of n images, who have 1 to so many."""
+    if most == 1:
+        return np.arange(n)
+    sizes = _persons(n, most)
+    return np.repeat(np.arange(sizes.size), sizes)
+
+
+def say(cell: Scored, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Draw labels, probabilities before and after, and persons."""
+    persons = _units(cell.samples, cell.images)
+
+    def normal(columns: int) -> np.ndarray:
+        shared = rng.normal(size=(persons[-1] + 1, columns))[persons]
+        own = rng.normal(size=(cell.samples, columns))
+        return np.asarray(np.sqrt(cell.correlation) * shared + np.sqrt(1 - cell.correlation) * own)
+
+    signal, noise, other = 2 * normal(cell.classes), normal(cell.classes), normal(cell.classes)
+    labels = (signal + rng.gumbel(size=signal.shape)).argmax(1)
+    after = CHANGES[cell.change](signal, noise, other, normal(1) > norm.isf(0.01))
+    return labels, probabilities(1.3 * signal + 0.3 * noise), probabilities(after), persons
+
+
+@cache
+def true_changes(classes: int, change: str) -> dict[str, float]:
+    """Changes of all scores of very many samples."""
+    labels, *both, persons = say(Scored(400_000, classes, change), np.random.default_rng(1))
+    changes = {}
+    for name, score in score_catalogue.SCORES.items():
+        if score.of == "classes":
+            values = [score.value(Outputs(labels, p, both[0], persons)) for p in both]
+            before, after = (
+                v.value if isinstance(v, score_catalogue.Scored) else float(np.nanmean(v))
+                for v in values
+            )
+            changes[name] = after - before
+    return changes
+
+
+def of_scores(cell: Scored, samples: int, rng: np.random.Generator) -> Iterator[Row]:
+    """Check the limits and verdicts of every score of one group."""
+    truth = true_changes(cell.classes, cell.change)
+    nobody = Grouping("", np.full(cell.samples, -1), [], np.zeros(0, bool))
+    hits: dict[str, list[bool]] = {name: [] for name in truth}
+    told: dict[str, list[bool]] = {name: [] for name in truth}
+    for _ in range(samples):
+        labels, before, after, persons = say(cell, rng)
+        rows = scores.compare(before, after, labels, [nobody], persons, margin=MARGIN)
+        for row in rows.dropna(subset="low").itertuples():
+            if row.low == row.high:
+                raise AssertionError("an interval of width zero")
+            hits[row.score].append(row.low - 1e-12 <= truth[row.score] <= row.high + 1e-12)
+            told[row.score].append(row.verdict in ("worse", "better"))
+    for name, found in hits.items():
+        yield _row(f"change of a score: {name}", "coverage", 0.95, np.array(found))
+        if cell.change != "noise of the same size":
+            label = f"tells what became of {name}: {describe(cell)}"
+            yield _row(label, "power", np.nan, np.array(told[name]))
+        elif not score_catalogue.SCORES[name].distance:
+            yield _row(f"score without a change, worse or better: {name}", "error", 0.05,
+                       np.array(told[name]))  # fmt: skip
+
+
+def of_slices(cell: Sliced, samples: int, rng: np.random.Generator) -> Iterator[Row]:
+    """Look for a part that nobody listed, and for parts that are not there."""
+    named, false = [], []
+    for number in range(samples):
+        persons = _units(cell.samples, cell.images)
+        order = rng.permutation(persons[-1] + 1)[persons]  # whole persons are hidden
+        hidden = np.argsort(np.argsort(order, kind="stable"), kind="stable") < cell.hidden
+        kinds = rng.choice([*"abcd"], (2, cell.samples))
+        features = pd.DataFrame(rng.normal(size=(cell.samples, 4)), columns=[*"wxyz"])
+        features["site"], features["kind"] = kinds
+        if cell.seen == "value":
+            features["kind"] = np.where(hidden, "hidden", features["kind"])
+        else:
+            features["w"] -= 2 * hidden
+        labels = rng.integers(10, size=cell.samples)
+        right = np.where(rng.random((2, cell.samples)) < 0.85, labels, (labels + 1) % 10)
+        same = rng.random(cell.samples) < 0.84  # so that 4 % flip
+        before, after = right[0], np.where(same, right[0], right[1])
+        lost = rng.random(cell.samples) < np.where(hidden, cell.loss, cell.everyone) / 0.85
+        after = np.where(lost, (labels + 1) % 10, after)
+        rows = slices.find_slices(features, before, after, labels, persons, seed=number)
+        found = rows.loc[rows["fdr"] <= 0.05, "slice"]
+        text = "kind hidden" if cell.seen == "value" else f"w {features['w'].min():.2g} to"
+        real = found.str.contains(text, regex=False) & (cell.loss > cell.everyone)
+        named.append(bool(real.any()))
+        false.append((~real).sum() / max(1, len(found)))
+    if cell.loss > cell.everyone:
+        yield _row("false slices among those found", "error", 0.05, np.array(false))
+        yield _row(f"finds the slice: {describe(cell)}", "power", np.nan, np.array(named))
+    else:
+        yield _row("slices found where none is", "error", 0.05, np.array(false))
+
+
 CHECKS: dict[type[Cell], Callable[[Any, int, np.random.Generator], Iterator[Row]]] = {
     Design: judge,
     Seeds: over_seeds,
     Trends: over_widths,
     Many: many,
+    Scored: of_scores,
+    Sliced: of_slices,
 }
 
 
@@ -460,7 +610,7 @@ def measure(cell: Cell, samples: int, seed: int) -> list[Row]:
 
 def code() -> str:
     """A fingerprint of the statistics and of this program."""
-    modules = (contrasts, gaps, limits, verdicts)
+    modules = (contrasts, gaps, limits, score_catalogue, scores, slices, verdicts)
     files = [*(Path(inspect.getfile(module)) for module in modules), Path(__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
 
@@ -523,6 +673,10 @@ def power(rows: pd.DataFrame) -> str:
         cells = [" / ".join(f"{100 * by[s, f]:.0f}" for f in FLIPS if (s, f) in by) for s in SIZES]
         if any(cells):
             lines.append(f"| {promise} | {' | '.join(cells)} |")
+    lines += ["", "| scores and slices | power % |", "|---|---|"]
+    for row in part[kinds.isin(["Scored", "Sliced"])].itertuples():
+        if row.cell[0] in (338, 1500, 5000) and getattr(row.cell, "images", 1) == 1:
+            lines.append(f"| {row.promise} | {percent(row.measured)} |")
     lines += ["", "| methods over seeds | power % |", "|---|---|"]
     for row in part[kinds == "Seeds"].itertuples():
         lines.append(f"| {row.promise}, {row.cell.models} models | {percent(row.measured)} |")
@@ -535,10 +689,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--every", type=int, default=1, help="only each n-th cell")
+    kinds = {kind.__name__: kind for kind in CHECKS}
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=[*kinds], help="only these")
     asked = parser.parse_args()
     folder = asked.folder / f"{code()}-{asked.samples}"
     folder.mkdir(parents=True, exist_ok=True)
-    cells = list(designs())[:: asked.every]
+    chosen = tuple(kinds[name] for name in asked.kinds)
+    cells = [cell for cell in designs() if isinstance(cell, chosen)][:: asked.every]
     names = [hashlib.sha256(repr(cell).encode()).hexdigest()[:12] for cell in cells]
     paths = [folder / f"{name}.json" for name in names]
     # in the order of their names, so that a part of them is a fair sample of all

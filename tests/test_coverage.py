@@ -30,12 +30,16 @@ def small(c):
         c.Seeds(2, 4, 0.01),
         c.Trends(2, 10, 5, 0.8),
         c.Many(100, 0.1),
+        c.Scored(100, 2, "more noise", images=5, correlation=0.5),
+        c.Scored(100, 10, "1 % lost"),
+        c.Sliced(600, 300, "value", 0.05, 0.05),
     ]
 
 
 def test_promises_are_kept(coverage):
     for number, cell in enumerate(small(coverage)):
-        samples = 100 if isinstance(cell, coverage.Seeds | coverage.Trends) else 300
+        slow = coverage.Seeds | coverage.Trends | coverage.Scored | coverage.Sliced
+        samples = 100 if isinstance(cell, slow) else 300
         for row in coverage.measure(cell, samples, number):
             assert not coverage.falls_short(row, slack=3), (cell, row)
 
