@@ -66,8 +66,10 @@ MARGIN = 0.02
 LEAST = 0.94  # coverage of what promises 95 %
 
 
-def _looked_up(a: np.ndarray, b: np.ndarray, y: float) -> np.ndarray:
+def _looked_up(a: np.ndarray, b: np.ndarray, y: ArrayLike) -> np.ndarray:
     """Compute betaincinv once for each pair of a and b: counts of one network recur."""
+    if np.ndim(y):
+        return np.asarray(betaincinv(a, b, y))
     a, b = np.broadcast_arrays(a, b)
     pairs, places = np.unique(a + 1j * b, return_inverse=True)
     looked_up: np.ndarray = betaincinv(pairs.real, pairs.imag, y)[places.reshape(a.shape)]
