@@ -502,8 +502,8 @@ def say(cell: Scored, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
 
 @cache
 def true_changes(classes: int, change: str) -> dict[str, float]:
-    """Changes of all scores of very many samples."""
-    labels, *both, persons = say(Scored(400_000, classes, change), np.random.default_rng(1))
+    """Changes of all scores, of a hundred thousand samples."""
+    labels, *both, persons = say(Scored(100_000, classes, change), np.random.default_rng(1))
     changes = {}
     for name, score in score_catalogue.SCORES.items():
         if score.of == "classes":

@@ -59,7 +59,7 @@ def one_of(what: str, given: str | None, known: Sequence[str]) -> str:
     """
     if given is None and len(known) == 1:
         return known[0]
-    if given not in known:
+    if given is None or given not in known:
         problem = f"no {what} {given!r}" if given else f"several {what}s; give --{what}"
         raise UserError(f"{problem}: there are {', '.join(known)}{close_names(given or '', known)}")
     return given
