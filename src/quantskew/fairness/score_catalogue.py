@@ -141,7 +141,7 @@ def score(
     """Register a function of outputs as a score.
 
     Parameters are those of :class:`Score`; its name is that of the function, and its sentence the
-    docstring.
+    first paragraph of the docstring.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def score(
         name = value.__name__
         if name in SCORES:
             raise ValueError(f"there is a score {name!r} already")
-        sentence = " ".join((value.__doc__ or "").split())
+        sentence = " ".join((value.__doc__ or "").partition("\n\n")[0].split())
         SCORES[name] = Score(name, title, sentence, better, value, span, **facts)
         return value
 
