@@ -275,7 +275,7 @@ def _classes(values: Floats, labels: np.ndarray) -> Floats:
             f"outputs for {len(labels)} labels must be (n,), (n, K) or (S, n, K), not "
             f"{values.shape}; give the labels of numbers as floats"
         )
-    rule = "probabilities lie in 0..1 and those of a row sum to 1; are these logits?"
+    rule = "probabilities lie in 0..1 and those of a row sum to 1; are these logits, or numbers?"
     for rows in values:
         outside = ~((rows >= -1e-6) & (rows <= 1 + 1e-6)).all(-1)
         refuse(outside | ~(np.abs(rows.sum(-1) - 1) <= 1e-3), rows, rule)
