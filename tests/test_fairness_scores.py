@@ -284,6 +284,18 @@ def test_units_and_divisions_of_other_samples_are_refused():
         scores.compare(before, np.stack([after, after]), labels, [everyone(10)])
 
 
+def test_labels_may_be_truth_values_and_nothing_is_no_comparison():
+    labels, before, after = drawn(2, 100)
+    one = scores.compare(before, after, labels, [everyone(100)])
+    other = scores.compare(before[:, 1], after[:, 1], labels == 1, [everyone(100)])
+    numbers = one.select_dtypes(float).columns
+    assert one[numbers].to_numpy() == pytest.approx(other[numbers].to_numpy(), nan_ok=True)
+    with pytest.raises(ScoreError, match="100 samples in 0 divisions"):
+        scores.compare(before, after, labels, [])
+    with pytest.raises(ScoreError, match="0 samples in 1 divisions"):
+        scores.compare(before[:0], after[:0], labels[:0], [everyone(0)])
+
+
 @pytest.fixture
 def _added():
     """Register two scores: a mean over samples, and one of the whole."""

@@ -143,6 +143,9 @@ def compare(
     ['equivalent', 'worse', 'worse']
     """
     labels = np.asarray(labels)
+    labels = labels.astype(int) if labels.dtype.kind == "b" else labels
+    if not labels.size or not divisions:
+        raise ScoreError(f"{len(labels)} samples in {len(divisions)} divisions: nothing to compare")
     one, other = (np.asarray(values, float) for values in (before, after))
     of_unit = np.arange(len(labels)) if units is None else pd.factorize(np.asarray(units))[0]
     if of_unit.shape != labels.shape[:1]:
@@ -265,7 +268,7 @@ def _numbers(values: Floats, labels: np.ndarray) -> Floats:
 
 def _classes(values: Floats, labels: np.ndarray) -> Floats:
     """Check probabilities, and return them as (S, n, K)."""
-    if labels.dtype.kind not in "iub":
+    if labels.dtype.kind not in "iu":
         raise ScoreError(f"labels are {labels.dtype}; give integers 0..K−1, or floats for numbers")
     if values.ndim == 1:
         values = np.stack([1 - values, values], axis=-1)
