@@ -471,8 +471,8 @@ CHANGES: dict[str, Change] = {
     "noise of the same size": lambda signal, _, noise, __: 1.3 * signal + 0.3 * noise,
     "more noise": lambda signal, _, noise, __: 1.3 * signal + noise,
     "too sure": lambda signal, noise, _, __: 2 * signal + 0.3 * noise,
-    "1 % lost": lambda signal, noise, other, lost: np.where(
-        lost, 4 * other, 1.3 * signal + 0.3 * noise
+    "1 % surely wrong": lambda signal, noise, _, lost: np.where(
+        lost, -9 * signal, 1.3 * signal + 0.3 * noise
     ),
 }
 

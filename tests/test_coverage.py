@@ -31,7 +31,7 @@ def small(c):
         c.Trends(2, 10, 5, 0.8),
         c.Many(100, 0.1),
         c.Scored(100, 2, "more noise", images=5, correlation=0.5),
-        c.Scored(100, 10, "1 % lost"),
+        c.Scored(100, 10, "1 % surely wrong"),
         c.Sliced(600, 300, "value", 0.05, 0.05),
     ]
 
