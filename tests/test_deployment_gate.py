@@ -351,9 +351,9 @@ def test_one_of_several_outputs_is_chosen_by_name(gate, tmp_path):
     ("text", "message"),
     [
         ("accuracy: 0.5\naccuracy: 0.9", "the key 'accuracy' stands more than once"),
-        ("accuracy: true", "accuracy: got True, which is a truth value; a number is needed"),
-        ("bytes: true", "bytes: got True, which is a truth value"),
-        ("fvo_increase: false", "fvo_increase: got False, which is a truth value"),
+        ("accuracy: true", "accuracy: got True, which holds a truth value; a number is needed"),
+        ("bytes: true", "bytes: got True, which holds a truth value"),
+        ("fvo_increase: false", "fvo_increase: got False, which holds a truth value"),
         ("accuracy: 0.5\nseed: -1", "seed: got -1"),
         ("accuracy: 0.5\ndraws: 1000000000", "draws: got 1000000000"),
         ("accuracy: 0.5\npreprocess: {scale: 255}", r"preprocess\.mean: is required"),
