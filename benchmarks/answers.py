@@ -48,8 +48,13 @@ CAPABILITIES = pd.DataFrame(
 def tables(rows: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     rng = np.random.default_rng(seed)
     labels, groups = (rng.integers(n, size=rows, dtype=np.int64) for n in (CLASSES, GROUPS))
-    before = np.where(rng.random(rows) < 0.9, labels, rng.integers(CLASSES, size=rows))
-    after = np.where(rng.random(rows) < 0.98, before, rng.integers(CLASSES, size=rows))
+
+    def answered() -> np.ndarray:
+        return np.where(rng.random(rows) < 0.9, labels, rng.integers(CLASSES, size=rows))
+
+    # what is answered anew is as often right as before, so that p-values tell something
+    before, again = answered(), answered()
+    after = np.where(rng.random(rows) < 0.98, before, again)
     ids = pd.Series(np.arange(rows)).astype("string[pyarrow]").str.zfill(9)
     races = np.array([f"group {g}" for g in range(GROUPS)])[groups]
     frame = pd.DataFrame({"id": ids, "label": labels, "race": races, "prediction": before})

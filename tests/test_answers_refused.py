@@ -234,7 +234,7 @@ CASES = {
     ),
     "an unknown id twice": (
         lambda: pd.concat([frame(), frame()[:2].assign(id="new")]).to_csv("after.csv", index=False),
-        ["after.csv: 1 rows have an id that another row has", "'new'"],
+        ["after.csv: 1 rows have an id that another row has, such as row 62 (id 'new')"],
     ),
     "other ids": (
         csv(id=[f"x{k}" for k in range(N)]),

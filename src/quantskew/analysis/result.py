@@ -13,7 +13,7 @@ import pandas as pd
 
 from quantskew.analysis import answer
 from quantskew.analysis.study import Study
-from quantskew.errors import UserError, close_names
+from quantskew.errors import UserError, close_names, explained
 from quantskew.names import BASELINE
 
 if TYPE_CHECKING:
@@ -110,13 +110,14 @@ class Result:
         Raises
         ------
         UserError
-            When fairlearn is not installed, or there are no such answers or attributes.
+            When there are no such answers or attributes.
+        MissingExtraError
+            When fairlearn is not installed.
         """
         try:
             from fairlearn.metrics import MetricFrame
-        except ImportError:
-            raise UserError("metric_frame needs fairlearn: pip install fairlearn") from None
-
+        except ModuleNotFoundError as error:
+            raise explained(error) from None
         features = [name.strip() for name in by.split("*")]
         own = answers or str(self.predictions.columns[-1])
         for given, known in ((own, self.predictions.columns[2:]), *(

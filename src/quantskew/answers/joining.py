@@ -169,7 +169,7 @@ def _matched(
     first, *others = found
     n = len(first.ids)
     everyone = np.arange(n)
-    _unique(first, pc.index_in(first.ids, value_set=first.ids), everyone)
+    _refuse_twice(first, everyone)
     rows = [everyone]
     for one in others:
         if one.ids.equals(first.ids):
@@ -179,12 +179,9 @@ def _matched(
         place = np.full(n + 1, -1)  # those that the first table lacks go to the end
         place[where] = np.arange(len(where))
         place = place[:-1]
-        twice = np.flatnonzero((where >= 0) & (place[where] != np.arange(len(where))))
-        if len(twice):
-            _refuse_twice(one, twice)
-        if (where < 0).any():
-            extra = one.ids.filter(pa.array(where < 0))
-            _unique(one, pc.index_in(extra, value_set=extra), np.arange(len(extra)), extra)
+        if ((where >= 0) & (place[where] != np.arange(len(where)))).any():
+            _refuse_twice(one, np.arange(len(where)))
+        _refuse_twice(one, np.flatnonzero(where < 0))
         rows.append(place)
     warnings = []
     for position, (one, place) in enumerate(zip(found, rows, strict=True)):
@@ -217,18 +214,15 @@ def _first_absent(one: Table, first: Table, more: int) -> pa.Array:
     return one.ids.filter(absent).slice(0, 3)
 
 
-def _unique(one: Table, places: pa.Array, rows: np.ndarray, ids: pa.Array | None = None) -> None:
-    """Refuse ids that stand more than once; ``places`` are where each stands first."""
-    twice = np.flatnonzero(places.to_numpy() != rows)
-    if len(twice):
-        _refuse_twice(one._replace(ids=one.ids if ids is None else ids), twice)
-
-
 def _refuse_twice(one: Table, rows: np.ndarray) -> None:
-    raise AnswersError(
-        f"{one.name}: {len(rows):,} rows have an id that another row has, such as "
-        f"{listed(map(one.row, rows[:3]), 3)}"
-    )
+    """Refuse ids that stand more than once among some rows."""
+    ids = one.ids.take(pa.array(rows)) if len(rows) < len(one.ids) else one.ids
+    twice = rows[pc.index_in(ids, value_set=ids).to_numpy() != np.arange(len(rows))]
+    if len(twice):
+        raise AnswersError(
+            f"{one.name}: {len(twice):,} rows have an id that another row has, such as "
+            f"{listed(map(one.row, twice[:3]), 3)}"
+        )
 
 
 def _agreed(found: list[Table], rows: list[np.ndarray], column: str) -> Codes | None:
