@@ -53,7 +53,7 @@ examples:
     quantskew gate policy.yaml int8_balanced-8bit-seed0 --model resnet18_quarter
   simulated int4 of the same study
     quantskew gate policy.yaml ptq-4bit-seed0 --model resnet18_quarter
-  any two ONNX files on labelled images, with a summary for a pull request
+  any two files on labelled images, with a summary for a pull request
     quantskew gate policy.yaml --fp32 a.onnx --int8 b.onnx --data test.parquet --markdown gate.md
 
 """
@@ -86,6 +86,18 @@ repeat a comparison from its evidence, and say what differs
 
 The evidence of quantskew compare --evidence names its files with their hashes. Status 0: files and
 results are the same; 1: they differ; 64: the comparison cannot be repeated.
+"""
+_ANSWERS = """\
+run a network's file on labelled images, and write a table of what it answers
+
+The suffix of the file says which runtime executes it: .onnx (ONNX Runtime), .tflite (LiteRT, pip
+install 'quantskew[litert]'), .xml (OpenVINO, pip install 'quantskew[openvino]') or .pt2
+(torch.export). The table has the id, label and all other columns of the data, the prediction, and
+the logits, probabilities or score that the file gives.
+
+The policy says how images are fed and scores are read: preprocess, output, threshold, max_rejects;
+see quantskew gate --help. The layout, NCHW or NHWC, is seen from the shape of the input unless the
+policy states it. A file whose input is integer pixels wants {scale: 1, mean: 0, std: 1}.
 """
 _PLAN = """\
 say how many images and seeds would decide, before they are gathered
@@ -175,17 +187,26 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("dataset", "model"):
         gate.add_argument(f"--{name}", help=f"{name} of the study, required if it has several")
     for name, text in (
-        ("fp32", "ONNX file of the reference"),
-        ("int8", "ONNX file to judge"),
+        ("fp32", "file of the reference: .onnx, .tflite, .xml or .pt2"),
+        ("int8", "file to judge, of any of these"),
         ("data", "Parquet file with the columns image, label and those that define the groups"),
         ("json", "write the verdict to this file"),
         ("markdown", "write a summary for a pull request to this file"),
     ):
         gate.add_argument(f"--{name}", type=Path, metavar="FILE", help=text)
-    gate.add_argument("--label", default="label", help="column with the label (default: label)")
-    gate.add_argument(
-        "--classes", help="names of the classes in the order of the outputs, or a file of them"
-    )
+
+    answers = command("answers", _ANSWERS, _answers)
+    answers.add_argument("file", type=Path, help="file of a network")
+    answers.add_argument("--data", type=Path, required=True, metavar="FILE",
+                         help="Parquet file with the columns image, label and others")  # fmt: skip
+    answers.add_argument("-o", "--output", type=Path, required=True, metavar="FILE",
+                         help="Parquet file to write")  # fmt: skip
+    answers.add_argument("--policy", type=Path, metavar="FILE", help="YAML file")
+    for one in (gate, answers):
+        one.add_argument("--label", default="label", help="column with the label (default: label)")
+        one.add_argument(
+            "--classes", help="names of the classes in the order of the outputs, or a file of them"
+        )
 
     compare = command("compare", _COMPARE, _compare, _COMPARE_EXAMPLES)
     compare.add_argument("before", type=Path, help="answers of the reference")
@@ -351,6 +372,24 @@ def _gate(options: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"the verdict is {verdict} and cannot be written: {error}") from None
     return {"pass": PASS, "fail": FAIL, "could not tell": COULD_NOT_TELL}[verdict]
+
+
+def _answers(options: argparse.Namespace) -> int:
+    from quantskew import sections
+    from quantskew.analysis.gate import Feeding
+    from quantskew.deployment.answers import write_answers
+
+    policy = Feeding.model_validate({})
+    if options.policy:
+        policy = sections.read(Feeding, options.policy, "see quantskew gate --help")
+    classes = _names(options.classes) if options.classes else ()
+    written = write_answers(
+        options.file, options.data, options.output, policy, label=options.label, classes=classes
+    )
+    print(f"input: {written.input}", *(f"warning: {text}" for text in written.warnings), sep="\n")
+    accuracy = f"{100 * written.accuracy:.1f} % of {written.images:,} images rightly"
+    print(f"{options.file} answers {accuracy}; written to {options.output}")
+    return PASS
 
 
 def _names(text: str) -> tuple[str, ...]:
