@@ -99,6 +99,13 @@ The policy says how images are fed and scores are read: preprocess, output, thre
 see quantskew gate --help. The layout, NCHW or NHWC, is seen from the shape of the input unless the
 policy states it. A file whose input is integer pixels wants {scale: 1, mean: 0, std: 1}.
 """
+_LAYERS = """\
+say which quantized layers of an ONNX file hurt which group, whoever made the file
+
+Each quantized layer of the file (QDQ format) gets back what it has in the fp32 file, alone: its
+weights, its bias, and its input without rounding. What a group gains is what the layer costs it.
+The groups are those of the policy (groups, bins), or the label.
+"""
 _PLAN = """\
 say how many images and seeds would decide, before they are gathered
 
@@ -202,7 +209,16 @@ def _parser() -> argparse.ArgumentParser:
     answers.add_argument("-o", "--output", type=Path, required=True, metavar="FILE",
                          help="Parquet file to write")  # fmt: skip
     answers.add_argument("--policy", type=Path, metavar="FILE", help="YAML file")
-    for one in (gate, answers):
+
+    layers = command("layers", _LAYERS, _layers)
+    for name, text in (("fp32", "ONNX file in fp32"), ("int8", "ONNX file that was made from it"),
+                       ("data", "Parquet file with labelled images")):  # fmt: skip
+        layers.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help=text)
+    layers.add_argument("--policy", type=Path, metavar="FILE", help="YAML file")
+    layers.add_argument("--images", type=int, default=500, help="at most (default: 500)")
+    layers.add_argument("-o", "--output", type=Path, metavar="FILE",
+                        help="write all layers and groups to this Parquet file")  # fmt: skip
+    for one in (gate, answers, layers):
         one.add_argument("--label", default="label", help="column with the label (default: label)")
         one.add_argument(
             "--classes", help="names of the classes in the order of the outputs, or a file of them"
@@ -374,21 +390,40 @@ def _gate(options: argparse.Namespace) -> int:
     return {"pass": PASS, "fail": FAIL, "could not tell": COULD_NOT_TELL}[verdict]
 
 
-def _answers(options: argparse.Namespace) -> int:
+def _feeding(options: argparse.Namespace) -> dict[str, Any]:
     from quantskew import sections
     from quantskew.analysis.gate import Feeding
-    from quantskew.deployment.answers import write_answers
 
     policy = Feeding.model_validate({})
     if options.policy:
         policy = sections.read(Feeding, options.policy, "see quantskew gate --help")
     classes = _names(options.classes) if options.classes else ()
-    written = write_answers(
-        options.file, options.data, options.output, policy, label=options.label, classes=classes
-    )
+    return {"policy": policy, "label": options.label, "classes": classes}
+
+
+def _answers(options: argparse.Namespace) -> int:
+    from quantskew.deployment.answers import write_answers
+
+    written = write_answers(options.file, options.data, options.output, **_feeding(options))
     print(f"input: {written.input}", *(f"warning: {text}" for text in written.warnings), sep="\n")
     accuracy = f"{100 * written.accuracy:.1f} % of {written.images:,} images rightly"
     print(f"{options.file} answers {accuracy}; written to {options.output}")
+    return PASS
+
+
+def _layers(options: argparse.Namespace) -> int:
+    from quantskew import tables
+    from quantskew.deployment.restoring import layer_damage, lines
+
+    if options.images < 1:
+        raise UserError(f"--images: got {options.images}; 1 or more are needed")
+    found = layer_damage(
+        options.fp32, options.int8, options.data, images=options.images, **_feeding(options)
+    )
+    print(*lines(found), sep="\n")
+    if options.output:
+        tables.write("file_layers", found.rows, options.output)
+        print(f"written to {options.output}")
     return PASS
 
 

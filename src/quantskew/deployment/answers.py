@@ -22,8 +22,9 @@ _TOGETHER = 4096  # rows that are written at once
 
 
 class Answered(NamedTuple):
-    """Class of each image, and how many classes there are."""
+    """What a file gives for each image, its class, and how many classes there are."""
 
+    scores: np.ndarray
     classes: np.ndarray
     n: int
 
@@ -90,11 +91,11 @@ def answered(
             "means class 1: threshold: 0.5 for probabilities, threshold: 0 for logits"
         )
     if network.gives_labels:
-        found = Answered(scores[:, 0], len(names))
+        found = Answered(scores, scores[:, 0], len(names))
     elif n == 1:
-        found = Answered((scores[:, 0] >= threshold).astype(np.int64), 2)
+        found = Answered(scores, (scores[:, 0] >= threshold).astype(np.int64), 2)
     else:
-        found = Answered(scores.argmax(1), n)
+        found = Answered(scores, scores.argmax(1), n)
     if names and len(names) != found.n:
         raise EvidenceError(
             f"there are {len(names)} names of classes ({', '.join(names[:12])}), and "

@@ -101,6 +101,8 @@ class Feed:
         How images are fed; may be left out for files that quantskew wrote.
     max_rejects
         Largest share of the images that may be unusable.
+    at_most
+        Number of images to use, spread over all; all unless given.
 
     Attributes
     ----------
@@ -125,6 +127,7 @@ class Feed:
         stated: Preprocess | None,
         *,
         max_rejects: float,
+        at_most: int | None = None,
     ) -> None:
         self.data, self.stated, self.max_rejects = data, stated, max_rejects
         self.preprocess, self.shape = _fitting(networks, stated)
@@ -132,6 +135,7 @@ class Feed:
         fixed = max(network.batch or 1 for network in networks)
         free = min(_BATCH, max(1, _VALUES // math.prod(self.shape)))
         self.batch = -(-free // fixed) * fixed
+        self.at_most = at_most
         self.rejects: list[str] = []
         self.warnings = [remark for network in networks for remark in network.remarks]
 
@@ -151,6 +155,11 @@ class Feed:
         labelled = rows["label"].notna().to_numpy()
         unusable = dict.fromkeys(np.flatnonzero(in_test & ~labelled).tolist(), "it has no label")
         wanted = in_test & labelled
+        if self.at_most is not None and self.at_most < wanted.sum():
+            labelled_test = np.flatnonzero(wanted)
+            spread = np.linspace(0, len(labelled_test) - 1, self.at_most).astype(int)
+            wanted[:] = False
+            wanted[labelled_test[spread]] = True
         with tqdm(total=int(wanted.sum()), unit="image", disable=None) as bar:
             for places, pixels in self._decoded(wanted):
                 good = {}
