@@ -17,6 +17,7 @@ from test_cli import run
 from quantskew.analysis.gate import Feeding, Policy
 from quantskew.deployment import onnx_files
 from quantskew.deployment.answers import write_answers
+from quantskew.deployment.converting import to_openvino
 from quantskew.deployment.evidence import EvidenceError, from_files
 from quantskew.deployment.runtimes import FileError, Network, open_file
 
@@ -338,3 +339,40 @@ def test_the_command_says_what_it_wrote(data, tmp_path, capsys):
     status, _, said = run(capsys, *arguments)
     assert status == 64
     assert "how images are to be fed is not in the file" in said
+
+
+def test_a_converted_file_is_judged_without_being_told_how(exported, tmp_path, capsys):
+    pytest.importorskip("openvino")
+    fp32, int8 = exported / "fp32.onnx", exported / "int8.onnx"
+    model = onnx.load(int8)
+    onnx.helper.set_model_props(model, {"pixels": "[0, 1]", "classes": "a\nb\nc\nd\ne"})
+    onnx.save(model, tmp_path / "int8.onnx")
+    status, said, _ = run(capsys, "convert", tmp_path / "int8.onnx", tmp_path / "int8.xml")
+    assert status == 0
+    assert "100.0 % of the bytes of its weights are integers" in said
+    file = open_file(tmp_path / "int8.xml")
+    assert file.classes == ("a", "b", "c", "d", "e")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3)).astype(np.uint8)
+    answers = open_file(fp32)(pixels.transpose(0, 3, 1, 2) / np.float32(255)).argmax(1)
+    labels = np.array([*"abcde"])[answers]
+    rows = pd.DataFrame({"image": [one.tolist() for one in pixels], "label": labels})
+    rows.to_parquet(tmp_path / "test.parquet")
+    policy = Feeding()
+    target = tmp_path / "answers.parquet"
+    written = write_answers(tmp_path / "int8.xml", tmp_path / "test.parquet", target, policy)
+    assert written.accuracy > 0.9
+    assert not [*tmp_path.glob("tmp*")]
+    with pytest.raises(FileError, match=r"made into an \.xml file"):
+        to_openvino(fp32, tmp_path / "int8.tflite")
+
+
+def test_a_conversion_that_answers_otherwise_is_refused(exported, tmp_path, monkeypatch):
+    openvino = pytest.importorskip("openvino")
+    convert = openvino.convert_model
+    monkeypatch.setattr(openvino, "convert_model", lambda _: convert(exported / "other.onnx"))
+    torch.manual_seed(5)
+    other = timm.create_model("resnet10t", num_classes=5).eval()
+    onnx_files.export(other, torch.from_numpy(IMAGES[:2]), exported / "other.onnx", {})
+    with pytest.raises(FileError, match="answers noise otherwise"):
+        to_openvino(exported / "fp32.onnx", tmp_path / "fp32.xml")
+    assert not [*tmp_path.iterdir()]

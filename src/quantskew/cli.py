@@ -106,6 +106,12 @@ Each quantized layer of the file (QDQ format) gets back what it has in the fp32 
 weights, its bias, and its input without rounding. What a group gains is what the layer costs it.
 The groups are those of the policy (groups, bins), or the label.
 """
+_CONVERT = """\
+make a file of OpenVINO (.xml and .bin) of an ONNX file, in fp32 or in the QDQ format
+
+The names of the classes and how images are fed go with it, so that it can be judged beside the ONNX
+file: quantskew gate policy.yaml --fp32 a.onnx --int8 a.xml --data test.parquet
+"""
 _PLAN = """\
 say how many images and seeds would decide, before they are gathered
 
@@ -209,6 +215,10 @@ def _parser() -> argparse.ArgumentParser:
     answers.add_argument("-o", "--output", type=Path, required=True, metavar="FILE",
                          help="Parquet file to write")  # fmt: skip
     answers.add_argument("--policy", type=Path, metavar="FILE", help="YAML file")
+
+    convert = command("convert", _CONVERT, _convert)
+    convert.add_argument("source", type=Path, help="ONNX file")
+    convert.add_argument("target", type=Path, help=".xml file to write")
 
     layers = command("layers", _LAYERS, _layers)
     for name, text in (("fp32", "ONNX file in fp32"), ("int8", "ONNX file that was made from it"),
@@ -408,6 +418,17 @@ def _answers(options: argparse.Namespace) -> int:
     print(f"input: {written.input}", *(f"warning: {text}" for text in written.warnings), sep="\n")
     accuracy = f"{100 * written.accuracy:.1f} % of {written.images:,} images rightly"
     print(f"{options.file} answers {accuracy}; written to {options.output}")
+    return PASS
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from quantskew.deployment.converting import to_openvino
+    from quantskew.deployment.runtimes import inventory
+
+    made = to_openvino(options.source, options.target)
+    share = 100 * inventory(made.weights())["integer_bytes"]
+    size = sum(part.stat().st_size for part in made.parts())
+    print(f"{made.path}: {size:,} bytes, {share:.1f} % of the bytes of its weights are integers")
     return PASS
 
 

@@ -141,10 +141,7 @@ class Network(ABC):
         try:
             inputs, outputs = self._load(threads)
         except ImportError as error:
-            raise FileError(
-                f"{path} needs {self.runtime}, which cannot be imported ({error}): "
-                f"pip install '{self.install}'"
-            ) from None
+            raise self.not_installed(self.path, error) from None
         except Exception as error:  # every runtime has exceptions of its own
             raise FileError(
                 f"{path} is not a file that {self.runtime} can run: {first_line(error)}"
@@ -163,6 +160,14 @@ class Network(ABC):
             "NHWC" if shape[3] in (1, 3) and shape[1] not in (1, 3) else "NCHW"
         )
         self.shape = tuple(shape[axis] for axis in AXES[self.layout])
+
+    @classmethod
+    def not_installed(cls, path: Path, error: ImportError) -> FileError:
+        """Say what to install for a file."""
+        return FileError(
+            f"{path} needs {cls.runtime}, which cannot be imported ({error}): "
+            f"pip install '{cls.install}'"
+        )
 
     def _check_classifier(self, inputs: Sequence[Port]) -> None:
         wide = [size for size in self.output.shape[1:] if size != 1]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quantskew.deployment.runtimes.network import Network, Port, Weight
+from quantskew.deployment.runtimes.network import PIXELS, Network, Port, Weight
 
 _LAYERS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 _FOLLOWED = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeQuantize")
@@ -28,6 +28,11 @@ class OpenVINO(
         self.model = core.read_model(self.path)
         options = {"INFERENCE_NUM_THREADS": threads} if threads else {}
         self.compiled = core.compile_model(self.model, "CPU", options)
+        self.notes = {
+            name: str(self.model.get_rt_info(["quantskew", name]).value)
+            for name in ("classes", *PIXELS)
+            if self.model.has_rt_info(["quantskew", name])
+        }
         precision = self.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if precision != "f32":
             self.remarks.append(
