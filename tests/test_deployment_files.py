@@ -176,10 +176,15 @@ def test_a_layer_norm_leaves_no_convolution_in_fp32(tmp_path):
     assert (facts.layers, facts.integer_layers, facts.integer_bytes) == (4, 4, 1)
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "mobilevit_xxs", "edgenext_xx_small"])
-def test_hybrids_are_integers_throughout(tmp_path, name):
+@pytest.mark.parametrize(
+    "name",
+    ["convnext_atto", "mobilevit_xxs", "edgenext_xx_small", "efficientnet_b0", "deit_tiny"],
+)
+def test_hybrids_and_transformers_are_integers_throughout(tmp_path, name):
     torch.manual_seed(0)
-    network = timm.create_model(name, num_classes=3).eval()
+    options = {"img_size": 64, "patch_size": 8} if name == "deit_tiny" else {}
+    architecture = {"deit_tiny": "deit_tiny_patch16_224"}.get(name, name)
+    network = timm.create_model(architecture, num_classes=3, **options).eval()
     images, path = torch.rand(4, 3, 64, 64), tmp_path / "network.onnx"
     onnx_files.export(network, images[:2], path, {})
     onnx_files.quantize(path, path, images)

@@ -12,7 +12,13 @@ from torch import nn
 from quantskew import tables
 from quantskew.analysis.gate import Feeding
 from quantskew.deployment import onnx_files
-from quantskew.deployment.restoring import EVERY, layer_damage, restorable, worst_layers
+from quantskew.deployment.restoring import (
+    EVERY,
+    check_source,
+    layer_damage,
+    restorable,
+    worst_layers,
+)
 from quantskew.deployment.runtimes import FileError
 
 PIXELS = {"scale": 255, "mean": 0, "std": 1}
@@ -111,6 +117,36 @@ def test_a_broken_layer_is_found_with_the_group_that_it_hurts(made, part, group)
     assert hurt["distance_restored"] < 1.2 * unbroken
 
 
+class Scaled(nn.Module):
+    """A convolution that a small scale follows, as in ConvNeXt."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(8, 8, 1)
+        self.scale = nn.Parameter(torch.full((1, 8, 1, 1), 0.01))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images):
+        first = torch.relu(self.first(images))
+        return self.head((first + self.second(first) * self.scale).mean((2, 3)))
+
+
+def test_a_scale_that_was_folded_into_a_weight_is_no_damage(made, tmp_path):
+    torch.manual_seed(0)
+    images = torch.rand(20, 3, 8, 8)
+    onnx_files.export(Scaled().eval(), images[:2], tmp_path / "fp32.onnx", {})
+    onnx_files.quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", images)
+    files = [onnx.load(tmp_path / f"{name}.onnx") for name in ("fp32", "int8")]
+    layers, left = restorable(*files)
+    assert [name.split("/")[1] for name in left] == ["second"]
+    data = made / "test.parquet"
+    found = layer_damage(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", data, Feeding())
+    assert not found.left
+    assert found.rows["weight_error"].max() < 0.03
+    assert {*found.rows["layer"]} > {layer.name for layer in layers}
+
+
 def test_images_are_spread_over_the_file(made):
     broken(made, "red")
     rows = damage(made, images=31).rows
@@ -142,9 +178,23 @@ def test_weights_that_a_file_rounds_as_it_runs_are_its_own(made):
     np.testing.assert_array_equal(layers[0].weight, numpy_helper.to_array(weight))
 
 
+def test_layers_on_integers_stay_and_are_named(made, tmp_path):
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(made / "fp32.onnx", tmp_path / "int8.onnx", op_types_to_quantize=["Conv"])
+    layers, left = restorable(*(onnx.load(f / n) for f, n in (
+        (made, "fp32.onnx"), (tmp_path, "int8.onnx"))))  # fmt: skip
+    assert (layers, len(left)) == ([], 3)
+
+
 def test_what_cannot_be_restored_is_refused_by_name(made, tmp_path):
     with pytest.raises(FileError, match=r"fp32.onnx has no quantized layers"):
         damage(made, "fp32")
+    scores = np.random.default_rng(0).normal(size=(9, 3))
+    files = made / "fp32.onnx", made / "int8.onnx"
+    check_source(*files, scores, scores + 0.1, scores + 0.15)
+    with pytest.raises(FileError, match=r"is further from its answers .* with all layers rest"):
+        check_source(*files, scores, scores + 0.1, scores + 0.3)
     torch.manual_seed(7)
     onnx_files.export(Branches().eval(), torch.rand(2, 3, 8, 8), tmp_path / "other.onnx", {})
     paths = tmp_path / "other.onnx", made / "int8.onnx", made / "test.parquet"

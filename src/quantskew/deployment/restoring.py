@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from quantskew.analysis.gate import Policy
 
 EVERY = "(all layers)"
+_LAYERS = (*onnx_graph.LAYERS, "ConvTranspose")
+_INTEGER = {*onnx_graph.WEIGHT_INPUT} - {*_LAYERS}  # operators on integers, not pairs of QDQ
 _OTHER = 1.1  # weights in 2 bits are 0.9 off (min-max of a normal distribution), others √2
+_NEAR = 0.5
 _SUFFIXES = ("_quantized", "_DequantizeLinear_Output", "_DequantizeLinear", "_q", "_dq")
 
 
@@ -146,34 +149,45 @@ def restorable(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> tuple[list[Layer
     """Find the quantized layers of a file whose fp32 weights are known.
 
     They are known from the file itself where it stores them in fp32 and rounds them when it runs.
-    Else a layer is that of the fp32 file which has the weight, the operator or the output of its
-    name, and a weight of its shape.
+    Else a weight is that of its name in the fp32 file; or that of the operator, or the output, of
+    the same name, if rounding may explain the difference: a scale that follows an operator is often
+    multiplied into its weight before that is rounded.
 
     Returns
     -------
     layers
         In the order of the graph.
     left
-        Names of quantized layers whose fp32 weights are not known.
+        Names of quantized layers whose fp32 weights are not known, or whose operators are on
+        integers: those are no pairs of QuantizeLinear and DequantizeLinear.
     """
     graph, source = Graph(int8), Graph(fp32)
-    before = [node for node in fp32.graph.node if node.op_type in onnx_graph.LAYERS]
+    before = [node for node in fp32.graph.node if node.op_type in _LAYERS]
     named = {key: node for node in before for key in (node.output[0], node.name) if key}
     layers, left = [], []
     for place, node in enumerate(int8.graph.node):
-        if node.op_type not in onnx_graph.LAYERS or not graph.rounds_weight(node):
-            continue
         name = node.name or node.output[0]
-        same = named.get(node.name) or named.get(node.output[0])
+        if node.op_type in _INTEGER:
+            left.append(name)
+        if node.op_type not in _LAYERS or not graph.rounds_weight(node):
+            continue
         weight, bias = (
-            _before(graph, source, node, same, at) if len(node.input) > at else None
+            _by_name(graph, source, node.input[at]) if len(node.input) > at else None
             for at in (1, 2)
         )
-        rounded = graph.constant(node.input[1])
+        rounded, most = graph.constant(node.input[1]), np.inf
+        same = named.get(node.name) or named.get(node.output[0])
+        if weight is None and same is not None:  # which may have been scaled before it was rounded
+            weight, bias = (
+                source.constant(same.input[at]) if len(same.input) > at else None for at in (1, 2)
+            )
+            most = _NEAR
         error = float("nan")  # of weights that are rounded only when the file runs
         if rounded is not None and weight is not None and rounded.shape == weight.shape:
             error = float(np.linalg.norm(rounded - weight) / (np.linalg.norm(weight) or 1))
         elif weight is None or graph.before_rounding(node.input[1]) is None:
+            error = np.inf
+        if weight is None or error > most or np.isinf(error):
             left.append(name)
             continue
         clip = source.clipped(graph.before_rounding(node.input[0]))
@@ -181,21 +195,15 @@ def restorable(fp32: onnx.ModelProto, int8: onnx.ModelProto) -> tuple[list[Layer
     return layers, left
 
 
-def _before(
-    graph: Graph, source: Graph, node: onnx.NodeProto, same: onnx.NodeProto | None, at: int
-) -> np.ndarray | None:
-    """The fp32 values of an input of a quantized layer."""
-    own = graph.before_rounding(node.input[at])
-    dequantize = graph.rounded(node.input[at])
+def _by_name(graph: Graph, source: Graph, rounded: str) -> np.ndarray | None:
+    """The fp32 values of a rounded tensor: those in the file itself, or those of its name."""
+    own, dequantize = graph.before_rounding(rounded), graph.rounded(rounded)
     if own is not None:
         return graph.constant(own)
-    names = [node.input[at], *([dequantize.input[0]] if dequantize else [])]
-    for name in names:
+    for name in (rounded, *(dequantize.input[:1] if dequantize else [])):
         for suffix in ("", *_SUFFIXES):
             if name.endswith(suffix) and name.removesuffix(suffix) in source.stored:
                 return source.constant(name.removesuffix(suffix))
-    if same is not None and len(same.input) > at:
-        return source.constant(same.input[at])
     return None
 
 
@@ -269,7 +277,7 @@ def layer_damage(
     ------
     FileError
         When a file cannot be run, the second has no quantized layers whose fp32 weights are known,
-        or is no nearer to the fp32 file with all of them restored.
+        or the layers of the two do not correspond.
     """
     opened = partial(open_file, output=policy.output, layout=stated_layout(policy.preprocess))
     pair = [opened(path) for path in (fp32, int8)]
@@ -279,13 +287,13 @@ def layer_damage(
     quantized = onnx.load(int8)
     layers, left = restorable(onnx.load(fp32), quantized)
     if left:
-        # batch normalization may have been folded before the file was quantized
+        # batch normalization and scales may have been folded before the file was quantized
         found = restorable(_folded(fp32), quantized)
         layers, left = found if len(found[1]) < len(left) else (layers, left)
     if not layers:
         raise FileError(
             f"{int8} has no quantized layers that {fp32} has in fp32: {len(left)} layers have "
-            f"weights that a DequantizeLinear gives to {', '.join(onnx_graph.LAYERS)} (the QDQ "
+            f"weights that a DequantizeLinear gives to {', '.join(_LAYERS)} (the QDQ "
             "format), and none of them has a layer of its name and shape there"
         )
     apart = pd.Series([layer.weight_error for layer in layers]).median()
@@ -314,7 +322,7 @@ def layer_damage(
             file = opened(path)
             made[name] = answered(file, scores(file), policy.threshold, names)
             if name == EVERY:
-                _check_source(fp32, int8, before.scores, after.scores, made[EVERY].scores)
+                check_source(fp32, int8, before.scores, after.scores, made[EVERY].scores)
     labels = label_codes(rows["label"], names, before.n, data, int8)
     shown = names or tuple(map(str, range(before.n)))
     rows["label"] = pd.Categorical.from_codes(labels, pd.Index(shown))
@@ -344,16 +352,20 @@ def _every(layers: list[Layer]) -> Layer:
     return Layer(EVERY, "", -1, np.empty(0), None, None, float("nan"))
 
 
-def _check_source(
+def check_source(
     fp32: Path, int8: Path, before: np.ndarray, after: np.ndarray, restored: np.ndarray
 ) -> None:
-    """Refuse an fp32 file whose weights bring the other no nearer to it."""
+    """Refuse files of which one with the weights of the other is much further from it than before.
+
+    Other roundings stay, so that restoring may bring the answers no nearer; but where it makes them
+    twice as far off, the layers of the two files do not correspond.
+    """
     is_now, would_be = (float(_distance(scores, before).mean()) for scores in (after, restored))
-    if would_be > is_now:
+    if would_be > 2 * is_now:
         raise FileError(
-            f"{int8} with the weights of {fp32} is no nearer to its answers: their mean distance "
-            f"is {is_now:.3g} as it is, and {would_be:.3g} with all layers restored; give the fp32 "
-            "file that it was made from"
+            f"{int8} with the weights of {fp32} is further from its answers than without: their "
+            f"mean distance is {is_now:.3g} as it is, and {would_be:.3g} with all layers restored; "
+            "give the fp32 file that it was made from"
         )
 
 
@@ -417,8 +429,9 @@ def lines(found: Damage, most: int = 12) -> Iterator[str]:
     yield from (f"warning: {text}" for text in found.warnings)
     if found.left:
         yield (
-            f"warning: {len(found.left)} quantized layers have no fp32 weights of their name and "
-            f"shape, and stay as they are: {', '.join(found.left[:3])}"
+            f"warning: {len(found.left)} quantized layers are operators on integers, or have no "
+            f"fp32 weights of their name and shape; they stay as they are: "
+            f"{', '.join(found.left[:3])}"
         )
     yield "distance to the scores of fp32, and images regained and lost, of the group hurt most"
     worst = worst_layers(found.rows)
