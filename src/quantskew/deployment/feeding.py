@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from quantskew.data.decoding import decode
-from quantskew.data.loading import load
 from quantskew.data.preprocess import Preprocess
 from quantskew.data.source import Source
 from quantskew.data.sources import read
@@ -74,6 +73,8 @@ def read_labelled(path: Path, label: str) -> Labelled:
     if not file.metadata.num_rows:
         raise EvidenceError(f"{path} has no rows")
     if (file.schema_arrow.metadata or {}).get(b"table") == b"samples":
+        from quantskew.data.loading import load  # which needs torch
+
         test = load(path).test
         pixels = test.images.numpy().transpose(0, 2, 3, 1)
         images = (one[..., 0] if one.shape[-1] == 1 else one for one in pixels)

@@ -3,10 +3,10 @@
 ============  ================================  ==========================
 suffix        runtime                           installed by
 ============  ================================  ==========================
-``.onnx``     ONNX Runtime                      quantskew
+``.onnx``     ONNX Runtime                      ``quantskew[onnx]``
 ``.tflite``   LiteRT, once TensorFlow Lite      ``quantskew[litert]``
 ``.xml``      OpenVINO, with its ``.bin``       ``quantskew[openvino]``
-``.pt2``      programs of ``torch.export``      quantskew
+``.pt2``      programs of ``torch.export``      ``quantskew[study]``
 ============  ================================  ==========================
 """
 

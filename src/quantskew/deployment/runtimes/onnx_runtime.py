@@ -19,7 +19,7 @@ class OnnxRuntime(
     suffix=".onnx",
     runtime="ONNX Runtime",
     library="onnxruntime",
-    install="onnxruntime",
+    install="quantskew[onnx]",
 ):
     """An ONNX file: float, QDQ or with integer operators."""
 

@@ -13,7 +13,7 @@ class TorchExport(
     suffix=".pt2",
     runtime="torch.export",
     library="torch",
-    install="torch",
+    install="quantskew[study]",
 ):
     """A ``.pt2`` file that ``torch.export.save`` wrote.
 
