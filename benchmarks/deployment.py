@@ -24,6 +24,7 @@ from torch import nn
 from quantskew import models
 from quantskew.deployment import onnx_files
 from quantskew.deployment.latency import compare, machine
+from quantskew.deployment.runtimes.onnx_runtime import session
 
 NETWORKS = (("resnet18", 64), ("resnet18", 224), ("mobilenetv2", 224))
 RUNS = 5
@@ -31,12 +32,12 @@ RUNS = 5
 
 def profile(path: Path, images: torch.Tensor, folder: Path) -> dict[str, float]:
     """Milliseconds a run by kind of operator."""
-    session = onnx_files.session(path, profile=str(folder / "trace"))
+    running = session(path, profile=str(folder / "trace"))
     given = {onnx_files.INPUT: images.contiguous().numpy()}
-    session.run(None, given)  # the first run also allocates; it is left out below
+    running.run(None, given)  # the first run also allocates; it is left out below
     for _ in range(RUNS):
-        session.run(None, given)
-    events = json.loads(Path(session.end_profiling()).read_text())
+        running.run(None, given)
+    events = json.loads(Path(running.end_profiling()).read_text())
     nodes = [e for e in events if e["cat"] == "Node" and e["name"].endswith("_kernel_time")]
     found: dict[str, float] = defaultdict(float)
     for event in nodes[len(nodes) // (RUNS + 1) :]:

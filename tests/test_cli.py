@@ -130,7 +130,7 @@ def test_files_that_are_no_pair_are_refused(pair, capsys, tmp_path):
     onnx.save(model, tmp_path / "int8.onnx")
     status, _, said = run(capsys, *command)
     assert status == 64
-    assert "has classes ('cat', 'dog')" in said
+    assert "fp32.onnx: cat, dog; " in said
 
 
 def test_labels_of_a_file_without_names_are_numbers(pair, capsys, tmp_path):
@@ -189,7 +189,7 @@ def test_latency_is_that_of_pairs_run_in_turn(pair, tmp_path, monkeypatch):
     forward = onnx_files.OnnxNetwork.forward
 
     def watched(self, images):
-        ran.append((self.path.stem, len(images)))
+        ran.append((self.file.path.stem, len(images)))
         return forward(self, images)
 
     monkeypatch.setattr(onnx_files.OnnxNetwork, "forward", watched)

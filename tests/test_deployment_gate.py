@@ -9,7 +9,8 @@ import onnx
 import pandas as pd
 import PIL.Image
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from network_files import N, classifier, pictures
+from onnx import TensorProto, helper
 
 from quantskew import cli, tables
 from quantskew.analysis.gate import GateError, Policy, as_json, by_group, heading, judge
@@ -27,69 +28,7 @@ from quantskew.params import load as load_params
 from quantskew.sections import ParamsError, read
 
 ROOT = Path(__file__).parents[1]
-N = 240
 RAW = {"scale": 255, "mean": 0, "std": 1}
-
-
-def classifier(
-    path, *, axes=("N", 1, 8, 8), outputs=2, integer=False, shift=0.0, answer=(), classes=()
-):
-    """Write a file that answers by brightness: class 1 from a mean of 0.5 + ``shift`` on.
-
-    ``answer`` adds operators to the logits; ``outputs=1`` leaves the margin of class 1 alone.
-    """
-    gain = np.zeros((1, outputs), np.float32)
-    gain[0, :2] = [-20, 20][-min(outputs, 2) :]
-    bias = np.full(outputs, -100.0, np.float32)
-    bias[:2] = -(0.5 + shift) * gain[0, :2]
-    stored = [numpy_helper.from_array(bias, "bias")]
-    nodes = [helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1, 2, 3], keepdims=0)]
-    nodes.append(helper.make_node("Unsqueeze", ["mean", "axis"], ["row"]))
-    stored.append(numpy_helper.from_array(np.array([1]), "axis"))
-    if integer:
-        stored += [
-            numpy_helper.from_array(gain.astype(np.int8), "codes"),
-            numpy_helper.from_array(np.float32(1), "scale"),
-            numpy_helper.from_array(np.int8(0), "zero"),
-        ]
-        nodes.append(helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["gain"]))
-    else:
-        stored.append(numpy_helper.from_array(gain, "gain"))
-    nodes.append(helper.make_node("MatMul", ["row", "gain"], ["product"]))
-    nodes.append(helper.make_node("Add", ["product", "bias"], ["logits"]))
-    last = "logits"
-    for operator in answer:
-        nodes.append(helper.make_node(operator, [last], [operator]))
-        last = operator
-    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [*axes])
-    result = helper.make_tensor_value_info(last, TensorProto.FLOAT, [axes[0], outputs])
-    graph = helper.make_graph(nodes, "classifier", [given], [result], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    if classes:
-        helper.set_model_props(model, {"classes": "\n".join(classes)})
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-    return path
-
-
-def picture(value, shape=(8, 8)):
-    pixels = np.full(shape, value, np.uint8)
-    pixels[:, : shape[1] // 2] += 2  # a constant image is no image
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(buffer, "png")
-    return buffer.getvalue()
-
-
-def pictures(n=N, shape=(8, 8)):
-    """Dark pictures of class 0 and bright ones of class 1, in two groups each."""
-    place = np.arange(n) % 4
-    return pd.DataFrame(
-        {
-            "image": [picture(value, shape) for value in np.array([20, 60, 150, 230])[place]],
-            "label": (place // 2).astype(str),
-            "fur": np.array(["short", "long"])[place % 2],
-        }
-    )
 
 
 @pytest.fixture
@@ -194,15 +133,18 @@ def test_crop_and_channels_agree_with_torchvision():
     np.testing.assert_allclose(turned.values(fitted)[0] * 255, fitted[0, ::-1], atol=1e-4)
 
 
-def test_nhwc_is_stated_or_refused(gate):
+def test_where_the_channels_are_is_seen_or_stated(gate):
     nhwc = {"axes": ("N", 8, 8, 1)}
     with pytest.raises(EvidenceError, match=r"images of 8 channels .* read as NCHW.*layout: NHWC"):
-        gate(fp32=nhwc)
+        gate(fp32=nhwc, preprocess=RAW | {"layout": "NCHW"})
     with pytest.raises(EvidenceError, match="layout: NHWC"):
         gate(fp32=nhwc, preprocess=None)
-    evidence, policy, _ = gate(fp32=nhwc, preprocess=RAW | {"layout": "NHWC"})
+    for stated in ({}, {"layout": "NHWC"}):
+        evidence, policy, _ = gate(fp32=nhwc, preprocess=RAW | stated)
+        assert evidence.accuracies == (1.0, 1.0)
+        assert "NHWC" in texts(evidence, policy)
+    evidence, *_ = gate(fp32=nhwc, int8={"axes": ("N", 1, 8, 8)})  # each as it is
     assert evidence.accuracies == (1.0, 1.0)
-    assert "NHWC" in texts(evidence, policy)
     with pytest.raises(EvidenceError, match="wants images of 12 channels"):
         gate(fp32={"axes": ("N", 12, 8, 8)})
 
@@ -406,7 +348,7 @@ def test_numbers_are_grouped_by_the_edges_of_the_policy(gate):
         gate(frame, groups=("weight",))
     evidence, policy, _ = gate(frame, groups=("weight",), bins={"weight": (0, 180)})
     assert [*by_group(evidence, policy)["images"]] == [120, 120]
-    with pytest.raises(ParamsError, match="the bin edges of 'weight' must be rising"):
+    with pytest.raises(ValidationError, match="the bin edges of 'weight' must be rising"):
         gate(frame, groups=("weight",), bins={"weight": (180, 0)})
 
 

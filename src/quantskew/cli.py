@@ -53,7 +53,7 @@ examples:
     quantskew gate policy.yaml int8_balanced-8bit-seed0 --model resnet18_quarter
   simulated int4 of the same study
     quantskew gate policy.yaml ptq-4bit-seed0 --model resnet18_quarter
-  any two ONNX files on labelled images, with a summary for a pull request
+  any two files on labelled images, with a summary for a pull request
     quantskew gate policy.yaml --fp32 a.onnx --int8 b.onnx --data test.parquet --markdown gate.md
 
 """
@@ -86,6 +86,31 @@ repeat a comparison from its evidence, and say what differs
 
 The evidence of quantskew compare --evidence names its files with their hashes. Status 0: files and
 results are the same; 1: they differ; 64: the comparison cannot be repeated.
+"""
+_ANSWERS = """\
+run a network's file on labelled images, and write a table of what it answers
+
+The suffix of the file says which runtime executes it: .onnx (ONNX Runtime), .tflite (LiteRT, pip
+install 'quantskew[litert]'), .xml (OpenVINO, pip install 'quantskew[openvino]') or .pt2
+(torch.export). The table has the id, label and all other columns of the data, the prediction, and
+the logits, probabilities or score that the file gives.
+
+The policy says how images are fed and scores are read: preprocess, output, threshold, max_rejects;
+see quantskew gate --help. The layout, NCHW or NHWC, is seen from the shape of the input unless the
+policy states it. A file whose input is integer pixels wants {scale: 1, mean: 0, std: 1}.
+"""
+_LAYERS = """\
+say which quantized layers of an ONNX file hurt which group, whoever made the file
+
+Each quantized layer of the file (QDQ format) gets back what it has in the fp32 file, alone: its
+weights, its bias, and its input without rounding. What a group gains is what the layer costs it.
+The groups are those of the policy (groups, bins), or the label.
+"""
+_CONVERT = """\
+make a file of OpenVINO (.xml and .bin) of an ONNX file, in fp32 or in the QDQ format
+
+The names of the classes and how images are fed go with it, so that it can be judged beside the ONNX
+file: quantskew gate policy.yaml --fp32 a.onnx --int8 a.xml --data test.parquet
 """
 _PLAN = """\
 say how many images and seeds would decide, before they are gathered
@@ -183,17 +208,39 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("dataset", "model"):
         gate.add_argument(f"--{name}", help=f"{name} of the study, required if it has several")
     for name, text in (
-        ("fp32", "ONNX file of the reference"),
-        ("int8", "ONNX file to judge"),
+        ("fp32", "file of the reference: .onnx, .tflite, .xml or .pt2"),
+        ("int8", "file to judge, of any of these"),
         ("data", "Parquet file with the columns image, label and those that define the groups"),
         ("json", "write the verdict to this file"),
         ("markdown", "write a summary for a pull request to this file"),
     ):
         gate.add_argument(f"--{name}", type=Path, metavar="FILE", help=text)
-    gate.add_argument("--label", default="label", help="column with the label (default: label)")
-    gate.add_argument(
-        "--classes", help="names of the classes in the order of the outputs, or a file of them"
-    )
+
+    answers = command("answers", _ANSWERS, _answers)
+    answers.add_argument("file", type=Path, help="file of a network")
+    answers.add_argument("--data", type=Path, required=True, metavar="FILE",
+                         help="Parquet file with the columns image, label and others")  # fmt: skip
+    answers.add_argument("-o", "--output", type=Path, required=True, metavar="FILE",
+                         help="Parquet file to write")  # fmt: skip
+    answers.add_argument("--policy", type=Path, metavar="FILE", help="YAML file")
+
+    convert = command("convert", _CONVERT, _convert)
+    convert.add_argument("source", type=Path, help="ONNX file")
+    convert.add_argument("target", type=Path, help=".xml file to write")
+
+    layers = command("layers", _LAYERS, _layers)
+    for name, text in (("fp32", "ONNX file in fp32"), ("int8", "ONNX file that was made from it"),
+                       ("data", "Parquet file with labelled images")):  # fmt: skip
+        layers.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help=text)
+    layers.add_argument("--policy", type=Path, metavar="FILE", help="YAML file")
+    layers.add_argument("--images", type=int, default=500, help="at most (default: 500)")
+    layers.add_argument("-o", "--output", type=Path, metavar="FILE",
+                        help="write all layers and groups to this Parquet file")  # fmt: skip
+    for one in (gate, answers, layers):
+        one.add_argument("--label", default="label", help="column with the label (default: label)")
+        one.add_argument(
+            "--classes", help="names of the classes in the order of the outputs, or a file of them"
+        )
 
     compare = command("compare", _COMPARE, _compare, _COMPARE_EXAMPLES)
     compare.add_argument("before", type=Path, help="answers of the reference")
@@ -368,6 +415,54 @@ def _gate(options: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"the verdict is {verdict} and cannot be written: {error}") from None
     return {"pass": PASS, "fail": FAIL, "could not tell": COULD_NOT_TELL}[verdict]
+
+
+def _feeding(options: argparse.Namespace) -> dict[str, Any]:
+    from quantskew import sections
+    from quantskew.analysis.gate import Feeding
+
+    policy = Feeding.model_validate({})
+    if options.policy:
+        policy = sections.read(Feeding, options.policy, "see quantskew gate --help")
+    classes = _names(options.classes) if options.classes else ()
+    return {"policy": policy, "label": options.label, "classes": classes}
+
+
+def _answers(options: argparse.Namespace) -> int:
+    from quantskew.deployment.answers import write_answers
+
+    written = write_answers(options.file, options.data, options.output, **_feeding(options))
+    print(f"input: {written.input}", *(f"warning: {text}" for text in written.warnings), sep="\n")
+    accuracy = f"{100 * written.accuracy:.1f} % of {written.images:,} images rightly"
+    print(f"{options.file} answers {accuracy}; written to {options.output}")
+    return PASS
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from quantskew.deployment.converting import to_openvino
+    from quantskew.deployment.runtimes import inventory
+
+    made = to_openvino(options.source, options.target)
+    share = 100 * inventory(made.weights())["integer_bytes"]
+    size = sum(part.stat().st_size for part in made.parts())
+    print(f"{made.path}: {size:,} bytes, {share:.1f} % of the bytes of its weights are integers")
+    return PASS
+
+
+def _layers(options: argparse.Namespace) -> int:
+    from quantskew import tables
+    from quantskew.deployment.restoring import layer_damage, lines
+
+    if options.images < 1:
+        raise UserError(f"--images: got {options.images}; 1 or more are needed")
+    found = layer_damage(
+        options.fp32, options.int8, options.data, images=options.images, **_feeding(options)
+    )
+    print(*lines(found), sep="\n")
+    if options.output:
+        tables.write("file_layers", found.rows, options.output)
+        print(f"written to {options.output}")
+    return PASS
 
 
 def _names(text: str) -> tuple[str, ...]:

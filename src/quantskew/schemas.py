@@ -142,6 +142,26 @@ TABLES: Mapping[str, Table] = {
         _column("prediction", pa.int32(), "index of the class with the highest logit"),
         _column("logits", pa.list_(pa.float32()), "one a class"),
     ),
+    "file_layers": _table(
+        ("position", "attribute", "group"),
+        _column("layer", pa.string(), "name of the operator; '(all layers)': every one restored"),
+        _column("operator", pa.string(), "Conv, Gemm or MatMul; empty of all layers"),
+        _column("position", pa.int64(), "of the operator in the graph; -1 of all layers"),
+        _column(
+            "weight_error", pa.float64(), "norm of the rounding of its weight / that of it", True
+        ),
+        *_GROUP,
+        _column("n", pa.int64(), "images of the group"),
+        _column("fp32", pa.float64(), "accuracy of the fp32 file"),
+        _column("int8", pa.float64(), "accuracy of the quantized file"),
+        _column("restored", pa.float64(), "its accuracy with the layer as in the fp32 file"),
+        _column("regained", pa.int64(), "images that are right only with the layer restored"),
+        _column("lost", pa.int64(), "images that are right only with the layer quantized"),
+        _column("agreement_int8", pa.float64(), "share answered as by the fp32 file"),
+        _column("agreement_restored", pa.float64(), "the same with the layer restored"),
+        _column("distance_int8", pa.float64(), "mean L2 distance to the scores of the fp32 file"),
+        _column("distance_restored", pa.float64(), "the same with the layer restored"),
+    ),
     "groups": _table(
         (*VARIANT, "attribute", "group"),
         *_VARIANT,

@@ -68,7 +68,7 @@ class Policy(Section):
     Rates of fewer than ``minimum`` images take no part in the true and false positive rates that
     groups are compared by.
 
-    ``preprocess``, ``output`` and ``threshold`` say how a pair of ONNX files is fed and read. A
+    ``preprocess``, ``output`` and ``threshold`` say how a pair of files is fed and read. A
     file with one score for each image answers class 1 where the score reaches ``threshold``: 0.5
     for probabilities, 0 for logits.
     """
@@ -90,7 +90,7 @@ class Policy(Section):
     threshold: FiniteFloat | None = None  # of a file with a single score
 
     @model_validator(mode="after")
-    def _asks_something(self) -> "Policy":
+    def _knows_its_rules(self) -> "Policy":
         known = rules()
         for name in self.__pydantic_extra__:
             if name not in known:
@@ -98,14 +98,26 @@ class Policy(Section):
                 raise ValueError(
                     f"{name}: unknown key; legal here: {', '.join(legal)}{close_names(name, legal)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> "Policy":
         if not self.asked():
-            raise ValueError(f"no rule is given; there are {', '.join(known)}")
+            raise ValueError(f"no rule is given; there are {', '.join(rules())}")
         return self
 
     def asked(self) -> dict[str, float]:
         """Bounds by rule, in the order of all rules."""
         given = {**self.__pydantic_extra__, **({} if self.bytes is None else {"bytes": self.bytes})}
         return {name: given[name] for name in rules() if name in given}
+
+
+class Feeding(Policy):
+    """A policy that need not ask anything: how files are fed and read, where none is judged."""
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> "Feeding":
+        return self
 
 
 class Evidence(NamedTuple):

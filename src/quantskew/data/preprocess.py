@@ -108,8 +108,18 @@ class Preprocess(Section):
                     f"channels; give 1 or {n_channels}"
                 )
         ordered = pixels[:, ::-1] if self.channels == "BGR" else pixels
+        if pixels.dtype != np.uint8:
+            return self._normalized(ordered)
+        # of 256 levels each is computed once: the same values for a fraction of the time
+        levels = np.broadcast_to(np.arange(256.0)[:, None], (1, n_channels, 256, 1))
+        values = np.empty(pixels.shape, np.float32)
+        for channel, level in enumerate(self._normalized(levels)[0, :, :, 0]):
+            np.take(level, ordered[:, channel], out=values[:, channel])
+        return values
+
+    def _normalized(self, pixels: np.ndarray) -> np.ndarray:
         mean, std = (np.reshape(v, (1, -1, 1, 1)) for v in (self.mean, self.std))
-        values: np.ndarray = ((ordered / self.scale - mean) / std).astype(np.float32)
+        values: np.ndarray = ((pixels / self.scale - mean) / std).astype(np.float32)
         return values
 
     def steps(self, n_channels: int) -> str:

@@ -1,0 +1,320 @@
+"""Labelled images, fed in batches to files of networks; a few batches are in memory at a time."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from quantskew.data.decoding import decode
+from quantskew.data.preprocess import Preprocess
+from quantskew.data.source import Source
+from quantskew.data.sources import read
+from quantskew.data.sources.registry import Image, UnusableError
+from quantskew.deployment.runtimes import Layout, Network
+from quantskew.errors import UserError
+
+_PIXELS = Preprocess(scale=255, mean=(0.0,), std=(1.0,))  # what files of quantskew take
+_VALUES = 1 << 22
+"""Values of a batch at most, so that its copies need some ten megabytes."""
+_BATCH = 256
+Pixels = np.ndarray | UnusableError
+"""One decoded image, channels × height × width, or why there is none."""
+
+
+class EvidenceError(UserError, ValueError):
+    """A network of the study that is not there, or files and images that do not fit together."""
+
+
+@dataclass
+class Labelled:
+    """Labelled images of a file.
+
+    Attributes
+    ----------
+    rows
+        One row an image with the columns ``id`` and ``label``, both texts, and the attributes;
+        ``split`` where the file has one.
+    images
+        One a row; gone through once.
+    classes
+        Names of the classes in their order, where the file knows them.
+    """
+
+    path: Path
+    rows: pd.DataFrame
+    images: Iterable[Image]
+    classes: tuple[str, ...] = ()
+
+
+def read_labelled(path: Path, label: str) -> Labelled:
+    """Open a Parquet file with images, or the table ``samples`` of a study, of which the test part.
+
+    Raises
+    ------
+    EvidenceError
+        When it is no such file, is broken, or has no rows.
+    """
+    if not path.is_file():  # a pipe would wait for ever
+        problem = "is not a regular file" if path.exists() else "no such file"
+        raise EvidenceError(f"{path}: {problem}")
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise EvidenceError(f"{path} is not a whole Parquet file: {error}") from None
+    if not file.metadata.num_rows:
+        raise EvidenceError(f"{path} has no rows")
+    if (file.schema_arrow.metadata or {}).get(b"table") == b"samples":
+        from quantskew.data.loading import load  # which needs torch
+
+        test = load(path).test
+        pixels = test.images.numpy().transpose(0, 2, 3, 1)
+        images = (one[..., 0] if one.shape[-1] == 1 else one for one in pixels)
+        return Labelled(path, test.attributes.assign(id=test.ids), images, test.classes)
+    try:
+        raw = read("data", Source(reader="parquet", path=str(path), label=label), path.parent)
+    except (pa.ArrowException, OSError) as error:
+        raise EvidenceError(f"{path} cannot be read: {error}") from None
+    return Labelled(path, raw.rows, raw.images)
+
+
+class Feed:
+    """The test images of a file as the input of one or several networks.
+
+    Iterating gives pairs of the rows of a batch and its values, float32 (n, C, H, W); images that
+    cannot be used are left out.
+
+    Parameters
+    ----------
+    data
+        The images.
+    networks
+        Files that take the same images.
+    stated
+        How images are fed; may be left out for files that quantskew wrote.
+    max_rejects
+        Largest share of the images that may be unusable.
+    at_most
+        Number of images to use, spread over all; all unless given.
+
+    Attributes
+    ----------
+    shape
+        Channels, height and width of the input.
+    rejects
+        Once all is gone through: what was left out, and why.
+    warnings
+        Likewise: what is to be said of that.
+
+    Raises
+    ------
+    EvidenceError
+        When the networks take different images, it is not known how images are fed, or too many
+        are unusable.
+    """
+
+    def __init__(
+        self,
+        data: Labelled,
+        networks: Sequence[Network],
+        stated: Preprocess | None,
+        *,
+        max_rejects: float,
+        at_most: int | None = None,
+    ) -> None:
+        self.data, self.stated, self.max_rejects = data, stated, max_rejects
+        self.preprocess, self.shape = _fitting(networks, stated)
+        self.layout = networks[-1].layout
+        fixed = max(network.batch or 1 for network in networks)
+        free = min(_BATCH, max(1, _VALUES // math.prod(self.shape)))
+        self.batch = -(-free // fixed) * fixed
+        self.at_most = at_most
+        self.rejects: list[str] = []
+        self.warnings = [remark for network in networks for remark in network.remarks]
+
+    @property
+    def steps(self) -> str:
+        """How images are fed, in a line."""
+        fed = self.preprocess.model_copy(update={"layout": self.layout})
+        return f"{'×'.join(map(str, self.shape))}; {fed.steps(self.shape[0])}"
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        rows, path = self.data.rows, self.data.path
+        in_test = np.ones(len(rows), bool)
+        if "split" in rows:
+            in_test = rows["split"].eq("test").to_numpy()
+        if not in_test.any():
+            raise EvidenceError(f"{path} has no test images; only these are fed to networks")
+        labelled = rows["label"].notna().to_numpy()
+        unusable = dict.fromkeys(np.flatnonzero(in_test & ~labelled).tolist(), "it has no label")
+        wanted = in_test & labelled
+        if self.at_most is not None and self.at_most < wanted.sum():
+            labelled_test = np.flatnonzero(wanted)
+            spread = np.linspace(0, len(labelled_test) - 1, self.at_most).astype(int)
+            wanted[:] = False
+            wanted[labelled_test[spread]] = True
+        with tqdm(total=int(wanted.sum()), unit="image", disable=None) as bar:
+            for places, pixels in self._decoded(wanted):
+                good = {}
+                for row, one in zip(places, pixels, strict=True):
+                    if isinstance(one, UnusableError):
+                        unusable[row] = str(one)
+                    else:
+                        good[row] = one
+                if good:
+                    yield np.array([*good]), self._values(np.stack([*good.values()]))
+                bar.update(len(places))
+        self._judge_rejects(unusable, int(in_test.sum()))
+
+    def _decoded(self, wanted: np.ndarray) -> Iterator[tuple[list[int], list[Pixels]]]:
+        """Decode in threads, a batch ahead of the one that is used."""
+        iterator, seen = iter(self.data.images), []
+        try:
+            for image in iterator:  # up to the first that tells pictures from floats
+                seen.append(image)
+                if isinstance(image, np.ndarray | Path) or (isinstance(image, bytes) and image):
+                    break
+            floats = isinstance(seen[-1], np.ndarray) and seen[-1].dtype.kind == "f"
+            if floats and self.preprocess.resizes:
+                raise EvidenceError(
+                    "images are arrays of floats, which no preprocess resizes or crops"
+                )
+            one = self._floats if floats else self._picture
+            images = (item for item in enumerate(chain(seen, iterator)) if wanted[item[0]])
+            ahead: tuple[list[int], Iterator[Pixels]] = [], iter(())
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                while batch := [*islice(images, self.batch)]:
+                    places, pixels = ahead
+                    ahead = [row for row, _ in batch], pool.map(one, [image for _, image in batch])
+                    yield places, [*pixels]
+                yield ahead[0], [*ahead[1]]
+        except (pa.ArrowException, OSError) as error:
+            raise EvidenceError(f"{self.data.path} cannot be read: {error}") from None
+
+    def _picture(self, image: Image) -> Pixels:
+        fit = self.preprocess.fit if self.preprocess.resizes else None
+        channels, *size = self.shape
+        try:
+            return decode(image, size=(size[0], size[1]), channels=channels, fit=fit)
+        except UnusableError as reason:
+            return reason
+
+    def _floats(self, image: Image) -> Pixels:
+        array = np.atleast_3d(image) if isinstance(image, np.ndarray) else None
+        if array is not None and array.shape == (*self.shape[1:], self.shape[0]):
+            array = array.transpose(2, 0, 1)
+        if array is None or array.shape != self.shape:
+            given = type(image).__name__ if array is None else f"an array {array.shape}"
+            return UnusableError(f"{given}, where {self.shape} is needed")
+        if not np.isfinite(array).all():
+            return UnusableError("values that are not finite")
+        return array.astype(np.float32)
+
+    def _values(self, pixels: np.ndarray) -> np.ndarray:
+        """Floats are fed as stated, else as they come if they are pixels in [0, 1]."""
+        if pixels.dtype == np.uint8 or self.stated is not None:
+            return self.preprocess.values(pixels)
+        if pixels.min() < 0 or pixels.max() > 1:
+            raise EvidenceError(
+                f"images are floats from {pixels.min():g} to {pixels.max():g}, and the files take "
+                "values in [0, 1]; state preprocess: {scale: …, mean: …, std: …} in the policy"
+            )
+        self.preprocess = self.preprocess.model_copy(update={"scale": 1.0})
+        return pixels
+
+    def _judge_rejects(self, unusable: Mapping[int, str], total: int) -> None:
+        ids, path = self.data.rows["id"], self.data.path
+        self.rejects = [f"{ids.iloc[row]}: {why}" for row, why in sorted(unusable.items())]
+        said = f"{len(unusable)} of {total} images of {path} are unusable: " + "; ".join(
+            self.rejects[:3]
+        )
+        if len(unusable) > self.max_rejects * total or len(unusable) == total:
+            raise EvidenceError(
+                f"{said}; the policy allows {100 * self.max_rejects:g} % (max_rejects)"
+            )
+        self.warnings += [said] if unusable else []
+        if others := len(ids) - total:
+            self.warnings.append(f"{others} images of other parts than test are left out")
+
+
+def answers_of(feed: Feed, networks: Sequence[Network]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Run files on the same images.
+
+    Returns
+    -------
+    rows
+        The images that can be used, (N,).
+    scores
+        What each file gives for these, (N, scores).
+    """
+    rows, scores = [], [list[np.ndarray]() for _ in networks]
+    for part, values in feed:
+        rows.append(part)
+        for network, given in zip(networks, scores, strict=True):
+            given.append(network(values))
+    return np.concatenate(rows), [np.concatenate(given) for given in scores]
+
+
+def _fitting(
+    networks: Sequence[Network], stated: Preprocess | None
+) -> tuple[Preprocess, tuple[int, int, int]]:
+    """How images are fed, and the channels, height and width that the files take."""
+    network = networks[-1]
+    shape = [*network.shape]
+    for other in networks:
+        if any(a and b and a != b for a, b in zip(other.shape, network.shape, strict=True)):
+            raise EvidenceError(
+                f"{other.path} has shape {other.shape}, {network.path} has {network.shape}; give "
+                "a pair"
+            )
+        shape = [a or b for a, b in zip(shape, other.shape, strict=True)]
+    axes = [*network.input.shape]
+    if stated is None:
+        foreign = [str(one.path) for one in networks if not one.takes_pixels]
+        if foreign:
+            usual = "scale: 255, mean: [0, 0, 0], std: [1, 1, 1]"
+            if network.takes_codes:
+                usual = "scale: 1, mean: 0, std: 1"
+            raise EvidenceError(
+                f"{' and '.join(foreign)}: how images are to be fed is not in the file, which "
+                f"quantskew did not write (input {axes} {network.input.dtype}). State it in the "
+                "policy, with the values used in training: preprocess: {resize: 256, crop: 224, "
+                f"{usual}, layout: {network.layout}, channels: RGB}}"
+            )
+        stated = _PIXELS
+    channels, height, width = shape
+    channels = channels or 3
+    if channels not in (1, 3):
+        hint = "; state preprocess: {layout: NHWC}" if axes[3] in (1, 3) else ""
+        raise EvidenceError(
+            f"{network.path} wants images of {channels} channels (input {axes}, read as "
+            f"{network.layout}), and pictures have 1 or 3{hint}"
+        )
+    size = stated.size()
+    wanted = (height or (size and size[0]), width or (size and size[1]))
+    if wanted[0] is None or wanted[1] is None:
+        raise EvidenceError(
+            f"{network.path} takes images of any size (input {axes}); state the one to judge at in "
+            "the policy: preprocess: {resize: [HEIGHT, WIDTH], …}"
+        )
+    form = (int(wanted[0]), int(wanted[1]))
+    if size is not None and size != form:
+        raise EvidenceError(
+            f"preprocess gives images of {size[0]}×{size[1]} pixels, {network.path} wants "
+            f"{form[0]}×{form[1]}"
+        )
+    return stated, (channels, *form)
+
+
+def stated_layout(preprocess: Preprocess | None) -> Layout | None:
+    """Return the order of axes that a policy states; ``None`` leaves it to the shape of inputs."""
+    stated = preprocess is not None and "layout" in preprocess.model_fields_set
+    return preprocess.layout if preprocess is not None and stated else None

@@ -1,0 +1,69 @@
+"""LiteRT files, which were TensorFlow Lite's."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from quantskew.deployment.runtimes.network import Network, Port, Weight
+
+_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
+_BITS = {"INT4": 4, "INT8": 8, "UINT8": 8, "INT16": 16, "FLOAT16": 16, "FLOAT32": 32}
+
+
+class LiteRT(
+    Network,
+    suffix=".tflite",
+    runtime="LiteRT",
+    library="ai-edge-litert",
+    install="quantskew[litert]",
+):
+    """A ``.tflite`` file."""
+
+    def _load(self, threads: int | None) -> tuple[Sequence[Port], Sequence[Port]]:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.interpreter = Interpreter(str(self.path), num_threads=threads)
+        self.interpreter.allocate_tensors()
+        self.inputs = self.interpreter.get_input_details()
+        self.outputs = self.interpreter.get_output_details()
+        self.allocated = tuple(self.inputs[0]["shape"])
+        return [*map(_port, self.inputs)], [*map(_port, self.outputs)]
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        index = self.inputs[0]["index"]
+        if batch.shape != self.allocated:
+            self.interpreter.resize_tensor_input(index, batch.shape)
+            self.interpreter.allocate_tensors()
+            self.allocated = batch.shape
+        self.interpreter.set_tensor(index, batch)
+        self.interpreter.invoke()
+        answer: np.ndarray = self.interpreter.get_tensor(self.outputs[self.place]["index"])
+        return answer
+
+    def weights(self) -> list[Weight]:
+        """List the stored weights of convolutions and matrix products."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        kinds = {code: name for name, code in vars(schema.TensorType).items()}
+        operators = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+        model = schema.ModelT.InitFromPackedBuf(self.path.read_bytes())
+        found = []
+        for graph in model.subgraphs:
+            for operator in graph.operators:
+                code = model.operatorCodes[operator.opcodeIndex]
+                number = max(code.builtinCode, code.deprecatedBuiltinCode)
+                if operators.get(number) not in _LAYERS:
+                    continue
+                weight = graph.tensors[operator.inputs[1]]
+                kind = kinds[weight.type]
+                if kind in _BITS and model.buffers[weight.buffer].data is not None:
+                    size = float(np.prod(weight.shape)) * _BITS[kind] / 8
+                    found.append(Weight("INT" in kind, size))
+        return found
+
+
+def _port(details: Mapping[str, Any]) -> Port:
+    sizes = tuple(None if size < 0 else int(size) for size in details["shape_signature"])
+    scale, zero = details["quantization"]
+    return Port(details["name"], sizes, np.dtype(details["dtype"]), float(scale), int(zero))
