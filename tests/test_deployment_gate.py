@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 from network_files import N, classifier, pictures
 from onnx import TensorProto, helper
+from pydantic import ValidationError
 
 from quantskew import cli, tables
 from quantskew.analysis.gate import GateError, Policy, as_json, by_group, heading, judge
