@@ -23,23 +23,22 @@ import pandas as pd
 import torch
 
 from quantskew import models, params
-from quantskew.analysis import effects
-from quantskew.analysis.effects import HEADLINE, METHOD, NETWORKS, Predictions, analyze
+from quantskew.analysis.effects import METHOD, NETWORKS, OUTCOMES
 from quantskew.analysis.study import Study
 from quantskew.baselines import train
 from quantskew.data.groups import groupings
 from quantskew.data.loading import Samples, load
 from quantskew.data.prepare import prepare
-from quantskew.fairness import bounds, contrasts, gaps, limits, paired, verdicts
-from quantskew.names import BASELINE, FULL_PRECISION, Point
+from quantskew.fairness import bounds, contrasts, gaps, limits, paired
+from quantskew.fairness.catalogue import find
+from quantskew.fairness.paired import holm, measure
+from quantskew.fairness.parity import Answers
+from quantskew.fairness.verdicts import false_discovery_rate, verdicts
+from quantskew.names import FULL_PRECISION
 from quantskew.quantization.packing import open_variant
 from quantskew.quantization.ptq import quantize_network
 from quantskew.subject import Subject
 from quantskew.training.recipe import Recipe
-
-AGAIN = "again"
-"""Name of the other seeds; to the study they are a method that retrains."""
-RETRAINS = {"training": {"kind": "qat"}, "recipe": {}}
 
 
 def answers(study: params.Params, folder: Path, seed: int) -> dict[int, np.ndarray]:
@@ -70,25 +69,41 @@ def answers(study: params.Params, folder: Path, seed: int) -> dict[int, np.ndarr
 def judge(
     study: Study, test: Samples, first: list[np.ndarray], other: list[np.ndarray], *, method: bool
 ) -> pd.DataFrame:
-    """Compare two sets of networks as the study does, as of a method or as of these networks."""
-    place = (study.datasets[0], study.models[0])
-    predicted = {
-        Point(*place, BASELINE, FULL_PRECISION): np.stack(first),
-        Point(*place, AGAIN, FULL_PRECISION): np.stack(other),
-    }
-    asked = study if method else study.model_copy(update={"methods": {}})
-    seeds = [*range(len(first))]
-    given = Predictions(test.labels.numpy(), len(test.classes), seeds, predicted)
-    divisions = groupings(test.attributes, study.groups_of(place[0])[:1], study.groups)
-    found = analyze(given, divisions, asked).effects
-    if set(found["about"]) != {METHOD if method else NETWORKS}:
-        raise AssertionError("it was judged as something else")
-    return found
+    """Compare two sets of networks as the study does, as of a method or as of these networks.
+
+    The headline outcomes are one family, and the accuracies of groups are exploratory.
+    """
+    (division,) = groupings(test.attributes, study.groups_of(study.datasets[0])[:1], study.groups)
+    of = (division.codes, division.counted, len(test.classes))
+    before, after = (Answers(test.labels.numpy(), np.stack(side), *of) for side in (first, other))
+    settings, asked = study.statistics, [*map(find, (*OUTCOMES, "accuracy"))]
+    found = measure(
+        after, before, metrics=asked, over_seeds=method, draws=settings.draws,
+        confidence=1 - settings.alpha, rng=np.random.default_rng(settings.seed),
+    )  # fmt: skip
+    rows = []
+    for metric in asked:
+        change = found[metric.name].effect
+        assert change is not None  # there is a reference
+        ends = np.broadcast_arrays(change.low, change.high, change.p_value)
+        rows += [(metric.name, metric.sign, *row) for row in zip(*map(np.ravel, ends), strict=True)]
+    table = pd.DataFrame(rows, columns=["metric", "sign", "low", "high", "p_value"])
+    headline = table["metric"].isin(OUTCOMES)
+    p_value = np.where(
+        headline,
+        holm(table["p_value"].where(headline)),
+        false_discovery_rate(table["p_value"].where(~headline)),
+    )
+    table["verdict"] = verdicts(
+        table["low"], table["high"], settings.margin, p_value=p_value, alpha=settings.alpha,
+        higher_is_better=table["sign"] > 0,
+    )  # fmt: skip
+    return table[["metric", "verdict"]]
 
 
 def version(*settings: object) -> str:
     """Digest of the statistics and of this program."""
-    used = (effects, bounds, contrasts, gaps, limits, paired, verdicts, sys.modules[__name__])
+    used = (bounds, contrasts, gaps, limits, paired, sys.modules[__name__])
     text = "".join(map(inspect.getsource, used)) + repr(settings)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -103,18 +118,18 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     whole = params.load(asked.params)
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    if not (asked.folder / "samples.parquet").exists():
-        dataset = whole.datasets[0]
-        made = prepare(dataset, whole.sources[dataset], whole.downloads)
-        made.write(asked.folder / "samples.parquet")
-    given = [answers(whole, asked.folder, seed) for seed in range(asked.networks)]
-    test = load(asked.folder / "samples.parquet").test
-    study = whole.judged().model_copy(
-        update={"methods": {AGAIN: RETRAINS}, "mitigations": {}, "reference": AGAIN}
-    )
+    dataset = whole.datasets[0]
+    source, method = whole.sources[dataset], whole.methods[whole.reference]
+    made_by = repr((dataset, source, whole.models[0], whole.training, method, whole.bits))
+    home = asked.folder / hashlib.sha256(made_by.encode()).hexdigest()[:12]
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "samples.parquet").exists():
+        prepare(dataset, source, whole.downloads).write(home / "samples.parquet")
+    given = [answers(whole, home, seed) for seed in range(asked.networks)]
+    test = load(home / "samples.parquet").test
+    study = whole.judged()
     rng = np.random.default_rng(0)
-    folder = asked.folder / version(asked.networks, asked.seeds)
+    folder = home / version(asked.networks, asked.seeds)
     folder.mkdir(exist_ok=True)
     parts = []
     for pair in range(asked.pairs):
@@ -125,28 +140,24 @@ def main() -> None:
                 sides = [[given[seed][bits] for seed in part]
                          for part in (drawn[: asked.seeds], drawn[asked.seeds :])]  # fmt: skip
                 found = judge(study, test, *sides, method=method)
-                columns = ["metric", "group", "family", "about", "change", "verdict"]
-                path.write_text(json.dumps(found[columns].to_dict("records")), encoding="utf-8")
+                path.write_text(json.dumps(found.to_dict("records")), encoding="utf-8")
             rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
-            parts.append(rows.assign(pair=pair, bits=bits))
+            about = METHOD if method else NETWORKS
+            parts.append(rows.assign(pair=pair, bits=bits, about=about))
     print(table(pd.concat(parts, ignore_index=True)))
 
 
 def table(rows: pd.DataFrame) -> str:
     """Lay out the share of pairs with a false verdict."""
     rows["false"] = rows["verdict"].isin(["worse", "better"])
-    rows["group accuracy"] = rows["metric"] == "accuracy"
-    headline = rows[rows["family"] == HEADLINE]
     lines = ["| width | about | overall | FVO | worst group | any of these three | accuracy of any "
              "group | pairs |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for (bits, about), part in headline.groupby(["bits", "about"]):
-        same = rows[(rows["bits"] == bits) & (rows["about"] == about)]
-        by_metric = part.groupby("metric")["false"].mean()
-        every = part.groupby("pair")["false"].any()
-        groups = same[same["group accuracy"]].groupby("pair")["false"].any()
-        shares = [*by_metric[[*effects.OUTCOMES]], every.mean(), groups.mean()]
-        cells = " | ".join(f"{100 * share:.1f}" for share in shares)
-        lines.append(f"| {bits} | {about} | {cells} | {len(every)} |")
+    for (bits, about), part in rows.groupby(["bits", "about"]):
+        by_metric = part.groupby(["metric", "pair"])["false"].any()
+        three = [by_metric[metric] for metric in OUTCOMES]
+        shares = [*three, pd.concat(three, axis=1).any(axis=1), by_metric["accuracy"]]
+        cells = " | ".join(f"{100 * share.mean():.1f}" for share in shares)
+        lines.append(f"| {bits} | {about} | {cells} | {part['pair'].nunique()} |")
     return "\n".join(lines)
 
 
