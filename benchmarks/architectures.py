@@ -126,6 +126,7 @@ def walk(name: str) -> dict[str, dict[str, Any]]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     data = digits(name)
+    network: nn.Module = nn.Identity()
     settings = Training(epochs=1, batch_size=32, lr=1e-3)
 
     def train() -> dict[str, Any]:
@@ -139,7 +140,6 @@ def walk(name: str) -> dict[str, dict[str, Any]]:
         return {}
 
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
-    network: nn.Module = nn.Identity()
     found = {"train": outcome(train)}
     if found["train"]:
         return found
@@ -288,7 +288,9 @@ def main() -> int:
     asked = parser.parse_args()
     folder = asked.folder / version()
     folder.mkdir(parents=True, exist_ok=True)
-    rows, notes, wrong = [], [], []
+    rows: list[str] = []
+    notes: list[str] = []
+    wrong: list[str] = []
     for name in asked.names:
         path = folder / f"{name}.json"
         if not path.exists():

@@ -29,6 +29,7 @@ from quantskew.baselines import train
 from quantskew.data.groups import groupings
 from quantskew.data.loading import Samples, load
 from quantskew.data.prepare import prepare
+from quantskew.data.source import Source
 from quantskew.fairness import bounds, contrasts, gaps, limits, paired
 from quantskew.fairness.catalogue import find
 from quantskew.fairness.paired import holm, measure
@@ -61,7 +62,7 @@ def answers(study: params.Params, folder: Path, seed: int) -> dict[int, np.ndarr
             str(bits): models.logits(one, test.images).argmax(1).numpy()
             for bits, one in made.items()
         }
-        np.savez(path, **given)
+        np.savez(path, allow_pickle=False, **given)
         print(f"seed {seed}", file=sys.stderr, flush=True)
     return {int(bits): array for bits, array in np.load(path).items()}
 
@@ -119,8 +120,8 @@ def main() -> None:
     torch.set_num_threads(1)
     whole = params.load(asked.params)
     dataset = whole.datasets[0]
-    source, method = whole.sources[dataset], whole.methods[whole.reference]
-    made_by = repr((dataset, source, whole.models[0], whole.training, method, whole.bits))
+    source, plain = whole.sources[dataset] or Source(), whole.methods[whole.reference]
+    made_by = repr((dataset, source, whole.models[0], whole.training, plain, whole.bits))
     home = asked.folder / hashlib.sha256(made_by.encode()).hexdigest()[:12]
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "samples.parquet").exists():

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 from network_files import N, classifier, pictures
 from onnx import TensorProto, helper
+from pydantic import ValidationError
 
 from quantskew import cli, tables
 from quantskew.analysis.gate import GateError, Policy, as_json, by_group, heading, judge

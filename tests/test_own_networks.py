@@ -32,6 +32,9 @@ from quantskew.quantization.weights import IntegerWeights
 from quantskew.sections import ParamsError
 from quantskew.training.training import Training
 
+# isort: split
+from timm.layers import ScaledStdConv2d, StdConv2d
+
 SIDE = 8
 
 
@@ -323,6 +326,8 @@ class Normalized(nn.Linear):
         Standardized(4, 4, 3, padding=1),
         Standardized(4, 4, 3, padding="same", bias=False),
         Normalized(4, 4),
+        StdConv2d(4, 4, 3, padding=1),
+        ScaledStdConv2d(4, 4, 3, padding=1),
     ],
 )
 @torch.no_grad()

@@ -300,13 +300,13 @@ def by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:
         grouping at once and NaN where a group is not judged.
     """
     alpha, units, parts = 1 - policy.confidence, evidence.units, []
-    right = [answers == evidence.labels for answers in (evidence.before, evidence.after)]
+    before, after = (answers == evidence.labels for answers in (evidence.before, evidence.after))
     for attribute, codes, names, counted in evidence.divisions:
         n, each = len(names), alpha / max(1, counted.sum())
         changed = flips(evidence.labels, evidence.before, evidence.after, codes, n)
         lost, gained = changed.right_to_wrong, changed.wrong_to_right
         sizes, *hits = (
-            np.bincount(codes[(codes >= 0) & own], minlength=n) for own in (True, *right)
+            np.bincount(codes[(codes >= 0) & own], minlength=n) for own in (True, before, after)
         )
         persons, lows = sizes, np.full(n, np.nan)
         if units is None:
@@ -315,7 +315,7 @@ def by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:
         else:
             pairs = np.unique(np.stack([codes, units])[:, codes >= 0], axis=1)
             persons = np.bincount(pairs[0], minlength=n)
-            highs = change_limits(changes(*right, codes, n, units=units), each).high
+            highs = change_limits(changes(before, after, codes, n, units=units), each).high
             lows[counted] = -highs[counted]
         columns = {
             "attribute": attribute,
@@ -328,7 +328,9 @@ def by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:
             "lost": lost,
             "gained": gained,
             "loss_low": lows,
-            "loss_high": certified_losses(*right, codes, counted=counted, alpha=alpha, units=units),
+            "loss_high": certified_losses(
+                before, after, codes, counted=counted, alpha=alpha, units=units
+            ),
         }
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)

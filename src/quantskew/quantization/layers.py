@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -165,7 +165,7 @@ def computed(layer: Layer) -> Layer | None:
             groups=groups, bias=bias is not None,
         )  # fmt: skip
     made.weight.copy_(weight)
-    if bias is not None:
+    if made.bias is not None:
         made.bias.copy_(bias)
     for images, output in zip(inputs, outputs, strict=True):
         again = made(images)
@@ -177,7 +177,7 @@ def computed(layer: Layer) -> Layer | None:
 class _Given(TorchFunctionMode):
     """Notes what convolutions and linear maps are given."""
 
-    _ARGUMENTS = {
+    _ARGUMENTS: Mapping[Any, Mapping[str, Any]] = {
         functional.linear: {"bias": None},
         functional.conv2d: {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1},
     }
