@@ -4,9 +4,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import multinomial
+from scipy.stats import binom, multinomial
+from statsmodels.stats.proportion import proportion_confint
 
-from quantskew.analysis.gate import Evidence, Policy, as_json, as_markdown, judge, overall
+from quantskew.analysis.gate import (
+    Evidence,
+    Policy,
+    as_json,
+    as_markdown,
+    by_group,
+    heading,
+    judge,
+    overall,
+)
 from quantskew.data.groups import Grouping
 from quantskew.fairness.catalogue import CATALOGUE
 from quantskew.fairness.certificate import loss_bound, loss_floor
@@ -123,6 +133,78 @@ def test_the_floor_errs_no_more_often_than_it_says(loss, gain):
     floors = {(a, b): loss_floor(a, b, n, alpha=alpha) for a, b, _ in {*map(tuple, draws)}}
     too_high = np.mean([floors[a, b] > loss - gain for a, b, _ in draws])
     assert too_high <= alpha + 0.02
+
+
+def persons(rng, shares, people, images, likeness):
+    """Answers of groups, by shares of (both right, lost, gained, both wrong).
+
+    An image is answered as its person is with a chance of ``likeness``: the correlation within a
+    person is its square.
+    """
+    size = (people, images)
+    kinds = [
+        np.where(
+            rng.random(size) < likeness,
+            rng.choice(4, (people, 1), p=share),
+            rng.choice(4, size, p=share),
+        ).ravel()
+        for share in shares
+    ]
+    kind = np.concatenate(kinds)
+    labels = np.arange(kind.size) % 2
+    before, after = (
+        np.where(np.isin(kind, right), labels, 1 - labels) for right in ((0, 1), (0, 2))
+    )
+    codes = np.repeat(np.arange(len(shares)), people * images)
+    names = ["ink", "pencil", "chalk"][: len(shares)]
+    division = Grouping("tool", codes, names, np.full(len(shares), people >= 30))
+    units = np.repeat(np.arange(len(shares) * people), images)
+    return Evidence("a", "b", labels, before, after, 2, [division], 1, units=units, unit="person")
+
+
+def test_persons_are_counted_and_not_their_images():
+    """At bounds that are exactly true a rule passes in 5 % of samples at most."""
+    shares = [(0.86, 0.02, 0.02, 0.1), (0.8, 0.1, 0.0, 0.1)]
+    rules = {"largest_group_loss": 0.1, "fvo_increase": 0.06, "accuracy": 0.84}
+    rng, samples = np.random.default_rng(5), 60
+    passed, by_image = dict.fromkeys(rules, 0), 0
+    for _ in range(samples):
+        given_ = persons(rng, shares, 50, 10, likeness=0.5**0.5)
+        for found in judge(given_, Policy(**rules)):
+            passed[found.rule] += found.verdict == "pass"
+        (alone,) = judge(given_._replace(units=None), Policy(accuracy=rules["accuracy"]))
+        by_image += alone.verdict == "pass"
+    most = binom.ppf(0.999, samples, 0.05)
+    assert all(count <= most for count in passed.values()), passed
+    assert by_image > most
+
+
+def test_a_verdict_by_person_says_how_many_there_are():
+    given_ = persons(np.random.default_rng(0), [(0.9, 0.05, 0.0, 0.05)] * 2, 40, 10, likeness=0.5)
+    policy = Policy(largest_group_loss=0.3, accuracy=0.5, unit="person")
+    by_person = judge(given_, policy)
+    assert "(400 images of 40 person units)" in by_person[0].note
+    assert "person units are counted, not images: there are 80" in heading(given_, policy)
+    groups = by_group(given_, policy)
+    assert groups["units"].tolist() == [40, 40]
+    by_image = judge(given_._replace(units=None), policy)
+    for one, other in zip(by_person, by_image, strict=True):
+        assert one.value == other.value
+        assert one.high - one.low > 1.2 * (other.high - other.low)
+    said = as_json(given_, policy, by_person)
+    assert (said["unit"], said["groups"][0]["units"]) == ("person", 40)
+    assert "| units |" in as_markdown(given_, policy, by_person)
+    few = persons(np.random.default_rng(0), [(1, 0, 0, 0)] * 2, 20, 40, likeness=0)
+    wrong = few.labels.copy()
+    wrong[:2] = 1 - wrong[:2]
+    (none,) = judge(few._replace(before=wrong), Policy(largest_group_loss=0.1))
+    assert none.note == "no group could be judged: 2 groups under 30 person units"
+
+
+def test_an_accuracy_of_images_has_the_limits_of_clopper_and_pearson():
+    (found,) = judge(evidence([300], [9]), Policy(accuracy=0.8))
+    low, high = proportion_confint(261, 300, alpha=0.1, method="beta")
+    assert (found.low, found.high) == pytest.approx((low, high))
 
 
 def test_wrong_policies_are_refused_with_close_names(tmp_path):

@@ -404,3 +404,17 @@ def test_comparing_answers_loads_neither_torch_nor_fairlearn():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_the_unit_may_stand_in_the_policy():
+    labels = ["cat", "dog"] * 200
+    person = [str(row // 4) for row in range(400)]
+    before = pd.DataFrame({"id": range(400), "label": labels, "prediction": labels, "who": person})
+    after = before[["id"]].assign(prediction=["cat", "cat", *labels[2:]])
+    rule = {"largest_group_loss": 0.2}
+    stated = compare_answers(before, after, policy=Policy(**rule, unit="who"))
+    given = compare_answers(before, after, policy=Policy(**rule), unit="who")
+    assert stated.decisions[0].findings == given.decisions[0].findings
+    alone = compare_answers(before, after, policy=Policy(**rule))
+    assert stated.decisions[0].findings[0].high > alone.decisions[0].findings[0].high
+    assert "of 100 who units" in stated.decisions[0].findings[0].note

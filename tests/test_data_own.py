@@ -198,3 +198,12 @@ def test_an_archive_with_members_that_would_escape(tmp_path, kind):
     source = Source(reader="folder", path=str(path), table="people.csv", label="diagnosis")
     assert len(prepare("mine", source, tmp_path).rows) == COUNT
     assert (sorted(tmp_path.rglob("*")), sorted(tmp_path.parent.glob("*"))) == before
+
+
+def test_a_table_that_is_not_there_is_looked_for_beside_the_images(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (tmp_path / "labels.csv").write_text("image,label\na.png,x\n")
+    source = Source(reader="folder", path=str(folder), table="photos/labels.csv")
+    with pytest.raises(SourceError, match=r"no file .*photos/photos/labels.csv; .* looked for in"):
+        prepare("mine", source, tmp_path / "downloads")

@@ -9,6 +9,7 @@ import onnx
 import pandas as pd
 import PIL.Image
 import pytest
+import safetensors.numpy
 from network_files import N, classifier, pictures
 from onnx import TensorProto, helper
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.deployment.evidence import EvidenceError, from_files, from_study
 from quantskew.deployment.onnx_files import FileError
+from quantskew.deployment.shipped import described
 from quantskew.description import predictions
 from quantskew.engine.fingerprint import file_hash
 from quantskew.layout import NETWORKS, empty, folder_of, predictions_path, samples_path
@@ -328,6 +330,18 @@ def test_small_groups_and_small_cells_take_no_part(gate):
     assert np.isnan(groups.loc["curly", "loss_high"])
 
 
+def test_images_of_one_animal_count_as_one(gate):
+    frame = pictures().assign(animal=np.arange(N) // 4 % 6 + 100 * (np.arange(N) % 2))
+    evidence, policy, (found,) = gate(frame, groups=("fur",), unit="animal", minimum=6)
+    assert "animal units are counted, not images: there are 12" in heading(evidence, policy)
+    assert "(120 images of 6 animal units)" in found.note
+    assert (found.verdict, found.value) == ("could not tell", 0)
+    (alone,) = gate(frame, groups=("fur",))[2]
+    assert (alone.verdict, alone.value) == ("pass", 0)
+    with pytest.raises(GroupError, match=r"unit: the samples have no column 'animl'; did you mean"):
+        gate(frame, unit="animl")
+
+
 def test_no_group_large_enough_is_said_with_numbers(gate):
     frame = pictures().assign(fur=np.arange(N) % 12 * 10)
     frame["fur"] = frame["fur"].astype(str) + "x"
@@ -539,3 +553,56 @@ def test_of_a_study_too_answers_must_be_finite(study):
     policy = Policy(largest_group_loss=0.5, groups=("label",))
     with pytest.raises(EvidenceError, match=r"ptq-8bit-seed0.parquet answers NaN .* for 1 of 3"):
         from_study(study, policy, "ptq-8bit-seed0", dataset=None, model=None)
+
+
+def test_of_a_study_the_units_are_those_of_the_study_or_of_the_policy(study):
+    policy = Policy(largest_group_loss=0.5, groups=("slant",), minimum=2)
+    given = {"variant": "ptq-8bit-seed0", "dataset": None, "model": None}
+    assert from_study(study, policy, **given).units is None
+    by_unit = policy.model_copy(update={"unit": "label"})
+    own = from_study(study, by_unit, **given)
+    groups = study.groups.model_copy(update={"unit": {"digits": "label"}})
+    of_study = from_study(study.model_copy(update={"groups": groups}), policy, **given)
+    for found in (own, of_study):
+        assert found.unit == "label"
+        assert len(np.unique(found.units)) == 10
+    assert by_group(own, policy)["units"].max() == 10
+
+
+def test_deployed_files_are_certified_by_the_units_of_the_study(study, tmp_path):
+    test = load(samples_path("digits")).test
+    right = np.eye(10, dtype=np.float32)[test.labels.numpy()]
+    wrong = np.roll(right, 1, axis=1)
+    lost = (test.labels.numpy() == 3)[:, None]
+    fp32 = Variant("digits", "resnet18_quarter", 0, "fp32", 32)
+    int8 = fp32._replace(method="int8_random", bits=8)
+    facts = {"opset": 17, "operators": ["Conv"], "layers": 1, "integer_layers": 1,
+             "integer_bytes": 1.0, "calibration": {}, "products": ""}  # fmt: skip
+    folders = {}
+    for variant, logits in ((fp32, right), (int8, np.where(lost, wrong, right))):
+        folders[variant] = tmp_path / variant.stem
+        folders[variant].mkdir()
+        (folders[variant] / "network.onnx").write_bytes(b"0")
+        (folders[variant] / "facts.json").write_text(json.dumps(facts))
+        answers = {"logits": logits, "pytorch": logits}
+        safetensors.numpy.save_file(answers, folders[variant] / "logits.safetensors")
+    references = dict.fromkeys(folders, fp32)
+    bounds = {}
+    for unit in (None, "label"):
+        groups = study.groups.model_copy(
+            update={
+                "by": {"digits": ("slant",)},
+                "unit": {"digits": unit} if unit else {},
+                "minimum": 2,
+            }
+        )
+        asked = study.model_copy(update={"groups": groups})
+        made = described(folders, references, test, asked, tmp_path).deployed_groups
+        rows = made[made["method"] == "int8_random"].set_index("group")
+        share = (rows["lost"] / rows["n"]).to_numpy()
+        assert (rows["bound"] > share).all()
+        assert (rows["low"] < rows["accuracy"]).all()
+        bounds[unit] = rows
+    # ten persons, of whom one loses all, say far less than 360 images
+    assert (bounds["label"]["bound"] > 2 * bounds[None]["bound"]).all()
+    assert (bounds["label"]["low"] < bounds[None]["low"]).all()

@@ -48,6 +48,29 @@ def test_the_bound_is_sharper_than_two_clopper_pearson_limits():
         assert loss_bound(lost, gained, 1000, alpha=0.05) < 0.9 * split
 
 
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (2, 0), (3, 2), (0, 4), (9, 1)])
+def test_the_bound_is_that_of_a_search_over_all_outcomes(lost, gained):
+    """Derived a second time: no loss at or above the bound explains so low a difference."""
+    n, alpha = 25, 0.05
+    outcomes = np.array([(b, c) for b in range(n + 1) for c in range(n + 1 - b)])
+    as_low = outcomes[:, 0] - outcomes[:, 1] <= lost - gained
+    cells = np.column_stack([outcomes, n - outcomes.sum(1)])
+    most = beta.ppf(1 - alpha / 10, lost + gained + 1, n - lost - gained)
+
+    def likeliest(loss):
+        rates = np.linspace(max(loss, 1e-9), most, 15)
+        shares = [((rate + loss) / 2, (rate - loss) / 2, 1 - rate) for rate in rates]
+        return max(multinomial.pmf(cells, n, share)[as_low].sum() for share in shares)
+
+    bound = loss_bound(lost, gained, n, alpha=alpha)
+    step = 0.004
+    if bound < most - step:
+        assert likeliest(bound + step) < 0.9 * alpha < likeliest(max(bound - step, 0.0))
+    else:
+        assert bound == pytest.approx(most)
+        assert likeliest(most - 1e-6) >= 0.9 * alpha
+
+
 def test_the_bound_rises_with_what_was_lost_and_falls_with_samples():
     bounds = [loss_bound(lost, 5, 300, alpha=0.05) for lost in range(0, 60, 6)]
     assert bounds == sorted(bounds)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest, multinomial
+from scipy.stats import beta, binom, binomtest, multinomial
 from statsmodels.stats.proportion import proportion_confint
 
 from quantskew.fairness.limits import (
@@ -112,6 +112,60 @@ def test_the_effective_number_is_n_over_the_design_effect():
     units = np.repeat(np.arange(persons), images)
     n = shares(right, np.zeros(units.size, int), 1, units=units).n[0]
     assert units.size / n == pytest.approx(1 + 4 * correlation, rel=0.08)
+
+
+def by_betting(values, alpha=0.05):
+    """Limits of a bounded mean that hold at any number of values (Waudby-Smith & Ramdas 2024).
+
+    Nobody who bets on the mean, with what was seen before, becomes 1/α times as rich but with
+    chance α; the limits are of the means against which it did not happen.
+    """
+    n, means = len(values), np.linspace(0.0005, 0.9995, 1000)
+    ups, downs = (np.zeros_like(means) for _ in range(2))
+    total, squares = 0.5, 0.25
+    for seen, value in enumerate(values, 1):
+        bet = np.sqrt(2 * np.log(2 / alpha) / (squares / seen * n))
+        ups += np.log1p(np.minimum(bet, 0.5 / means) * (value - means))
+        downs += np.log1p(-np.minimum(bet, 0.5 / (1 - means)) * (value - means))
+        total += value
+        squares += (value - total / (seen + 1)) ** 2
+    kept = means[np.maximum(ups, downs) < np.log(2 / alpha)]
+    return kept.min(), kept.max()
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 1.0])
+def test_limits_by_person_agree_with_those_of_bets(correlation):
+    """Another theory, of means of persons, gives the same interval somewhat wider."""
+    rng, persons, images = np.random.default_rng(4), 400, 5
+    ratios = []
+    for share in (0.7, 0.9, 0.9):
+        own = rng.random((persons, images)) < share
+        alike = rng.random((persons, images)) < np.sqrt(correlation)
+        right = np.where(alike, rng.random((persons, 1)) < share, own)
+        units = np.repeat(np.arange(persons), images)
+        found = shares(right.ravel(), np.zeros(units.size, int), 1, units=units)
+        ours = share_limits(found, 0.025)
+        low, high = by_betting(right.mean(1))
+        assert low <= ours.low[0] <= share <= ours.high[0] <= high
+        ratios.append((ours.high[0] - ours.low[0]) / (high - low))
+    assert 0.5 < np.mean(ratios) < 1
+
+
+def test_the_limits_of_a_change_are_those_of_the_formula():
+    """MOVER written out for one group, with the limits of scipy's beta distribution."""
+    n, lost, gained, tail = 80.0, 0.15, 0.05, 0.025
+
+    def ends(p):
+        return beta.ppf(tail, p * n, n - p * n + 1), beta.ppf(1 - tail, p * n + 1, n - p * n)
+
+    (low_b, high_b), (low_c, high_c) = ends(lost), ends(gained)
+    r = -np.sqrt(lost * gained / ((1 - lost) * (1 - gained)))
+    down, up = gained - low_c, high_b - lost
+    low = gained - lost - np.sqrt(down**2 + up**2 - 2 * r * down * up)
+    down, up = lost - low_b, high_c - gained
+    high = gained - lost + np.sqrt(down**2 + up**2 - 2 * r * down * up)
+    found = change_limits(Changes(np.array([lost]), np.array([gained]), np.array([n])), tail)
+    assert (found.low[0], found.high[0]) == pytest.approx((low, high))
 
 
 def test_a_difference_of_equal_groups_is_that_of_newcombe():

@@ -1,5 +1,6 @@
 """Networks as people bring them: each is handled exactly, or refused or left out by name."""
 
+import copy
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -30,6 +31,9 @@ from quantskew.quantization.method import Method
 from quantskew.quantization.weights import IntegerWeights
 from quantskew.sections import ParamsError
 from quantskew.training.training import Training
+
+# isort: split
+from timm.layers import ScaledStdConv2d, StdConv2d
 
 SIDE = 8
 
@@ -294,17 +298,102 @@ def test_a_layer_with_a_forward_of_its_own_is_tried(layer, fits):
     assert list(quantizable(nn.Sequential(layer))) == ["0"] * fits
 
 
+class Dependent(nn.Conv2d):
+    """The weight is computed from the images too, as in a dynamic convolution."""
+
+    def forward(self, x):
+        weight = F.normalize(self.weight) * x.mean().sigmoid()
+        return F.conv2d(x, weight, self.bias, padding=self.padding)
+
+
+class Padded(nn.Conv2d):
+    """A border on one side beside a weight of its own: more than a convolution."""
+
+    def forward(self, x):
+        return F.conv2d(F.pad(x, (0, 2, 0, 2)), F.normalize(self.weight), self.bias)
+
+
+class Normalized(nn.Linear):
+    """Rows of length 1, as heads for faces have them."""
+
+    def forward(self, x):
+        return F.linear(input=x, weight=F.normalize(self.weight), bias=self.bias)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Standardized(4, 4, 3, padding=1),
+        Standardized(4, 4, 3, padding="same", bias=False),
+        Normalized(4, 4),
+        StdConv2d(4, 4, 3, padding=1),
+        ScaledStdConv2d(4, 4, 3, padding=1),
+    ],
+)
 @torch.no_grad()
-def test_a_standardized_layer_is_left_out_by_name_and_its_norm_is_not_folded():
-    network = body(Standardized(4, 4, 3, padding=1), nn.BatchNorm2d(4))
-    made, images = quantized(trained(network)), images_of(4)
-    assert made.notes["left_out"]["1"] == "Standardized does not compute with its weight as it is"
+def test_a_weight_that_a_layer_computes_is_baked_in(layer, tmp_path):
+    turned = [] if isinstance(layer, nn.Conv2d) else [Channels(layer)]
+    network = trained(body(*(turned or [layer]), nn.BatchNorm2d(4)))
+    name = "1.layer" if turned else "1"
+    made, images = quantized(network), images_of(4)
+    assert name in made.weights
+    assert made.notes["baked"] == [f"{name}.weight"]
+    assert made.notes["share"]["weights"] == 1
+    assert (["1", "2"] in made.notes["folded"]) is not bool(turned)
+    assert 0 < selfcheck.difference(network, made.network, images) < 0.1
+    assert selfcheck.difference(network, layers.plain(network, images), images) < 1e-6
+    packing.save(tmp_path / "file", made)
+    fresh = copy.deepcopy(network)
+    nn.init.zeros_(fresh.get_submodule(name).weight)
+    again = packing.load(tmp_path / "file", fresh)
+    assert torch.equal(again(images), made.network(images))
+
+
+class Channels(nn.Module):
+    """A linear layer over the channels of images."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x.movedim(1, -1)).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("kind", [Dependent, Padded])
+@torch.no_grad()
+def test_a_layer_that_does_more_is_left_out_by_name_and_its_norm_is_not_folded(kind):
+    network = trained(body(kind(4, 4, 3, padding=1), nn.BatchNorm2d(4)))
+    made, images = quantized(network), images_of(4)
+    reason = f"{kind.__name__} does not compute with its weight as it is"
+    assert made.notes["left_out"]["1"] == reason
     assert "does not compute with its weight" in made.notes["left_out"]["2"]
     size = {name: p.numel() for name, p in network.named_parameters() if p.ndim > 1}
     assert made.notes["share"]["weights"] == pytest.approx(
         1 - size["1.weight"] / sum(size.values())
     )
     assert selfcheck.difference(network, made.network, images) < 0.1
+
+
+@torch.no_grad()
+def test_a_layer_that_others_share_or_watch_is_not_replaced():
+    shared = Standardized(4, 4, 3, padding=1)
+    watched = Standardized(4, 4, 3, padding=1)
+    watched.register_forward_hook(lambda module, given, output: output * 2)
+    tied = nn.Sequential(Standardized(4, 4, 1), Standardized(4, 4, 1))
+    tied[1].weight = tied[0].weight
+    network = trained(body(shared, shared, watched, tied))
+    made = quantized(network)
+    assert list(made.weights) == ["0", "7"]
+    assert {"1", "3", "4.0", "4.1"} <= {*made.notes["left_out"]}
+    assert selfcheck.difference(network, made.network, images_of(4)) < 0.1
+
+
+@torch.no_grad()
+def test_a_network_of_which_no_weight_has_codes_is_refused():
+    network = trained(nn.Sequential(Dependent(1, 3, 8), nn.Flatten()))
+    with pytest.raises(LayerError, match=r"^Sequential runs no .*; 0: Dependent does not compute"):
+        quantized(network)
 
 
 def test_codes_that_a_run_destroys_are_refused():

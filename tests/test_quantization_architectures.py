@@ -1,5 +1,8 @@
 """The architectures of the papers at their full depth and width, as the study builds them."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -55,3 +58,47 @@ def test_quantized_packed_loaded_with_every_parameter_accounted_for(name, granul
     floats = sum(p.numel() for p in made.network.parameters()) - bits // 3
     # a scale of 4 bytes and a zero point of 1 a channel at most, and the description
     assert (tmp_path / "a").stat().st_size < bits / 8 + 5 * channels + 4 * floats + 5e4
+
+
+@pytest.fixture(scope="module")
+def program():
+    """The program that walks networks nobody tuned this package for through every step."""
+    path = Path(__file__).parents[1] / "benchmarks" / "architectures.py"
+    spec = importlib.util.spec_from_file_location("strange_architectures", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "refused"),
+    [
+        ("convnext_atto", 20, {}),
+        ("mobilenetv3_small_050", 54, {"curvature": "the operator 'hardsigmoid'"}),
+    ],
+)
+def test_strange_networks_work_whole_or_say_why_not(program, name, layers, refused):
+    found = program.walk(name)
+    assert program.faults(found) == []
+    reasons = {step: facts["refused"] for step, facts in found.items() if "refused" in facts}
+    assert reasons.keys() == refused.keys()
+    assert all(refused[step] in reason for step, reason in reasons.items())
+    for step in ("ptq", "static", "qat", "file"):
+        assert found[step]["share"] == 1
+    assert found["ptq"]["layers"] == found["static"]["inputs"] == layers
+    assert found["static"]["agreement"] > 0.5
+    assert found["file"]["agreement"] > 0.5
+
+
+def test_what_fails_or_is_quantized_in_name_alone_is_a_fault(program):
+    def fails():
+        raise IndexError("out of range")
+
+    found = {
+        "ptq": {"share": 0, "left": {"0": "why"}},
+        "qat": program.outcome(fails),
+        "reload": {"same": {"ptq": False, "static": True}},
+    }
+    assert program.faults(found) == [
+        "qat: IndexError: out of range", "ptq: no weight has codes", "reload of ptq: other logits"
+    ]  # fmt: skip

@@ -127,7 +127,7 @@ TABLES: Mapping[str, Table] = {
         _column("counted", pa.bool_(), "large enough to judge by"),
         _column("fp32", pa.float64(), "accuracy of the fp32 file"),
         _column("accuracy", pa.float64(), "of this file"),
-        _column("low", pa.float64(), "lower limit of it (Wilson)"),
+        _column("low", pa.float64(), "lower limit of it (Clopper & Pearson, by unit)"),
         _column("high", pa.float64(), "upper limit"),
         _column("pytorch", pa.float64(), "of fp32, or simulated int8, there"),
         _column("lost", pa.int64(), "right by the fp32 file, wrong by this"),

@@ -31,9 +31,9 @@ from quantskew.data.groups import Grouping, Groups, groupings, unit_codes
 from quantskew.data.people import read_people
 from quantskew.fairness.bounds import Pair
 from quantskew.fairness.catalogue import CATALOGUE, Metric, find, values
-from quantskew.fairness.certificate import certificate
+from quantskew.fairness.certificate import certified_losses
 from quantskew.fairness.gaps import may_lose_most
-from quantskew.fairness.limits import change_limits, changes
+from quantskew.fairness.limits import change_limits
 from quantskew.fairness.paired import Measured, flips, holm, measure
 from quantskew.fairness.parity import Answers
 from quantskew.fairness.verdicts import (
@@ -474,14 +474,10 @@ def _certificates(
     pairs = zip(after.seeds, before.answers.predictions, after.answers.predictions, strict=True)
     for seed, one, other in pairs:
         lost, gained, still_wrong = flips(labels, one, other, codes, len(names))
-        bounds = certificate(lost, gained, sizes, counted=counted, alpha=settings.alpha).groups
-        if after.answers.units is not None:
-            # the exact bound counts samples; of units there is the limit of each group's change
-            change = changes(
-                one == labels, other == labels, codes, len(names), units=after.answers.units
-            )
-            lows = change_limits(change, settings.alpha / max(1, counted.sum())).low
-            bounds = np.where(counted, np.maximum(0, -lows), np.nan)
+        bounds = certified_losses(
+            one == labels, other == labels, codes,
+            counted=counted, alpha=settings.alpha, units=after.answers.units,
+        )  # fmt: skip
         rows = pd.DataFrame({"group": names, "n": sizes, "lost": lost, "gained": gained})
         parts.append(rows.assign(seed=seed, still_wrong=still_wrong, bound=bounds))
     return pd.concat(parts)

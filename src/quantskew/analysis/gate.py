@@ -32,8 +32,8 @@ from quantskew.data.groups import Bins, Grouping
 from quantskew.data.preprocess import Preprocess
 from quantskew.errors import UserError, close_names
 from quantskew.fairness.catalogue import CATALOGUE, Metric
-from quantskew.fairness.certificate import certificate, loss_floor
-from quantskew.fairness.limits import change_limits, changes, share_limits, shares
+from quantskew.fairness.certificate import certified_losses, loss_floor
+from quantskew.fairness.limits import Limits, change_limits, changes, share_limits, shares
 from quantskew.fairness.metrics import Ints
 from quantskew.fairness.paired import flips, measure
 from quantskew.fairness.parity import Answers
@@ -68,6 +68,10 @@ class Policy(Section):
     Rates of fewer than ``minimum`` images take no part in the true and false positive rates that
     groups are compared by.
 
+    Several images of one person are not as many persons: with ``unit: person``, a column of the
+    data, persons are counted by every rule, and ``minimum`` is a number of them. A study has its
+    own (``groups.unit``), which this one replaces.
+
     ``preprocess``, ``output`` and ``threshold`` say how a pair of files is fed and read. A
     file with one score for each image answers class 1 where the score reaches ``threshold``: 0.5
     for probabilities, 0 for logits.
@@ -79,6 +83,7 @@ class Policy(Section):
     bins: Bins = {}
     groups: tuple[str, ...] = ()  # those of the study, or the label, unless given
     minimum: Count = 30  # smaller groups are named, not judged
+    unit: str | None = None  # column: who an image is of
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     draws: Draws = 2000
     seed: Seed = 0
@@ -136,6 +141,12 @@ class Evidence(NamedTuple):
     input: str = ""  # how images were prepared, where the gate did it
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = {}  # hashes, versions and rejected images, for the JSON
+    unit: str = ""  # what they are called
+
+    @property
+    def counted_in(self) -> str:
+        """What makes a group large enough, in the plural."""
+        return f"{self.unit} units".lstrip() if self.units is not None else "images"
 
     @property
     def accuracies(self) -> tuple[float, float]:
@@ -219,7 +230,9 @@ def _check_basis(evidence: Evidence, policy: Policy) -> None:
     problem = ""
     if accuracy <= share:
         problem = f"always answering {majority!r} would reach {100 * share:.1f} %"
-    elif expected and _accuracy_limits(evidence, evidence.before, policy)[1] < expected:
+    elif (
+        expected is not None and _accuracy_limits(evidence, policy, evidence.before).high < expected
+    ):
         problem = f"the policy expects {100 * expected:g} %"
     if problem:
         fed = f" It was fed {evidence.input}." if evidence.input else ""
@@ -280,45 +293,44 @@ def by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``attribute``, ``group``, ``images``, ``judged``; ``reference`` and ``accuracy``, the
+        ``attribute``, ``group``, ``images``, ``units`` (who they are of), ``judged``; ``reference``
+        and ``accuracy``, the
         accuracies; ``lost`` and ``gained``, images whose answer became wrong or right; and
         ``loss_low`` and ``loss_high``, limits of the accuracy lost, valid for all groups of a
         grouping at once and NaN where a group is not judged.
     """
-    alpha, parts = 1 - policy.confidence, []
+    alpha, units, parts = 1 - policy.confidence, evidence.units, []
+    before, after = (answers == evidence.labels for answers in (evidence.before, evidence.after))
     for attribute, codes, names, counted in evidence.divisions:
-        changed = flips(evidence.labels, evidence.before, evidence.after, codes, len(names))
+        n, each = len(names), alpha / max(1, counted.sum())
+        changed = flips(evidence.labels, evidence.before, evidence.after, codes, n)
         lost, gained = changed.right_to_wrong, changed.wrong_to_right
-        sizes = np.bincount(codes[codes >= 0], minlength=len(names))
-        right = [
-            np.bincount(codes[(codes >= 0) & (answers == evidence.labels)], minlength=len(names))
-            for answers in (evidence.before, evidence.after)
-        ]
-        lows = np.full(len(names), np.nan)
-        highs = lows.copy()
-        if evidence.units is None:
+        sizes, *hits = (
+            np.bincount(codes[(codes >= 0) & own], minlength=n) for own in (True, before, after)
+        )
+        persons, lows = sizes, np.full(n, np.nan)
+        if units is None:
             for g in np.flatnonzero(counted):
-                lows[g] = loss_floor(lost[g], gained[g], sizes[g], alpha=alpha / counted.sum())
-            highs = certificate(lost, gained, sizes, counted=counted, alpha=alpha).groups
-        elif counted.any():  # the exact bounds count samples
-            change = changes(
-                evidence.before == evidence.labels, evidence.after == evidence.labels, codes,
-                len(names), units=evidence.units,
-            )  # fmt: skip
-            limits = change_limits(change, alpha / counted.sum())
-            lows, highs = (np.where(counted, -end, np.nan) for end in limits[::-1])
-            highs = np.maximum(0, highs)
+                lows[g] = loss_floor(lost[g], gained[g], sizes[g], alpha=each)
+        else:
+            pairs = np.unique(np.stack([codes, units])[:, codes >= 0], axis=1)
+            persons = np.bincount(pairs[0], minlength=n)
+            highs = change_limits(changes(before, after, codes, n, units=units), each).high
+            lows[counted] = -highs[counted]
         columns = {
             "attribute": attribute,
             "group": names,
             "images": sizes,
+            "units": persons,
             "judged": counted,
-            "reference": right[0] / sizes,
-            "accuracy": right[1] / sizes,
+            "reference": hits[0] / sizes,
+            "accuracy": hits[1] / sizes,
             "lost": lost,
             "gained": gained,
             "loss_low": lows,
-            "loss_high": highs,
+            "loss_high": certified_losses(
+                before, after, codes, counted=counted, alpha=alpha, units=units
+            ),
         }
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
@@ -328,7 +340,10 @@ def _group_loss(evidence: Evidence, policy: Policy, bound: float) -> Finding:
     groups = by_group(evidence, policy)
     small = groups[~groups["judged"]]
     if len(small) == len(groups):
-        note = f"no group could be judged: {len(groups)} groups under {policy.minimum} images"
+        note = (
+            f"no group could be judged: {len(groups)} groups under {policy.minimum} "
+            f"{evidence.counted_in}"
+        )
         return Finding("largest_group_loss", "could not tell", bound, np.nan, np.nan, np.nan, note)
     findings = (
         _decided(
@@ -337,16 +352,22 @@ def _group_loss(evidence: Evidence, policy: Policy, bound: float) -> Finding:
             (row.lost - row.gained) / row.images,
             row.loss_low,
             row.loss_high,
-            f"{row.attribute} {row.group} ({row.images} images)",
+            f"{row.attribute} {row.group} ({_size(row, evidence)})",
         )
         for row in groups[groups["judged"]].itertuples()
     )
     worst = _worst(findings, "largest_group_loss", bound)
     if len(small):
         unseen = ", ".join(f"{row.attribute} {row.group}" for row in small.itertuples())
-        note = f"{worst.note}; under {policy.minimum} images, not judged: {unseen}"
+        note = f"{worst.note}; under {policy.minimum} {evidence.counted_in}, not judged: {unseen}"
         worst = worst._replace(note=note)
     return worst
+
+
+def _size(group: Any, evidence: Evidence) -> str:
+    """Say how large a group is; one of units by both numbers."""
+    images = f"{group.images} images"
+    return images if evidence.units is None else f"{images} of {group.units} {evidence.counted_in}"
 
 
 def _answers(evidence: Evidence, policy: Policy, division: Grouping, answers: Ints) -> Answers:
@@ -383,7 +404,12 @@ def _measured(
         compares = metric.of == "grouping" and metric.chance is not None
         if compares and division.counted.sum() < 2:  # a single group has no gap to another
             sizes = f"{len(division.names)} groups, {division.counted.sum()} of them of"
-            yield f"{note}: {sizes} {policy.minimum} images or more", np.nan, np.nan, np.nan
+            yield (
+                f"{note}: {sizes} {policy.minimum} {evidence.counted_in} or more",
+                np.nan,
+                np.nan,
+                np.nan,
+            )
             continue
         numbers, (least, most) = (one.value[0], one.low, one.high), metric.span
         if one.effect is not None:
@@ -415,15 +441,15 @@ def _change(metric: Metric, rule: str, evidence: Evidence, policy: Policy, bound
 
 
 def _accuracy(evidence: Evidence, policy: Policy, bound: float) -> Finding:
-    low, high = _accuracy_limits(evidence, evidence.after, policy)
-    return _decided("accuracy", bound, evidence.accuracies[1], low, high, "", sign=-1)
+    value, (low, high) = evidence.accuracies[1], _accuracy_limits(evidence, policy, evidence.after)
+    return _decided("accuracy", bound, value, float(low), float(high), "", sign=-1)
 
 
-def _accuracy_limits(evidence: Evidence, answers: Ints, policy: Policy) -> tuple[float, float]:
-    right, everyone = answers == evidence.labels, np.zeros_like(evidence.labels)
-    share = shares(right, everyone, 1, units=evidence.units)
-    low, high = share_limits(share, 1 - policy.confidence)
-    return float(low[0]), float(high[0])
+def _accuracy_limits(evidence: Evidence, policy: Policy, answers: Ints) -> Limits:
+    """Bound the share of right answers by Clopper & Pearson, with units if there are any."""
+    right, everyone = answers == evidence.labels, np.zeros(len(answers), int)
+    limits = share_limits(shares(right, everyone, 1, units=evidence.units), 1 - policy.confidence)
+    return Limits(*(end[0] for end in limits))
 
 
 def _bytes(evidence: Evidence, policy: Policy, bound: float) -> Finding:
@@ -439,6 +465,9 @@ def heading(evidence: Evidence, policy: Policy) -> list[str]:
         f"accuracy {100 * after:.1f} %, reference {100 * before:.1f} %, most frequent class "
         f"{majority} {100 * share:.1f} %",
     ]
+    if evidence.units is not None:
+        units = len(np.unique(evidence.units))
+        lines.append(f"{evidence.counted_in} are counted, not images: there are {units:,}")
     if evidence.input:
         lines.append(f"input: {evidence.input}")
     left_out, rates = _rates_left_out(evidence, policy)
@@ -472,6 +501,7 @@ def as_json(evidence: Evidence, policy: Policy, findings: list[Finding]) -> dict
         "network": evidence.name,
         "reference": evidence.reference,
         "samples": len(evidence.labels),
+        "unit": evidence.unit or None,
         "accuracy": after,
         "reference_accuracy": before,
         "majority": {"class": majority, "share": share},
@@ -499,6 +529,8 @@ def as_markdown(evidence: Evidence, policy: Policy, findings: list[Finding]) -> 
     )
     groups = by_group(evidence, policy)
     judged = groups.pop("judged")
+    if evidence.units is None:
+        groups = groups.drop(columns="units")
     shares = ["reference", "accuracy", "loss_low", "loss_high"]
     groups[shares] *= 100
     groups["group"] = groups["group"].where(judged, groups["group"] + " (not judged)")

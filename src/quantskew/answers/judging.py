@@ -140,6 +140,7 @@ def compare_answers(
     by = tuple(dict.fromkeys(by or (policy.groups if policy else ()) or ("label",)))
     if policy is not None:
         _check(policy)
+        unit = unit or policy.unit
         bins = {**grouping.bins, **policy.bins}
         grouping = grouping.model_copy(update={"minimum": policy.minimum, "bins": bins})
     if margin is not None:
@@ -180,7 +181,7 @@ def compare_answers(
         frames[table] = rows[columns].sort_values(key, ignore_index=True)
     decisions, warnings = [], list(joined.warnings)
     for name in others:
-        evidence = _evidence(name, reference, joined, divisions)
+        evidence = _evidence(name, reference, joined, divisions, unit or "")
         findings = [] if policy is None else gate.judge(evidence, policy)
         groups = _groups(frames, evidence)
         decisions.append(_decided(name, reference, groups, findings, study))
@@ -215,7 +216,9 @@ def _source(given: Given) -> Source:
     return given if isinstance(given, pd.DataFrame) else Path(given)
 
 
-def _evidence(name: str, reference: str, joined: Joined, divisions: list[Grouping]) -> Evidence:
+def _evidence(
+    name: str, reference: str, joined: Joined, divisions: list[Grouping], unit: str
+) -> Evidence:
     return Evidence(
         name=name,
         reference=reference,
@@ -227,6 +230,7 @@ def _evidence(name: str, reference: str, joined: Joined, divisions: list[Groupin
         bytes=0,
         classes=joined.classes,
         units=joined.units,
+        unit=unit,
         warnings=joined.warnings,
     )
 

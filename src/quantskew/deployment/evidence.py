@@ -10,7 +10,7 @@ import pandas as pd
 
 from quantskew import tables
 from quantskew.analysis.gate import Evidence, Policy
-from quantskew.data.groups import Groups, groupings
+from quantskew.data.groups import Groups, groupings, unit_codes
 from quantskew.data.loading import load
 from quantskew.deployment.answers import answered, check_finite, class_names, label_codes
 from quantskew.deployment.feeding import (
@@ -84,6 +84,8 @@ def from_study(
     note = f"{variant} is simulated in PyTorch; no runtime executes this file"
     test = load(samples_path(dataset)).test
     groups = study.groups.model_copy(update={"minimum": policy.minimum})
+    unit = policy.unit or groups.unit.get(dataset)
+    units = unit_codes(test.attributes, unit)
     return Evidence(
         name=f"{dataset} {model} {found.stem}",
         reference=base.stem,
@@ -91,11 +93,15 @@ def from_study(
         before=_answers(folder, base, test.ids),
         after=_answers(folder, found, test.ids),
         n_classes=len(test.classes),
-        divisions=groupings(test.attributes, policy.groups or study.groups_of(dataset), groups),
+        divisions=groupings(
+            test.attributes, policy.groups or study.groups_of(dataset), groups, units
+        ),
         bytes=file.stat().st_size,
         classes=test.classes,
         warnings=(note,) if simulated else (),
         provenance=_provenance(network=[file], reference=[base_file], data=[samples_path(dataset)]),
+        units=units,
+        unit=unit or "",
     )
 
 
@@ -141,7 +147,8 @@ def from_files(
         attributes; or the table ``samples`` of a study. Of data with a split, the test part is
         taken.
     policy
-        Its ``groups`` are columns, or their intersections; the label unless given. Its
+        Its ``groups`` are columns, or their intersections; the label unless given. Its ``unit``
+        is one. Its
         ``preprocess`` says how images are fed to files that quantskew did not write.
     label
         Name of the column of the label: indices of the outputs, or names of classes.
@@ -179,6 +186,7 @@ def from_files(
     labels = label_codes(rows["label"], names, after.n, data, int8)
     names = names or tuple(map(str, range(after.n)))
     rows["label"] = pd.Categorical.from_codes(labels, pd.Index(names))
+    units = unit_codes(rows, policy.unit)
     files = {"network": pair[1].parts(), "reference": pair[0].parts()}
     integers = inventory(pair[1].weights())
     libraries = {network.library for network in pair}
@@ -193,6 +201,7 @@ def from_files(
             rows.drop(columns=["id", "split"], errors="ignore"),
             policy.groups or ("label",),
             checked(Groups, {"minimum": policy.minimum, "bins": policy.bins}, "the policy"),
+            units,
         ),
         bytes=sum(file.stat().st_size for file in files["network"]),
         classes=names,
@@ -200,6 +209,8 @@ def from_files(
         warnings=(*feed.warnings, *_doubts(files, integers)),
         provenance=_provenance(*libraries, **files, data=[data])
         | {"rejects": feed.rejects, "integers": integers},
+        units=units,
+        unit=policy.unit or "",
     )
 
 

@@ -1,7 +1,6 @@
 """The deployed files of a study, and the tables of their predictions."""
 
 import json
-import math
 import shutil
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -11,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 import safetensors.numpy
-from scipy.stats import binomtest
 
 from quantskew import tables
-from quantskew.data.groups import Grouping, groupings
+from quantskew.data.groups import Grouping, groupings, unit_codes
 from quantskew.data.loading import Samples, load
 from quantskew.description import predictions
 from quantskew.engine.cells import Cell, attempt
-from quantskew.fairness.certificate import certificate
+from quantskew.fairness.certificate import certified_losses
+from quantskew.fairness.limits import share_limits, shares
 from quantskew.fairness.metrics import group_accuracy
 from quantskew.fairness.paired import flips
 from quantskew.layout import empty, folder_of, predictions_path, samples_path, stored_variants
@@ -108,7 +107,8 @@ def described(
     if not folders:
         return Deployed(empty("deployed"), empty("deployed_groups"))
     dataset = next(iter(folders)).dataset
-    divisions = groupings(test.attributes, study.groups_of(dataset), study.groups)
+    units = unit_codes(test.attributes, study.groups.unit.get(dataset))
+    divisions = groupings(test.attributes, study.groups_of(dataset), study.groups, units)
     outputs = {
         variant: safetensors.numpy.load_file(folder / "logits.safetensors")
         for variant, folder in folders.items()
@@ -132,7 +132,8 @@ def described(
         }
         files.append(variant.name(pd.DataFrame([row])))
         groups += [
-            variant.name(_by_group(logits, fp32, pytorch, test, d, study)) for d in divisions
+            variant.name(_by_group(logits, fp32, pytorch, test, d, units, study.statistics.alpha))
+            for d in divisions
         ]
         answers = variant.name(predictions(logits, test.ids, test.labels.numpy()))
         tables.write("predictions", answers, predictions_path(target, variant))
@@ -152,19 +153,20 @@ def _by_group(
     pytorch: np.ndarray,
     test: Samples,
     division: Grouping,
-    study: "Params",
+    units: np.ndarray | None,
+    alpha: float,
 ) -> pd.DataFrame:
-    labels, alpha = test.labels.numpy(), study.statistics.alpha
+    labels = test.labels.numpy()
     answers = np.stack([values.argmax(1) for values in (logits, fp32, pytorch)])
     codes, n_groups = division.codes, len(division.names)
     counts = group_accuracy(answers == labels, codes, n_groups)
     changed = flips(labels, answers[1], answers[0], codes, n_groups)
     lost, gained = changed.right_to_wrong, changed.wrong_to_right
-    limits = [
-        binomtest(hits, n).proportion_ci(1 - alpha, "wilson") if n else (math.nan, math.nan)
-        for hits, n in zip(counts.hits[0], counts.sizes, strict=True)
-    ]
-    bounds = certificate(lost, gained, counts.sizes, counted=division.counted, alpha=alpha)
+    right = answers[:2] == labels
+    limits = share_limits(shares(right[0], codes, n_groups, units=units), alpha / 2)
+    bounds = certified_losses(
+        right[1], right[0], codes, counted=division.counted, alpha=alpha, units=units
+    )
     return pd.DataFrame(
         {
             "attribute": division.attribute,
@@ -173,11 +175,11 @@ def _by_group(
             "counted": division.counted,
             "fp32": counts.accuracy[1],
             "accuracy": counts.accuracy[0],
-            "low": [low for low, _ in limits],
-            "high": [high for _, high in limits],
+            "low": limits.low,
+            "high": limits.high,
             "pytorch": counts.accuracy[2],
             "lost": lost,
             "gained": gained,
-            "bound": bounds.groups,
+            "bound": bounds,
         }
     )

@@ -12,7 +12,8 @@ from scipy.optimize import brentq
 from scipy.special import bdtr, betaincinv
 from scipy.stats import binom
 
-from quantskew.fairness.metrics import Floats, Ints
+from quantskew.fairness.limits import change_limits, changes
+from quantskew.fairness.metrics import Bools, Floats, Ints
 
 _NUISANCE = 0.1  # share of α spent on the rate of change; 0.05 to 0.2 give nearly the same bound
 _MONOTONE = 0.75  # up to this rate of change, a higher one makes a low D likelier, at any n
@@ -56,6 +57,56 @@ def certificate(
         cell = (int(np.asarray(a)[g]) for a in (lost, gained, sizes))
         bounds[g] = loss_bound(*cell, alpha=alpha / counted.sum())
     return Certificate(bounds, float(np.nanmax(bounds)) if counted.any() else np.nan)
+
+
+def certified_losses(
+    before: Bools,
+    after: Bools,
+    groups: Ints,
+    *,
+    counted: Bools,
+    alpha: float,
+    units: Ints | None = None,
+) -> Floats:
+    """Certify the losses of all counted groups at once, also where units have several samples.
+
+    Parameters
+    ----------
+    before, after
+        (n,) whether the reference and the network are right.
+    groups
+        (n,) codes from −1 (no group) to G − 1.
+    counted
+        (G,) the groups the promise covers.
+    alpha
+        Chance that any of the bounds is too low.
+    units
+        (n,) who each sample comes from; None where each is its own unit.
+
+    Returns
+    -------
+    (G,) upper bounds of the accuracy lost, not below 0; NaN for a group that is not counted. Those
+    of :func:`certificate` count samples and are exact; of units there are the limits of
+    :func:`quantskew.fairness.limits.change_limits`.
+
+    Examples
+    --------
+    >>> before, after = np.ones(90, bool), np.arange(90) >= 3
+    >>> one = {"groups": np.zeros(90, int), "counted": np.array([True]), "alpha": 0.05}
+    >>> certified_losses(before, after, **one).round(3)
+    array([0.095])
+    >>> certified_losses(before, after, **one, units=np.arange(90) // 3).round(3)
+    array([0.157])
+    """
+    if units is None:
+        every = (before & ~after, ~before & after, np.ones(len(before), bool))
+        lost, gained, sizes = (
+            np.bincount(groups[(groups >= 0) & kind], minlength=len(counted)) for kind in every
+        )
+        return certificate(lost, gained, sizes, counted=counted, alpha=alpha).groups
+    change = changes(before, after, groups, len(counted), units=units)
+    lows = change_limits(change, alpha / max(1, counted.sum())).low
+    return np.where(counted, np.maximum(0.0, -lows), np.nan)
 
 
 def loss_bound(lost: int, gained: int, n: int, *, alpha: float) -> float:

@@ -2,12 +2,13 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -38,8 +39,9 @@ def plain(network: nn.Module, example: Tensor) -> nn.Module:
     Parameters
     ----------
     network
-        Not changed. Parametrizations, the older hooks ``weight_norm`` and ``spectral_norm``, and
-        pruning masks are baked into the weights of the copy (:func:`bake`).
+        Not changed. Parametrizations, the older hooks ``weight_norm`` and ``spectral_norm``,
+        pruning masks, and what a layer of one's own does to its weight (as weight standardization)
+        are baked into the weights of the copy (:func:`bake`).
     example
         An input batch, on which the copy is compared with the network.
 
@@ -92,6 +94,10 @@ def bake(network: nn.Module) -> list[str]:
                     remove(module, tensor)
                     _drop_loading_hook(module)
                     baked.append(f"{name}.{tensor}".lstrip("."))
+    for name, layer in _computing(network).items():
+        if (made := computed(layer)) is not None:
+            network.set_submodule(name, made)
+            baked.append(f"{name}.weight")
     if baked:
         vars(network)["baked"] = baked
     return baked
@@ -103,6 +109,99 @@ def _drop_loading_hook(module: nn.Module) -> None:
     for key, wrapped in list(hooks.items()):
         if isinstance(getattr(wrapped, "hook", wrapped), SpectralNormLoadStateDictPreHook):
             del hooks[key]
+
+
+def _computing(network: nn.Module) -> dict[str, Layer]:
+    """Return the layers with a forward pass of their own that nothing else shares or watches."""
+    names = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
+    own = alone(network)
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+        and "weight" in module._parameters
+        and name in own
+        and name
+        and names[id(module)] == 1
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not computes_with_weight(module)
+    }
+
+
+@torch.no_grad()
+def computed(layer: Layer) -> Layer | None:
+    """Return a plain layer that does what one does which computes its weight anew at each run.
+
+    ``None`` where there is none: the weight depends on the input, or the layer does more than
+    convolve or multiply with it.
+
+    Notes
+    -----
+    The layer runs on two random inputs of different size, and what it gives to torch's own
+    operator is taken over; the plain layer must then give the same outputs.
+    """
+    trial = copy.deepcopy(layer).cpu().eval()
+    given = _Given()
+    inputs = [_trial_input(trial, seed) for seed in (0, 1)]
+    try:
+        with given:
+            outputs = [trial(images) for images in inputs]
+    except Exception:  # its forward pass takes something else, and may raise anything
+        return None
+    if len(given.calls) != 2 or len({kind for kind, _ in given.calls}) != 1:
+        return None
+    (kind, first), (_, second) = given.calls
+    weight, bias = first["weight"], first["bias"]
+    if weight.shape != trial.weight.shape or not torch.equal(weight, second["weight"]):
+        return None
+    made: Layer
+    if kind is functional.linear:
+        made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+    else:
+        groups = first["groups"]
+        made = nn.Conv2d(
+            weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]),
+            stride=first["stride"], padding=first["padding"], dilation=first["dilation"],
+            groups=groups, bias=bias is not None,
+        )  # fmt: skip
+    made.weight.copy_(weight)
+    if made.bias is not None:
+        made.bias.copy_(bias)
+    for images, output in zip(inputs, outputs, strict=True):
+        again = made(images)
+        if again.shape != output.shape or not torch.allclose(again, output, rtol=1e-4, atol=1e-6):
+            return None
+    return made.to(layer.weight.device).train(layer.training)
+
+
+class _Given(TorchFunctionMode):
+    """Notes what convolutions and linear maps are given."""
+
+    _ARGUMENTS: Mapping[Any, Mapping[str, Any]] = {
+        functional.linear: {"bias": None},
+        functional.conv2d: {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1},
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, dict[str, Any]]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if (optional := self._ARGUMENTS.get(func)) is not None:
+            named = dict(zip(("input", "weight", *optional), args, strict=False))
+            self.calls.append((func, {**optional, **named, **(kwargs or {})}))
+        return func(*args, **(kwargs or {}))
+
+
+def _trial_input(layer: Layer, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape: tuple[int, ...] = (2, layer.in_features) if isinstance(layer, nn.Linear) else ()
+    if isinstance(layer, nn.Conv2d):
+        side = 2 * max(d * k for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+        shape = (1, layer.in_channels, side + seed, side + seed)
+    return torch.rand(shape, generator=generator)
 
 
 def quantizable(network: nn.Module) -> dict[str, Layer]:
@@ -144,8 +243,8 @@ def computes_with_weight(layer: Layer) -> bool:
 
     Notes
     -----
-    A foreign forward pass is tried: ``f(w + v) + f(0) = f(w) + f(v)`` for a random v, and f is not
-    constant.
+    A foreign forward pass is tried: ``f(w + v) + f(0) = f(w) + f(v)`` for random w and v, and f is
+    not constant.
     """
     kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
     if all(getattr(type(layer), name) is getattr(kind, name) for name in _METHODS[kind]):
@@ -154,14 +253,9 @@ def computes_with_weight(layer: Layer) -> bool:
     for hooks in (trial._forward_hooks, trial._forward_pre_hooks):
         hooks.clear()
     generator = torch.Generator().manual_seed(0)
-    weight = trial.weight.detach().clone()
-    other = torch.randn(weight.shape, generator=generator) * weight.std()
-    if isinstance(trial, nn.Conv2d):
-        side = 2 * max(d * k for d, k in zip(trial.dilation, trial.kernel_size, strict=True))
-        shape: tuple[int, ...] = (1, trial.in_channels, side, side)
-    else:
-        shape = (2, trial.in_features)
-    images = torch.rand(shape, generator=generator)
+    # random ones, for weights that begin as zeros say nothing of the layer
+    weight, other = (torch.randn(trial.weight.shape, generator=generator) for _ in range(2))
+    images = _trial_input(trial, 0)
 
     def output(value: Tensor) -> Tensor:
         trial.weight.data.copy_(value)
@@ -211,7 +305,13 @@ def left_out(network: nn.Module, quantized: Container[str]) -> dict[str, str]:
 
 
 def ends(network: nn.Module, example: Tensor) -> tuple[str, str]:
-    """Return the names of the quantizable layers that run first and last on an input."""
+    """Return the names of the quantizable layers that run first and last on an input.
+
+    Raises
+    ------
+    LayerError
+        When none runs, with the reasons.
+    """
     ran: list[str] = []
 
     def note(name: str, _module: nn.Module, _given: Any, _output: Any) -> None:
@@ -220,7 +320,11 @@ def ends(network: nn.Module, example: Tensor) -> tuple[str, str]:
     with watching(quantizable(network), note):
         dry_run(network, example)
     if not ran:
-        raise ValueError(f"{type(network).__name__} runs no convolution and no linear layer")
+        left = [f"{name}: {reason}" for name, reason in left_out(network, ()).items()]
+        raise LayerError(
+            f"{type(network).__name__} runs no convolution and no linear layer whose weight could "
+            f"be quantized{'; '.join(['', *left[:3]])}"
+        )
     return ran[0], ran[-1]
 
 

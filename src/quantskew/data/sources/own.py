@@ -56,6 +56,11 @@ def folder(source: Source, where: Path) -> Raw:
     tables: list[tuple[Path, Any, str]] = [(path, None, "") for path in sorted(where.glob("*.csv"))]
     if source.table:
         tables = [(base / source.table, None, "")]
+        if not tables[0][0].is_file():
+            raise SourceError(
+                f"table: there is no file {tables[0][0]}; the table is looked for in {base}, where "
+                "the images are, or is given by its whole path"
+            )
     elif metadata:
         contents = zip(metadata, store.read(metadata), strict=True)
         tables = [(where / name, content, posixpath.dirname(name)) for name, content in contents]
