@@ -31,6 +31,7 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +51,7 @@ from tqdm import tqdm
 from quantskew import params
 from quantskew.analysis import gate
 from quantskew.analysis.figures import FIGURES
+from quantskew.answers.judging import compare_answers
 from quantskew.data.groups import Groups, groupings
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
@@ -456,6 +458,46 @@ def onnx_files(folder: Path) -> Iterator[Case]:
         yield Case(name, lambda t=table: judged(whole, t))  # type: ignore[misc]
 
 
+def naive(path: Path) -> pd.DataFrame:
+    """A table as pandas reads it, all of it texts."""
+    if path.suffix == ".csv":
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    if path.suffix == ".jsonl":
+        return pd.read_json(path, lines=True, dtype=False)
+    return pq.read_table(path).replace_schema_metadata().to_pandas()
+
+
+def answers(folder: Path) -> Iterator[Case]:
+    """Damaged tables of answers, in every format, against a sound one."""
+    n = 300
+    labels = np.array(["ill", "well"])[np.arange(n) % 2]
+    truth = pd.DataFrame({"id": np.arange(n).astype(str), "label": labels, "prediction": labels})
+    before, after = truth.assign(site=np.array(["a", "b"])[np.arange(n) // 150]), truth.copy()
+    after.loc[:29, "prediction"] = "well"
+    stream = io.BytesIO()
+    after.to_parquet(stream, index=False)
+    written = {
+        "csv": after.to_csv(index=False).encode(),
+        "jsonl": after.to_json(orient="records", lines=True).encode(),
+        "parquet": stream.getvalue(),
+    }
+
+    def judged(form: str, content: bytes) -> None:
+        path = folder / f"after.{form}"
+        path.write_bytes(content)
+        found = compare_answers(before, path, by="site").frames["levels"]
+        read = naive(path)
+        both = before.merge(read.astype(str), on="id", suffixes=("", "_after"))
+        assert len(both) == n
+        right = (both["prediction_after"] == both["label"]).groupby(both["site"]).mean()
+        rows = found[(found["metric"] == "accuracy") & (found["method"] == path.name)]
+        assert (rows.set_index("group")["value"] == right).all()
+
+    for form, whole in written.items():
+        for name, content in [("whole", whole), *damaged(whole, 20, 30)]:
+            yield Case(f"{form}: {name}", partial(judged, form, content))
+
+
 def names(_: Path) -> Iterator[Case]:
     """Names of groups, from the samples to verdict, Markdown and figure."""
     rng = np.random.default_rng(0)
@@ -490,7 +532,8 @@ def names(_: Path) -> Iterator[Case]:
 FAMILIES: dict[str, Callable[[Path], Iterator[Case]]] = {
     one.__name__: one
     for one in (
-        parameters, policies, yaml_files, images, archives, csv, parquet, packed, onnx_files, names,
+        parameters, policies, yaml_files, images, archives, csv, parquet, packed, onnx_files,
+        answers, names,
     )
 }  # fmt: skip
 
