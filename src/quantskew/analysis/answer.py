@@ -4,21 +4,10 @@ import numpy as np
 import pandas as pd
 
 from quantskew.analysis.study import Study
+from quantskew.analysis.typeset import groups_named, points
 from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, UNDEFINED, WORSE
 from quantskew.names import BASELINE, WHOLE, width_name
 from quantskew.schemas import POINT
-
-
-def points(share: float) -> str:
-    """Format a change of a share as signed percentage points.
-
-    Examples
-    --------
-    >>> points(-0.1234)
-    '−12.3'
-    """
-    rounded = round(100 * share, 1) + 0.0  # no −0.0
-    return f"{rounded:+.1f}".replace("-", "−")
 
 
 def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -72,7 +61,7 @@ def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
                     "groups_equivalent": (groups["verdict"] == EQUIVALENT).sum(),
                     "groups_untold": len(untold),
                     "images_to_tell": untold["decide"].max(),
-                    "most_harmed": f"one of {', '.join(most)}" if len(most) > 1 else "".join(most),
+                    "most_harmed": most,
                     "most_harmed_change": groups["change"].min(),
                     "most_harmed_low": groups["low"].min(),
                     "most_harmed_high": groups["high_all"].min(),
@@ -160,8 +149,9 @@ def _of_width(row: pd.Series, study: Study) -> str:
     if not row["groups_harmed"]:
         return f"{start} {'; '.join(parts)}."
     parts.append(
-        f"{attribute} group {row['most_harmed']} loses most: {points(row['most_harmed_change'])} "
-        f"points [{points(row['most_harmed_low'])}, {points(row['most_harmed_high'])}]"
+        f"{groups_named(attribute, row['most_harmed'])} loses most: "
+        f"{points(row['most_harmed_change'])} points [{points(row['most_harmed_low'])}, "
+        f"{points(row['most_harmed_high'])}]"
     )
     if row["fvo_verdict"] != UNDEFINED:
         parts[-1] += (

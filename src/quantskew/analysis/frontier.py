@@ -9,6 +9,8 @@ from quantskew.analysis.sampled import Sampled
 from quantskew.analysis.study import Study
 from quantskew.fairness.certificate import certificate
 from quantskew.fairness.frontier import frontier_probability, on_frontier
+from quantskew.fairness.gaps import gap_limits
+from quantskew.fairness.limits import Shares
 from quantskew.fairness.metrics import fvo
 from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
 from quantskew.schemas import POINT
@@ -94,17 +96,102 @@ def judged(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     return rows.assign(excess=excess, meets=meets, recommended=rows.index.isin(best))
 
 
-def recommendations(rows: pd.DataFrame, study: Study) -> list[str]:
-    """Say for each data set and model what to ship, or how far the best is from the targets."""
-    return [
-        f"What to do with {dataset}, {model}: {_advice(part, study)}"
-        for (dataset, model), part in rows.groupby(["dataset", "model"], sort=True)
-    ]
+def shipped(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
+    """Judge the files that ship by the targets of the study, on the first grouping.
+
+    Parameters
+    ----------
+    frames
+        Tables ``deployed`` and ``deployed_groups``; without them there are no files.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a file in integers, over all seeds that ship: the columns of :data:`POINT`,
+        ``bytes`` and their ``share`` of the fp32 file, ``accuracy`` and that of the ``fp32`` file,
+        ``loss``, ``loss_bound``, ``fvo``, ``fvo_high``, ``excess``, ``meets`` and ``recommended``,
+        as in the table ``frontier``. Where the fp32 network is a remedy's own, a loss is counted
+        against that network, so such a file is not recommended.
+    """
+    columns = [*POINT, "bytes", "share", "accuracy", "fp32", "loss", "loss_bound", "fvo",
+               "fvo_high", "excess", "meets", "recommended"]  # fmt: skip
+    if not {"deployed", "deployed_groups"} <= frames.keys() or frames["deployed_groups"].empty:
+        return pd.DataFrame(columns=columns)
+    by_group = frames["deployed_groups"]
+    first = by_group["dataset"].map(lambda dataset: study.groups_of(dataset)[0])
+    by_group = by_group[(by_group["attribute"] == first) & by_group["counted"]]
+    names = frames["deployed"]
+    parent = names.loc[names["bits"] == FULL_PRECISION]
+    key = ["dataset", "model", "seed", "base"]
+    joined = names[names["bits"] < FULL_PRECISION].join(
+        parent.set_index(key)[["bytes", "accuracy"]].add_prefix("parent_"), on=key
+    )
+    rows = []
+    for place, part in joined.groupby(list(POINT), sort=False):
+        groups = by_group.merge(part[["dataset", "model", "seed", "method", "bits"]])
+        gaps, highs = zip(*(_gap(own, study) for _, own in groups.groupby("seed")), strict=True)
+        bound = groups["bound"]
+        rows.append(
+            dict(zip(POINT, place, strict=True))
+            | {
+                "bytes": part["bytes"].mean(),
+                "share": part["bytes"].mean() / part["parent_bytes"].mean(),
+                "accuracy": part["accuracy"].mean(),
+                "fp32": part["parent_accuracy"].mean(),
+                "loss": (groups["fp32"] - groups["accuracy"]).max(),
+                "loss_bound": bound.max() if bound.notna().all() else np.nan,
+                "fvo": np.mean(gaps),
+                "fvo_high": np.max(highs),
+                "plain": (part["base"] == BASELINE).all(),
+            }
+        ) if len(groups) else None
+    made = pd.DataFrame(rows, columns=[*columns, "plain"])
+    if made.empty:
+        return made[columns]
+    able = made.assign(loss_bound=made["loss_bound"].where(made["plain"]))
+    parts = [judged(part, study) for _, part in able.groupby(["dataset", "model"], sort=False)]
+    verdicts = pd.concat(parts)[["excess", "meets", "recommended"]]
+    return made.drop(columns=["plain", *verdicts]).join(verdicts)[columns]
 
 
-def _advice(rows: pd.DataFrame, study: Study) -> str:
-    targets = study.targets
-    attribute, floor = rows[["attribute", "floor"]].iloc[0]
+def _gap(groups: pd.DataFrame, study: Study) -> tuple[float, float]:
+    """Largest gap between the groups of a file, and its upper limit; NaN without two groups."""
+    if len(groups) < 2:
+        return np.nan, np.nan
+    own = Shares(groups[["accuracy"]].to_numpy().T, groups[["n"]].to_numpy(float).T)
+    high = gap_limits(own, np.ones(len(groups), bool), study.statistics.alpha / 2).high
+    return float(np.ptp(groups["accuracy"])), float(high)
+
+
+def files_first(placed: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
+    """Recommend no simulated variant of a network of which files ship: they are what ships."""
+    key = ["dataset", "model"]
+    has = pd.MultiIndex.from_frame(placed[key]).isin(pd.MultiIndex.from_frame(files[key]))
+    return placed.assign(recommended=placed["recommended"] & ~has)
+
+
+def recommendations(
+    rows: pd.DataFrame, study: Study, files: pd.DataFrame | None = None
+) -> list[str]:
+    """Say for each data set and model what to ship, or how far the best is from the targets.
+
+    Where ``files`` of :func:`shipped` has any of a network, these are what is advised on, because
+    they are what ships.
+    """
+    told = []
+    for (dataset, model), part in rows.groupby(["dataset", "model"], sort=True):
+        base = part[part["method"] == BASELINE]
+        made, what = part[part["method"] != BASELINE], "variant"
+        if files is not None:
+            own = files[(files["dataset"] == dataset) & (files["model"] == model)]
+            made, what = (own, "file") if len(own) else (made, what)
+        advice = _advice(base.iloc[0], made, what, study)
+        told.append(f"What to do with {dataset}, {model}: {advice}")
+    return told
+
+
+def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str:
+    targets, attribute, floor = study.targets, base["attribute"], base["floor"]
     if np.isnan(floor):
         return f"no {attribute} group has the {study.groups.minimum} test samples to judge by."
     asked = [
@@ -116,24 +203,24 @@ def _advice(rows: pd.DataFrame, study: Study) -> str:
     if targets.bytes is not None:
         asked.append(f"the file has at most {targets.bytes:,} bytes")
     wanted = " and ".join(asked)
-    made = rows[rows["method"] != BASELINE]
     chosen = made[made["recommended"]]
     if len(chosen):
-        row = chosen.iloc[0]
-        share = row["bytes"] / rows.loc[rows["method"] == BASELINE, "bytes"].iloc[0]
+        row, number = chosen.iloc[0], int(made["meets"].sum())
+        among = f"the smallest of {number} {what}s" if number > 1 else f"the only {what}"
+        parent = row.get("fp32", base["accuracy"])
         return (
-            f"ship {_named(row)}, the smallest of {int(made['meets'].sum())} variants for which "
-            f"{wanted}: {row['bytes']:,.0f} bytes ({100 * share:.0f} % of fp32), accuracy "
-            f"{100 * row['accuracy']:.1f} %, {_fvo(row)}loss of a group at most "
-            f"{100 * row['loss_bound']:.1f} points."
+            f"ship {_named(row, what)}, {among} for which {wanted}: {row['bytes']:,.0f} bytes "
+            f"({100 * row.get('share', row['bytes'] / base['bytes']):.0f} % of fp32), accuracy "
+            f"{100 * row['accuracy']:.1f} % (fp32 {100 * parent:.1f} %), {_fvo(row)}loss of a "
+            f"group at most {100 * row['loss_bound']:.1f} points."
         )
-    told = f"for no variant but fp32 itself can it be promised that {wanted}."
+    told = f"fp32 alone is sure to be within the targets: of no {what} is it certain that {wanted}."
     fitting = made[made["bytes"] <= (targets.bytes or np.inf)]
     if fitting["excess"].notna().any():
         row = fitting.loc[fitting["excess"].idxmin()]
         told += (
-            f" {_named(row)} comes closest, {100 * row['excess']:.1f} points off: a group may "
-            f"lose up to {100 * row['loss_bound']:.1f} points"
+            f" {_named(row, what)} comes closest, {100 * row['excess']:.1f} points off: a group "
+            f"may lose up to {100 * row['loss_bound']:.1f} points"
         )
         known = not np.isnan(row["fvo_high"])
         told += f", and FVO may be {100 * row['fvo_high']:.1f}." if known else "."
@@ -148,9 +235,10 @@ def _advice(rows: pd.DataFrame, study: Study) -> str:
     if len(likely):
         row = likely.loc[likely["bytes"].idxmin()]
         told += (
-            f" Smallest on target by what was observed, without that certainty: {_named(row)}, "
-            f"{row['bytes']:,.0f} bytes, accuracy {100 * row['accuracy']:.1f} %, {_fvo(row)}"
-            f"largest loss of a group {100 * row['loss']:.1f} points."
+            f" Smallest on target by what was observed, without that certainty: "
+            f"{_named(row, what)}, {row['bytes']:,.0f} bytes, accuracy "
+            f"{100 * row['accuracy']:.1f} %, {_fvo(row)}largest loss of a group "
+            f"{100 * row['loss']:.1f} points."
         )
     return told
 
@@ -159,6 +247,8 @@ def _fvo(row: pd.Series) -> str:
     return "" if np.isnan(row["fvo"]) else f"FVO {100 * row['fvo']:.1f} points, "
 
 
-def _named(row: pd.Series) -> str:
+def _named(row: pd.Series, what: str) -> str:
+    if what == "file":
+        return f"the file {row['method']}"
     width = width_name(row["bits"])
     return width if width == row["method"] else f"{row['method']} at {width}"

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from quantskew.analysis.answer import points
 from quantskew.analysis.study import Study
+from quantskew.analysis.typeset import points
 from quantskew.fairness.catalogue import CATALOGUE, find
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, Point, width_name
 from quantskew.schemas import POINT

@@ -4,6 +4,8 @@ Comparing two points of the study, and drawing a figure, are cells: they are don
 the answers, or the rows of the figure, are others.
 """
 
+import base64
+import io
 import json
 import shutil
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from quantskew import tables
 from quantskew.analysis import answer, attribution, report
@@ -27,7 +30,7 @@ from quantskew.analysis.effects import (
 )
 from quantskew.analysis.exemplars import exemplar_rows
 from quantskew.analysis.figures import FIGURES
-from quantskew.analysis.frontier import frontier, recommendations
+from quantskew.analysis.frontier import files_first, frontier, recommendations, shipped
 from quantskew.analysis.hypotheses import assess
 from quantskew.analysis.published import published
 from quantskew.analysis.remedies import cheapest, remedies
@@ -62,6 +65,8 @@ MEASURED = (
     "groups", "layers", "weight_histograms", "boundaries", "curvature", "layer_damage", "history",
 )  # fmt: skip
 SHIPPED = ("deployed", "deployed_groups")
+MOST_PICTURES = 60
+"""Pictures of a data set in a report that shows them."""
 
 
 class Source(NamedTuple):
@@ -185,6 +190,8 @@ def _decided(
     sizes, images = costs(dataset, study.models)
     levels, effects, certificates = (rows[rows["dataset"] == dataset] for rows in compared)
     placed = frontier(sampled, sizes, levels, certificates, study)
+    files = {name: gathered(["deploy"], name, [dataset], study.models) for name in SHIPPED}
+    placed = files_first(placed, shipped(files, study))
     measured = [gathered(["evaluate"], n, [dataset], study.models) for n in ("groups", "curvature")]
     return {
         "claims": assess(study, sampled, sizes, *measured),
@@ -255,21 +262,55 @@ def write_pages(
     write_json("metrics/summary.json", answer.metrics(head, frames["remedies"]))
     sentences = [
         *answer.sentences(head, study),
-        *recommendations(frames["frontier"], study),
+        *recommendations(frames["frontier"], study, shipped(frames, study)),
         *cheapest(frames["remedies"], study),
         answer.of_chance(study),
     ]
     lines = "".join(f"- {escape_markdown(text)}\n" for text in sentences)
     write_text(PLOTS / "tables" / "answer.md", lines)
-    page = report.render(
-        answer=sentences,
-        drawn=drawn,
-        flow=report.flow_tables(frames),
-        tables=report.tables(head, frames, study),
-        limits=report.limits(frames, study),
-        study=study,
-        parameters=source.parameters,
-        hashes={str(samples_path(d)): file_hash(samples_path(d)) for d in study.datasets},
-        versions=source.versions,
+    pages = dict(frames) | facts(study)
+    report.write(
+        PLOTS / "report.html", pages, study, drawn=drawn, **described(study, frames, source)
     )
-    write_text(PLOTS / "report.html", page)
+
+
+def facts(study: Study) -> dict[str, pd.DataFrame]:
+    """What the report says of the samples: tables ``rejects`` and ``facts``."""
+    found: dict[str, list[pd.DataFrame]] = {"rejects": [], "facts": []}
+    for dataset in study.datasets:
+        path = samples_path(dataset)
+        people = read_people(path)
+        rejects = tables.read("rejects", path.with_suffix(".rejects.parquet")).to_pandas()
+        found["rejects"].append(report.rejects_by_group(rejects, people, study, dataset))
+        found["facts"].append(report.facts_of(people, study, dataset))
+    return {name: pd.concat(rows, ignore_index=True) for name, rows in found.items()}
+
+
+def described(
+    study: Study, frames: Mapping[str, pd.DataFrame], source: Source
+) -> dict[str, Mapping[str, Any]]:
+    """Where the numbers of the report come from, and the pictures that the study asks for."""
+    wanted = source.parameters.get("report", {}).get("pictures", False)
+    return {
+        "parameters": source.parameters,
+        "hashes": {str(samples_path(d)): file_hash(samples_path(d)) for d in study.datasets},
+        "versions": source.versions,
+        "pictures": flipped(study, frames["exemplars"]) if wanted else {},
+    }
+
+
+def flipped(study: Study, exemplars: pd.DataFrame) -> dict[str, str]:
+    """Pictures of the samples that most seeds answer otherwise after quantization, by their ids."""
+    pictures = {}
+    rows = exemplars[exemplars["method"] == study.reference].drop_duplicates(["dataset", "id"])
+    for dataset, part in rows.groupby("dataset"):
+        ids = part.nlargest(MOST_PICTURES, "flips")["id"]
+        path = samples_path(str(dataset))
+        notes = read_people(path).metadata
+        kept = tables.read("samples", path, ["id", "image"]).to_pandas().set_index("id")["image"]
+        for one in ids:
+            pixels = np.frombuffer(kept[one], np.uint8).reshape(notes["shape"]).transpose(1, 2, 0)
+            file = io.BytesIO()
+            Image.fromarray(pixels.squeeze()).save(file, "png")
+            pictures[one] = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return pictures

@@ -12,12 +12,13 @@ _PLAIN = {"sampling": "as_is", "augmentation": "none", "loss": "cross_entropy"}
 
 
 class Statistics(Section):
-    """How sure we are (``statistics:``)."""
+    """How sure we are (``statistics:``); without ``parity`` no rates are compared by class."""
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     margin: Fraction = 0.02
     draws: Draws = 2000
     seed: Seed = 0
+    parity: bool = True
 
 
 class Targets(Section):

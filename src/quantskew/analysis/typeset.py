@@ -8,23 +8,94 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 _MARKS = re.compile(r"[\\`*<>|$~&]|\](?=[(\[:])|\b_(?!\w)|(?<!\w)_")
 
 
-def cell(value: Any) -> str:
-    """Format a value for the report: a number to four digits, nothing for NaN.
+def points(share: float, digits: int = 1) -> str:
+    """Write a change of a share in signed percentage points; nothing for NaN.
 
     Examples
     --------
-    >>> cell(0.123456), cell(float("nan")), cell("a")
-    ('0.1235', '', 'a')
+    >>> points(-0.1234), points(0.00004), points(float("nan"))
+    ('−12.3', '+0.0', '')
     """
-    if not isinstance(value, float):
-        return str(value)
-    value = round(value, 12)  # what is left of 0.1 + 0.2 − 0.3 is 0
-    return "" if value != value else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    if np.isnan(share):
+        return ""
+    return f"{round(100 * share, digits) + 0.0:+.{digits}f}".replace("-", "−")
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """Write a change with its limits, in points.
+
+    Examples
+    --------
+    >>> interval(-0.391, -0.434, -0.329)
+    '−39.1 [−43.4, −32.9]'
+    """
+    if np.isnan(low) or np.isnan(high):
+        return points(value)
+    return f"{points(value)} [{points(low)}, {points(high)}]"
+
+
+def percent(share: float) -> str:
+    """Write a share in percent; nothing for NaN."""
+    return "" if np.isnan(share) else f"{100 * share:.1f} %"
+
+
+def number(value: Any) -> str:
+    """Write a number with at most two decimals, thousands separated; nothing for NaN.
+
+    Examples
+    --------
+    >>> number(1234567), number(0.14286), number(3.0), number(float("nan")), number(0.0004)
+    ('1,234,567', '0.14', '3', '', '< 0.01')
+    """
+    if value is None or np.isnan(value):
+        return ""
+    if not np.isfinite(value):
+        return "no number"
+    if 0 < abs(value) < 0.01:
+        return "< 0.01" if value > 0 else "> −0.01"
+    shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}".rstrip("0").rstrip(".")
+    return shown.replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """Write a p-value, never as 0; nothing for NaN."""
+    return "" if np.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def size(value: float) -> str:
+    """Write a number of bytes.
+
+    Examples
+    --------
+    >>> size(713_000), size(45_100_000)
+    ('713 kB', '45.1 MB')
+    """
+    if np.isnan(value):
+        return ""
+    return f"{value / 1e6:,.1f} MB" if value >= 1e6 else f"{value / 1e3:,.0f} kB"
+
+
+def groups_named(attribute: str, names: list[str]) -> str:
+    """Say which group it is, or that it is one of several of which none can be told apart.
+
+    Examples
+    --------
+    >>> groups_named("digit", ["6", "9"]), groups_named("race", ["Asian"])
+    ('one of the digit groups 6 and 9', 'race group Asian')
+    >>> groups_named("digit", list("0123456"))
+    'one of 7 digit groups'
+    """
+    if len(names) == 1:
+        return f"{attribute} group {names[0]}"
+    if len(names) > 5:
+        return f"one of {len(names)} {attribute} groups"
+    return f"one of the {attribute} groups {', '.join(names[:-1])} and {names[-1]}"
 
 
 def escape_markdown(text: str) -> str:

@@ -35,6 +35,11 @@ COLOURS = ("#CC6677", "#332288", "#117733", "#44AA99", "#AA4499",
 MARKERS = "sD^vPXh<>p"
 HATCHES = ("", "///", "...", "xxx")
 FIXED = {"fp32": ("#000000", "*"), "fp16": ("#777777", "d"), "ptq": ("#444444", "o")}
+VERDICTS = {
+    "worse": ("#CC6677", "v", ""), "cannot tell": ("#777777", "o", "white"),
+    "equivalent": ("#117733", "o", ""), "better": ("#332288", "^", ""),
+}  # fmt: skip
+"""Colour, marker and filling of each verdict."""
 KNOWN = (
     "qat", "mpqat", "fair_qat", "uo_wcr", "channel", "mse", "adaround", "fair_mixed", "augmented",
 )  # fmt: skip
@@ -268,6 +273,48 @@ class TradeOff(Drawing):
             line[0].set_ylabel(f"{self.y_label}, points")
         entries = axes[0][0].get_legend_handles_labels()
         figure.legend(*entries, loc="outside lower center", ncols=min(7, len(methods)))
+
+
+@dataclass(frozen=True)
+class Ranges(Drawing):
+    """A point with limits on each line ``y``; the ``margin`` about zero is a band.
+
+    Markers and colours say the verdict, and markers alone are enough in grey.
+    """
+
+    template = "ranges"
+
+    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
+        panels, entries = rows["panel"].unique(), {}
+        fields = max(part["drawing"].nunique() for _, part in rows.groupby("panel"))
+        lines = rows.groupby(["panel", "drawing"]).size().max()
+        figure.set_size_inches(9.5, (0.9 + 0.17 * lines) * len(panels))
+        axes = figure.subplots(len(panels), fields, squeeze=False)
+        for line, panel in zip(axes, panels, strict=True):
+            here = rows[rows["panel"] == panel]
+            names = here["drawing"].unique()
+            for ax in line[len(names) :]:
+                ax.set_axis_off()
+            for ax, name in zip(line, names, strict=False):
+                part = here[here["drawing"] == name].reset_index(drop=True)
+                margin = part["margin"].iloc[0]
+                ax.axvspan(-margin, margin, color="#999999", alpha=0.25, lw=0)
+                ax.axvline(0, color="#555555", lw=0.8)
+                for word, (colour, marker, fill) in VERDICTS.items():
+                    at = part[part["verdict"] == word]
+                    if len(at):
+                        entries[word] = ax.errorbar(
+                            at["x"], at.index, xerr=_whiskers(at, "x"), fmt=marker, ms=5, lw=1,
+                            color=colour, mfc=fill or colour,
+                        )  # fmt: skip
+                ax.set_yticks(range(len(part)), part["y"])
+                ax.set_ylim(len(part) - 0.4, -0.6)
+                ax.grid(visible=True, axis="x")
+                ax.grid(visible=False, axis="y")
+                ax.set_title(f"{panel}\n{name}" if ax is line[0] else f"\n{name}")
+                if panel == panels[-1]:
+                    ax.set_xlabel(self.x_label)
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
 
 
 @dataclass(frozen=True)

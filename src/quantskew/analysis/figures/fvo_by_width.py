@@ -10,7 +10,7 @@ from quantskew.analysis.views import first_groupings
 
 @figure(
     order=20,
-    section="results",
+    section="remedies",
     title="Largest gap between two groups (FVO) by width and method",
     alternative=(
         "Lines of FVO against width, one for each method; the numbers are in the table of methods."

@@ -47,7 +47,8 @@ class Figure:
     order
         Its place among the figures of a page.
     section
-        ``results`` show who is harmed, ``flow`` shows why.
+        Where on the page it stands: ``decision``, the first screen; ``results``, who is harmed;
+        ``remedies``, what helps; ``flow``, why.
     title, alternative, caption
         What it is called, what it shows in words, and what to know for reading it.
     drawing
@@ -58,7 +59,7 @@ class Figure:
     tables: tuple[str, ...]
     select: Select
     order: int
-    section: Literal["results", "flow"]
+    section: Literal["decision", "results", "remedies", "flow"]
     title: str
     alternative: str
     caption: str

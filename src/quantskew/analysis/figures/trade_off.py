@@ -11,7 +11,7 @@ from quantskew.names import WHOLE
 
 @figure(
     order=30,
-    section="results",
+    section="remedies",
     title="What fairness costs in accuracy",
     alternative=(
         "Points of overall accuracy against FVO, a field for each width, one point for each method."

@@ -1,0 +1,141 @@
+"""The report: one self-contained page that opens offline.
+
+:func:`write` makes it of whatever tables there are: those of a whole study, or the ``levels``,
+``effects`` and ``certificates`` of an audit or of a comparison of tables of answers. What a table
+would show is missing where the table is.
+
+=============  ====================================================================================
+``decision``   the first screen: a sentence, and a verdict for each network, width and file
+``sections``   what follows, made of the tables there are
+``flow``       the impact flow as one picture
+``tables``     how tables are laid out
+``words``      glossary, and what each method is
+=============  ====================================================================================
+"""
+
+import html
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+import pandas as pd
+import yaml
+
+from quantskew.analysis.figures import FIGURES, Figure
+from quantskew.analysis.report.decision import decisions, sentence
+from quantskew.analysis.report.flow import flow
+from quantskew.analysis.report.sections import facts_of, limits, rejects_by_group, sections
+from quantskew.analysis.report.words import GLOSSARY, TONES, anchor, explained
+from quantskew.analysis.study import Study
+from quantskew.files import write_text
+
+__all__ = ["draw", "facts_of", "rejects_by_group", "render", "write"]
+
+
+def write(
+    path: Path, frames: Mapping[str, pd.DataFrame], study: Study, **extras: Mapping[str, Any]
+) -> None:
+    """Write the page.
+
+    Parameters
+    ----------
+    path
+        The HTML file.
+    frames
+        Tables by name, as :data:`quantskew.TABLES` describes them: ``levels`` and ``effects``, and
+        any others there are. ``rejects`` and ``facts`` are those of
+        :mod:`quantskew.analysis.report.sections`.
+    study
+        What was compared. Where its reference method is not among the answers, every method is
+        judged.
+    **extras
+        As in :func:`render`.
+    """
+    write_text(path, render(frames, study, **extras))
+
+
+def render(
+    frames: Mapping[str, pd.DataFrame],
+    study: Study,
+    *,
+    drawn: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    hashes: Mapping[str, str] | None = None,
+    versions: Mapping[str, str] | None = None,
+    pictures: Mapping[str, str] | None = None,
+) -> str:
+    """Fill the page.
+
+    Parameters
+    ----------
+    frames, study
+        As in :func:`write`.
+    drawn
+        The SVG of figures by their names in :data:`FIGURES`; those for which there are tables are
+        drawn where none are given.
+    parameters
+        All parameters, printed in full.
+    hashes
+        Content hash of each file behind the page, by its path.
+    versions
+        Version of each library, by its name.
+    pictures
+        Samples that flipped, as ``data:`` addresses by their ids; none are shown by default.
+    """
+    frames = dict(frames)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("quantskew.analysis.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"explained": explained, "anchor": anchor}
+    rows = decisions(frames, study)
+    return environment.get_template("page.html.j2").render(
+        sentence=sentence(rows, frames, study),
+        decisions=rows,
+        single=len({row[:2] for row in rows}) == 1,
+        tones=TONES,
+        sections=sections(frames, study),
+        figures=_described(draw(frames, study) if drawn is None else drawn),
+        flow=flow(frames, study),
+        limits=limits(frames, study),
+        glossary=GLOSSARY,
+        margin=100 * study.statistics.margin,
+        sure=100 * (1 - study.statistics.alpha),
+        parameters=yaml.safe_dump(dict(parameters), sort_keys=False) if parameters else "",
+        hashes=hashes or {},
+        versions=versions or {},
+        pictures=pictures or {},
+        seeds=", ".join(map(str, study.seeds)),
+    )
+
+
+def draw(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, str]:
+    """Draw every figure for which there are tables with rows for it, as SVG by its name."""
+    drawn = {}
+    for name, figure in FIGURES.items():
+        if {*figure.tables} <= frames.keys():
+            rows = figure.rows(frames, study)
+            if len(rows):
+                drawn[name] = figure.drawing.svg(rows)
+    return drawn
+
+
+def _described(drawn: Mapping[str, str]) -> list[tuple[Figure, markupsafe.Markup]]:
+    """Give each SVG a title and a description, which screen readers speak."""
+    found = []
+    for name, figure in FIGURES.items():
+        if name in drawn:
+            told = "".join(
+                f'<{tag} id="{name}-{tag}">{html.escape(words)}</{tag}>'
+                for tag, words in (("title", figure.title), ("desc", figure.alternative))
+            )
+            start = f'<svg role="img" aria-labelledby="{name}-title {name}-desc"'
+            svg = re.sub(r"<svg([^>]*)>", lambda m: f"{start}{m[1]}>{told}", drawn[name], count=1)  # noqa: B023
+            found.append((figure, markupsafe.Markup(svg)))
+    return found

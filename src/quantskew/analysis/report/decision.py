@@ -1,0 +1,335 @@
+"""The first screen: may it ship, who is worst off, how sure, what helps and what it costs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from quantskew.analysis.frontier import shipped
+from quantskew.analysis.remedies import side_by_side
+from quantskew.analysis.report.words import HARMS, SAFE
+from quantskew.analysis.study import Study
+from quantskew.analysis.typeset import groups_named, interval, number, percent, points, size
+from quantskew.fairness.gaps import may_lose_most
+from quantskew.fairness.limits import Changes, change_limits
+from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, WORSE, within
+from quantskew.names import BASELINE, FULL_PRECISION, width_name
+from quantskew.schemas import POINT
+
+LONGEST = 30
+"""Most words of the sentence above everything."""
+Frames = Mapping[str, pd.DataFrame]
+Place = dict[str, Any]
+
+
+class Decision(NamedTuple):
+    """A row of the first table: a network at a width, or a file that ships."""
+
+    dataset: str
+    model: str
+    width: str
+    method: str
+    note: str  # whether it is a file, or simulated
+    verdict: str
+    counts: list[str]  # how many groups are harmed, safe or open, by grouping
+    worst: list[str]  # who loses most, and how much; the first grouping comes first
+    more: str  # the certificate of a file, or who loses most of each seed alone
+    accuracy: str
+    help: str
+    size: str
+    recommended: bool
+
+
+def decisions(frames: Frames, study: Study) -> list[Decision]:
+    """Judge the reference method at every width, and every file that ships.
+
+    Where the answers hold no reference method, such as in a comparison of tables, every method is
+    judged. A verdict speaks of all groupings: *safe* if every group is equivalent or better, which
+    needs no adjustment because every one must be; *harms someone* if a group is worse.
+    """
+    effects = frames["effects"]
+    own = effects[(effects["reference"] == BASELINE) & (effects["metric"] == "accuracy")]
+    if (own["method"] == study.reference).any():
+        own = own[own["method"] == study.reference]
+    files = shipped(frames, study)
+    rows = []
+    for key, part in own.groupby(list(POINT), sort=False):
+        rows.append(_of_point(dict(zip(POINT, key, strict=True)), part, frames, study, files))
+    for key, part in _deployed(frames).groupby(["dataset", "model", "method", "bits"], sort=False):
+        rows.append(_of_file(dict(zip(POINT, key, strict=True)), part, frames, study, files))
+    order = {name: place for place, name in enumerate(study.models)}
+    rows.sort(key=lambda row: (row[0]["dataset"], order.get(row[0]["model"], 99),
+                               -row[0]["bits"], not row[0]["ships"]))  # fmt: skip
+    return [row for _, row in rows]
+
+
+def _deployed(frames: Frames) -> pd.DataFrame:
+    rows = frames.get("deployed_groups", pd.DataFrame(columns=[*POINT]))
+    return rows[rows["bits"] < FULL_PRECISION]
+
+
+def _of_point(
+    place: Place, groups: pd.DataFrame, frames: Frames, study: Study, files: pd.DataFrame
+) -> tuple[Place, Decision]:
+    judged = groups[groups["counted"].astype(bool)]
+    verdict = _verdict(judged["verdict"])
+    worst, counts = [], []
+    for attribute in study.groups_of(place["dataset"]):
+        part = judged[judged["attribute"] == attribute]
+        small = int((groups["attribute"] == attribute).sum() - len(part))
+        if not len(part) + small:
+            continue
+        counts.append(_counted(attribute, part["verdict"], small, study))
+        if len(part):
+            most = [str(one) for one in part.loc[part["may_lose_most"].astype(bool), "group"]]
+            who = groups_named(attribute, most or [str(part.loc[part["change"].idxmin(), "group"])])
+            change = interval(part["change"].min(), part["low"].min(), part["high_all"].min())
+            worst.append(f"{who}: {change}")
+    helps = _helps(place, verdict, frames, study)
+    at = _at(frames.get("frontier"), place)
+    file_here = not files.empty and _same_network(files, place).any()
+    simulated = place["method"] in study.all_methods()
+    return {**place, "ships": False}, Decision(
+        place["dataset"], place["model"], width_name(place["bits"]), place["method"],
+        "simulated" if simulated else "", verdict, counts, worst,
+        _by_seed(frames.get("certificates"), place, study),
+        _accuracy(frames["levels"], place), helps,
+        _sized(at, frames.get("frontier"), place),
+        at is not None and bool(at["recommended"]) and not file_here,
+    )  # fmt: skip
+
+
+def _of_file(
+    place: Place, rows: pd.DataFrame, frames: Frames, study: Study, files: pd.DataFrame
+) -> tuple[Place, Decision]:
+    every = rows["attribute"].value_counts() / rows["seed"].nunique()
+    rows = _judged_file(rows[rows["counted"].astype(bool)].reset_index(drop=True), study)
+    worst, counts = [], []
+    for attribute in study.groups_of(place["dataset"]):
+        part = rows[rows["attribute"] == attribute]
+        if attribute not in every:
+            continue
+        small = int(every[attribute] - part["group"].nunique())
+        counts.append(_counted(attribute, part["verdict"], small, study))
+        if len(part):
+            who = groups_named(attribute, [*part.loc[part["may_lose_most"], "group"].unique()])
+            most = interval(part["change"].min(), part["low"].min(), part["high_all"].min())
+            worst.append(f"{who}: {most}")
+    verdict = _verdict(rows["verdict"])
+    (at,) = files[np.logical_and.reduce([files[n] == place[n] for n in POINT])].to_dict("records")
+    return {**place, "ships": True}, Decision(
+        place["dataset"], place["model"], width_name(place["bits"]), place["method"],
+        "the file that ships", verdict, counts, worst,
+        "" if np.isnan(at["loss_bound"]) else
+        f"certificate: no group loses more than {100 * at['loss_bound']:.1f} points",
+        f"{percent(at['accuracy'])} (fp32 {percent(at['fp32'])})",
+        _helps(place, verdict, frames, study),
+        f"{size(at['bytes'])} ({100 * at['share']:.0f} % of fp32)", bool(at["recommended"]),
+    )  # fmt: skip
+
+
+def _judged_file(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Add to the groups of a file their change with limits, and a verdict.
+
+    ``low`` and ``high`` hold one by one, ``high_all`` for all groups of a grouping. A group is
+    worse where the limit that holds for all groups of all groupings is below zero. Where several
+    samples come from one person the counts of samples bound nothing, and only the certificate does.
+    """
+    alpha, margin = study.statistics.alpha, study.statistics.margin
+    change = Changes(
+        (rows["lost"] / rows["n"]).to_numpy(), (rows["gained"] / rows["n"]).to_numpy(),
+        rows["n"].to_numpy(float),
+    )  # fmt: skip
+    in_all = rows.groupby("seed")["n"].transform("size").to_numpy()
+    in_one = rows.groupby(["seed", "attribute"])["n"].transform("size").to_numpy()
+    low, high = change_limits(change, alpha / 2)
+    high_all = change_limits(change, alpha / 2 / in_one).high
+    sure = change_limits(change, alpha / 2 / in_all)
+    choices = [within(low, high, margin), sure.high < 0, sure.low > 0]
+    words = [EQUIVALENT, WORSE, BETTER]
+    if len(rows) and study.unit_of(rows["dataset"].iloc[0]):
+        low = high_all = np.full(len(rows), np.nan)
+        choices, words = [(rows["bound"] <= margin).to_numpy()], [EQUIVALENT]
+    most = np.zeros(len(rows), bool)
+    for place in rows.groupby(["seed", "attribute"]).indices.values():
+        own = Changes(*(part[place] for part in change))
+        most[place] = may_lose_most(own, np.ones(len(place), bool), alpha)
+    return rows.assign(
+        change=change.value, low=low, high_all=high_all, may_lose_most=most,
+        verdict=np.select(choices, words, CANNOT_TELL),
+    )  # fmt: skip
+
+
+def _verdict(verdicts: "pd.Series[str]") -> str:
+    if (verdicts == WORSE).any():
+        return HARMS
+    sound = len(verdicts) and verdicts.isin([EQUIVALENT, BETTER]).all()
+    return SAFE if sound else CANNOT_TELL
+
+
+def _counted(attribute: str, verdicts: "pd.Series[str]", small: int, study: Study) -> str:
+    few = f"; {small} under {study.groups.minimum} images not judged" if small else ""
+    if verdicts.empty:
+        return f"no {attribute} group could be judged{few}"
+    found = verdicts.replace(BETTER, EQUIVALENT).value_counts()
+    words = {WORSE: "worse", EQUIVALENT: "safe", CANNOT_TELL: "open"}
+    told = ", ".join(f"{found[name]} {word}" for name, word in words.items() if name in found)
+    return f"{attribute}: {told} of {len(verdicts)}{few}"
+
+
+def _same_network(rows: pd.DataFrame, place: Mapping[str, object]) -> "pd.Series[bool]":
+    return (rows["dataset"] == place["dataset"]) & (rows["model"] == place["model"])
+
+
+def _at(rows: pd.DataFrame | None, place: Mapping[str, object]) -> "pd.Series[object] | None":
+    if rows is None or rows.empty:
+        return None
+    found = rows[np.logical_and.reduce([rows[name] == place[name] for name in POINT])]
+    return found.iloc[0] if len(found) else None
+
+
+def _accuracy(levels: pd.DataFrame, place: Mapping[str, object]) -> str:
+    rows = levels[(levels["metric"] == "overall") & _same_network(levels, place)]
+    rows = rows.drop_duplicates(["method", "bits"]).set_index(["method", "bits"])["value"]
+    own, base = rows.get((place["method"], place["bits"])), rows.xs(BASELINE, level="method")
+    if own is None or base.empty:
+        return ""
+    return f"{percent(own)} (fp32 {percent(base.iloc[0])})"
+
+
+def _sized(at: "pd.Series | None", frontier: pd.DataFrame | None, place: Place) -> str:
+    if at is None or frontier is None:
+        return ""
+    base = frontier[_same_network(frontier, place) & (frontier["method"] == BASELINE)]["bytes"]
+    share = f" ({100 * at['bytes'] / base.iloc[0]:.0f} % of fp32)" if len(base) else ""
+    return size(at["bytes"]) + share
+
+
+def _helps(place: Place, verdict: str, frames: Frames, study: Study) -> str:
+    """Say which remedy lifts the worst group most, free ones first, and what it costs."""
+    if verdict == SAFE:
+        return "nothing is needed"
+    if "remedies" in frames and len(frames["remedies"]):
+        wide = side_by_side(frames["remedies"], ["worst_group"])
+        wide = wide.rename(columns={f"worst_group_{x}": x for x in ("change", "low", "high")})
+        here = wide[_same_network(wide, place) & (wide["bits"] == place["bits"])]
+        better = here[here["worst_group_verdict"] == BETTER]
+    else:
+        effects = frames["effects"]
+        if not (effects["reference"] == study.reference).any():
+            return ""
+        here = effects[
+            _same_network(effects, place)
+            & (effects["bits"] == place["bits"])
+            & (effects["reference"] == study.reference)
+            & (effects["metric"] == "worst_group")
+        ]
+        first = study.groups_of(place["dataset"])[0]
+        better = here[(here["verdict"] == BETTER) & (here["attribute"] == first)]
+    if better.empty:
+        return "no remedy tried is known to help" if len(here) else ""
+    if "free" in better and better["free"].any():
+        return _priced(better[better["free"].astype(bool)], "free: ")
+    return _priced(better, "")
+
+
+def _priced(rows: pd.DataFrame, start: str) -> str:
+    best = rows.loc[rows["change"].idxmax()]
+    change = interval(best["change"], best["low"], best["high"])
+    told = f"{start}{best['method']}: worst group {change}"
+    if "training" not in rows:
+        return told
+    if not best["images_trained"]:
+        return f"{told}, no training"
+    if np.isnan(best["training"]):
+        return f"{told}, for training on {number(best['images_trained'])} images"
+    return f"{told}, for {number(best['training'])} × the training of fp32"
+
+
+def _by_seed(certificates: pd.DataFrame | None, place: Place, study: Study) -> str:
+    if certificates is None or certificates.empty:
+        return ""
+    first = study.groups_of(place["dataset"])[0]
+    rows = certificates[
+        np.logical_and.reduce([certificates[name] == place[name] for name in POINT])
+        & (certificates["attribute"] == first)
+        & (certificates["n"] >= study.groups.minimum)
+    ]
+    if rows["seed"].nunique() < 2:
+        return ""
+    rows = rows.assign(change=(rows["gained"] - rows["lost"]) / rows["n"]).reset_index(drop=True)
+    worst = rows.loc[rows.groupby("seed")["change"].idxmin()]
+    return "; ".join(
+        f"seed {row.seed}: {row.group} is worst ({points(row.change)})"
+        for row in worst.itertuples()
+    )
+
+
+def sentence(rows: Sequence[Decision], frames: Frames, study: Study) -> str:
+    """Say in at most :data:`LONGEST` words what to do."""
+    if not rows:
+        return "No network could be judged; the failures below say why."
+    told = " ".join(_clauses(rows, frames, study))
+    if len(told.split()) <= LONGEST:
+        return told
+    networks = list(dict.fromkeys((row.dataset, row.model) for row in rows))
+    able = [pair for pair in networks if any(r[:2] == pair and r.recommended for r in rows)]
+    if "frontier" in frames:
+        return (
+            f"{len(able)} of {len(networks)} networks can ship within the target; the table says "
+            "which file, who is worst off, and what helps."
+        )
+    count = pd.Series([row.verdict for row in rows]).value_counts()
+    words = {HARMS: "harm someone", SAFE: "are safe", CANNOT_TELL: "cannot be told"}
+    return f"Of {len(rows)} judged, " + ", ".join(
+        f"{count[v]} {word}" for v, word in words.items() if v in count
+    ) + "."  # fmt: skip
+
+
+def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator[str]:
+    if "frontier" not in frames:
+        yield from _by_verdict(rows, study)
+        return
+    target = f"{100 * study.targets.worst_group_loss:g}"
+    files, none = shipped(frames, study), []
+    for dataset, model in dict.fromkeys((row.dataset, row.model) for row in rows):
+        chosen = [r for r in rows if r.recommended and r[:2] == (dataset, model)]
+        name = model if len(study.datasets) == 1 else f"{model} on {dataset}"
+        if chosen:
+            row = chosen[0]
+            what = (
+                row.method if row.note != "simulated" else f"{row.method} {row.width} (simulated)"
+            )
+            yield f"Ship {name} as {what}: accuracy {row.accuracy}, no group loses over {target} points."
+            continue
+        made = files[(files["dataset"] == dataset) & (files["model"] == model)]
+        if made.empty:
+            made = frames["frontier"][
+                _same_network(frames["frontier"], {"dataset": dataset, "model": model})
+            ]
+            made = made[made["method"] != BASELINE]
+        bounds = made.dropna(subset="loss_bound")
+        none.append(
+            f"{name} ({100 * bounds['loss_bound'].min():.1f} at best)" if len(bounds) else name
+        )
+    if none:
+        yield f"Not certified to cost every group at most {target} points: {', '.join(none)}."
+
+
+def _by_verdict(rows: Sequence[Decision], study: Study) -> Iterator[str]:
+    named = {
+        verdict: [
+            row.width if row.method in (row.width, study.reference) else f"{row.method} {row.width}"
+            for row in rows if row.verdict == verdict
+        ]
+        for verdict in (SAFE, HARMS, CANNOT_TELL)
+    }  # fmt: skip
+    words = {
+        SAFE: f"within {100 * study.statistics.margin:g} points for every group",
+        HARMS: "harms someone", CANNOT_TELL: "cannot be told from these images",
+    }  # fmt: skip
+    for verdict, names in named.items():
+        if names:
+            text = f"{', '.join(names)}: {words[verdict]}."
+            yield text[0].upper() + text[1:] if verdict != SAFE else text

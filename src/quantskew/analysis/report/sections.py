@@ -1,0 +1,496 @@
+"""What follows the decision on the page, section by section, each made of the tables there are."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from quantskew.analysis.remedies import side_by_side
+from quantskew.analysis.report.tables import (
+    Cell,
+    Table,
+    change,
+    change_with_limits,
+    count,
+    heat,
+    p,
+    share,
+    share_with_limits,
+    size_of,
+    table,
+    text,
+    verdict,
+)
+from quantskew.analysis.report.words import methods_described
+from quantskew.analysis.study import Study
+from quantskew.analysis.typeset import number, points
+from quantskew.analysis.views import first_groupings
+from quantskew.data.people import People
+from quantskew.fairness.catalogue import CATALOGUE
+from quantskew.fairness.verdicts import CANNOT_TELL
+from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, width_name
+from quantskew.schemas import POINT
+
+Frames = Mapping[str, pd.DataFrame]
+_WIDTH = {"width": lambda row: Cell(width_name(row["bits"]), float(row["bits"]))}
+
+
+class Section(NamedTuple):
+    """A part of the page: what it says, its tables, and the figures of that section."""
+
+    id: str
+    title: str
+    text: str
+    tables: list[Table]
+    figures: str = ""  # of which section of the figures
+
+
+def sections(frames: Frames, study: Study) -> list[Section]:
+    """All sections for which there is anything to show."""
+    frames = {name: rows for name, rows in frames.items() if len(rows)}
+    made = [
+        Section(
+            "groups", "Every group",
+            "Change of the accuracy of each group against fp32, in points. ▼ worse, ▲ better, "
+            "= equivalent (within the margin), ? cannot tell; * too few images to be judged.",
+            [*_groups(frames, study)], "results",
+        ),
+        Section(
+            "remedies", "What helps, and what it costs",
+            "Against plain quantization of the same width. Free remedies, which need no training, "
+            "come first. Training is in images, as a ratio to the training of fp32; codes of one "
+            "width take the same time to compute with.",
+            [*_remedies(frames, study)], "remedies",
+        ),
+        Section(
+            "why", "Why: the impact flow",
+            "Quantization moves the weights; that turns the logits, lowers the probability of the "
+            "true class, raises the loss and its slope, and so costs accuracy. Figures show plain "
+            "quantization and the first grouping.",
+            [*_flow(frames)], "flow",
+        ),
+        Section(
+            "claims", "Claims of the literature, tested on this study",
+            "Supported or refuted in these networks, at the study's error rate, adjusted by Holm "
+            "within a family; cannot tell: too few networks or samples; not testable: the study "
+            "lacks what the claim needs.",
+            [*_claims(frames)],
+        ),
+        Section(
+            "flips", "Which samples flipped",
+            "Test samples whose most frequent answer over seeds is another after quantization.",
+            [*_flips(frames, study)],
+        ),
+        Section("data", "Data", "", [*_data(frames)]),
+        Section(
+            "failures", "What could not be done", "Everything else is there.", [*_failures(frames)]
+        ),
+    ]  # fmt: skip
+    return [one for one in made if one.tables]
+
+
+def _network(rows: pd.DataFrame) -> dict[str, Any]:
+    """Columns that name the network, where there are several."""
+    return {n: text(n) for n in ("dataset", "model") if n in rows and len(set(rows[n])) > 1}
+
+
+def _groups(frames: Frames, study: Study) -> Iterator[Table]:
+    effects, levels = frames["effects"], frames["levels"]
+    own = effects[(effects["reference"] == BASELINE) & (effects["metric"] == "accuracy")]
+    plain = study.reference in set(own["method"])
+    shown = own[own["method"] == study.reference] if plain else own
+    accuracy = levels[levels["metric"] == "accuracy"]
+    for dataset in study.datasets:
+        for place, attribute in enumerate(study.groups_of(dataset)):
+            for model in study.models:
+                here = [
+                    rows[(rows["dataset"] == dataset) & (rows["model"] == model)
+                         & (rows["attribute"] == attribute)]
+                    for rows in (shown, accuracy)
+                ]  # fmt: skip
+                if len(here[0]):
+                    yield _heat(
+                        dataset, model, attribute, here[0], here[1], frames, open=place == 0
+                    )
+    levels = levels[levels["group"] == WHOLE]
+    yield table(
+        "Every metric of every grouping at fp32, and its change",
+        (every := every_metric(frames["levels"], effects, study)),
+        {
+            **_network(every), "grouping": text("attribute"),
+            "metric": lambda row: Cell(CATALOGUE[row["metric"]].title),
+            "fp32": share(BASELINE),
+            **{
+                title: _metric_change(title)
+                for name in every if name.endswith("_change")
+                for title in [name.removesuffix("_change")]
+            },
+            "note": text("note"),
+        },
+        "Changes under the reference method. Cells of too few images are left out of parity, and "
+        "the note counts them. All but overall accuracy, FVO and the worst group of the first "
+        "grouping are exploratory: their verdicts hold the false discovery rate.",
+    )  # fmt: skip
+    fvo = levels[levels["metric"] == "fvo"]
+    yield table(
+        "FVO of every method, and what chance alone would show", fvo,
+        {
+            **_network(fvo), "method": text("method"), **_WIDTH, "grouping": text("attribute"),
+            "FVO": share_with_limits("value", "low", "high"), "sd over seeds": change("seed_sd"),
+            "chance, mean": share("chance_mean"), "chance, 95th": share("chance_upper"),
+            "p of chance": p("p_chance"),
+        },
+        "A largest gap is never zero by chance: the column says what equal groups would show.",
+    )  # fmt: skip
+    told = effects["metric"].isin(("overall", "fvo", "worst_group", "accuracy"))
+    rows = first_groupings(effects[told], study)
+    yield table(
+        "Changes of every method, and how many images or seeds would decide", rows,
+        {
+            **_network(rows), "method": text("method"), **_WIDTH, "against": text("reference"),
+            "metric": lambda row: Cell(CATALOGUE[row["metric"]].title),
+            "group": lambda row: Cell("" if row["group"] == WHOLE else str(row["group"])),
+            "change": change_with_limits("change", "low", "high"), "verdict": verdict("verdict"),
+            "p, Holm": p("p_holm"), "false discovery rate": p("fdr"),
+            "would decide": count("decide"), "about": text("about"),
+        },
+        "First grouping. Intervals hold one by one. Would decide: images of the group, or seeds "
+        "where the verdict is about a method that trains.",
+    )  # fmt: skip
+
+
+def _metric_change(width: str) -> Any:
+    def show(row: dict[str, Any]) -> Cell:
+        value, word = row[f"{width}_change"], row[f"{width}_verdict"]
+        return Cell("") if pd.isna(value) else Cell(f"{points(value)} {word}", 100 * value)
+
+    return show
+
+
+def _heat(
+    dataset: str, model: str, attribute: str, effects: pd.DataFrame, levels: pd.DataFrame,
+    frames: Frames, *, open: bool,
+) -> Table:  # fmt: skip
+    base = levels[levels["method"] == BASELINE].set_index("group")
+    columns: dict[str, pd.DataFrame] = {}
+    several = len(set(effects["method"])) > 1
+    order = effects.sort_values("bits", ascending=False, kind="stable")
+    for (method, bits), part in order.groupby(["method", "bits"], sort=False):
+        name = f"{method} {width_name(bits)}" if several else width_name(bits)
+        columns[name] = part.set_index("group")[["change", "verdict"]]
+    files = frames.get("deployed_groups")
+    if files is not None:
+        own = files[(files["dataset"] == dataset) & (files["model"] == model)
+                    & (files["attribute"] == attribute) & (files["bits"] < FULL_PRECISION)]  # fmt: skip
+        own = own.assign(change=own["accuracy"] - own["fp32"])
+        for method, part in own.groupby("method", sort=False):
+            columns[f"file {method}"] = part.groupby("group")[["change"]].mean().assign(verdict="")
+    worst = pd.concat(one["change"] for one in columns.values()).groupby(level=0).min()
+    counted = effects.drop_duplicates("group").set_index("group")["counted"]
+    rows = []
+    for group in worst.sort_values(kind="stable").index:
+        star = "" if counted.get(group, True) else " *"
+        at = base.loc[group] if group in base.index else None
+        line = [Cell(f"{group}{star}")]
+        line.append(Cell(number(at["n"]), float(at["n"])) if at is not None else Cell(""))
+        line.append(Cell(f"{100 * at['value']:.1f} %", at["value"]) if at is not None else Cell(""))
+        for part in columns.values():
+            found = part.loc[group] if group in part.index else None
+            line.append(heat(found["change"], found["verdict"]) if found is not None else Cell(""))
+        rows.append(line)
+    name = f"{attribute}: {model}" + (f" on {dataset}" if dataset != "data" else "")
+    return Table(name, ["group", "n", "fp32", *columns], rows, "", open)
+
+
+def every_metric(levels: pd.DataFrame, effects: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Changes of every metric that compares groups, under the reference method.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a data set, model, grouping and metric, in the order of the catalogue: the value at
+        fp32, missing where ``levels`` has none, then the change and its verdict at every width, and
+        the note of the level. A metric without a meaning for a grouping has no row in ``effects``
+        and none here.
+    """
+    key = ["dataset", "model", "attribute", "metric"]
+    effects = effects[
+        (effects["group"] == WHOLE)
+        & (effects["reference"] == BASELINE)
+        & (effects["method"] == study.reference)
+    ]
+    start = levels[(levels["group"] == WHOLE) & (levels["method"] == BASELINE)].set_index(key)
+    rows = effects[key].drop_duplicates().set_index(key)
+    rows[BASELINE] = start["value"].reindex(rows.index)
+    for bits, part in sorted(effects.groupby("bits"), reverse=True):
+        at = part.set_index(key)
+        rows[f"{width_name(bits)}_change"] = at["change"]
+        rows[f"{width_name(bits)}_verdict"] = at["verdict"].reindex(rows.index, fill_value="")
+    notes = start["note"] if "note" in start else pd.Series("", start.index, dtype=str)
+    rows["note"] = notes.reindex(rows.index).fillna("")
+    order = {name: place for place, name in enumerate(CATALOGUE)}
+    rows = rows.reset_index().sort_values("metric", key=lambda names: names.map(order))
+    return rows.sort_values(key[:3], kind="stable")
+
+
+def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
+    if "remedies" not in frames:
+        return
+    rows = side_by_side(frames["remedies"], ["overall", "fvo", "worst_group"])
+    known = {*POINT, "attribute", "images_trained", "training", "bytes", "excess", "meets",
+             "cheapest", "free"}  # fmt: skip
+    prices = [
+        name for name in rows
+        if name not in known and not re.match("(overall|fvo|worst_group)", name)
+    ]  # fmt: skip
+    about = methods_described(study)
+    rows = rows.assign(what=rows["method"].map(about).fillna(""))
+    if "free" in rows:
+        rows = rows.assign(cost=rows["free"].map({True: "free", False: ""}))
+        rows = rows.sort_values("free", ascending=False, kind="stable")
+    else:
+        rows = rows.assign(cost="")
+    rows = rows.assign(place=-rows["bits"]).sort_values(
+        ["dataset", "model", "place"], kind="stable"
+    )
+    yield table(
+        "Remedies by width", rows,
+        {
+            **_network(rows), **_WIDTH, "method": text("method"), "price": text("cost"),
+            "accuracy": share("overall"),
+            "worst group": share("worst_group"),
+            "its change": change_with_limits(
+                *(f"worst_group_{part}" for part in ("change", "low", "high"))
+            ),
+            "verdict": verdict("worst_group_verdict"), "FVO": change("fvo"),
+            "training": count("training"), "size": size_of("bytes"),
+            **{name.replace("_", " "): count(name) if rows[name].dtype.kind in "fi" else text(name)
+               for name in prices},
+            "choice": lambda row: Cell("cheapest near the target" if row["cheapest"] else ""),
+        },
+    )  # fmt: skip
+    if about:
+        named = pd.DataFrame({"method": [*about], "what": [*about.values()]})
+        yield table("What the methods are", named, {"method": text("method"), "what": text("what")})
+    if "frontier" in frames:
+        placed = frames["frontier"].sort_values("bytes")
+        yield table(
+            "Every variant against the targets", placed,
+            {
+                **_network(placed), "method": text("method"), **_WIDTH, "size": size_of("bytes"),
+                "accuracy": share("accuracy"), "FVO": share("fvo"),
+                "largest loss": change("loss"), "certified": change("loss_bound"),
+                "off the target": change("excess"), "on the frontier": share("probability"),
+            },
+            "Simulated, but fp32. Certified: no group of any seed lost more. On the frontier: "
+            "share of redrawn test sets on which no other variant of the network is as good in "
+            "accuracy, FVO and size, and better in one.",
+        )  # fmt: skip
+    if "deployed_groups" in frames:
+        files = first_groupings(frames["deployed_groups"], study)
+        yield table(
+            "The files that ship: accuracy of each group as the runtime answers", files,
+            {
+                **_network(files), "file": text("method"), "seed": count("seed"),
+                "group": text("group"), "n": count("n"), "fp32": share("fp32"),
+                "file, right": share_with_limits("accuracy", "low", "high"),
+                "simulated": share("pytorch"), "lost": count("lost"), "gained": count("gained"),
+                "certified loss": share("bound"),
+            },
+        )  # fmt: skip
+
+
+def _flow(frames: Frames) -> Iterator[Table]:
+    if "mediation" in frames:
+        rows = frames["mediation"].dropna(subset="total")
+        yield table(
+            "The accuracy lost, followed from step to step", rows,
+            {
+                **_network(rows), "width": text("width"), "step": text("step"),
+                "next step": text("mediator"), "rows": count("rows"), "in total": count("total"),
+                "next step held fixed": count("direct"),
+                "through the next step": count("association_through"),
+            },
+            "Slopes on ranks, −1 to 1, of the accuracy that a group lost on a step of the flow. "
+            "Association, not cause: all steps grow as the width falls.",
+        )  # fmt: skip
+
+
+def _claims(frames: Frames) -> Iterator[Table]:
+    if "claims" not in frames:
+        return
+    rows = frames["claims"]
+    order = {
+        word: i for i, word in enumerate(("refuted", "supported", CANNOT_TELL, "not testable"))
+    }
+    rows = rows.sort_values("verdict", key=lambda words: words.map(order), kind="stable")
+
+    def estimate(row: dict[str, Any]) -> Cell:
+        if row["scale"] == "share":
+            return change_with_limits("estimate", "low", "high")(row)
+        return count("estimate")(row)
+
+    brief = (
+        rows.groupby(["text", "verdict"], sort=False)
+        .agg(where=("width", lambda widths: ", ".join(dict.fromkeys(map(str, widths)))),
+             n=("width", "size"))
+        .reset_index()
+    )  # fmt: skip
+    yield table(
+        "In short", brief,
+        {"claim": text("text"), "verdict": verdict("verdict"), "widths": text("where"),
+         "tests": count("n")},
+        open=True,
+    )  # fmt: skip
+    yield table(
+        "Every test", rows,
+        {
+            **_network(rows), "claim": text("text"), "width": text("width"),
+            "verdict": verdict("verdict"), "estimate": estimate, "compared": text("compared"),
+            "networks": count("units"), "d": count("d"), "p, Holm": p("p_holm"),
+            "what is missing": text("missing"),
+        },
+        "Estimates are points with limits for other seeds and test samples, or rank correlations. "
+        "d is Cohen's.",
+    )  # fmt: skip
+
+
+def _flips(frames: Frames, study: Study) -> Iterator[Table]:
+    if "exemplars" not in frames:
+        return
+    rows = frames["exemplars"]
+    rows = rows[rows["method"] == study.reference]
+    if rows.empty:
+        return
+    counts = (
+        rows.assign(lost=rows["label"] == rows["before"])
+        .groupby(["dataset", "model", "bits"], as_index=False)
+        .agg(n=("id", "size"), lost=("lost", "sum"))
+    )
+    counts = counts.sort_values(["dataset", "model", "bits"], ascending=[True, True, False])
+    yield table(
+        f"How many, under {study.reference}", counts,
+        {**_network(counts), **_WIDTH, "flipped": count("n"), "right before": count("lost")},
+        open=True,
+    )  # fmt: skip
+    yield table(
+        "Each of them", rows,
+        {
+            **_network(rows), **_WIDTH, "sample": text("id"), "class": text("label"),
+            "before": text("before"), "after": text("after"), "seeds changed": count("flips"),
+        },
+        "Classes by their numbers. Most seeds changed first.",
+    )  # fmt: skip
+
+
+def rejects_by_group(
+    rejects: pd.DataFrame, people: People, study: Study, dataset: str
+) -> pd.DataFrame:
+    """Count what was wrong with the files of a data set, by reason and by group.
+
+    Parameters
+    ----------
+    rejects
+        Rows of the table of that name.
+    people
+        The samples that were kept, whose groups are known; one with the pixels of a sample that was
+        kept is counted to the group of that one.
+    """
+    attribute = study.groups_of(dataset)[0]
+    column = attribute if attribute in people.attributes else "label"
+    groups = dict(zip(people.ids, people.attributes[column].astype(str), strict=True))
+    twin = rejects["reason"].str.extract(r"^same pixels as (.*?)(?:; these disagree|$)")[0]
+    group = rejects["id"].map(groups).fillna(twin.map(groups)).fillna("not known")
+    reason = rejects["reason"].where(twin.isna(), "same pixels as another sample")
+    reason = reason.where(
+        ~rejects["reason"].str.contains("; these disagree"), "same pixels, other label or attribute"
+    )
+    return (
+        rejects.assign(dataset=dataset, grouping=column, group=group, reason=reason)
+        .groupby(["dataset", "grouping", "group", "reason", "kept"], as_index=False)
+        .agg(n=("id", "size"))
+    )
+
+
+def facts_of(people: People, study: Study, dataset: str) -> pd.DataFrame:
+    """Say what the samples of a data set are: how many, whose, and what was found among them."""
+    notes, unit = people.metadata, study.unit_of(dataset)
+    twins = notes["duplicates"]
+    found = {
+        "test samples": number((people.split == "test").sum()),
+        "training samples": number((people.split == "train").sum()),
+        "classes": number(len(people.classes)),
+        "unit of judgement": f"{unit}, {number(people.attributes[unit].nunique())} of them"
+        if unit else "each image is its own",
+        "samples with the pixels of another": f"{number(twins['rows'])}, policy: {twins['policy']}",
+        "of these with another label or attribute": number(twins["conflicting"]),
+        "licence": str(notes["licence"]),
+    }  # fmt: skip
+    return pd.DataFrame({"dataset": dataset, "fact": [*found], "value": [*found.values()]})
+
+
+def _data(frames: Frames) -> Iterator[Table]:
+    if "facts" in frames:
+        rows = frames["facts"]
+        yield table(
+            "What was judged", rows,
+            {"data set": text("dataset"), "fact": text("fact"), "value": text("value")}, open=True,
+        )  # fmt: skip
+    if "rejects" in frames:
+        rows = frames["rejects"].sort_values("n", ascending=False, kind="stable")
+        yield table(
+            "Files and rows with a defect", rows,
+            {
+                **_network(rows), "group": text("group"), "what is wrong": text("reason"),
+                "number": count("n"),
+                "in the data": lambda row: Cell("kept" if row["kept"] else "left out"),
+            },
+            "A group is not known where the file could not be read.", open=True,
+        )  # fmt: skip
+
+
+def _failures(frames: Frames) -> Iterator[Table]:
+    if "failures" in frames:
+        rows = frames["failures"]
+        yield table(
+            "By network and step", rows,
+            {
+                **_network(rows), "method": text("method"), **_WIDTH, "seed": count("seed"),
+                "step": text("step"), "reason": text("reason"),
+            },
+            open=True,
+        )  # fmt: skip
+
+
+def limits(frames: Frames, study: Study) -> list[str]:
+    """Say what the data of this run cannot tell."""
+    sentences = [
+        "Where the groups are the classes themselves, demographic parity, equalized odds and "
+        "disparate impact have no meaning and are left out; the gap of recall is FVO.",
+    ]
+    if study.all_methods():
+        sentences.append(
+            "Simulated widths store packed weights and compute in floating point: what ships is "
+            "judged by the files alone."
+        )
+    if not study.statistics.parity:
+        sentences.append("Parity was left out of this study (statistics.parity: false).")
+    levels = frames["levels"]
+    hollow = levels.loc[levels["collapsed"].fillna(False).astype(bool), ["model", "method", "bits"]]
+    if len(hollow := hollow.drop_duplicates()):
+        names = ", ".join(
+            f"{row.model} {row.method} {width_name(row.bits)}" for row in hollow.itertuples()
+        )
+        sentences.append(
+            f"These networks answer nearly one class, so their parity means nothing: {names}."
+        )
+    small = levels[(levels["metric"] == "accuracy") & ~levels["counted"].astype(bool)]
+    names = (small["attribute"] + " " + small["group"].astype(str)).unique()
+    if len(names):
+        some = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        sentences.append(
+            f"{len(names)} groups have fewer than {study.groups.minimum} test samples and enter "
+            f"no maximum: {some}."
+        )
+    return sentences

@@ -1,0 +1,111 @@
+"""The words of the page: what terms mean, what methods do, and the colour of a verdict."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import markupsafe
+
+from quantskew.analysis.study import Study, kind
+from quantskew.fairness.verdicts import CANNOT_TELL
+
+SAFE, HARMS = "safe within the margin", "harms someone"
+TONES = {
+    SAFE: "good", HARMS: "bad", CANNOT_TELL: "open",
+    "equivalent": "good", "better": "good", "worse": "bad",
+    "supported": "good", "refuted": "bad", "not testable": "open",
+}  # fmt: skip
+"""Colour of each verdict, which always stands in words too."""
+
+GLOSSARY = {
+    "accuracy": "Share of the test samples that are answered rightly, in percent.",
+    "cannot tell": "The interval holds both zero or more and a loss that matters: too few images "
+    "or seeds.",
+    "certificate": "An upper bound of the accuracy that any group of a grouping lost, which holds "
+    "for all of them at once (at 95 %, unless the study says otherwise).",
+    "equivalent": "The whole interval of a change lies within the margin.",
+    "false discovery rate": "Share of the effects called found that is false on average; used for "
+    "everything that is explored beside the headline outcomes.",
+    "fp32": "The network before quantization, in 32-bit floating point.",
+    "FVO": "Fairness violation: accuracy of the best group less that of the worst, in points. "
+    "0 means that all groups are served alike.",
+    "Holm": "An adjustment of p-values, so that of all headline outcomes none is called found by "
+    "chance more often than stated.",
+    "int8": "Weights stored as 8-bit integers; int4 and int2 likewise.",
+    "interval": "Range that other test samples would give in 95 of 100 repetitions, unless the "
+    "study says otherwise.",
+    "margin": "The largest change of accuracy that does not matter, as the study states it.",
+    "points": "Percentage points: from 97 % to 95 % is a loss of 2 points.",
+    "PTQ": "Post-training quantization: weights are rounded once, without training.",
+    "QAT": "Quantization-aware training: the network is trained on with its rounding in place.",
+    "seed": "Start of the random numbers of a training; another seed gives another network.",
+    "simulated": "Computed in floating point with the rounded weights; no such file ships.",
+    "simultaneous": "Holds for all groups at once, so also for whichever turns out worst.",
+    "worst group": "The group with the lowest accuracy.",
+}
+"""Terms of the page, each in a sentence."""
+
+_TERMS = re.compile(
+    r"\b(" + "|".join(sorted(map(re.escape, GLOSSARY), key=len, reverse=True)) + r")\b"
+)
+
+
+def explained(text: str) -> markupsafe.Markup:
+    """Escape a text, and link the first use of every term to the glossary."""
+    seen: set[str] = set()
+
+    def link(found: re.Match[str]) -> str:
+        term = found[0]
+        if term in seen:
+            return term
+        seen.add(term)
+        return (
+            f'<a class="term" href="#{anchor(term)}" title="{markupsafe.escape(GLOSSARY[term])}">'
+            f"{term}</a>"
+        )
+
+    return markupsafe.Markup(_TERMS.sub(link, str(markupsafe.escape(text))))
+
+
+def anchor(term: str) -> str:
+    """Name of the place of a term in the glossary."""
+    return "word-" + term.lower().replace(" ", "-")
+
+
+def methods_described(study: Study) -> dict[str, str]:
+    """Say in a line what each method of a study is: by its ``about``, or else by its parts."""
+    return {
+        name: method.get("about") or "; ".join(_parts(method))
+        for name, method in study.all_methods().items()
+        if {"weights", "training"} <= {*method}
+    }
+
+
+def _parts(method: Mapping[str, Any]) -> Iterator[str]:
+    recipe, weights = method.get("recipe", {}), method["weights"]
+    trained = kind(method, "training") != "none"
+    if method.get("function"):
+        yield f"own function {method['function']}"
+    yield "quantization-aware training" if trained else "after training"
+    form = weights.get("format", weights.get("kind", "integer"))
+    if form != "integer":
+        yield f"weights as {form}"
+    else:
+        per = weights.get("granularity", "tensor")
+        yield f"weights {weights.get('scheme', 'asymmetric')} per {per}"
+        for part, usual in (("range", "minmax"), ("rounding", "nearest")):
+            if part in weights and not trained and kind(weights, part) != usual:
+                yield f"{part} {kind(weights, part)}"
+        if weights.get("first_last"):
+            yield f"first and last layer at {weights['first_last']} bits"
+    for part, usual, words in (
+        ("oscillations", "as_is", "oscillations: {}"), ("activations", "none", "{} activations"),
+        ("policy", "uniform", "widths by layer: {}"),
+    ):  # fmt: skip
+        if part in method and kind(method, part) != usual:
+            yield words.format(kind(method, part))
+    for part, usual in (
+        ("sampling", "as_is"), ("augmentation", "none"), ("loss", "cross_entropy"),
+    ):  # fmt: skip
+        if part in recipe and kind(recipe, part) != usual:
+            yield f"{part}: {kind(recipe, part)}"
