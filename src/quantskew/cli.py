@@ -1,4 +1,4 @@
-"""The command ``quantskew``: answers compared, release gate, plans, latency, installation."""
+"""The command ``quantskew``: answers compared, gate, plans, latency, report, installation."""
 
 import argparse
 import sys
@@ -148,6 +148,12 @@ write the files of a study of your own into a new folder
 
 params.yaml, whose comments are its manual, the pipeline dvc.yaml with its stages, templates of
 plots, and a README. Then `git init` and `dvc repro` there. No file is ever overwritten.
+"""
+
+_REPORT = """\
+write the report of the study in this folder, from the tables that `dvc repro` left
+
+One HTML file that opens without a network: the decision first, then groups, remedies, causes.
 """
 
 
@@ -311,6 +317,12 @@ def _parser() -> argparse.ArgumentParser:
 
     init = command("init", _INIT, _init)
     init.add_argument("folder", type=Path, metavar="DIR", help="new or empty folder")
+
+    page = command("report", _REPORT, _report)
+    page.add_argument(
+        "--output", type=Path, default=Path("plots/report.html"), metavar="FILE",
+        help="where the page is written (default: plots/report.html)",
+    )  # fmt: skip
 
     command("doctor", "check the installation and list which data are available", _doctor)
     return parser
@@ -542,6 +554,20 @@ def _init(options: argparse.Namespace) -> int:
 
     print(f"{options.folder}: {len(start(options.folder))} files of a study; next, in that folder:")
     print("  git init && dvc repro")
+    return PASS
+
+
+def _report(options: argparse.Namespace) -> int:
+    from quantskew import params
+    from quantskew.analysis.run import Source, write_report
+
+    study = params.load()
+    source = Source.of(study.model_dump(mode="json", exclude={"compute"}))
+    try:
+        write_report(options.output, study.judged(), source)
+    except OSError as error:
+        raise UserError(f"{options.output} cannot be written: {error}") from None
+    print(options.output)
     return PASS
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from quantskew.analysis.study import Statistics, Study, Targets
+from quantskew.analysis.study import Report, Statistics, Study, Targets
 from quantskew.architecture import Architecture
 from quantskew.data.groups import Groups
 from quantskew.data.source import Source
@@ -57,6 +57,7 @@ class Params(Section):
     statistics: Statistics = Statistics()
     targets: Targets = Targets()
     deploy: Deploy = Deploy()
+    report: Report = Report()
     compute: Compute = Compute()
 
     @field_validator("datasets", "models", "bits", "seeds")

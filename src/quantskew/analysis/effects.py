@@ -30,7 +30,7 @@ from quantskew.analysis.study import Statistics, Study
 from quantskew.data.groups import Grouping, Groups, groupings, unit_codes
 from quantskew.data.people import read_people
 from quantskew.fairness.bounds import Pair
-from quantskew.fairness.catalogue import CATALOGUE, Metric, find, values
+from quantskew.fairness.catalogue import CATALOGUE, Metric, find
 from quantskew.fairness.certificate import certified_losses
 from quantskew.fairness.gaps import may_lose_most
 from quantskew.fairness.limits import change_limits
@@ -71,6 +71,7 @@ class Predictions(NamedTuple):
 class Options(TypedDict):
     """How sure a measurement is to be."""
 
+    metrics: list[Metric]
     draws: int
     confidence: float
     rng: np.random.Generator
@@ -347,7 +348,10 @@ def compare(
     name = "/".join(map(str, (*point, division.attribute)))
     rng = np.random.default_rng([settings.seed, zlib.crc32(name.encode())])
     place = {**point._asdict(), "attribute": division.attribute}
-    options: Options = {"draws": settings.draws, "confidence": 1 - settings.alpha, "rng": rng}
+    metrics = [one for one in CATALOGUE.values() if settings.parity or not one.by_class]
+    options: Options = {
+        "metrics": metrics, "draws": settings.draws, "confidence": 1 - settings.alpha, "rng": rng
+    }  # fmt: skip
     whole: dict[str, Measured] = {}
     effects, certificates = [], []
     for reference, others in references.items():
@@ -372,11 +376,10 @@ def compare(
 
 
 def _levels(measured: Mapping[str, Measured], answers: Answers, division: Grouping) -> pd.DataFrame:
-    whole, blocks = values(answers), []
+    blocks = []
     top, collapsed = answers.top_share, answers.collapses(COLLAPSED)
-    for metric in CATALOGUE.values():
-        one = measured[metric.name]
-        by_seed = whole[metric.name]
+    for name, one in measured.items():
+        metric, by_seed = find(name), one.value
         value = by_seed.mean(0)
         notes = [one.reason or (answers.left_out if metric.by_class else "")]
         if metric.bounds is None and not one.reason:
@@ -418,8 +421,8 @@ def _changes(
 ) -> pd.DataFrame:
     blocks, seeds = [], len(pair.after.predictions)
     simultaneous = {"high_all": np.nan, "may_lose_most": False}
-    for metric in CATALOGUE.values():
-        change = measured[metric.name].effect
+    for name, one in measured.items():
+        metric, change = find(name), one.effect
         assert change is not None  # there is a reference
         farthest = metric.span[1] - metric.span[0]
         own = _of(metric, pair.after, division)

@@ -9,6 +9,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ from quantskew.data.groups import groupings, unit_codes
 from quantskew.data.people import People, read_people
 from quantskew.engine.cells import Cell, run
 from quantskew.engine.compute import Compute
-from quantskew.engine.fingerprint import file_hash
+from quantskew.engine.fingerprint import file_hash, libraries
 from quantskew.files import write_json, write_text
 from quantskew.layout import (
     ANALYSIS,
@@ -74,6 +75,11 @@ class Source(NamedTuple):
 
     parameters: Mapping[str, Any]
     versions: Mapping[str, str]
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any]) -> "Source":
+        """Return these parameters, and the libraries that run now."""
+        return cls(parameters, {"quantskew": version("quantskew"), **libraries()})
 
 
 def analyze_all(study: Study, source: Source, compute: Compute) -> None:
@@ -272,6 +278,21 @@ def write_pages(
     report.write(
         PLOTS / "report.html", pages, study, drawn=drawn, **described(study, frames, source)
     )
+
+
+def write_report(path: Path, study: Study, source: Source) -> None:
+    """Write the report of a finished study anew, from the tables that stage ``analyze`` left."""
+    files = sorted(ANALYSIS.glob("*.parquet"))
+    if not files:
+        raise tables.TableError(
+            f"{ANALYSIS} holds no tables: run `dvc repro` in the folder of the study first"
+        )
+    study = with_baselines(study)
+    where = study.datasets, study.models
+    frames = {file.stem: tables.read(file.stem, file).to_pandas() for file in files}
+    frames |= {name: gathered(["evaluate"], name, *where) for name in MEASURED}
+    frames |= {name: gathered(["deploy"], name, *where) for name in SHIPPED}
+    report.write(path, frames | facts(study), study, **described(study, frames, source))
 
 
 def facts(study: Study) -> dict[str, pd.DataFrame]:

@@ -33,6 +33,15 @@ class Targets(Section):
     fvo: Fraction | None = None
 
 
+class Report(Section):
+    """What the report shows (``report:``): ``pictures`` of the samples that flipped, or their ids.
+
+    Do not show pictures of people who did not agree to it.
+    """
+
+    pictures: bool = False
+
+
 class Study(Section):
     """A study as those see it who judge its answers, without any code that makes a network.
 

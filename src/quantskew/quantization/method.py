@@ -37,9 +37,11 @@ class Method(Section):
     """A composition of orthogonal parts, named in ``methods:`` or ``mitigations:``.
 
     ``bits`` keeps a costly method to some of the study's widths. ``function`` is the user's own,
-    ``module:name``; see :func:`quantskew.methods.own`.
+    ``module:name``; see :func:`quantskew.methods.own`. ``about`` says in a line what the method is,
+    for readers of the report; nothing depends on it.
     """
 
+    about: str = ""
     bits: Widths | None = None
     recipe: Recipe = Recipe()
     function: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:\w+$")] | None = None
@@ -76,7 +78,8 @@ class Method(Section):
     def identity(self) -> dict[str, Any]:
         """Return the parts, and the code of an own function."""
         code = self.function and Code(self.function.partition(":")[0])
-        return {**super().identity(), "code": code}
+        parts = {name: part for name, part in super().identity().items() if name != "about"}
+        return {**parts, "code": code}
 
     @model_validator(mode="after")
     def _parts_act(self) -> "Method":
