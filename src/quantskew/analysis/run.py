@@ -254,7 +254,7 @@ def write_pages(
     cells = []
     for name, figure in FIGURES.items():
         rows, path = figure.rows(frames, study), PLOTS / "rows" / f"{name}.json"
-        write_json(path, rows.to_dict("records"))
+        write_json(path, figure.drawing.described(rows).to_dict("records"))
         if len(rows):  # no damage is predicted, say, where no quantized network was surveyed
             cells.append(Cell(name, "quantskew.analysis.run:draw", figure=name, rows=path))
     drawn = {}

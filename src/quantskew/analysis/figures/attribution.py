@@ -3,7 +3,7 @@
 import pandas as pd
 
 from quantskew.analysis.attribution import EVERY
-from quantskew.analysis.figures.drawing import HeatMap
+from quantskew.analysis.figures.drawing import SignedHeatMap
 from quantskew.analysis.figures.registry import figure
 from quantskew.analysis.study import Study
 
@@ -20,7 +20,7 @@ from quantskew.analysis.study import Study
         "Spearman correlation of the change of each step from fp32 with the accuracy lost. Empty "
         "where fewer than three can be compared or all are equal. Association, not cause."
     ),
-    drawing=HeatMap(signed=True),
+    drawing=SignedHeatMap(),
 )
 def attribution(study: Study, attribution: pd.DataFrame) -> pd.DataFrame:
     """Rank correlations over groups, at a width, and over widths, in a group."""

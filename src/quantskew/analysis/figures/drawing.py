@@ -3,7 +3,7 @@
 import io
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +13,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FixedLocator,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    SymmetricalLogLocator,
+)
 
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -44,6 +52,8 @@ KNOWN = (
     "qat", "mpqat", "fair_qat", "uo_wcr", "channel", "mse", "adaround", "fair_mixed", "augmented",
 )  # fmt: skip
 """Methods that look the same in every study; the others follow them in alphabetical order."""
+
+Scale = Literal["linear", "log", "symlog"]
 
 
 def looks(methods: Iterable[str]) -> dict[str, tuple[str, str, str]]:
@@ -106,6 +116,8 @@ class Drawing(ABC):
     ----------
     template
         Name of a file in ``.dvc/plots``.
+    methods
+        Column of the rows that names methods, where their colours are those of :func:`looks`.
     x, y
         Columns of the rows on the axes.
     x_label, y_label
@@ -113,6 +125,7 @@ class Drawing(ABC):
     """
 
     template: ClassVar[str]
+    methods: ClassVar[str] = ""
     x: ClassVar[str] = "x"
     y: ClassVar[str] = "y"
     x_label: str = ""
@@ -134,6 +147,14 @@ class Drawing(ABC):
         with mpl.rc_context(STYLE):
             self.canvas(rows).savefig(text, format="svg", metadata={"Date": None, "Creator": None})
         return compact(text.getvalue())
+
+    def described(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows as the template needs them: with their ``place``, and the ``colour`` of methods."""
+        rows = rows.assign(place=range(len(rows)))
+        if not self.methods:
+            return rows
+        colours = {name: colour for name, (colour, *_) in looks(rows[self.methods]).items()}
+        return rows.assign(colour=rows[self.methods].map(colours))
 
     def axes(self) -> dict[str, str]:
         """Axes as ``dvc.yaml`` names them; DVC fills an empty label with a name of its own."""
@@ -214,6 +235,7 @@ class LinesByWidth(Drawing):
     """FVO of every method against the width; grey is what chance shows with equal groups."""
 
     template = "lines_by_width"
+    methods = "method"
     x, y = "width", "value"
 
     def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
@@ -242,37 +264,58 @@ class LinesByWidth(Drawing):
 
 @dataclass(frozen=True)
 class TradeOff(Drawing):
-    """Overall accuracy against FVO, a field for each width; the best place is the lower right."""
+    """Change of accuracy against change of FVO, in points; the best place is the lower right.
+
+    A field for each width, all on the same axes, which are logarithmic beyond the ``margin``. Its
+    band is grey, and fp32 is where the lines cross.
+    """
 
     template = "trade_off"
+    methods = "method"
     x, y = "accuracy", "fvo"
 
     def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
         panels = rows["panel"].unique()
-        rows = rows[(rows["bits"] < 16) | (rows["method"] == "fp32")]
-        narrow = rows[rows["bits"] < 16].drop_duplicates("bits")
-        widths = narrow.sort_values("bits", ascending=False)[["bits", "width"]].values
-        figure.set_size_inches(8, 2.9 * len(panels))
-        axes = figure.subplots(len(panels), len(widths), squeeze=False, sharey=True)
+        widths = rows.drop_duplicates("bits").sort_values("bits", ascending=False)["width"]
+        figure.set_size_inches(9, 2.9 * len(panels))
+        axes = figure.subplots(len(panels), len(widths), squeeze=False, sharex=True, sharey=True)
         methods, styles = rows["method"].unique(), looks(rows["method"])
+        margin = max(rows["margin"].iloc[0], 0.5)
         for line, panel in zip(axes, panels, strict=True):
             here = rows[rows["panel"] == panel]
-            for ax, (bits, width) in zip(line, widths, strict=True):
-                shown = here[(here["bits"] == bits) | (here["method"] == "fp32")]
+            for ax, width in zip(line, widths, strict=True):
+                _margin_band(ax.axvspan, ax.axvline, rows["margin"].iloc[0])
+                _margin_band(ax.axhspan, ax.axhline, rows["margin"].iloc[0])
                 for method in methods:
-                    at = shown[shown["method"] == method]
+                    at = here[(here["width"] == width) & (here["method"] == method)]
                     colour, marker, _ = styles[method]
                     ax.errorbar(
-                        at["accuracy"] * 100, at["fvo"] * 100,
-                        xerr=_whiskers(at, "accuracy", "accuracy_") * 100,
-                        yerr=_whiskers(at, "fvo", "fvo_") * 100,
+                        at["accuracy"], at["fvo"], xerr=_whiskers(at, "accuracy", "accuracy_"),
+                        yerr=_whiskers(at, "fvo", "fvo_"),
                         fmt=marker, ms=5, lw=0.8, label=method, color=colour,
                     )  # fmt: skip
+                for set_scale, axis in ((ax.set_xscale, ax.xaxis), (ax.set_yscale, ax.yaxis)):
+                    set_scale("symlog", linthresh=margin)
+                    axis.set_major_locator(FixedLocator([-50, -10, -margin, 0, margin, 10, 50]))
+                    axis.set_major_formatter(_signed)
+                    axis.set_minor_locator(NullLocator())
+                ax.grid(visible=True, axis="both")
+                ax.tick_params(axis="x", labelsize=7)
                 ax.set_title(f"{panel}\n{width}" if ax is line[0] else f"\n{width}")
-                ax.set_xlabel(f"{self.x_label}, %")
-            line[0].set_ylabel(f"{self.y_label}, points")
+                if panel == panels[-1]:
+                    ax.set_xlabel(self.x_label)
+            line[0].set_ylabel(self.y_label)
         entries = axes[0][0].get_legend_handles_labels()
         figure.legend(*entries, loc="outside lower center", ncols=min(7, len(methods)))
+
+
+def _margin_band(span: Callable[..., Any], line: Callable[..., Any], margin: float) -> None:
+    span(-margin, margin, color="#999999", alpha=0.25, lw=0)
+    line(0, color="#555555", lw=0.8)
+
+
+def _signed(value: float, _: int | None = None) -> str:
+    return f"{value:+g}".replace("-", "−") if value else "0"
 
 
 @dataclass(frozen=True)
@@ -297,9 +340,7 @@ class Ranges(Drawing):
                 ax.set_axis_off()
             for ax, name in zip(line, names, strict=False):
                 part = here[here["drawing"] == name].reset_index(drop=True)
-                margin = part["margin"].iloc[0]
-                ax.axvspan(-margin, margin, color="#999999", alpha=0.25, lw=0)
-                ax.axvline(0, color="#555555", lw=0.8)
+                _margin_band(ax.axvspan, ax.axvline, part["margin"].iloc[0])
                 for word, (colour, marker, fill) in VERDICTS.items():
                     at = part[part["verdict"] == word]
                     if len(at):
@@ -361,6 +402,14 @@ class HeatMap(Drawing):
 
 
 @dataclass(frozen=True)
+class SignedHeatMap(HeatMap):
+    """A heat map whose colours part at 0."""
+
+    template = "heatmap_signed"
+    signed: bool = True
+
+
+@dataclass(frozen=True)
 class Points(Drawing):
     """Points in a colour and marker for each ``series``; a single series names its groups.
 
@@ -369,12 +418,14 @@ class Points(Drawing):
 
     template = "points"
     joined: bool = False
-    scale: Literal["linear", "log", "symlog"] = "linear"
+    scale: Scale = "linear"
+    x_scale: Scale = "linear"
     diagonal: bool = False
 
     def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
         series = rows["series"].unique()
         drawn: dict[str, Any] = {}
+        named = []
         for ax, part in _grid(figure, rows):
             for number, (name, colour) in enumerate(zip(series, _shades(series), strict=True)):
                 at = part[part["series"] == name]
@@ -382,24 +433,111 @@ class Points(Drawing):
                     drawn[name] = ax.errorbar(
                         at["x"], at["y"], _whiskers(at, "y") if "low" in at else None,
                         ls="-" if self.joined else "", lw=1, ms=4, color=colour, elinewidth=0.7,
-                        marker=MARKERS[number % len(MARKERS)],
+                        marker=MARKERS[number % len(MARKERS)], alpha=0.85,
                     )[0]  # fmt: skip
-            if len(series) == 1 and "group" in part:
-                for group, x, y in part[["group", "x", "y"]].itertuples(index=False):
-                    ax.annotate(group, (x, y), (3, 3), textcoords="offset points", fontsize=7)
-            if self.scale != "linear":
-                options = {"linthresh": 1e-2} if self.scale == "symlog" else {}
-                ax.set_yscale(self.scale, **options)
-                if self.diagonal:
-                    ax.set_xscale(self.scale, **options)
+            scales: dict[Literal["x", "y"], str] = {"x": self.x_scale, "y": self.scale}
+            for axis, scale in scales.items():
+                if scale != "linear":
+                    _logarithmic(ax, axis, scale)
             if self.diagonal:
                 ax.axline((0, 0), (1e-3, 1e-3), color="#999999", lw=0.8, zorder=0)
+            if len(series) == 1 and "group" in part:
+                named.append((ax, part.rename(columns={"group": "name"})))
             ax.set_xlabel(self.x_label)
             ax.set_ylabel(self.y_label)
         if len(series) > 1:
             figure.legend(
                 drawn.values(), drawn.keys(), loc="outside lower center", ncols=min(12, len(drawn))
             )
+        _name_points(figure, named)
+
+
+@dataclass(frozen=True)
+class LogPoints(Points):
+    """Points whose axes are both logarithmic, beyond 0.01 on either side of zero."""
+
+    template = "points_log"
+    scale: Scale = "symlog"
+    x_scale: Scale = "symlog"
+
+
+@dataclass(frozen=True)
+class Curves(Drawing):
+    """A line for each ``series``; those that end ``lowest`` are coloured, and named there."""
+
+    template = "curves"
+    lowest: int = 3
+
+    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
+        named = []
+        for ax, part in _grid(figure, rows):
+            last = part.sort_values("x").groupby("series", sort=False).tail(1).sort_values("y")
+            for place, name in reversed([*enumerate(last["series"])]):
+                at = part[part["series"] == name].sort_values("x")
+                strong = place < self.lowest
+                ax.plot(
+                    at["x"], at["y"], color=COLOURS[place] if strong else "#999999",
+                    lw=1.8 if strong else 0.9, marker=MARKERS[place] if strong else "", ms=4,
+                )  # fmt: skip
+            first, end = part["x"].min(), part["x"].max()
+            ax.set_xlim(first, end + 0.12 * (end - first or 1))
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            named.append((ax, last.head(self.lowest).rename(columns={"series": "name"})))
+            ax.set_xlabel(self.x_label)
+            ax.set_ylabel(self.y_label)
+        _name_points(figure, named, beyond=True)
+
+
+def _name_points(
+    figure: Figure, named: list[tuple[Axes, pd.DataFrame]], *, beyond: bool = False
+) -> None:
+    """Write names beside points, moved up or down where they would overprint.
+
+    Parameters
+    ----------
+    named
+        Axes with rows of ``x``, ``y`` and ``name``; no axes may be added to the figure afterwards.
+    beyond
+        Whether all names stand right of their points; else those in the right half stand left.
+    """
+    figure.draw_without_rendering()
+    for ax, rows in named:
+        places = ax.transData.transform(rows[["x", "y"]].to_numpy(float)) * 72 / figure.dpi
+        middle = ax.get_window_extent().x0 * 72 / figure.dpi + ax.bbox.width * 36 / figure.dpi
+        # left and right end and height of what is drawn, in points: markers, then names
+        taken = [(x - 3, x + 3, y) for x, y in places]
+        for at in np.lexsort((places[:, 1], places[:, 0])):
+            name, (x, y) = str(rows["name"].iloc[at]), places[at]
+            side = -1 if x > middle and not beyond else 1
+            left, right = sorted((x + 4 * side, x + (4.2 * len(name) + 7) * side))
+            moves = sorted(range(-60, 61, 3), key=abs)
+            free = (
+                move for move in moves
+                if all(right < a or left > b or abs(y + move - c) >= 7 for a, b, c in taken)
+            )  # fmt: skip
+            move = next(free, 0)
+            taken.append((left, right, y + move))
+            ax.annotate(
+                name, (rows["x"].iloc[at], rows["y"].iloc[at]), (4 * side, move - 3),
+                textcoords="offset points", fontsize=7, annotation_clip=False,
+                ha="left" if side > 0 else "right",
+            ).set_in_layout(False)  # fmt: skip
+
+
+def _logarithmic(ax: Axes, axis: Literal["x", "y"], scale: str) -> None:
+    """Make an axis logarithmic, its numbers written as they are, without powers of ten."""
+    own = getattr(ax, f"{axis}axis")
+    options = {"linthresh": 1e-2} if scale == "symlog" else {}
+    getattr(ax, f"set_{axis}scale")(scale, **options)
+    low, high = own.get_view_interval()
+    few = low > 0 and np.log10(high / low) < 2
+    subs = (1.0, 2.0, 5.0) if few else (1.0,)
+    if scale == "symlog" and low <= 1e-2:
+        own.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1e-2, subs=subs))
+    else:
+        own.set_major_locator(LogLocator(subs=subs))
+    own.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
+    own.set_minor_formatter(NullFormatter())
 
 
 @dataclass(frozen=True)
@@ -407,6 +545,7 @@ class Bars(Drawing):
     """Bars of ``value`` at every ``x``, one for each ``series`` side by side, with limits."""
 
     template = "bars"
+    methods = "series"
     y = "value"
 
     def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from quantskew.analysis.figures.drawing import HeatMap
+from quantskew.analysis.figures.drawing import SignedHeatMap
 from quantskew.analysis.figures.registry import figure
 from quantskew.analysis.study import Study
 from quantskew.analysis.views import first_groupings
@@ -19,7 +19,7 @@ from quantskew.analysis.views import first_groupings
         "Nats, over fp32 on the same few samples, from the first layer to the last; means over "
         "seeds."
     ),
-    drawing=HeatMap(x_label="group", y_label="layer", signed=True),
+    drawing=SignedHeatMap(x_label="group", y_label="layer"),
 )
 def layer_damage(study: Study, layer_damage: pd.DataFrame) -> pd.DataFrame:
     """Rise of the loss of each group where one layer alone is quantized, by method and width."""

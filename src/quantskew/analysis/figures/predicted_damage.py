@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from quantskew.analysis.figures.drawing import Points
+from quantskew.analysis.figures.drawing import LogPoints
 from quantskew.analysis.figures.registry import figure
 from quantskew.analysis.study import Study
 from quantskew.analysis.views import first_groupings
@@ -18,7 +18,7 @@ from quantskew.analysis.views import first_groupings
         "points leave the diagonal, the weights have moved too far for the expansion to tell "
         "anything."
     ),
-    drawing=Points("predicted excess loss, nats", "measured, nats", scale="symlog", diagonal=True),
+    drawing=LogPoints("predicted excess loss, nats", "measured, nats", diagonal=True),
 )
 def predicted_damage(study: Study, curvature: pd.DataFrame) -> pd.DataFrame:
     """Predicted and measured excess loss: a field for each method, a point for each seed."""
