@@ -168,14 +168,14 @@ def test_the_group_that_loses_most_is_named_if_it_can_be_told(frames):
     rows = answer.headline(frames.effects, STUDY).set_index("bits")
     # both of the tiny group are lost at 4 bits, but it is too small to speak of
     assert rows.loc[4, ["groups", "groups_too_small", "groups_harmed"]].tolist() == [2, 1, 1]
-    assert rows.loc[4, "most_harmed"] == "b"
+    assert rows.loc[4, "most_harmed"] == ["b"]
     assert rows.loc[4, "most_harmed_change"] == pytest.approx(-0.2, abs=0.03)
-    assert rows.loc[8, "most_harmed"] == "one of a, b"
+    assert rows.loc[8, "most_harmed"] == ["a", "b"]
     (told,) = answer.sentences(rows.reset_index(), STUDY)
     assert "At int4 ptq is worse for 1 of 2 groups" in told
     assert "race group b loses most: −" in told
     numbers = answer.metrics(rows.reset_index(), NO_REMEDIES)
-    assert numbers["faces"]["net"]["int4"]["most_harmed_change"] > -0.5
+    assert numbers["faces"]["net"]["int4"]["worst"] > -50
 
 
 def test_the_largest_loss_has_limits_for_whoever_it_is(predictions, frames):
@@ -197,7 +197,7 @@ def test_where_no_group_is_large_enough_none_is_judged(predictions):
     (told,) = answer.sentences(head, STUDY)
     assert "At int4 no race group could be judged: 3 groups under 30 images." in told
     numbers = answer.metrics(head, NO_REMEDIES)
-    assert {*numbers["faces"]["net"]["int4"]} == {"accuracy_change", "groups_harmed"}
+    assert {*numbers["faces"]["net"]["int4"]} == {"accuracy", "harmed"}
 
 
 def test_with_one_large_group_there_is_no_gap_to_speak_of(predictions):

@@ -94,6 +94,6 @@ def test_metrics_tell_what_the_cheapest_leaves_and_takes():
         accuracy_change=0.0, fvo_change=0.0, groups_harmed=0, most_harmed_change=0.0
     )
     found = metrics(head, table())["d"]["m"]
-    assert found["int4"]["cheapest_excess"] == 0
-    assert found["int4"]["cheapest_training"] == pytest.approx(1 / 7)
-    assert "cheapest_excess" not in found["int8"]
+    assert found["int4"]["off"] == 0
+    assert found["int4"]["training"] == 0.14
+    assert "off" not in found["int8"]

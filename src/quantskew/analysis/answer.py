@@ -72,23 +72,34 @@ def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+SUMMARY = {
+    "accuracy_change": ("accuracy", 100), "fvo_change": ("fvo", 100),
+    "groups_harmed": ("harmed", 1), "most_harmed_change": ("worst", 100),
+    "excess": ("off", 100), "training": ("training", 1),
+}  # fmt: skip
+"""Short names of the numbers that ``dvc metrics`` compares, and what they are multiplied with."""
+
+
 def metrics(
     rows: pd.DataFrame, remedies: pd.DataFrame
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """The numbers of :func:`headline` by data set, model and width, for ``dvc metrics``.
+    """A few numbers by data set, model and width, for ``dvc metrics``, under short names.
 
-    With them the distance from the targets that the cheapest remedy leaves, and its training.
+    In points, against fp32: the changes of ``accuracy`` and of ``fvo``, and the largest loss of a
+    group, ``worst``; ``harmed`` counts the groups that are worse. Of the cheapest remedy: how many
+    points it leaves ``off`` the targets, and its ``training`` as a ratio to that of fp32.
     """
-    kept = ["accuracy_change", "fvo_change", "groups_harmed", "most_harmed_change"]
     cheapest = remedies[remedies["cheapest"]].drop_duplicates(list(POINT))
-    cheapest = cheapest.set_index(["dataset", "model", "bits"])
-    costs = cheapest[["excess", "training"]].add_prefix("cheapest_").to_dict("index")
+    costs = cheapest.set_index(["dataset", "model", "bits"])[["excess", "training"]]
     result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for row in rows.to_dict("records"):
-        at = (row["dataset"], row["model"], row["bits"])
+    joined = rows.join(costs, on=["dataset", "model", "bits"])
+    for row in joined.to_dict("records"):
         place = result.setdefault(row["dataset"], {}).setdefault(row["model"], {})
-        own = {name: row[name] for name in kept if not pd.isna(row[name])}
-        place[width_name(row["bits"])] = own | costs.get(at, {})
+        place[width_name(row["bits"])] = {
+            short: round(factor * row[name], 2) + 0
+            for name, (short, factor) in SUMMARY.items()
+            if not pd.isna(row[name])
+        }
     return result
 
 

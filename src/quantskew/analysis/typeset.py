@@ -65,7 +65,7 @@ def number(value: Any) -> str:
 
 def p_value(value: float) -> str:
     """Write a p-value, never as 0; nothing for NaN."""
-    return "" if np.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "" if np.isnan(value) else "< 0.01" if value < 0.01 else f"{value:.2f}"
 
 
 def size(value: float) -> str:

@@ -301,7 +301,10 @@ def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator
             what = (
                 row.method if row.note != "simulated" else f"{row.method} {row.width} (simulated)"
             )
-            yield f"Ship {name} as {what}: accuracy {row.accuracy}, no group loses over {target} points."
+            yield (
+                f"Ship {name} as {what}: accuracy {row.accuracy}; no group loses over {target} "
+                "points, certified."
+            )
             continue
         made = files[(files["dataset"] == dataset) & (files["model"] == model)]
         if made.empty:
@@ -326,10 +329,9 @@ def _by_verdict(rows: Sequence[Decision], study: Study) -> Iterator[str]:
         for verdict in (SAFE, HARMS, CANNOT_TELL)
     }  # fmt: skip
     words = {
-        SAFE: f"within {100 * study.statistics.margin:g} points for every group",
-        HARMS: "harms someone", CANNOT_TELL: "cannot be told from these images",
+        SAFE: f"Every group is within {100 * study.statistics.margin:g} points",
+        HARMS: "Someone is harmed", CANNOT_TELL: "These images cannot tell",
     }  # fmt: skip
     for verdict, names in named.items():
         if names:
-            text = f"{', '.join(names)}: {words[verdict]}."
-            yield text[0].upper() + text[1:] if verdict != SAFE else text
+            yield f"{words[verdict]}: {', '.join(names)}."

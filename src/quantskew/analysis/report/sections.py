@@ -163,7 +163,7 @@ def _groups(frames: Frames, study: Study) -> Iterator[Table]:
 def _metric_change(width: str) -> Any:
     def show(row: dict[str, Any]) -> Cell:
         value, word = row[f"{width}_change"], row[f"{width}_verdict"]
-        return Cell("") if pd.isna(value) else Cell(f"{points(value)} {word}", 100 * value)
+        return Cell("") if pd.isna(value) else Cell(f"{points(value)} {word}", float(value))
 
     return show
 
@@ -181,8 +181,12 @@ def _heat(
         columns[name] = part.set_index("group")[["change", "verdict"]]
     files = frames.get("deployed_groups")
     if files is not None:
-        own = files[(files["dataset"] == dataset) & (files["model"] == model)
-                    & (files["attribute"] == attribute) & (files["bits"] < FULL_PRECISION)]  # fmt: skip
+        own = files[
+            (files["dataset"] == dataset)
+            & (files["model"] == model)
+            & (files["attribute"] == attribute)
+            & (files["bits"] < FULL_PRECISION)
+        ]
         own = own.assign(change=own["accuracy"] - own["fp32"])
         for method, part in own.groupby("method", sort=False):
             columns[f"file {method}"] = part.groupby("group")[["change"]].mean().assign(verdict="")

@@ -12,8 +12,10 @@ from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, WORSE
 
 LONGEST = 300
 """Most rows of a table on the page, which shows those of a longer one that matter most."""
-MATTERS = {"probability": "largest", "p_holm": "smallest", "p_chance": "smallest", "fdr": "smallest",
-           "taxicab": "largest", "bound": "largest", "value": "smallest"}  # fmt: skip
+MATTERS = {
+    "probability": "largest", "p_holm": "smallest", "p_chance": "smallest", "fdr": "smallest",
+    "taxicab": "largest", "bound": "largest", "value": "smallest",
+}  # fmt: skip
 """What matters most: the first of these columns that a table has."""
 MARKS = {WORSE: "▼", BETTER: "▲", EQUIVALENT: "=", CANNOT_TELL: "?"}
 """A sign beside each change, so that colours are not needed."""
@@ -90,23 +92,23 @@ def text(column: str) -> Show:
     return lambda row: Cell(str(row[column]))
 
 
-def _of(write: Callable[[float], str], column: str, scale: float = 1.0) -> Show:
+def _of(write: Callable[[float], str], column: str) -> Show:
     def show(row: dict[str, Any]) -> Cell:
         value = row[column]
         known = value is not None and not pd.isna(value)
-        return Cell(write(float(value)), scale * float(value)) if known else Cell("")
+        return Cell(write(float(value)), float(value)) if known else Cell("")
 
     return show
 
 
 def share(column: str) -> Show:
     """Show a share in percent."""
-    return _of(percent, column, 100)
+    return _of(percent, column)
 
 
 def change(column: str) -> Show:
     """Show a change of a share in points."""
-    return _of(points, column, 100)
+    return _of(points, column)
 
 
 def count(column: str) -> Show:
@@ -134,7 +136,7 @@ def share_with_limits(value: str, low: str, high: str) -> Show:
         told = percent(ends[0])
         if not pd.isna(ends[1]):
             told += f" [{100 * ends[1]:.1f}, {100 * ends[2]:.1f}]"
-        return Cell(told, 100 * ends[0])
+        return Cell(told, float(ends[0]))
 
     return show
 
@@ -145,7 +147,7 @@ def change_with_limits(value: str, low: str, high: str) -> Show:
     def show(row: dict[str, Any]) -> Cell:
         if pd.isna(row[value]):
             return Cell("")
-        return Cell(interval(row[value], row[low], row[high]), 100 * row[value])
+        return Cell(interval(row[value], row[low], row[high]), float(row[value]))
 
     return show
 
@@ -160,4 +162,4 @@ def heat(value: float, word: str) -> Cell:
     if pd.isna(value):
         return Cell("")
     shade = float(np.sign(value) * min(1.0, abs(value) / 0.5) ** 0.5)
-    return Cell(f"{points(value)} {MARKS.get(word, '')}".strip(), 100 * value, "", shade)
+    return Cell(f"{points(value)} {MARKS.get(word, '')}".strip(), float(value), "", shade)
