@@ -17,8 +17,9 @@ from quantskew.analysis.views import first_groupings, plain
     ),
     caption=(
         "Plain post-training quantization. Bars are means over seeds, dots the networks of each "
-        "seed; whiskers say how far other test samples could move the mean, not what another "
-        "training would give. After Figure 1 of Bellam & Kim."
+        "seed; a bar is hollow where they lie more than 25 points apart. Whiskers say how far "
+        "other test samples could move the mean, not what another training would give. After "
+        "Figure 1 of Bellam & Kim."
     ),
     drawing=BarsByGroup(y_label="accuracy", percent=True),
 )

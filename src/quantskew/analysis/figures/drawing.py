@@ -53,6 +53,8 @@ KNOWN = (
 )  # fmt: skip
 """Methods that look the same in every study; the others follow them in alphabetical order."""
 
+APART = 0.25
+"""From this difference between seeds on, their mean is like none of them."""
 Scale = Literal["linear", "log", "symlog"]
 
 
@@ -198,7 +200,8 @@ def _shades(names: Sized) -> np.ndarray:
 class BarsByGroup(Drawing):
     """Bars of every group side by side, one for each width from wide to narrow, with intervals.
 
-    Where the rows list ``seeds``, each is a dot on its bar.
+    Where the rows list ``seeds``, each is a dot on its bar; the bar is hollow where they lie far
+    apart.
     """
 
     template = "bars_by_group"
@@ -214,10 +217,13 @@ class BarsByGroup(Drawing):
             for number, (width, colour) in enumerate(zip(widths, _shades(widths), strict=True)):
                 at = part[part["width"] == width].set_index("group").reindex(groups)
                 x = np.arange(len(groups)) - 0.4 + step * (number + 0.5)
-                ax.bar(
+                bars = ax.bar(
                     x, at["value"] * factor, step, color=colour, label=width,
                     yerr=_whiskers(at) * factor, error_kw={"lw": 0.7, "ecolor": "#555555"},
                 )  # fmt: skip
+                for bar, values in zip(bars, at.get("seeds", []), strict="seeds" in at):
+                    if isinstance(values, list) and np.ptp(values) > APART:
+                        bar.set(facecolor="none", edgecolor=colour, linestyle="--", linewidth=1)
                 for place, values in zip(x, at.get("seeds", []), strict="seeds" in at):
                     if isinstance(values, list) and len(values) > 1:
                         ax.plot(

@@ -10,7 +10,7 @@ from quantskew.analysis.frontier import shipped
 from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.report.words import HARMS, SAFE
 from quantskew.analysis.study import Study
-from quantskew.analysis.typeset import groups_named, interval, number, percent, points, size
+from quantskew.analysis.typeset import groups_named, interval, number, percent, size
 from quantskew.fairness.gaps import may_lose_most
 from quantskew.fairness.limits import Changes, change_limits
 from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, WORSE, within
@@ -260,10 +260,9 @@ def _by_seed(certificates: pd.DataFrame | None, place: Place, study: Study) -> s
         return ""
     rows = rows.assign(change=(rows["gained"] - rows["lost"]) / rows["n"]).reset_index(drop=True)
     worst = rows.loc[rows.groupby("seed")["change"].idxmin()]
-    return "; ".join(
-        f"seed {row.seed}: {row.group} is worst ({points(row.change)})"
-        for row in worst.itertuples()
-    )
+    if len(set(worst["group"])) == 1:
+        return f"{worst['group'].iloc[0]} with each of {len(worst)} seeds"
+    return "; ".join(f"seed {row.seed}: {row.group}" for row in worst.itertuples())
 
 
 def sentence(rows: Sequence[Decision], frames: Frames, study: Study) -> str:
