@@ -73,6 +73,16 @@ def frames(predictions):
     return analyzed(predictions, DIVISION)
 
 
+def test_a_study_may_leave_parity_out(predictions, frames):
+    study = STUDY.model_copy(update={"statistics": STUDY.statistics.model_copy(
+        update={"parity": False})})  # fmt: skip
+    found = analyze(predictions, [DIVISION], study)
+    for all_of_them, own in ((frames.levels, found.levels), (frames.effects, found.effects)):
+        gone = {*all_of_them["metric"]} - {*own["metric"]}
+        assert gone == {name for name, metric in catalogue.CATALOGUE.items() if metric.by_class}
+        assert {"accuracy", "overall", "fvo", "worst_group"} <= {*own["metric"]}
+
+
 def test_who_has_no_group_counts_in_the_overall_accuracy(predictions, frames):
     right = {point: p == predictions.labels for point, p in predictions.predicted.items()}
     levels = frames.levels.query("metric == 'overall'").set_index(["method", "bits"])

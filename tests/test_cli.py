@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from quantskew import cli, tables
 from quantskew.deployment import onnx_files
 from quantskew.fairness.plan import images_from_pilot, images_to_certify
 
+ROOT = Path(__file__).parents[1]
 CLASSES = ("cat", "dog")
 
 
@@ -285,3 +287,11 @@ def test_a_plan_that_cannot_be_made_says_why(capsys, arguments, message):
     status, said = plan(capsys, *arguments)
     assert status == cli.USAGE
     assert message in said.err
+
+
+def test_a_report_needs_a_study_that_was_run(capsys, tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text("utf-8"), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    status, _, said = run(capsys, "report")
+    assert status == 64
+    assert "run `dvc repro`" in said

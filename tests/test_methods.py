@@ -9,6 +9,7 @@ from quantskew.baselines import train
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
+from quantskew.engine.fingerprint import identity
 from quantskew.quantization import packing
 from quantskew.quantization.fitting import Dampen, Freeze, Qat
 from quantskew.quantization.method import Method
@@ -240,3 +241,9 @@ def test_history_is_kept_for_every_epoch(base):
     for split in ("train", "test"):
         inside = labels[data.split[history["sample"]] == split]
         assert len(set(torch.from_numpy(inside).bincount().tolist())) == 1
+
+
+def test_what_is_said_about_a_method_changes_nothing():
+    plain, told = Method(), Method(about="What the camera does.")
+    assert identity(plain) == identity(told)
+    assert told.model_dump()["about"] == "What the camera does."

@@ -156,6 +156,14 @@ def test_the_report_needs_nothing_from_outside(project):
     assert page.count("<svg") >= 4
 
 
+def test_the_report_can_be_written_again(project):
+    again = project.folder / "again.html"
+    assert project.run("quantskew", "report", "--output", again.name).stdout == "again.html\n"
+    page = (project.folder / "plots/report.html").read_text(encoding="utf-8")
+    assert again.read_text(encoding="utf-8") == page
+    again.unlink()
+
+
 def test_every_number_of_the_report_stands_in_a_table(project):
     stored = set()
     for path in (project.folder / "data").rglob("*.parquet"):

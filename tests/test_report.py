@@ -114,7 +114,7 @@ def test_the_first_screen_says_for_each_width_who_is_harmed():
     ]  # fmt: skip
     assert int4.worst[0] == "race group a: −10.0 [−11.0, −8.5]"
     assert int8.worst[0] == "one of the race groups a and b: −0.5 [−1.5, +1.0]"
-    assert int4.more == "seed 0: a; seed 1: b"
+    assert int4.more == "worst with seed 0: a; seed 1: b"
     assert int4.accuracy == "90.4 % (fp32 93.2 %)"
 
 
@@ -161,7 +161,9 @@ def test_what_ships_is_recommended_and_what_is_simulated_is_not():
     assert rows[0].verdict == "harms someone"
     assert rows[0].worst[0].startswith("race group a: −20.0 [")
     told = decision.sentence(rows, frames | poor, study)
-    assert told == "Not certified to cost every group at most 2 points: m (20.4 at best)."
+    assert told == (
+        "No file is sure to keep every group's loss within 2 points: m's best is certified to 20.4."
+    )
 
 
 def test_few_images_leave_the_verdict_on_a_file_open():

@@ -89,16 +89,25 @@ def analyze_all(study: Study, source: Source, compute: Compute) -> None:
     compared = compare_all(study, answers, compute)
     parts = [_decided(study, dataset, answers[dataset], compared) for dataset in study.datasets]
     frames = {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
-    where = study.datasets, study.models
-    measured = {name: gathered(["evaluate"], name, *where) for name in MEASURED}
-    shipped = {name: gathered(["deploy"], name, *where) for name in SHIPPED}
+    measured = {
+        name: gathered(["evaluate"], name, study.datasets, study.models) for name in MEASURED
+    }
     frames |= compared._asdict() | attribution.attribution(attribution.changes(measured, study))
     frames["scores"] = score_all(study, answers, compute)
     frames["failures"] = gathered(FOLDERS, "failures", study.datasets, every_model)
     shutil.rmtree(ANALYSIS, ignore_errors=True)
     for name, rows in frames.items():
         tables.write(name, rows, ANALYSIS / f"{name}.parquet")
-    write_pages(study, frames | measured | shipped, source, compute)
+    write_pages(study, stored(study), source, compute)
+
+
+def stored(study: Study) -> dict[str, pd.DataFrame]:
+    """All tables of a study that was compared: what pages are made of."""
+    files = sorted(ANALYSIS.glob("*.parquet"))
+    frames = {file.stem: tables.read(file.stem, file).to_pandas() for file in files}
+    where = study.datasets, study.models
+    frames |= {name: gathered(["evaluate"], name, *where) for name in MEASURED}
+    return frames | {name: gathered(["deploy"], name, *where) for name in SHIPPED}
 
 
 def with_baselines(study: Study) -> Study:
@@ -282,16 +291,12 @@ def write_pages(
 
 def write_report(path: Path, study: Study, source: Source) -> None:
     """Write the report of a finished study anew, from the tables that stage ``analyze`` left."""
-    files = sorted(ANALYSIS.glob("*.parquet"))
-    if not files:
+    if not ANALYSIS.is_dir():
         raise tables.TableError(
             f"{ANALYSIS} holds no tables: run `dvc repro` in the folder of the study first"
         )
     study = with_baselines(study)
-    where = study.datasets, study.models
-    frames = {file.stem: tables.read(file.stem, file).to_pandas() for file in files}
-    frames |= {name: gathered(["evaluate"], name, *where) for name in MEASURED}
-    frames |= {name: gathered(["deploy"], name, *where) for name in SHIPPED}
+    frames = stored(study)
     report.write(path, frames | facts(study), study, **described(study, frames, source))
 
 

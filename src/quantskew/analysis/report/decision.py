@@ -261,8 +261,9 @@ def _by_seed(certificates: pd.DataFrame | None, place: Place, study: Study) -> s
     rows = rows.assign(change=(rows["gained"] - rows["lost"]) / rows["n"]).reset_index(drop=True)
     worst = rows.loc[rows.groupby("seed")["change"].idxmin()]
     if len(set(worst["group"])) == 1:
-        return f"{worst['group'].iloc[0]} with each of {len(worst)} seeds"
-    return "; ".join(f"seed {row.seed}: {row.group}" for row in worst.itertuples())
+        return f"worst with each of {len(worst)} seeds: {worst['group'].iloc[0]}"
+    seeds = "; ".join(f"seed {row.seed}: {row.group}" for row in worst.itertuples())
+    return f"worst with {seeds}"
 
 
 def sentence(rows: Sequence[Decision], frames: Frames, study: Study) -> str:
@@ -291,7 +292,8 @@ def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator
         yield from _by_verdict(rows, study)
         return
     target = f"{100 * study.targets.worst_group_loss:g}"
-    files, none = shipped(frames, study), []
+    files = shipped(frames, study)
+    none: list[str] = []
     for dataset, model in dict.fromkeys((row.dataset, row.model) for row in rows):
         chosen = [r for r in rows if r.recommended and r[:2] == (dataset, model)]
         name = model if len(study.datasets) == 1 else f"{model} on {dataset}"
@@ -311,12 +313,15 @@ def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator
                 _same_network(frames["frontier"], {"dataset": dataset, "model": model})
             ]
             made = made[made["method"] != BASELINE]
-        bounds = made.dropna(subset="loss_bound")
-        none.append(
-            f"{name} ({100 * bounds['loss_bound'].min():.1f} at best)" if len(bounds) else name
-        )
+        bounds = made["loss_bound"].dropna()
+        best = f"to {100 * bounds.min():.1f}" if len(bounds) else "to no number"
+        none.append(f"{name}'s{' best is certified' if not none else ''} {best}")
     if none:
-        yield f"Not certified to cost every group at most {target} points: {', '.join(none)}."
+        what = "variant" if files.empty else "file"
+        yield (
+            f"No {what} is sure to keep every group's loss within {target} points: "
+            f"{', '.join(none)}."
+        )
 
 
 def _by_verdict(rows: Sequence[Decision], study: Study) -> Iterator[str]:

@@ -273,6 +273,7 @@ def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
                for name in prices},
             "choice": lambda row: Cell("cheapest near the target" if row["cheapest"] else ""),
         },
+        open=True,
     )  # fmt: skip
     if about:
         named = pd.DataFrame({"method": [*about], "what": [*about.values()]})
