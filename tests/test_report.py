@@ -184,6 +184,31 @@ def test_the_sentence_has_at_most_thirty_words(networks):
         assert 5 < len(told.split()) <= decision.LONGEST, told
 
 
+def test_tables_of_answers_are_named_by_themselves_and_each_is_judged():
+    one, other = audited(), audited()
+    for frames, name in ((one, "phone"), (other, "pruned")):
+        effects = frames["effects"]
+        frames["effects"] = effects[effects["bits"] == 4].assign(bits=0, method=name)
+        levels = frames["levels"].query("method == 'fp32' or bits == 4")
+        frames["levels"] = levels.assign(
+            bits=levels["bits"].replace(4, 0), method=levels["method"].replace("ptq", name)
+        )
+    study = STUDY.model_copy(update={"bits": (32,), "reference": "fp32"})
+    frames = {
+        key: pd.concat([one[key], other[key]]).drop_duplicates() for key in ("levels", "effects")
+    }
+    rows = decision.decisions(frames, study)
+    assert [(row.width, row.verdict) for row in rows] == [
+        ("phone", "harms someone"), ("pruned", "harms someone"),
+    ]  # fmt: skip
+    page = report.render(frames, study)
+    assert "int0" not in page
+    assert "what helps most" not in page
+    alone = {key: one[key] for key in ("levels", "effects")}
+    told = decision.sentence(decision.decisions(alone, study), alone, study)
+    assert told == "Someone is harmed: phone, race group a: −10.0 [−11.0, −8.5] points."
+
+
 def test_free_remedies_are_named_first_and_every_one_with_its_price():
     wide = [
         {"method": method, "change": change, "free": free, "training": training,

@@ -56,3 +56,16 @@ def width_name(bits: int) -> str:
     if bits == UNKNOWN_WIDTH:
         return "as given"
     return f"fp{bits}" if bits >= 16 else f"int{bits}"
+
+
+def state_name(method: str, bits: int) -> str:
+    """Name of a state of the one method that is spoken of: its width, or else what made it.
+
+    Answers of other programs, whose width is not known, have the width 0 in the tables.
+
+    Examples
+    --------
+    >>> state_name("ptq", 4), state_name("phone", 0), state_name("fp32", 32)
+    ('int4', 'phone', 'fp32')
+    """
+    return method if bits in (0, FULL_PRECISION) else width_name(bits)

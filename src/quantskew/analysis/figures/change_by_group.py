@@ -6,7 +6,7 @@ from quantskew.analysis.figures.drawing import Ranges
 from quantskew.analysis.figures.registry import figure
 from quantskew.analysis.study import Study
 from quantskew.analysis.views import first_groupings
-from quantskew.names import BASELINE
+from quantskew.names import BASELINE, state_name
 
 SHOWN = 15
 """Most groups of a field: those that lose most."""
@@ -21,9 +21,9 @@ SHOWN = 15
         "width; the margin is a band about zero."
     ),
     caption=(
-        "Simulated networks, mean over seeds. The band is the margin; an interval within it is "
-        "safe, one wholly left of zero a loss. Intervals hold one by one. Of many groups those "
-        "that lose most are shown."
+        "Networks, not the files that ship; means over seeds. The band is the margin; an interval "
+        "within it is safe, one wholly left of zero a loss. Intervals hold one by one. Of many "
+        "groups those that lose most are shown."
     ),
     drawing=Ranges(x_label="change of accuracy, points"),
 )
@@ -35,7 +35,13 @@ def change_by_group(study: Study, effects: pd.DataFrame) -> pd.DataFrame:
     rows = effects[(effects["metric"] == "accuracy") & (effects["reference"] == BASELINE)]
     rows = first_groupings(rows[rows["counted"].astype(bool)], study)
     plain = rows["method"] == study.reference
-    rows = rows[plain] if plain.any() else rows.assign(width=rows["method"] + " " + rows["width"])
+    states = map(state_name, rows["method"], rows["bits"])
+    rows = rows.assign(width=[*states])
+    if plain.any():
+        rows = rows[plain]
+    else:
+        named = rows["width"].where(rows["width"] == rows["method"])
+        rows = rows.assign(width=named.fillna(rows["method"] + " " + rows["width"]))
     rows = rows.sort_values(
         ["panel", "bits", "change"], ascending=[True, False, True], kind="stable"
     )

@@ -337,7 +337,7 @@ class Ranges(Drawing):
         panels, entries = rows["panel"].unique(), {}
         fields = max(part["drawing"].nunique() for _, part in rows.groupby("panel"))
         lines = rows.groupby(["panel", "drawing"]).size().max()
-        figure.set_size_inches(9.5, (0.9 + 0.17 * lines) * len(panels))
+        figure.set_size_inches(9.5, (1.2 + 0.17 * lines) * len(panels))
         axes = figure.subplots(len(panels), fields, squeeze=False)
         for line, panel in zip(axes, panels, strict=True):
             here = rows[rows["panel"] == panel]

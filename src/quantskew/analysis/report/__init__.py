@@ -25,7 +25,7 @@ import pandas as pd
 import yaml
 
 from quantskew.analysis.figures import FIGURES, Figure
-from quantskew.analysis.report.decision import decisions, sentence
+from quantskew.analysis.report.decision import NOTHING, decisions, sentence
 from quantskew.analysis.report.flow import flow
 from quantskew.analysis.report.sections import facts_of, limits, rejects_by_group, sections
 from quantskew.analysis.report.words import GLOSSARY, TONES, anchor, explained
@@ -98,6 +98,8 @@ def render(
     return environment.get_template("page.html.j2").render(
         sentence=sentence(rows, frames, study),
         decisions=rows,
+        helps=any(row.help not in ("", NOTHING) for row in rows),
+        sized=any(row.size for row in rows),
         single=len({row[:2] for row in rows}) == 1,
         tones=TONES,
         sections=sections(frames, study),

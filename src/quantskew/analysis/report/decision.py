@@ -14,11 +14,12 @@ from quantskew.analysis.typeset import groups_named, interval, number, percent, 
 from quantskew.fairness.gaps import may_lose_most
 from quantskew.fairness.limits import Changes, change_limits
 from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, WORSE, within
-from quantskew.names import BASELINE, FULL_PRECISION, width_name
+from quantskew.names import BASELINE, FULL_PRECISION, state_name
 from quantskew.schemas import POINT
 
 LONGEST = 30
 """Most words of the sentence above everything."""
+NOTHING = "nothing is needed"
 Frames = Mapping[str, pd.DataFrame]
 Place = dict[str, Any]
 
@@ -90,8 +91,9 @@ def _of_point(
     at = _at(frames.get("frontier"), place)
     file_here = not files.empty and _same_network(files, place).any()
     simulated = place["method"] in study.all_methods()
+    width = state_name(place["method"], place["bits"])
     return {**place, "ships": False}, Decision(
-        place["dataset"], place["model"], width_name(place["bits"]), place["method"],
+        place["dataset"], place["model"], width, place["method"],
         "simulated" if simulated else "", verdict, counts, worst,
         _by_seed(frames.get("certificates"), place, study),
         _accuracy(frames["levels"], place), helps,
@@ -118,8 +120,9 @@ def _of_file(
             worst.append(f"{who}: {most}")
     verdict = _verdict(rows["verdict"])
     (at,) = files[np.logical_and.reduce([files[n] == place[n] for n in POINT])].to_dict("records")
+    width = state_name(place["method"], place["bits"])
     return {**place, "ships": True}, Decision(
-        place["dataset"], place["model"], width_name(place["bits"]), place["method"],
+        place["dataset"], place["model"], width, place["method"],
         "the file that ships", verdict, counts, worst,
         "" if np.isnan(at["loss_bound"]) else
         f"certificate: no group loses more than {100 * at['loss_bound']:.1f} points",
@@ -209,7 +212,7 @@ def _sized(at: "pd.Series | None", frontier: pd.DataFrame | None, place: Place) 
 def _helps(place: Place, verdict: str, frames: Frames, study: Study) -> str:
     """Say which remedy lifts the worst group most, free ones first, and what it costs."""
     if verdict == SAFE:
-        return "nothing is needed"
+        return NOTHING
     if "remedies" in frames and len(frames["remedies"]):
         wide = side_by_side(frames["remedies"], ["worst_group"])
         wide = wide.rename(columns={f"worst_group_{x}": x for x in ("change", "low", "high")})
@@ -217,7 +220,7 @@ def _helps(place: Place, verdict: str, frames: Frames, study: Study) -> str:
         better = here[here["worst_group_verdict"] == BETTER]
     else:
         effects = frames["effects"]
-        if not (effects["reference"] == study.reference).any():
+        if study.reference not in set(effects["reference"]) - {BASELINE}:
             return ""
         here = effects[
             _same_network(effects, place)
@@ -325,17 +328,17 @@ def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator
 
 
 def _by_verdict(rows: Sequence[Decision], study: Study) -> Iterator[str]:
-    named = {
-        verdict: [
-            row.width if row.method in (row.width, study.reference) else f"{row.method} {row.width}"
-            for row in rows if row.verdict == verdict
-        ]
-        for verdict in (SAFE, HARMS, CANNOT_TELL)
-    }  # fmt: skip
     words = {
         SAFE: f"Every group is within {100 * study.statistics.margin:g} points",
         HARMS: "Someone is harmed", CANNOT_TELL: "These images cannot tell",
     }  # fmt: skip
-    for verdict, names in named.items():
+    for verdict, start in words.items():
+        found = [row for row in rows if row.verdict == verdict]
+        names = [
+            row.width if row.method in (row.width, study.reference) else f"{row.method} {row.width}"
+            for row in found
+        ]
+        if verdict == HARMS and len(found) == 1 and found[0].worst:
+            names = [f"{names[0]}, {found[0].worst[0]} points"]
         if names:
-            yield f"{words[verdict]}: {', '.join(names)}."
+            yield f"{start}: {', '.join(names)}."

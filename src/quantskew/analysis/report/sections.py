@@ -1,6 +1,5 @@
 """What follows the decision on the page, section by section, each made of the tables there are."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -29,11 +28,13 @@ from quantskew.analysis.views import first_groupings
 from quantskew.data.people import People
 from quantskew.fairness.catalogue import CATALOGUE
 from quantskew.fairness.verdicts import CANNOT_TELL
-from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, width_name
+from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, state_name, width_name
 from quantskew.schemas import POINT
 
 Frames = Mapping[str, pd.DataFrame]
-_WIDTH = {"width": lambda row: Cell(width_name(row["bits"]), float(row["bits"]))}
+_WIDTH = {
+    "width": lambda row: Cell(width_name(row["bits"]) if row["bits"] else "", float(row["bits"]))
+}
 
 
 class Section(NamedTuple):
@@ -54,7 +55,7 @@ def sections(frames: Frames, study: Study) -> list[Section]:
             "groups", "Every group",
             "Change of the accuracy of each group against fp32, in points. ▼ worse, ▲ better, "
             "= equivalent (within the margin), ? cannot tell; * too few images to be judged.",
-            [*_groups(frames, study)], "results",
+            [*_groups(frames, study), *_scores(frames)], "results",
         ),
         Section(
             "remedies", "What helps, and what it costs",
@@ -160,6 +161,23 @@ def _groups(frames: Frames, study: Study) -> Iterator[Table]:
     )  # fmt: skip
 
 
+def _scores(frames: Frames) -> Iterator[Table]:
+    if "scores" in frames:
+        rows = frames["scores"].dropna(subset="change")
+        yield table(
+            "Scores of each group against fp32: probabilities, and not only answers", rows,
+            {
+                **_network(rows), "method": text("method"), **_WIDTH,
+                "grouping": text("attribute"), "group": text("group"), "score": text("score"),
+                "n": count("n"), "before": count("before"), "after": count("after"),
+                "change": count("change"), "low": count("low"), "high": count("high"),
+                "false discovery rate": p("fdr"), "verdict": verdict("verdict"),
+            },
+            "From the logits, for these networks; in nats, or shares of 1. Two networks never "
+            "agree in all, so a distance is worse only where it is surely above the margin.",
+        )  # fmt: skip
+
+
 def _metric_change(width: str) -> Any:
     def show(row: dict[str, Any]) -> Cell:
         value, word = row[f"{width}_change"], row[f"{width}_verdict"]
@@ -177,7 +195,8 @@ def _heat(
     several = len(set(effects["method"])) > 1
     order = effects.sort_values("bits", ascending=False, kind="stable")
     for (method, bits), part in order.groupby(["method", "bits"], sort=False):
-        name = f"{method} {width_name(bits)}" if several else width_name(bits)
+        name = state_name(method, bits)
+        name = f"{method} {name}" if several and name != method else name
         columns[name] = part.set_index("group")[["change", "verdict"]]
     files = frames.get("deployed_groups")
     if files is not None:
@@ -242,12 +261,11 @@ def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
     if "remedies" not in frames:
         return
     rows = side_by_side(frames["remedies"], ["overall", "fvo", "worst_group"])
-    known = {*POINT, "attribute", "images_trained", "training", "bytes", "excess", "meets",
-             "cheapest", "free"}  # fmt: skip
-    prices = [
-        name for name in rows
-        if name not in known and not re.match("(overall|fvo|worst_group)", name)
-    ]  # fmt: skip
+    over = "over_change" in frames["remedies"]
+    if over:  # what training adds to the best that trains nothing
+        own = frames["remedies"][frames["remedies"]["metric"] == "worst_group"]
+        names = ["bar", "over_change", "over_low", "over_high", "over_verdict"]
+        rows = rows.drop(columns=names, errors="ignore").merge(own[[*POINT, *names]], on=[*POINT])
     about = methods_described(study)
     rows = rows.assign(what=rows["method"].map(about).fillna(""))
     if "free" in rows:
@@ -269,8 +287,9 @@ def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
             ),
             "verdict": verdict("worst_group_verdict"), "FVO": change("fvo"),
             "training": count("training"), "size": size_of("bytes"),
-            **{name.replace("_", " "): count(name) if rows[name].dtype.kind in "fi" else text(name)
-               for name in prices},
+            **{f"{name} needed": count(name) for name in ("images", "labels") if name in rows},
+            **({"over the best free one":
+                change_with_limits("over_change", "over_low", "over_high")} if over else {}),
             "choice": lambda row: Cell("cheapest near the target" if row["cheapest"] else ""),
         },
         open=True,
