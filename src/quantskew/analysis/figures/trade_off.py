@@ -37,4 +37,5 @@ def trade_off(study: Study, effects: pd.DataFrame) -> pd.DataFrame:
         for metric, name in (("overall", "accuracy"), ("fvo", "fvo"))
     ]
     both = sides[0].join(sides[1]).dropna(subset=["accuracy", "fvo"]).reset_index()
+    both = both.sort_values(["panel", "bits"], ascending=[True, False], kind="stable")
     return both.assign(margin=100 * study.statistics.margin)
