@@ -19,7 +19,7 @@ from quantskew import params, tables
 from quantskew.analysis.answer import of_chance
 from quantskew.analysis.claims import ALL
 from quantskew.analysis.figures import FIGURES
-from quantskew.analysis.frontier import recommendations
+from quantskew.analysis.frontier import recommendations, shipped
 from quantskew.analysis.hypotheses import NOTHING
 from quantskew.analysis.published import published
 from quantskew.analysis.remedies import side_by_side
@@ -72,7 +72,9 @@ class Results:
     def answer(self) -> str:
         """Say what was found of each network, in short."""
         levels = first_groupings(self.frame("levels"), self.study)
-        advice = iter(recommendations(self.frame("frontier"), self.study))
+        files = {name: self.frame(name) for name in ("deployed", "deployed_groups")}
+        placed, made = self.frame("frontier"), shipped(files, self.study)
+        advice = iter(recommendations(placed, self.study, made))
         trained = [n for n, m in self.study.methods.items() if m["training"]["kind"] == "qat"][:1]
         lines = []
         for (dataset, model), rows in levels[levels["method"] == BASELINE].groupby(
