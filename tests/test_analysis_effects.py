@@ -221,7 +221,7 @@ def test_with_one_large_group_there_is_no_gap_to_speak_of(predictions):
         sampled = resampled(predictions, alone)
         rows = frontier(sampled, sizes, found.levels, found.certificates, study)
         told += recommendations(rows, study)[0]
-    assert "comes closest" in told
+    assert "Closest is" in told
     assert "ship ptq" in told
     assert "by what was observed" in told
     assert "nan" not in told
