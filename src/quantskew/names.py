@@ -61,11 +61,11 @@ def width_name(bits: int) -> str:
 def state_name(method: str, bits: int) -> str:
     """Name of a state of the one method that is spoken of: its width, or else what made it.
 
-    Answers of other programs, whose width is not known, have the width 0 in the tables.
+    Answers of other programs have a width that is not known.
 
     Examples
     --------
-    >>> state_name("ptq", 4), state_name("phone", 0), state_name("fp32", 32)
+    >>> state_name("ptq", 4), state_name("phone", UNKNOWN_WIDTH), state_name("fp32", 32)
     ('int4', 'phone', 'fp32')
     """
-    return method if bits in (0, FULL_PRECISION) else width_name(bits)
+    return method if bits in (UNKNOWN_WIDTH, FULL_PRECISION) else width_name(bits)

@@ -219,8 +219,8 @@ def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str
     if fitting["excess"].notna().any():
         row = fitting.loc[fitting["excess"].idxmin()]
         told += (
-            f" Closest is {_named(row, what)}, {100 * row['excess']:.1f} points off: a group may lose "
-            f"up to {100 * row['loss_bound']:.1f} points"
+            f" Closest is {_named(row, what)}, {100 * row['excess']:.1f} points off: a group may "
+            f"lose up to {100 * row['loss_bound']:.1f} points"
         )
         known = not np.isnan(row["fvo_high"])
         told += f", and FVO may be {100 * row['fvo_high']:.1f}." if known else "."

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from quantskew.analysis import gate, result
-from quantskew.analysis.answer import points
 from quantskew.analysis.effects import Predictions, analyze
 from quantskew.analysis.gate import Evidence, Finding, Policy, Verdict
 from quantskew.analysis.study import Statistics, Study
+from quantskew.analysis.typeset import points
 from quantskew.answers.joining import Joined, join
 from quantskew.answers.reading import AnswersError, Source
 from quantskew.data.groups import Grouping, Groups

@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from quantskew.analysis import gate
-from quantskew.analysis.answer import points
 from quantskew.analysis.gate import Finding, Policy
-from quantskew.analysis.typeset import escape_markdown, markdown
+from quantskew.analysis.typeset import escape_markdown, markdown, points
 from quantskew.answers.judging import Compared, Decision, compare_answers
 from quantskew.answers.reading import AnswersError, listed
 from quantskew.data.groups import Groups

@@ -32,9 +32,7 @@ from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, state_name, width_n
 from quantskew.schemas import POINT
 
 Frames = Mapping[str, pd.DataFrame]
-_WIDTH = {
-    "width": lambda row: Cell(width_name(row["bits"]) if row["bits"] else "", float(row["bits"]))
-}
+_WIDTH = {"width": lambda row: Cell(width_name(row["bits"]), float(row["bits"]))}
 
 
 class Section(NamedTuple):
