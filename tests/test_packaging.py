@@ -148,7 +148,7 @@ def test_distributions_hold_types_templates_and_the_files_of_a_study(built):
     wanted = {
         f"quantskew/{path.relative_to(package)}": path
         for path in package.rglob("*")
-        if path.suffix in (".py", ".j2", ".typed")
+        if path.suffix in (".py", ".j2", ".css", ".js", ".typed")
     }
     study = {f"quantskew/study/{name}": ROOT / name for name in starting.listed(ROOT)}
     with zipfile.ZipFile(wheel) as held:
