@@ -1,7 +1,7 @@
 """What the site shows that no page under ``docs`` holds: the README, the manual of parameters.
 
-MkDocs calls the functions whose names begin with ``on_`` (``mkdocs.yml``). Nothing that is made here
-is committed, so nothing of it can fall behind the code.
+MkDocs calls the functions whose names begin with ``on_`` (``mkdocs.yml``). Nothing that is made
+here is committed, so nothing of it can fall behind the code.
 """
 
 import inspect

@@ -1,10 +1,11 @@
-"""Run the commands of a page and write what they print into it: ``python docs/refresh.py``.
+"""Run the commands of pages and write what they print into them: ``python docs/refresh.py``.
 
-Run at the root of the project, after the default study (``make``); without names of pages all of
-:data:`OF_THE_STUDY` are written anew. A page is a script, and the tests run it too:
+Run at the root of the project, after the default study (``make``) and with everything committed;
+takes some minutes, as one page changes a method of the study. A page is a script, and the tests run
+it too:
 
 - a ``console`` block holds commands, each behind ``$``, and what they print. That is taken from a
-  run only where the line before the block is ``<!-- refresh -->``; elsewhere it is shortened by hand;
+  run only where the line before the block is ``<!-- refresh -->``; elsewhere it is written by hand;
 - a block whose first line is a comment with the name of a file is that file;
 - ``python`` blocks run in one namespace.
 
@@ -16,15 +17,19 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from quantskew.engine.command import run
 from quantskew.errors import UserError
 from quantskew.files import write_text
 
 OF_THE_STUDY = ("README.md", "docs/reproduce.md", "docs/ship.md")
-"""Pages that show numbers of the default study."""
+"""Pages that show numbers of the default study: only their marked blocks are run, and run there."""
+OF_THEMSELVES = ("docs/compare.md",)
+"""Pages that make their own data: all of them is run, in a folder that is thrown away."""
 MARK = "<!-- refresh -->"
 VERDICTS = re.compile(r"quantskew (gate|compare|verify|plan)\b")
 """Commands whose exit status is a verdict: 0, 1 or 2."""
@@ -114,17 +119,17 @@ def _transcript(block: Block, folder: Path) -> Iterator[str]:
         yield "".join(f"{line}\n" for line in ["$ " + command.replace("\n", "\n> "), *lines])
 
 
-def main(*pages: str) -> None:
-    """Write pages anew."""
+def main() -> None:
+    """Write all pages anew that show what commands print."""
     if not Path("plots/report.html").exists():
         raise UserError("there is no finished study here; run `make` first")
-    for path in map(Path, pages or OF_THE_STUDY):
+    for path in map(Path, OF_THE_STUDY):
         text = path.read_text(encoding="utf-8")
         write_text(path, play(text, Path.cwd(), marked_alone=True))
+    for path in map(Path, OF_THEMSELVES):
+        with tempfile.TemporaryDirectory() as folder:
+            write_text(path, play(path.read_text(encoding="utf-8"), Path(folder)))
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run(main)

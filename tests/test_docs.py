@@ -150,15 +150,34 @@ def test_the_audit_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert {*given["result"].to_frame()["attribute"]} == {"race", "race*gender"}
 
 
-@pytest.mark.parametrize("page", ["README.md"])
-def test_numbers_of_kept_results_are_those_printed(page, tmp_path):
-    """Blocks that need no study are what their commands print today."""
-    text = text_of(page)
-    kept = [b for b in REFRESH["blocks"](text) if "docs/results/" in b.text and b.marked]
+def test_numbers_of_kept_results_are_those_printed():
+    kept = [b for b in REFRESH["blocks"](text_of("README.md")) if "docs/results/" in b.text]
     assert kept
     for block in kept:
         alone = f"<!-- refresh -->\n```console\n{block.text}```\n"
         assert REFRESH["play"](alone, ROOT) == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", REFRESH["OF_THEMSELVES"])
+def test_a_page_of_its_own_data_shows_what_is_printed(page, tmp_path):
+    assert REFRESH["play"](text_of(page), tmp_path) == text_of(page)
+
+
+def test_pages_are_refreshed_after_a_study_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no finished study here; run `make` first"):
+        REFRESH["main"]()
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots/report.html").touch()
+    (tmp_path / "docs").mkdir()
+    marked = "<!-- refresh -->\n```console\n$ pwd\nbefore\n```\n```console\n$ false\n```\n"
+    for name in (*REFRESH["OF_THE_STUDY"], *REFRESH["OF_THEMSELVES"]):
+        (tmp_path / name).write_text(marked.replace("false", "true"))
+    REFRESH["main"]()
+    told = {name: (tmp_path / name).read_text() for name in REFRESH["OF_THE_STUDY"]}
+    assert {*told.values()} == {marked.replace("before", str(tmp_path)).replace("false", "true")}
+    assert "before" not in (tmp_path / "docs/compare.md").read_text()
 
 
 @pytest.fixture
@@ -184,11 +203,29 @@ def test_following_the_pages_works(installed, monkeypatch):
 
 
 def test_a_page_is_run_block_by_block(tmp_path):
-    page = (
-        "text\n```yaml\n# one.yaml\na: 1\n```\n```python\nx = 2\nopen('two', 'w').write(str(x))\n"
-        "```\n<!-- refresh -->\n```console\n$ cat one.yaml \\\n>   two\nold\n```\nrest\n"
-        "```console\n$ echo kept > three\nas written\n```\n"
-    )
+    page = """text
+```yaml
+# one.yaml
+a: 1
+```
+```python
+from pathlib import Path
+```
+```python
+Path("two").write_text("2")
+```
+<!-- refresh -->
+```console
+$ cat one.yaml \\
+>   two
+old
+```
+rest
+```console
+$ echo kept > three
+as written
+```
+"""
     played = REFRESH["play"](page, tmp_path)
     assert played == page.replace("old\n", "# one.yaml\na: 1\n2\n")
     assert (tmp_path / "three").read_text() == "kept\n"
