@@ -28,7 +28,7 @@ from quantskew.files import write_text
 
 OF_THE_STUDY = ("README.md", "docs/reproduce.md", "docs/ship.md")
 """Pages that show numbers of the default study: only their marked blocks are run, and run there."""
-OF_THEMSELVES = ("docs/compare.md",)
+OF_THEMSELVES = ("docs/compare.md", "docs/sure.md")
 """Pages that make their own data: all of them is run, in a folder that is thrown away."""
 MARK = "<!-- refresh -->"
 VERDICTS = re.compile(r"quantskew (gate|compare|verify|plan)\b")
