@@ -70,8 +70,8 @@ def parameters() -> str:
     Markdown: a table of keys for each section, then the same for each kind of a setting.
     """
     shown: list[type[Section]] = []
-    pending = [("params.yaml", Params), *_sections(Params)]
-    parts = []
+    pending: list[tuple[str, type[Section]]] = [("params.yaml", Params), *_sections(Params)]
+    parts: list[str] = []
     while pending:
         name, section = pending.pop(0)
         if section in shown:
@@ -87,11 +87,10 @@ def parameters() -> str:
 
 
 def _described(name: str, section: type[Section]) -> str:
-    family = issubclass(section, Choice)
-    kind = family and bool(getattr(section, "kind", ""))
-    level = "####" if kind else "###" if family else "##"
+    one_of_several = issubclass(section, Choice)
+    level = "##" if not one_of_several else "####" if section.kind else "###"
     said = [f"{level} {_title(name, section)} {{ #{_anchor(section)} }}", _text(section)]
-    if family and not kind:
+    if issubclass(section, Choice) and not section.kind:
         said.append("One of " + ", ".join(_link(n, k) for n, k in section.kinds.items()) + ".")
     elif section.model_fields:
         comments = _comments(section)

@@ -105,7 +105,7 @@ def _transcript(block: Block, folder: Path) -> Iterator[str]:
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": tools, "COLUMNS": "100", "PAGER": "cat"}
     for command in block.commands():
-        if command in NOT_RUN:
+        if command.partition("#")[0].strip() in NOT_RUN:
             continue
         said = subprocess.run(
             ["bash", "-o", "pipefail", "-c", command],

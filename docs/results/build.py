@@ -115,10 +115,10 @@ class Results:
             for row in self._best_remedies(*place).itertuples()
         ]
         for text in recommendations(self.frame("frontier"), self.study):
-            lines += re.split(r"(?<=\.) (?=[A-Z])", escape_markdown(text))
+            lines.append(escape_markdown(text))
         # converted tables keep the intervals and verdicts of the code that computed them
         lines.append(escape_markdown(self.provenance.get("sure") or of_chance(self.study)))
-        return "".join(f"- {text}\n" for text in lines)
+        return "".join(map(_sentences, lines))
 
     def _best_remedies(self, dataset: str, model: str) -> pd.DataFrame:
         """Find, from wide to narrow, the method that helps the worst group most for sure."""
@@ -348,7 +348,7 @@ class Results:
         trained = f"{speed['model']}, batches of {speed['batch_size']}, {threads}"
         versions = ", ".join(f"{name} {number}" for name, number in how["versions"].items())
         data = "\n".join(f"`{path}`: SHA-256 `{digest}`." for path, digest in how["data"].items())
-        converted = f"\n{how['converted']}\n" if "converted" in how else ""
+        converted = _sentences(how.get("converted", ""))
         return f"""In all {self.took()}.
 
 {markdown(rows)}
@@ -361,7 +361,13 @@ Training ({trained}): {speed["ours_images_per_second"]} images a second, a plain
 
 Code `{how["revision"]}`, {versions}.
 {data}
+
 {converted}"""
+
+
+def _sentences(text: str) -> str:
+    """Set each sentence of a text as an item of a list."""
+    return "".join(f"- {said}\n" for said in re.split(r"(?<=\.) (?=[A-Z])", text) if said)
 
 
 def _meets(bound: float, target: float) -> str:

@@ -5,10 +5,10 @@ and at each width the largest loss of a group under plain post-training quantiza
 """
 
 import pandas as pd
-from build import BASELINE, HERE, Results
+from build import HERE, Results
 
 from quantskew.analysis.views import first_groupings
-from quantskew.names import width_name
+from quantskew.names import BASELINE, width_name
 
 STUDIES = ("utkface", "utkface_resnet18", "imbalanced_mnist", "quantization")
 WIDTHS = (8, 4, 3, 2)
