@@ -87,8 +87,9 @@ def parameters() -> str:
 
 
 def _described(name: str, section: type[Section]) -> str:
-    one_of_several = issubclass(section, Choice)
-    level = "##" if not one_of_several else "####" if section.kind else "###"
+    level = "##"
+    if issubclass(section, Choice):
+        level = "####" if section.kind else "###"
     said = [f"{level} {_title(name, section)} {{ #{_anchor(section)} }}", _text(section)]
     if issubclass(section, Choice) and not section.kind:
         said.append("One of " + ", ".join(_link(n, k) for n, k in section.kinds.items()) + ".")
