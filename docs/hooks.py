@@ -41,12 +41,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in the tables of parameters, and let links to the root lead to the site."""
+    """Fill in the tables of parameters, and let links leave the folder of pages.
+
+    Pages at the root are on the site too; code is not, so of a link to it the name remains.
+    """
     if PARAMETERS in markdown:
         markdown = markdown.replace(PARAMETERS, parameters())
     for name, page in AT_THE_ROOT.items():
         markdown = markdown.replace(f"](../{name}", f"]({page}")
-    return markdown
+    return re.sub(r"\[([^\]]+)\]\((?:\.\./)+(?:src|benchmarks)[^)]*\)", r"\1", markdown)
 
 
 def on_page_content(html: str, **_: Any) -> str:

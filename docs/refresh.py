@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +63,9 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
-def play(page: str, folder: Path, *, marked_alone: bool = False) -> str:
+def play(
+    page: str, folder: Path, *, marked_alone: bool = False, given: Mapping[str, Any] | None = None
+) -> str:
     """Run a page in a folder.
 
     Parameters
@@ -74,6 +76,8 @@ def play(page: str, folder: Path, *, marked_alone: bool = False) -> str:
         Where commands run and files are written.
     marked_alone
         Run no commands but those of blocks that are refreshed.
+    given
+        Names that the code of the page takes as given.
 
     Returns
     -------
@@ -84,7 +88,7 @@ def play(page: str, folder: Path, *, marked_alone: bool = False) -> str:
     UserError
         If a command fails, with what it printed.
     """
-    namespace: dict[str, Any] = {"__name__": "page"}
+    namespace = {"__name__": "page", **(given or {})}
     written, done = [], 0
     for block in blocks(page):
         named = _FILE.match(block.text)

@@ -44,7 +44,7 @@ def text_of(page: str) -> str:
 
 
 def test_the_list_of_metrics_is_the_catalogue():
-    assert metrics_table() in text_of("docs/metrics.md")
+    assert metrics_table() in (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,12 @@ def test_a_dead_link_fails(tmp_path):
     built = build(tmp_path / "mkdocs.yml", tmp_path / "site")
     assert built.returncode != 0
     assert "'index.md' contains a link 'glossary.md', but the target is not found" in built.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere_in_the_repository(page):
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_the_manual_has_every_key_with_its_default(site):
@@ -135,15 +141,20 @@ def test_the_code_of_a_page_runs_as_it_stands(page, tmp_path):
     REFRESH["play"](text_of(page), tmp_path)
 
 
-def test_the_audit_of_the_readme_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def given():
+    """What the README takes as given: a network, and images of people."""
     rng = np.random.default_rng(0)
     images = torch.tensor(rng.random((400, 1, 8, 8)), dtype=torch.float32)
     people = {"race": rng.choice(["a", "b"], 400), "gender": rng.choice(["f", "m"], 400)}
-    given = {
+    return {
         "model": nn.Sequential(nn.Flatten(), nn.Linear(64, 2)),
         "test_loader": (images, rng.integers(2, size=400), people),
     }
+
+
+def test_the_audit_of_the_readme_runs(given, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (code,) = [b.text for b in REFRESH["blocks"](text_of("README.md")) if b.kind == "python"]
     exec(compile(code, "README.md", "exec"), given)
     assert "At int8 ptq" in capsys.readouterr().out
@@ -193,11 +204,11 @@ def installed(project):
 
 
 @pytest.mark.slow
-def test_following_the_pages_works(installed, monkeypatch):
+def test_following_the_pages_works(installed, given, monkeypatch):
     """Every command of the pages, in the folder of one study, which stays as it was committed."""
     monkeypatch.setenv("PYTHONPATH", installed.environment()["PYTHONPATH"])
     for page in PLAYED:
-        REFRESH["play"](text_of(page), installed.folder)
+        REFRESH["play"](text_of(page), installed.folder, given=given)
         changed = installed.git("status", "--porcelain", "--untracked-files=no")
         assert changed == "", f"{page} changed tracked files"
 
