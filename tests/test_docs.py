@@ -167,6 +167,11 @@ def test_numbers_of_kept_results_are_those_printed():
     for block in kept:
         alone = f"<!-- refresh -->\n```console\n{block.text}```\n"
         assert REFRESH["play"](alone, ROOT) == alone
+    caption = text_of("README.md").partition("*Race groups")[2].partition("*")[0]
+    told = re.findall(r"(\d+ %) of\s+(\w+)", caption)
+    assert len(told) == 2
+    for share, group in told:
+        assert f"{share} ({group})" in kept[0].text
 
 
 @pytest.mark.slow
