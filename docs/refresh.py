@@ -15,6 +15,7 @@ Commands of other blocks (``sh``, ``text``) are not run.
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,8 @@ OF_THEMSELVES = ("docs/compare.md", "docs/sure.md")
 MARK = "<!-- refresh -->"
 VERDICTS = re.compile(r"quantskew (gate|compare|verify|plan)\b")
 """Commands whose exit status is a verdict: 0, 1 or 2."""
+HAD_ENOUGH = 128 + signal.SIGPIPE
+"""Exit status of a command whose output `head` cut."""
 NOT_RUN = ("make test",)
 """It runs the tests, which run the pages."""
 _BLOCK = re.compile(
@@ -116,7 +119,7 @@ def _transcript(block: Block, folder: Path) -> Iterator[str]:
             cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
-        legal = (0, 1, 2) if VERDICTS.match(command) else (0,)
+        legal = (0, 1, 2) if VERDICTS.match(command) else (0, HAD_ENOUGH)
         if said.returncode not in legal:
             raise UserError(f"$ {command}\nended with {said.returncode}:\n{said.stdout[-4000:]}")
         lines = [line.rpartition("\r")[2].rstrip() for line in said.stdout.splitlines()]
