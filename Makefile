@@ -17,7 +17,7 @@ test: $(INSTALLED)
 	pytest
 
 docs: $(INSTALLED)
-	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
