@@ -2,7 +2,6 @@
 
 import copy
 import io
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -493,12 +492,3 @@ def test_methods_by_their_old_names(network, train, test, tmp_path):
         compat.apply_quantization(network, method="bias_awar")
     with pytest.raises(UserError, match="2 to 8 bits"):
         compat.apply_quantization(network, method="PTQ_INT16")
-
-
-@pytest.mark.parametrize("document", ["docs/python.md", "README.md"])
-def test_the_examples_run_as_they_stand(document, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / document).read_text(encoding="utf-8")
-    namespace: dict = {}
-    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)):
-        exec(compile(block, f"{document}, example {number + 1}", "exec"), namespace)

@@ -45,8 +45,8 @@ def badges():
 
 @pytest.fixture(scope="module")
 def own_method():
-    """The file and the parameters of a method as the README writes them."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The file and the parameters of a method as the page of extensions writes them."""
+    text = (ROOT / "docs/extend.md").read_text(encoding="utf-8")
     code, parameters = re.search(
         r"`my_method\.py`:\n\n```python\n(.*?)```\n\n```yaml\n(.*?)```", text, re.S
     ).groups()

@@ -19,7 +19,7 @@ from quantskew import params, tables
 from quantskew.analysis.answer import of_chance
 from quantskew.analysis.claims import ALL
 from quantskew.analysis.figures import FIGURES
-from quantskew.analysis.frontier import recommendations, shipped
+from quantskew.analysis.frontier import recommendations
 from quantskew.analysis.hypotheses import NOTHING
 from quantskew.analysis.published import published
 from quantskew.analysis.remedies import side_by_side
@@ -72,9 +72,6 @@ class Results:
     def answer(self) -> str:
         """Say what was found of each network, in short."""
         levels = first_groupings(self.frame("levels"), self.study)
-        files = {name: self.frame(name) for name in ("deployed", "deployed_groups")}
-        placed, made = self.frame("frontier"), shipped(files, self.study)
-        advice = iter(recommendations(placed, self.study, made))
         trained = [n for n, m in self.study.methods.items() if m["training"]["kind"] == "qat"][:1]
         lines = []
         for (dataset, model), rows in levels[levels["method"] == BASELINE].groupby(
@@ -85,35 +82,50 @@ class Results:
             group = escape_markdown(worst["group"])
             overall, spread = (rows[rows["metric"] == m].iloc[0] for m in ("overall", "fvo"))
             lines.append(
-                f"At fp32 {model} is right on {_share(overall['value'])} % of {dataset}, on "
-                f"{_share(worst['value'])} % of {group}: FVO {_share(spread['value'])} "
-                f"points; chance alone would show up to {_share(spread['chance_upper'])}."
+                f"At fp32 {model} answers {_share(overall['value'])} % of {dataset} rightly, and "
+                f"{_share(worst['value'])} % of {group}. FVO is {_share(spread['value'])} points; "
+                f"chance alone would show up to {_share(spread['chance_upper'])}."
             )
             lines += [
-                f"`{method}` against fp32, change of FVO: {text}."
+                f"`{method}` changes FVO, in points against fp32: {text}."
                 for method in (self.plain, *trained)
                 if (text := self.change(method, reference=BASELINE, at=(dataset, model)))
             ]
-            lines += [self._best_remedy(dataset, model), escape_markdown(next(advice))]
-        # converted tables keep the intervals and verdicts of the code that computed them
-        sure = self.provenance.get("sure") or of_chance(self.study)
-        return "".join(f"- {text}\n" for text in [*lines, escape_markdown(sure)])
+            best = self._best_remedies(dataset, model)
+            helped = "; ".join(
+                f"{width_name(row.bits)} `{row.method}` {_points(row.worst_group_change)}"
+                for row in best.itertuples()
+            )
+            lines.append(
+                f"Most help for the worst group, in points over `{self.plain}`: {helped}."
+                if helped
+                else f"No method is detectably better than `{self.plain}` for the worst group."
+            )
+        return "".join(f"- {text}\n" for text in lines)
 
-    def _best_remedy(self, dataset: str, model: str) -> str:
+    def advice(self) -> str:
+        """Say what helps at which cost, what to do, and how sure that is."""
+        lines = [
+            f"{width_name(row.bits)}: `{row.method}` changes the worst group by "
+            f"{_points(row.worst_group_change)} "
+            f"{_limits(row.worst_group_low, row.worst_group_high)} points over `{self.plain}` and "
+            f"overall accuracy by {_points(row.overall_change)}, for {row.training:.2f} times the "
+            "training of fp32."
+            for place, _ in self.frame("remedies").groupby(["dataset", "model"])
+            for row in self._best_remedies(*place).itertuples()
+        ]
+        for text in recommendations(self.frame("frontier"), self.study):
+            lines.append(escape_markdown(text))
+        # converted tables keep the intervals and verdicts of the code that computed them
+        lines.append(escape_markdown(self.provenance.get("sure") or of_chance(self.study)))
+        return "".join(map(_sentences, lines))
+
+    def _best_remedies(self, dataset: str, model: str) -> pd.DataFrame:
+        """Find, from wide to narrow, the method that helps the worst group most for sure."""
         rows = side_by_side(self.frame("remedies"), ["overall", "worst_group"])
         rows = rows[(rows["dataset"] == dataset) & (rows["model"] == model)]
         better = rows[rows["worst_group_verdict"] == "better"]
-        if better.empty:
-            return f"No method is detectably better than `{self.plain}` for the worst group."
-        best = better.loc[better.groupby("bits")["worst_group_change"].idxmax()]
-        lines = [
-            f"{width_name(row.bits)}: `{row.method}` {_points(row.worst_group_change)} "
-            f"{_limits(row.worst_group_low, row.worst_group_high)} points, for "
-            f"{_points(row.overall_change)} of accuracy and {row.training:.2f} × the training "
-            "of fp32"
-            for row in best[::-1].itertuples()
-        ]
-        return f"What helps the worst group most, against `{self.plain}`: {'; '.join(lines)}."
+        return better.loc[better.groupby("bits")["worst_group_change"].idxmax()][::-1]
 
     def ships(self) -> str:
         """Say of each int8 file who pays most, and whether any int8 variant meets the target."""
@@ -336,7 +348,7 @@ class Results:
         trained = f"{speed['model']}, batches of {speed['batch_size']}, {threads}"
         versions = ", ".join(f"{name} {number}" for name, number in how["versions"].items())
         data = "\n".join(f"`{path}`: SHA-256 `{digest}`." for path, digest in how["data"].items())
-        converted = f"\n{how['converted']}\n" if "converted" in how else ""
+        converted = _sentences(how.get("converted", ""))
         return f"""In all {self.took()}.
 
 {markdown(rows)}
@@ -349,7 +361,13 @@ Training ({trained}): {speed["ours_images_per_second"]} images a second, a plain
 
 Code `{how["revision"]}`, {versions}.
 {data}
+
 {converted}"""
+
+
+def _sentences(text: str) -> str:
+    """Set each sentence of a text as an item of a list."""
+    return "".join(f"- {said}\n" for said in re.split(r"(?<=\.) (?=[A-Z])", text) if said)
 
 
 def _meets(bound: float, target: float) -> str:
