@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ APART = 0.25
 Scale = Literal["linear", "log", "symlog"]
 
 
+LONGEST = 60
+"""Signs of a name in a figure; the tables have all of it."""
+
+
 def looks(methods: Iterable[str]) -> dict[str, tuple[str, str, str]]:
     """Colour, marker and hatch of each method; up to 36 methods, no two share all three."""
     rest = sorted({*methods}.difference(FIXED, KNOWN))
@@ -72,7 +77,17 @@ def _verbatim(rows: pd.DataFrame) -> pd.DataFrame:
     # two dollar signs enclose a formula, and a label that starts with an underscore has no entry in
     # a legend unless an invisible character stands before it
     texts = rows[[name for name in rows if pd.api.types.is_string_dtype(rows[name])]]
+    short = {name: _short(texts[name]) for name in texts}
+    texts = texts.assign(**short)
     return rows.assign(**texts.replace({r"\$": r"\$", "^_": "\N{WORD JOINER}_"}, regex=True))
+
+
+def _short(names: "pd.Series[str]") -> "pd.Series[str]":
+    """Cut the middle out of long names, and number those that then look alike."""
+    long = [name for name in names.unique() if len(str(name)) > LONGEST]
+    cut = pd.Series({name: f"{name[: LONGEST - 15]}…{name[-14:]}" for name in long}, dtype=str)
+    again = cut.groupby(cut).cumcount()
+    return names.replace((cut + again.where(again > 0, "").astype(str)).to_dict())
 
 
 def compact(svg: str) -> str:
@@ -146,7 +161,9 @@ class Drawing(ABC):
     def svg(self, rows: pd.DataFrame) -> str:
         """Draw the rows as a short SVG: the same rows give the same bytes."""
         text = io.StringIO()
-        with mpl.rc_context(STYLE):
+        with mpl.rc_context(STYLE), warnings.catch_warnings():
+            # texts stay texts in an SVG, so a font that lacks a sign matters to the layout alone
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
             self.canvas(rows).savefig(text, format="svg", metadata={"Date": None, "Creator": None})
         return compact(text.getvalue())
 
