@@ -21,7 +21,9 @@ from quantskew.quantization.layers import quantizable
 from quantskew.quantization.method import Method
 from quantskew.quantization.objectives import Objective
 from quantskew.quantization.packing import load, save
+from quantskew.quantization.logit_maps import Correction, correct
 from quantskew.quantization.policies import Allocation, Importance, Policy, Reduction, Unit
+from quantskew.quantization.post import Post
 from quantskew.quantization.ranges import ActivationRange, WeightRange
 from quantskew.quantization.rounding import Rounding
 from quantskew.quantization.starts import ScaleStart
@@ -83,7 +85,16 @@ class Fp8(Weights, kind="test_fp8"):
         return Quantized(network, {}, notes, {})
 
 
-OURS = (Half, Down, Fixed, FirstWide, Fp8)
+class Louder(Post, kind="test_louder"):
+    """The first class is answered more often."""
+
+    def __call__(self, quantized, material):
+        shift = torch.tensor([1.0, 0.0, 0.0])
+        correct(quantized.network, Correction(shift), material.example, coded=())
+        return {"kind": self.kind}
+
+
+OURS = (Half, Down, Fixed, FirstWide, Fp8, Louder)
 
 
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -175,6 +186,11 @@ def test_a_format_of_your_own_has_its_width():
     assert not torch.equal(answers(apply(weights={"format": "test_fp8"})), small()(IMAGES))
 
 
+def test_a_correction_of_your_own_follows_the_others():
+    made, plain = apply(post=["match_reference", "test_louder"]), apply(post="match_reference")
+    torch.testing.assert_close(answers(made), answers(plain) + torch.tensor([1.0, 0, 0]))
+
+
 def test_a_kind_of_your_own_brings_its_code_into_the_fingerprint():
     parts = {"weights": {"range": "test_half"}}
     told = identity(Method.model_validate(parts))["weights"]["range"]
@@ -196,7 +212,14 @@ KINDS = {
     "weights.bias_correction": (
         BiasCorrection, lambda kind: {"weights": {"bias_correction": kind}},
     ),
-    "weights": (Weights, lambda kind: {"weights": {"format": kind}}),
+    "weights": (
+        Weights,
+        lambda kind: {"weights": {"format": kind}, **({"post": "temperature"} if kind == "float32" else {})},
+    ),
+    "post": (
+        [kind for kind in Post.kinds if kind not in ("threshold", "batchnorm")],
+        lambda kind: {"post": kind},
+    ),
     "weights.scheme": (
         ("asymmetric", "symmetric", "symmetric_narrow"), lambda kind: {"weights": {"scheme": kind}},
     ),
@@ -241,7 +264,7 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_a_part_answers_in_its_own_way(name):
     family, parts = KINDS[name]
-    kinds = family if isinstance(family, tuple) else family.kinds
+    kinds = family if isinstance(family, tuple | list) else family.kinds
     results = {kind: answers(apply(**parts(kind))) for kind in kinds}
     assert all(torch.isfinite(result).all() for result in results.values())
     same = [pair for pair in itertools.combinations(results, 2)

@@ -180,7 +180,7 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         (weights(rounding={"kind": ["gptq"]}), ["weights.rounding", "legal: nearest, adaround"]),
         (weights(rounding="adaroud"), ["weights.rounding", "did you mean 'adaround'"]),
         (weights(format="float16", range="mse"), ["mine.weights.range", "legal here: format"]),
-        (weights(format="float32"), ["mine.weights", "legal: integer, float16, bfloat16"]),
+        (weights(format="float64"), ["mine.weights", "legal: integer, float32, float16, bfloat16"]),
         (weights(rang="mse"), ["weights.rang", "legal here: format, granularity", "'range'"]),
         (qat(weights={"scheme": "symmetric"}), ["weights.scheme acts with training: none, or a"]),
         (qat(weights={"range": "mse"}), ["weights.range acts with training: none, or a policy of"]),

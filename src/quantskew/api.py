@@ -74,6 +74,7 @@ class Material(NamedTuple):
     train: Samples | None
     training: Training
     qat: Qat
+    held_out: Samples | None = None
 
 
 class Options(TypedDict, total=False):
@@ -346,7 +347,7 @@ def evaluate(
         models=(label,),
         bits=tuple(bits),
         seeds=(SEED,),
-        methods={a.name: a.method.model_dump() for a in grid},
+        methods={a.name: a.method.described() for a in grid},
         reference=reference,
         groups=grouping.model_copy(update={"by": {DATA: by}}),
         statistics=statistics,
@@ -404,7 +405,9 @@ def material(
     if seen is not None:
         example = seen.images
     example = models.as_input((_any_input(model) if example is None else example)[:2], CPU)
-    return Material(example, seen, train_set, training, qat)
+    # images given beside those of the training are taken as not trained on
+    apart = None if calibration is None or train is None else seen
+    return Material(example, seen, train_set, training, qat, apart)
 
 
 def _any_input(model: nn.Module) -> Tensor:
@@ -435,6 +438,7 @@ def _apply(model: nn.Module, method: Method, bits: int, inputs: Material) -> Qua
         training=inputs.training,
         qat_settings=inputs.qat,
         seed=SEED,
+        held_out=inputs.held_out,
     )
     # the network carries its codes, so that packed_bytes needs nothing else
     vars(quantized.network)["quantized"] = quantized[1:]

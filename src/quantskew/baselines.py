@@ -55,14 +55,15 @@ def train(
         history, watched = History(), np.array([], dtype=np.int64)
     else:
         watched = watched_samples(data)
+        shown, _ = hold_out(data.train, training.held_out)
         history = fit(
             network,
-            data.train.images,
-            data.train.labels,
+            shown.images,
+            shown.labels,
             settings=training,
-            order=recipe.sampling.order(data.train.attributes, seed),
+            order=recipe.sampling.order(shown.attributes, seed),
             seed=seed,
-            objective=recipe.loss.objective(data.train, class_accuracy(data, baseline_history)),
+            objective=recipe.loss.objective(shown, class_accuracy(data, baseline_history)),
             augment=recipe.augmentation.augmenter(classes=len(data.classes), seed=seed),
             watched=(data.images[watched], data.labels[watched]),
             checkpoint=folder / "checkpoint.safetensors",
@@ -74,6 +75,33 @@ def train(
     models.save_weights(network, folder / "network.safetensors")
     save_history(folder / "history.safetensors", history, watched)
     history.write_cost(folder / "cost.json")
+
+
+def hold_out(train: Samples, share: float) -> tuple[Samples, Samples | None]:
+    """Divide training samples into those that networks are trained on, and those held out.
+
+    Parameters
+    ----------
+    train
+        All training samples.
+    share
+        Of each class, 0 to 1, that is held out, rounded down: the same samples for every seed.
+
+    Returns
+    -------
+    shown, held_out
+        ``held_out`` is ``None`` where nothing is.
+    """
+    if not share:
+        return train, None
+    labels = train.labels.numpy()
+    order = np.random.default_rng(0).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    sizes = np.bincount(labels)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    out = np.zeros(len(order), bool)
+    out[order] = place < np.floor(share * np.repeat(sizes, sizes))
+    return train.at(np.flatnonzero(~out)), train.at(np.flatnonzero(out))
 
 
 def watched_samples(data: Samples) -> np.ndarray:

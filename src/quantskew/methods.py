@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from quantskew import models
-from quantskew.baselines import class_accuracy
+from quantskew.baselines import class_accuracy, hold_out
 from quantskew.data.loading import Samples
 from quantskew.models import CPU
 from quantskew.quantization import packing
@@ -21,6 +21,7 @@ from quantskew.quantization.fitting import Material, MethodError, Qat
 from quantskew.quantization.layers import plain
 from quantskew.quantization.method import Method
 from quantskew.quantization.policies import allocate_bits
+from quantskew.quantization.post import PostMaterial
 from quantskew.quantization.selfcheck import same_logits
 from quantskew.subject import Subject
 from quantskew.training.loop import History
@@ -65,14 +66,16 @@ def quantize(
     """
     data = subject.data().divided(bins or {})
     example = models.as_input(data.train.images[:2], CPU)
+    shown, held_out = hold_out(data.train, training.held_out)
     history = History()
     quantized = apply(
         packing.open_variant(subject),
         method,
         bits,
         example=example,
-        calibration=data.train,
-        train=data.train,
+        calibration=shown,
+        train=shown,
+        held_out=held_out,
         training=training,
         qat_settings=qat_settings,
         seed=seed,
@@ -99,6 +102,7 @@ def apply(
     training: Training,
     qat_settings: Qat,
     seed: int,
+    held_out: Samples | None = None,
     accuracy: Floats | None = None,
     **fitting: Any,
 ) -> packing.Quantized:
@@ -117,6 +121,9 @@ def apply(
         none.
     training, qat_settings, seed
         As in :func:`quantize`.
+    held_out
+        Samples that the network was not trained on, for corrections after quantization; they look
+        at ``calibration`` where there are none.
     accuracy
         (classes,), mean accuracy of each class over the training of the baseline, for a loss of QAT
         that ``needs_history``.
@@ -128,14 +135,44 @@ def apply(
     MethodError
         When the method needs samples that are not given, or its function does not fit.
     """
-    network = plain(network, example)
+    before = plain(network, example)
+    samples = calibration, train
+    given = training, qat_settings, accuracy, seed, fitting
+    quantized = _quantized(before, method, bits, example, samples, given)
+    if not method.post:
+        return quantized
+    source = calibration if held_out is None else held_out
+    looked = {part.looks_at for part in method.post} - {"nothing"}
+    seen = method.calibration.draw(source, seed) if looked and source is not None else None
+    frequencies = None
+    if train is not None:
+        shown = method.recipe.sampling.order(train.attributes, seed)(0)
+        frequencies = train.labels[shown].bincount(minlength=len(train.classes)).double().numpy()
+    material = PostMaterial(example, before, seen, held_out is not None, frequencies)
+    done = [part(quantized, material) for part in method.post]
+    quantized.notes["post"] = done
+    if seen is not None:
+        quantized.notes["calibration_after"] = seen.counts
+    return packing.checked(quantized, example)
+
+
+def _quantized(
+    network: nn.Module,
+    method: Method,
+    bits: int,
+    example: Tensor,
+    samples: tuple[Samples | None, Samples | None],
+    given: tuple[Training, Qat, Floats | None, int, Mapping[str, Any]],
+) -> packing.Quantized:
+    """Apply all parts of a method but the corrections that follow."""
+    (calibration, train), (*settings, seed, fitting) = samples, given
     if method.function is not None:
         result = own(method.function, network, example=example, bits=bits, train=train, seed=seed)
         if isinstance(result, packing.Quantized):
             return result
         network = result
     seen = widths = None
-    if method.needs_calibration():
+    if method.quantizing_looks():
         if calibration is None:
             raise MethodError("the method looks at calibration images, and none are given")
         seen = method.calibration.draw(calibration, seed)
@@ -144,9 +181,7 @@ def apply(
                 network, example, seen.images, seen.labels, seen.groups,
                 bits=bits, weights=method.integer_weights(), policy=method.policy, seed=seed,
             )  # fmt: skip
-    material = Material(
-        example, seen, widths, train, training, qat_settings, accuracy, seed, fitting
-    )
+    material = Material(example, seen, widths, train, *settings, seed, fitting)
     quantized = method.training(network, method, bits, material)
     if seen is not None:
         quantized.notes["calibration"] = seen.counts

@@ -23,6 +23,7 @@ from quantskew.deployment.settings import Deploy
 from quantskew.engine.compute import Compute
 from quantskew.errors import close_names
 from quantskew.evaluation.plan import Curvature
+from quantskew.names import FULL_PRECISION
 from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method, recipe_owners
 from quantskew.sections import ParamsError, Section, Seeds, Widths, checked, read
@@ -83,10 +84,13 @@ class Params(Section):
         known = ("fp32", *self.all_methods())
         if "fp32" in known[1:]:
             raise ValueError("fp32 is the name of the networks before any method; rename yours")
-        owners = recipe_owners(self.mitigations)
+        shipped = [
+            *recipe_owners(self.mitigations).values(),
+            *(name for name, m in self.mitigations.items() if m.weights.own_bits == FULL_PRECISION),
+        ]
         for key, given, legal, what in (
             ("curvature.methods", self.curvature.methods, known, "method"),
-            ("deploy.networks", self.deploy.networks, (*owners.values(),), "fp32 network"),
+            ("deploy.networks", self.deploy.networks, shipped, "fp32 network"),
         ):
             for name in given:
                 if name not in legal:
@@ -95,6 +99,12 @@ class Params(Section):
                         f"{close_names(name, legal)}"
                     )
         for name, method in self.all_methods().items():
+            chosen = any(getattr(part, "tau", None) == "held_out" for part in method.post)
+            if chosen and not self.training.held_out:
+                raise ValueError(
+                    f"{name}: post: tau: held_out needs training samples that no network is "
+                    "trained on; set training.held_out, such as 0.1, or give tau a number"
+                )
             bits, narrowest = min(method.bits_of(self.bits)), method.policy.narrowest()
             if narrowest > bits:
                 raise ValueError(
@@ -117,10 +127,11 @@ class Params(Section):
                 f"{', '.join(self.methods)}{close_names(self.reference, self.methods)}"
             )
         method = self.methods[self.reference]
-        if method.recipe != Recipe() or method.training.trains or method.function is not None:
+        trained = method.recipe != Recipe() or method.training.trains
+        if trained or method.function is not None or method.post:
             raise ValueError(
                 f"reference: {self.reference} must be a post-training quantization without a "
-                "recipe and without a function, or remedies are compared with a remedy"
+                "recipe, a function and post, or remedies are compared with a remedy"
             )
         if method.weights.own_bits is not None or method.bits is not None:
             raise ValueError(
@@ -160,7 +171,7 @@ class Params(Section):
         """Return what those need to know of the study who judge its answers."""
         shared: dict[str, Any] = {name: getattr(self, name) for name in _JUDGED}
         parts: dict[str, Any] = {
-            section: {name: method.model_dump() for name, method in getattr(self, section).items()}
+            section: {name: method.described() for name, method in getattr(self, section).items()}
             for section in ("methods", "mitigations")
         }
         return Study(**shared, **parts)

@@ -32,7 +32,7 @@ Failures = dict[Variant, str]
 
 
 def widths(method: Method, bits: tuple[int, ...]) -> tuple[int, ...]:
-    """Widths that a method is run at: 16 for a floating-point format, else those of the study.
+    """Widths that a method is run at: its own of a floating-point format, else those of the study.
 
     A method that names widths is kept to them; an experiment with none of these has all its own.
     """
@@ -134,6 +134,7 @@ def _training_cells(study: "Params", bases: Mapping[Variant, Recipe]) -> dict[Va
 def _quantizing_cell(study: "Params", variant: Variant, method: Method, base: Path) -> Cell:
     # what a method does not look at may change, and it is not done anew
     learns = method.training.trains
+    held_out = study.training.held_out if method.post or method.needs_calibration() else 0.0
     return Cell(
         variant.stem,
         "quantskew.methods:quantize",
@@ -142,7 +143,7 @@ def _quantizing_cell(study: "Params", variant: Variant, method: Method, base: Pa
         seed=variant.seed,
         method=method.model_copy(update={"bits": None}),
         bits=variant.bits,
-        training=study.training if learns else Training(),
+        training=study.training if learns else Training(held_out=held_out),
         qat_settings=study.qat if learns else Qat(),
         bins=study.groups.edges(*method.recipe.groupings, method.calibration.by),
     )

@@ -2,8 +2,9 @@
 
 Three tables come out. ``levels`` says where a point of the study stands in every metric of the
 catalogue; ``effects`` says what changed against a reference on the same samples: the fp32 baseline
-for every point, the study's reference of the same width for every other method, and the control of
-a remedy for channels, whose widths are dealt at random; ``certificates`` bounds what groups lost.
+for every point, the study's reference of the same width for every other method, the control of a
+remedy for channels, whose widths are dealt at random, and the free remedies of the same width for
+what was trained; ``certificates`` bounds what groups lost.
 
 Comparing two points depends on their answers alone, so :func:`compare_point` can run as a cell of
 its own. What depends on all comparisons together, the adjustment for their number and the verdicts
@@ -156,7 +157,8 @@ def references(study: Study, point: Point, points: Container[Point]) -> list[tup
     plain = study.reference
     if point.method == plain or point._replace(method=plain) not in points:
         return [(BASELINE, FULL_PRECISION)]
-    beside = [plain, *_shuffled(study, point.method)]
+    free = study.free_remedies() if study.retrained(point.method) else []
+    beside = [plain, *_shuffled(study, point.method), *free]
     same_width = [(m, point.bits) for m in beside if point._replace(method=m) in points]
     return [(BASELINE, FULL_PRECISION), *same_width]
 

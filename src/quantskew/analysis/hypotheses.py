@@ -98,6 +98,7 @@ def _without_recipe(evidence: Evidence, *, mixed: bool, training: str | None = N
     return evidence.first(
         lambda m: (
             _is_mixed(m) == mixed
+            and not m.get("post")
             and m["recipe"] == plain
             and training in (None, kind(m, "training"))
         ),
@@ -253,6 +254,7 @@ def _fair_training(evidence: Evidence) -> Contrast:
     fair = evidence.first(
         lambda m: (
             kind(m, "training") == "qat"
+            and not m.get("post")
             and kind(m, "recipe", "sampling") == "balanced"
             and kind(m, "recipe", "loss") == "weighted"
         ),

@@ -52,7 +52,8 @@ class Study(Section):
     methods, mitigations
         The parts of each method by its name, as plain values under the keys of ``params.yaml``,
         with the defaults filled in: ``methods["ptq"]["weights"]["granularity"]``. A part that is
-        one of several kinds is a mapping with the key ``kind``.
+        one of several kinds is a mapping with the key ``kind``. Beside them ``images`` and
+        ``labels`` count the calibration images, and those whose label must be known.
     reference
         Name of the method that all others are compared with, width by width; a name that is not
         among ``methods`` compares them with the fp32 network alone.
@@ -82,6 +83,14 @@ class Study(Section):
             return False
         recipe = {part: kind(method, "recipe", part) for part in _PLAIN}
         return kind(method, "training") != "none" or recipe != _PLAIN
+
+    def free_remedies(self) -> list[str]:
+        """Names of the methods that correct a network without training it: the bar for the others.
+
+        They have corrections (``post``) and neither a recipe nor QAT.
+        """
+        methods = self.all_methods()
+        return [name for name in methods if methods[name].get("post") and not self.retrained(name)]
 
     def unit_of(self, dataset: str) -> str | None:
         """Column of the samples that names who each comes from; None where each is its own."""

@@ -16,7 +16,8 @@ class Deploy(Section):
     overflows 16 bits, so that the predictions of a file with the full range depend on the CPU.
     """
 
-    networks: tuple[str, ...] = ("fp32",)  # fp32, or methods with a recipe, which retrain it
+    # fp32; or mitigations: with a recipe, which retrain it, or of format float32, which correct it
+    networks: tuple[str, ...] = ("fp32",)
     seeds: Count = 1  # number of seeds, the first ones of the study
     calibrations: Annotated[dict[str, Calibration], Field(min_length=1)] = {
         "random": Calibration(),

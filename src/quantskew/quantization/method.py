@@ -11,6 +11,7 @@ part of a method    where it lives
 ``activations``     :class:`quantskew.quantization.activations.Activations`
 ``calibration``     :class:`quantskew.quantization.calibration.Calibration`
 ``policy``          :class:`quantskew.quantization.policies.Policy`
+``post``            corrections without training: :class:`quantskew.quantization.post.Post`
 ==================  ================================================================================
 
 A kind of your own is one class: a subclass of one of these families, which does the work. A
@@ -20,24 +21,31 @@ combination of parts needs no code at all.
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from quantskew.quantization.activations import Activations, FloatActivations
-from quantskew.quantization.calibration import Calibration
+from quantskew.data.groups import ByGroup
+from quantskew.quantization.calibration import Calibration, RandomChoice
 from quantskew.quantization.fitting import AsIs, Fitting, MethodError, Oscillations, PostTraining
 from quantskew.quantization.policies import Policy, Uniform
-from quantskew.quantization.weights import IntegerWeights, Weights
+from quantskew.quantization.post import BatchNorm, LogitAdjustment, Post
+from quantskew.quantization.weights import Float32, IntegerWeights, Weights
 from quantskew.sections import Code, Section, Widths
 from quantskew.training.recipe import Recipe
 
 IN_QAT = Recipe(during="qat")
 
 
+def _in_turn(given: Any) -> Any:
+    return given if isinstance(given, list | tuple) else (given,)
+
+
 class Method(Section):
     """A composition of orthogonal parts, named in ``methods:`` or ``mitigations:``.
 
     ``bits`` keeps a costly method to some of the study's widths. ``function`` is the user's own,
-    ``module:name``; see :func:`quantskew.methods.own`. ``about`` says in a line what the method is,
+    ``module:name``; see :func:`quantskew.methods.own`. ``post`` is one correction of the quantized
+    network or a list of them, which are done in turn. ``about`` says in a line what the method is,
     for readers of the report; nothing depends on it.
     """
 
@@ -51,6 +59,7 @@ class Method(Section):
     activations: Activations = FloatActivations()
     calibration: Calibration = Calibration()
     policy: Policy = Uniform()
+    post: Annotated[tuple[Post, ...], BeforeValidator(_in_turn)] = ()
 
     def bits_of(self, study: tuple[int, ...]) -> tuple[int, ...]:
         """Those of the study's widths that it is kept to; all where it names none of them."""
@@ -66,8 +75,26 @@ class Method(Section):
 
     def needs_calibration(self) -> bool:
         """Whether training images are looked at after training; if not, they cannot matter."""
+        return self.quantizing_looks() or any(part.looks_at != "nothing" for part in self.post)
+
+    def quantizing_looks(self) -> bool:
+        """Whether training images are looked at before any correction (``post``)."""
         post_training = not self.training.trains and self.weights.needs_calibration()
         return post_training or self.activations.needs_images or self.is_mixed()
+
+    def described(self) -> dict[str, Any]:
+        """Return the parts as plain values, and what they look at, for those who judge.
+
+        ``images`` counts the calibration images, and ``labels`` those whose label (or group) must
+        be known.
+        """
+        knows = (
+            self.is_mixed()
+            or any(part.looks_at == "labels" for part in self.post)
+            or not isinstance(self.calibration.choice, RandomChoice)
+        )
+        images = self.calibration.samples if self.needs_calibration() else 0
+        return self.model_dump() | {"images": images, "labels": images if knows else 0}
 
     def integer_weights(self) -> IntegerWeights:
         """Return how weights become integers; an error where the format is another."""
@@ -95,12 +122,35 @@ class Method(Section):
                 "give activations: static, another rounding or a policy, or leave it out"
             )
         if not isinstance(self.weights, IntegerWeights):
-            if trains or self.activations != FloatActivations() or self.needs_calibration():
+            if trains or self.activations != FloatActivations() or self.quantizing_looks():
                 raise ValueError(
-                    f"format: {self.weights.kind} goes with no other part but a recipe"
+                    f"format: {self.weights.kind} goes with no other part but a recipe or post"
+                )
+            if isinstance(self.weights, Float32) and (not self.post or self.recipe != Recipe()):
+                raise ValueError(
+                    "format: float32 is the trained network itself: give post, and no recipe"
                 )
         elif trains:
             self._fits_qat(self.weights)
+        return self
+
+    @model_validator(mode="after")
+    def _corrections_act(self) -> "Method":
+        for part in self.post:
+            unfolded = self.training.trains or not getattr(self.weights, "fold_bn", True)
+            if isinstance(part, BatchNorm) and not unfolded:
+                raise ValueError(
+                    "post: batchnorm needs batch norms that were not folded; give weights: "
+                    "{fold_bn: false} or training: qat (of folded ones, weights.bias_correction: "
+                    "outputs restores the means)"
+                )
+            sampling = self.recipe.sampling
+            equal = isinstance(sampling, ByGroup) and sampling.by == "label"
+            if isinstance(part, LogitAdjustment) and equal:
+                raise ValueError(
+                    "post: logit_adjustment changes nothing here: recipe.sampling shows the "
+                    "training equally many samples of every class; leave one of them out"
+                )
         return self
 
     def _fits_qat(self, weights: IntegerWeights) -> None:

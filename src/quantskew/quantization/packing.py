@@ -13,7 +13,8 @@ A file holds, for a quantized parameter of the name ``P`` (such as ``conv1.weigh
 ``P#kept``     float32, the output channels that are kept as they were (width 32)
 =============  ===================================================================================
 
-All other tensors of the network (biases, norms that were not folded) stand under their own names.
+All other tensors of the network (biases, norms that were not folded) stand under their own names,
+and so do those of a map of the logits behind the network (``logit_map_…``).
 The metadata is one JSON text: shape, width and scheme of each parameter, the notes of the
 quantizer, and a checksum of all content. Equal networks give equal bytes.
 """
@@ -43,6 +44,7 @@ from quantskew.quantization.codes import (
 )
 from quantskew.quantization.input_quantizers import restore
 from quantskew.quantization.layers import bake, fold, quantizable
+from quantskew.quantization.logit_maps import BUFFERS, attach
 from quantskew.subject import Subject
 
 _KEY = "quantskew"
@@ -60,7 +62,8 @@ class Quantized(NamedTuple):
     convolution and batch norm; ``left_out``, the reason for each part that stays in floating point;
     ``share``, how much has codes (:class:`Share`); ``baked``, the tensors that were computed at
     each run before; ``code``, the digest of an own network's code; after post-training
-    quantization also ``equalized``, ``calibration`` and ``activations``.
+    quantization also ``equalized``, ``calibration`` and ``activations``; ``post``, what was
+    corrected afterwards.
     ``vectors`` are quantized biases and affine maps of norms, by the names of the parameters.
     """
 
@@ -262,6 +265,7 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
     notes = content["notes"]
     models.expect_code(network, notes.get("code"), path)
     network.eval()
+    behind = [tensors.pop(name) for name in BUFFERS if name in tensors]
     try:
         fold(network, notes["folded"])
         for name, layer in quantizable(network).items():
@@ -275,6 +279,8 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
     if notes["format"] in _HALVES:
         in_half(network, notes["format"])
     restore(network, notes.get("activations", {"layers": {}}))
+    if behind:
+        attach(network, *behind)
     return network
 
 
@@ -284,11 +290,20 @@ def open_variant(subject: Subject) -> nn.Module:
     It is in evaluation mode.
     """
     network = subject.build()
-    if subject.bits != FLOAT:
+    if subject.bits != FLOAT or _is_packed(subject.file()):
         return load(subject.file(), network)
     models.load_checkpoint(network, subject.file())
     bake(network.eval())
     return network
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a file holds notes, as that of a corrected network in full precision does."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False  # whoever loads it says what is wrong
 
 
 def in_half(network: nn.Module, precision: str) -> nn.Module:

@@ -168,6 +168,19 @@ class _HalfWeights(Weights):
         return Quantized(in_half(network, self.kind), {}, notes, {})
 
 
+class Float32(Weights, kind="float32"):
+    """The trained network as it is, for corrections that need no quantization (``post``)."""
+
+    own_bits: ClassVar[int | None] = 32
+
+    @override
+    def quantize(self, network: nn.Module, example: Tensor, **given: Any) -> Quantized:
+        from quantskew.quantization.packing import Quantized
+
+        notes: dict[str, Any] = {"format": self.kind, "folded": [], "equalized": [], "left_out": {}}
+        return Quantized(network, {}, notes, {})
+
+
 class Float16(_HalfWeights, kind="float16"):
     """IEEE half precision: 5 bits of exponent, 10 of fraction."""
 

@@ -12,7 +12,8 @@ class Training(Section):
     """How the fp32 baselines are trained (``training:``).
 
     ``lr`` is the peak of the learning rate, which rises over the share ``warmup`` of the training
-    and then follows the ``schedule``.
+    and then follows the ``schedule``. ``held_out`` is the share of the training samples of each class
+    that no network is trained on, for corrections after quantization (``post``) to look at.
     """
 
     epochs: Count = 12
@@ -22,3 +23,4 @@ class Training(Section):
     weight_decay: NonNegative = 0.05
     schedule: Schedule = Cosine()
     warmup: Fraction = 0.1
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
