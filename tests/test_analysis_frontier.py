@@ -133,10 +133,26 @@ def test_an_unknown_bound_meets_no_target():
             "fvo_high": [0.1, 0.1],
             "bytes": [1.0, 2.0],
             "accuracy": 0.9,
+            "method": "ptq",
+            "bits": [4, 8],
         }
     )
     assert judged(rows, aiming())["recommended"].tolist() == [False, True]
     assert judged(rows, aiming(fvo=0.05))["recommended"].tolist() == [False, False]
+
+
+def test_of_a_width_the_free_ones_are_recommended_first():
+    study = load(Path(__file__).parents[1] / "params.yaml").judged()
+    facts = {"loss_bound": 0.0, "fvo_high": 0.1, "accuracy": 0.9}
+    rows = pd.DataFrame(
+        {
+            "method": ["fair_qat", "logit_adjusted", "uo_wcr", "ptq"],
+            "bits": [4, 4, 2, 8],
+            "bytes": [1.0, 2.0, 3.0, 0.5],
+        }
+    ).assign(**facts)
+    assert judged(rows, study)["recommended"].tolist() == [False, False, True, False]
+    assert judged(rows[:2], study)["recommended"].tolist() == [False, True]
 
 
 def test_exemplars_are_the_samples_whose_usual_answer_changed(studied):

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from quantskew.analysis.answer import metrics
-from quantskew.analysis.remedies import cheapest, remedies, side_by_side
+from quantskew.analysis.figures import FIGURES
+from quantskew.analysis.remedies import against_free, cheapest, remedies, side_by_side
 from quantskew.analysis.study import Targets
 from quantskew.names import Point
 from quantskew.params import load
@@ -97,3 +98,77 @@ def test_metrics_tell_what_the_cheapest_leaves_and_takes():
     assert found["int4"]["off"] == 0
     assert found["int4"]["training"] == 0.14
     assert "off" not in found["int8"]
+
+
+PRICED = {"ptq": 0.3, "repaired": 0.2, "logit_adjusted": 0.2, "qat": 0.1, "fair_qat": 0.0}
+TRAINED = {"fp32": 700.0, "qat": 100.0, "fair_qat": 800.0}
+
+
+def priced():
+    """Worst group and FVO rise in this order, so fair_qat leads in one and lags in the other."""
+    placed, levels, effects = [], [], []
+    for i, (method, off) in enumerate(PRICED.items()):
+        place = {"dataset": "d", "model": "m", "method": method, "bits": 4, "attribute": "a"}
+        placed.append({**place, "bytes": 1000.0, "excess": off, "meets": off == 0})
+        for metric in ("overall", "fvo", "worst_group"):
+            levels.append({**place, "metric": metric, "value": i / 100})
+            for j, reference in enumerate(PRICED):
+                if reference != method:
+                    change = (i - j) / 100
+                    limits = {"low": change - 0.01, "high": change + 0.01, "verdict": "better"}
+                    own = {"metric": metric, "group": "all", "reference": reference}
+                    effects.append({**place, **own, "change": change, **limits})
+    counts = {Point("d", "m", method, 4): TRAINED.get(method, 0.0) for method in PRICED}
+    counts[Point("d", "m", "fp32", 32)] = TRAINED["fp32"]
+    frames = (pd.DataFrame(rows).assign(group="all") for rows in (levels, effects))
+    return remedies(pd.DataFrame(placed), counts, *frames, study())
+
+
+def test_what_is_trained_is_priced_against_the_best_free_one_of_each_metric():
+    rows = side_by_side(priced(), ["worst_group", "fvo"], bars=True).set_index("method")
+    assert rows["free"].to_dict() == {
+        "ptq": True, "repaired": True, "logit_adjusted": True, "qat": False, "fair_qat": False,
+    }  # fmt: skip
+    assert rows.loc["fair_qat", ["worst_group_bar", "fvo_bar"]].tolist() == [
+        "logit_adjusted", "ptq",
+    ]  # fmt: skip
+    assert rows.loc["fair_qat", "worst_group_over_change"] == pytest.approx(0.02)
+    assert rows.loc["fair_qat", "fvo_over_change"] == pytest.approx(0.04)
+    assert rows.loc["qat", "worst_group_over_low"] == pytest.approx(0.0)
+    assert (rows.loc[["ptq", "repaired"], "worst_group_bar"] == "").all()
+    assert rows.loc["repaired", "images"] == 64
+    assert (rows["labels"] == 0).all()
+    assert rows.loc["fair_qat", "worst_group_change"] == pytest.approx(0.04)  # against plain
+
+
+def test_what_training_adds_is_said_with_its_price():
+    assert against_free(priced(), study()) == [
+        "What training adds to free remedies on d, m: at int4 fair_qat, for 1.1 times the training "
+        "of fp32, changes the worst group by +2.0 points [+1.0, +3.0] against logit_adjusted "
+        "(better), changes FVO by +4.0 points [+3.0, +5.0] against ptq (better)."
+    ]
+    nothing = priced().query("free")
+    assert against_free(nothing, study()) == []
+
+
+def test_at_equal_distance_from_the_targets_the_free_one_is_cheapest():
+    equal = table({"ptq": 0.3, "qat": 0.0, "free": 0.0})
+    assert equal.loc[equal["cheapest"], "method"].unique().tolist() == ["free"]
+
+
+def test_the_figure_marks_what_is_free_and_what_is_trained():
+    rows = [
+        {
+            "dataset": "mnist5k", "model": "m", "method": method, "bits": bits, "group": "all",
+            "attribute": "digit", "metric": metric, "value": value, "low": 0.1, "high": 0.9,
+        }
+        for method, bits in [("fp32", 32), ("ptq", 4), ("static", 4), ("uo_wcr", 4),
+                             ("logit_adjusted", 4), ("logit_adjusted_fp32", 32)]
+        for metric, value in (("overall", 0.8), ("worst_group", 0.5), ("fvo", 0.3))
+    ]  # fmt: skip
+    shown = FIGURES["free_and_trained"].select(study(), pd.DataFrame(rows))
+    assert shown["series"].tolist() == ["fp32", "plain: ptq", "free: logit_adjusted",
+                                        "trained: uo_wcr"]  # fmt: skip
+    assert (shown["drawing"] == "int4").all()
+    assert shown[["x", "y"]].drop_duplicates().to_numpy().tolist() == [[0.8, 0.5]]
+    assert "free: logit_adjusted" in FIGURES["free_and_trained"].drawing.svg(shown)

@@ -18,10 +18,10 @@ from quantskew.quantization.activations import Activations, Histogram, StaticAct
 from quantskew.quantization.calibration import Calibration, CalibrationChoice
 from quantskew.quantization.fitting import Fitting, Oscillations, Qat
 from quantskew.quantization.layers import quantizable
+from quantskew.quantization.logit_maps import Correction, correct
 from quantskew.quantization.method import Method
 from quantskew.quantization.objectives import Objective
 from quantskew.quantization.packing import load, save
-from quantskew.quantization.logit_maps import Correction, correct
 from quantskew.quantization.policies import Allocation, Importance, Policy, Reduction, Unit
 from quantskew.quantization.post import Post
 from quantskew.quantization.ranges import ActivationRange, WeightRange
@@ -214,7 +214,9 @@ KINDS = {
     ),
     "weights": (
         Weights,
-        lambda kind: {"weights": {"format": kind}, **({"post": "temperature"} if kind == "float32" else {})},
+        lambda kind: {
+            "weights": {"format": kind}, "post": ["temperature"] if kind == "float32" else [],
+        },
     ),
     "post": (
         [kind for kind in Post.kinds if kind not in ("threshold", "batchnorm")],

@@ -126,8 +126,12 @@ def test_files_answer_what_was_evaluated_and_no_code_changes(parts, tmp_path):
             after = made.codes()[name]
             for part in ("codes", "scale", "zero_point"):
                 assert torch.equal(getattr(weight, part), getattr(after, part)), (name, part)
-        unlike = {n for n, v in made.network.state_dict().items()
-                  if not torch.equal(v, before.network.state_dict().get(n, torch.empty(0)))}  # fmt: skip
+        old = before.network.state_dict()
+        unlike = {
+            name
+            for name, tensor in made.network.state_dict().items()
+            if not torch.equal(tensor, old.get(name, torch.empty(0)))
+        }
         assert unlike <= {"4.bias", "logit_map_weight", "logit_map_bias", "1.running_mean",
                           "1.running_var", "1.num_batches_tracked"}  # fmt: skip
 

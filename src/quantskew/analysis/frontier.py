@@ -39,7 +39,8 @@ def frontier(
     pandas.DataFrame
         One row a point. ``excess`` is how far the worse of ``loss_bound`` and ``fvo_high`` lies
         above its target, as a share of 1; a variant meets its targets where it is 0 and the file
-        is small enough. The smallest of them is recommended, the more accurate of equals.
+        is small enough. Of those the narrowest is recommended, and at its width what takes no
+        training first, then the smallest file, then the more accurate.
     """
     attribute = sampled.division.attribute
     seen = certificates[certificates["attribute"] == attribute]
@@ -92,7 +93,9 @@ def judged(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     # a bound that is not known is not met
     excess = np.max(over, axis=0)
     meets = (excess == 0) & (rows["bytes"] <= (targets.bytes or np.inf))
-    best = rows[meets].sort_values(["bytes", "accuracy"], ascending=[True, False]).index[:1]
+    order = ["bits", "trained", "bytes", "accuracy"]
+    ranked = rows.assign(trained=rows["method"].map(study.retrained))[meets]
+    best = ranked.sort_values(order, ascending=[True, True, True, False]).index[:1]
     return rows.assign(excess=excess, meets=meets, recommended=rows.index.isin(best))
 
 
@@ -206,7 +209,7 @@ def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str
     chosen = made[made["recommended"]]
     if len(chosen):
         row, number = chosen.iloc[0], int(made["meets"].sum())
-        among = f"the smallest of {number} {what}s" if number > 1 else f"the only {what}"
+        among = f"the narrowest of {number} {what}s, free ones first," if number > 1 else f"the only {what}"
         parent = row.get("fp32", base["accuracy"])
         return (
             f"ship {_named(row, what)}, {among} for which {wanted}: {row['bytes']:,.0f} bytes "

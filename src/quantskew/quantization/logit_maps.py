@@ -1,9 +1,9 @@
 """Corrections of the logits that the files of a network carry.
 
 A correction is an affine map ``z → W z + b``. Where W is the identity and the last layer gives the
-logits, in float32 and with a bias that has no codes, b is added to the bias of that layer: no code and no byte elsewhere changes. Else the map is
-one small layer of its own behind the network, in float32: two buffers and a hook, because a module
-would run twice in an ``nn.Sequential``.
+logits, in float32 and with a bias that has no codes, b is added to that bias: no code and no byte
+elsewhere changes. Else the map is one small layer of its own behind the network, in float32: two
+buffers and a hook, because a module would run twice in an ``nn.Sequential``.
 """
 
 import copy

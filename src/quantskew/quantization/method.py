@@ -23,8 +23,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from quantskew.quantization.activations import Activations, FloatActivations
 from quantskew.data.groups import ByGroup
+from quantskew.quantization.activations import Activations, FloatActivations
 from quantskew.quantization.calibration import Calibration, RandomChoice
 from quantskew.quantization.fitting import AsIs, Fitting, MethodError, Oscillations, PostTraining
 from quantskew.quantization.policies import Policy, Uniform

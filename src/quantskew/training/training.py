@@ -12,8 +12,8 @@ class Training(Section):
     """How the fp32 baselines are trained (``training:``).
 
     ``lr`` is the peak of the learning rate, which rises over the share ``warmup`` of the training
-    and then follows the ``schedule``. ``held_out`` is the share of the training samples of each class
-    that no network is trained on, for corrections after quantization (``post``) to look at.
+    and then follows the ``schedule``. ``held_out`` is the share of the training samples of each
+    class that no network is trained on, for corrections after quantization (``post``) to look at.
     """
 
     epochs: Count = 12
