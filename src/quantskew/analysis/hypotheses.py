@@ -4,8 +4,9 @@ Each claim is one function under its name and what it estimates; the first line 
 the claim in words. :mod:`quantskew.analysis.claims` tests them all alike.
 
 H1 to H6 are the hypotheses of Diyora (2024), "Beyond Naive Quantization"; ``qat_less_fair`` is a
-claim of Liu et al. (2025); the others are claims of Bellam & Kim (2025). Those about the steps of
-the impact flow are correlations, and show association alone.
+claim of Liu et al. (2025); those on free remedies are of no paper, which all train; the others are
+claims of Bellam & Kim (2025). Those about the steps of the impact flow are correlations, and show
+association alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ from quantskew.analysis.claims import (
 )
 from quantskew.analysis.sampled import Sampled
 from quantskew.analysis.study import Study, kind
-from quantskew.fairness.metrics import Floats
+from quantskew.fairness.metrics import Floats, worst_group
 from quantskew.names import BASELINE, FULL_PRECISION, Point
 
 NOTHING = 0.01
@@ -261,6 +262,97 @@ def _fair_training(evidence: Evidence) -> Contrast:
         "a method with training: qat and recipe: {sampling: balanced, loss: weighted}",
     )
     return evidence.between(evidence.sampled.debiased, fair, evidence.reference)
+
+
+def best_of_both(contrasts: Mapping[tuple[str, str], Contrast], side: int) -> Contrast:
+    """Return the contrast of the best trained remedy and the best free one.
+
+    Parameters
+    ----------
+    contrasts
+        Trained less free, by their names.
+    side
+        Where the trained one is better: 1 above, −1 below.
+
+    Returns
+    -------
+    Contrast
+        Both are chosen by their means on the same networks and samples, so its p is multiplied by
+        the number of pairs that it was chosen from.
+    """
+    gain = {pair: side * float(c.values[0].mean()) for pair, c in contrasts.items()}
+    rivals: dict[str, tuple[str, str]] = {}
+    for pair in contrasts:
+        rivals[pair[0]] = min(pair, rivals.get(pair[0], pair), key=gain.__getitem__)
+    chosen = max(rivals.values(), key=gain.__getitem__)
+    return contrasts[chosen]._replace(looks=len(contrasts))
+
+
+def _trained_less_free(evidence: Evidence, values: Floats, side: int) -> Contrast:
+    """Compare the best trained remedy with the best free one that is there at all its widths."""
+    study, points = evidence.study, evidence.sampled.points
+
+    def widths(name: str) -> set[int]:
+        return {point.bits for point in points if point.method == name} & {*study.bits}
+
+    contrasts = {
+        (trained, free): evidence.only_bits(*sorted(widths(trained))).between(values, trained, free)
+        for trained in study.mitigations
+        for free in study.free_remedies()
+        if study.retrained(trained) and widths(trained) and widths(trained) <= widths(free)
+    }
+    if not contrasts:
+        raise NotTestable(
+            "needs a trained remedy among mitigations, and at all its widths a free one (post)"
+        )
+    return best_of_both(contrasts, side)
+
+
+@claim("training_beats_free_fvo", -1, "debiased FVO, best trained remedy less best free one")
+def _training_fairer(evidence: Evidence) -> Contrast:
+    """The best trained remedy has a lower FVO than the best free one."""
+    return _trained_less_free(evidence, evidence.sampled.debiased, -1)
+
+
+@claim(
+    "training_beats_free_worst", +1,
+    "accuracy of the worst group plus overall accuracy, best trained remedy less best free one",
+)  # fmt: skip
+def _training_spares(evidence: Evidence) -> Contrast:
+    """The best trained remedy is better for the worst group than the best free one.
+
+    At equal accuracy: what a remedy changes in overall accuracy counts point for point beside what
+    it changes for the worst group.
+    """
+    sampled = evidence.sampled
+    worst = worst_group(sampled.accuracy, sampled.division.counted).accuracy
+    return _trained_less_free(evidence, worst + sampled.overall, +1)
+
+
+@claim("quantization_adds", +1, "debiased FVO, logit-adjusted networks less the same in fp32")
+def _left_by_adjustment(evidence: Evidence) -> Contrast:
+    """Quantization adds to the disparity that logit adjustment leaves."""
+    methods = evidence.study.all_methods()
+    adjusting = [
+        name
+        for name in evidence.study.free_remedies()
+        if [part["kind"] for part in methods[name]["post"]] == ["logit_adjustment"]
+    ]
+    points = {(point.method, point.bits) for point in evidence.sampled.points}
+    full = [name for name in adjusting if (name, FULL_PRECISION) in points]
+    narrow = [n for n in adjusting if any((n, bits) in points for bits in evidence.study.bits)]
+    if not full or not narrow:
+        raise NotTestable(
+            "needs post: logit_adjustment at integer widths, and with weights: {format: float32}"
+        )
+    values, widths = evidence.sampled.debiased, evidence.bits(narrow[0])
+
+    def added(model: str) -> Floats:
+        each = [evidence.at(values, model, narrow[0], bits) for bits in widths]
+        start = evidence.at(values, model, full[0], FULL_PRECISION)
+        return np.asarray(np.mean(each, axis=0) - start)
+
+    return Contrast(evidence.over_models(added), f"{narrow[0]} − {full[0]}")
 
 
 def rank_correlation(evidence: Evidence, x: str, y: str) -> Ranks:
