@@ -136,55 +136,48 @@ def apply(
         When the method needs samples that are not given, or its function does not fit.
     """
     before = plain(network, example)
-    samples = calibration, train
-    given = training, qat_settings, accuracy, seed, fitting
-    quantized = _quantized(before, method, bits, example, samples, given)
+    material = Material(example, None, None, train, training, qat_settings, accuracy, seed, fitting)
+    quantized = _quantized(before, method, bits, calibration, material)
     if not method.post:
         return quantized
     source = calibration if held_out is None else held_out
-    looked = {part.looks_at for part in method.post} - {"nothing"}
-    seen = method.calibration.draw(source, seed) if looked and source is not None else None
+    looks = any(part.looks_at != "nothing" for part in method.post)
+    seen = method.calibration.draw(source, seed) if looks and source is not None else None
     frequencies = None
     if train is not None:
         shown = method.recipe.sampling.order(train.attributes, seed)(0)
         frequencies = train.labels[shown].bincount(minlength=len(train.classes)).double().numpy()
-    material = PostMaterial(example, before, seen, held_out is not None, frequencies)
-    done = [part(quantized, material) for part in method.post]
-    quantized.notes["post"] = done
+    after = PostMaterial(example, before, seen, held_out is not None, frequencies)
+    quantized.notes["post"] = [part(quantized, after) for part in method.post]
     if seen is not None:
         quantized.notes["calibration_after"] = seen.counts
     return packing.checked(quantized, example)
 
 
 def _quantized(
-    network: nn.Module,
-    method: Method,
-    bits: int,
-    example: Tensor,
-    samples: tuple[Samples | None, Samples | None],
-    given: tuple[Training, Qat, Floats | None, int, Mapping[str, Any]],
+    network: nn.Module, method: Method, bits: int, calibration: Samples | None, material: Material
 ) -> packing.Quantized:
     """Apply all parts of a method but the corrections that follow."""
-    (calibration, train), (*settings, seed, fitting) = samples, given
+    example, train, seed = material.example, material.train, material.seed
     if method.function is not None:
         result = own(method.function, network, example=example, bits=bits, train=train, seed=seed)
         if isinstance(result, packing.Quantized):
             return result
         network = result
-    seen = widths = None
     if method.quantizing_looks():
         if calibration is None:
             raise MethodError("the method looks at calibration images, and none are given")
         seen = method.calibration.draw(calibration, seed)
+        material = material._replace(seen=seen)
         if method.is_mixed():
             widths = allocate_bits(
                 network, example, seen.images, seen.labels, seen.groups,
                 bits=bits, weights=method.integer_weights(), policy=method.policy, seed=seed,
             )  # fmt: skip
-    material = Material(example, seen, widths, train, *settings, seed, fitting)
+            material = material._replace(widths=widths)
     quantized = method.training(network, method, bits, material)
-    if seen is not None:
-        quantized.notes["calibration"] = seen.counts
+    if material.seen is not None:
+        quantized.notes["calibration"] = material.seen.counts
     return packing.checked(quantized, example)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,8 +186,64 @@ class GroupDro(_OfGroups, kind="group_dro"):
         return means @ state["weights"]
 
 
+class Constraint(Choice):
+    """What must be alike between groups (``constraint`` of the constrained loss).
+
+    A constraint is about rates: of each outcome in each cell, which is a group, or the members of a
+    group with a label. Each is compared with the rate of its pool, all cells or those with the same
+    label.
+    """
+
+    sides: ClassVar[tuple[int, ...]] = (1, -1)  # 1: a rate must not lie above its pool's; −1: below
+    by_label: ClassVar[bool] = False
+
+    @abstractmethod
+    def outcomes(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the outcomes of samples, (n, outcomes), each 0 or 1."""
+
+    @abstractmethod
+    def surrogates(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return what takes the place of the outcomes where a gradient is needed."""
+
+
+class AccuracyGap(Constraint, kind="accuracy"):
+    """The accuracy of no group falls behind that of all samples; losses take its place."""
+
+    sides: ClassVar[tuple[int, ...]] = (-1,)
+
+    @override
+    def outcomes(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return (outputs.argmax(1) == labels).float()[:, None]
+
+    @override
+    def surrogates(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        return -cross_entropy(outputs, labels, reduction="none")[:, None]
+
+
+class DemographicParity(Constraint, kind="demographic_parity"):
+    """Every group gets each answer as often as all samples do; probabilities take its place."""
+
+    @override
+    def outcomes(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        from torch.nn.functional import one_hot
+
+        return one_hot(outputs.argmax(1), outputs.shape[1]).float()
+
+    @override
+    def surrogates(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return outputs.softmax(1)
+
+
+class EqualizedOdds(DemographicParity, kind="equalized_odds"):
+    """The same among the samples of each label: of two classes, recall and false positive rate."""
+
+    by_label: ClassVar[bool] = True
+
+
 class Constrained(_OfGroups, kind="constrained"):
-    """Cross-entropy while the accuracy of no group falls behind by more than the tolerance.
+    """Cross-entropy while groups differ by no more than the tolerance in what is constrained.
 
     With A the accuracy on the training samples, overall or of a group g, the excess accuracy gap
 
@@ -204,9 +260,16 @@ class Constrained(_OfGroups, kind="constrained"):
     This differs from the paper in two ways. The overall loss within a constraint is treated as
     constant; otherwise worse answers for the other groups would satisfy it as well as better ones
     for g. And the sum is divided by the total weight, so that steps keep their length.
+
+    A ``constraint`` of rates, ``demographic_parity`` or ``equalized_odds``, has two for each cell
+    and answer: no rate lies more than ε above that of its pool, or below it. Of two groups with
+    ε = 0.01 the gap is at most 0.02. A gap that the reference has on the same side is excused
+    unless ``excuse`` is false.
     """
 
+    constraint: Constraint = AccuracyGap()
     tolerance: Fraction = 0.02
+    excuse: bool = True
 
     @override
     def start(self, train: Samples, accuracy: Floats | None, reference: nn.Module | None) -> State:
@@ -215,37 +278,69 @@ class Constrained(_OfGroups, kind="constrained"):
         from quantskew.models import device, logits
 
         state = super().start(train, accuracy, reference)
-        excused = torch.zeros(len(state["sizes"]))
-        if reference is not None:
+        cells, pools = state["groups"].clone(), torch.zeros(len(state["sizes"]), dtype=torch.long)
+        if self.constraint.by_label:
+            classes = len(train.classes)
+            cells = cells * classes + train.labels
+            pools = torch.arange(classes).repeat(len(pools))
+        sizes = cells.bincount(minlength=len(pools))
+        state |= {"cells": cells, "cell_sizes": sizes, "pools": pools}
+        probe = self.constraint.outcomes(torch.zeros(1, len(train.classes)), torch.zeros(1).long())
+        seen = torch.full((len(sizes), REMEMBERED, probe.shape[1]), torch.nan)
+        excused = torch.zeros(len(self.constraint.sides), len(sizes), probe.shape[1])
+        if reference is not None and self.excuse:
             network = copy.deepcopy(reference).to(device())
-            correct = (logits(network, train.images).argmax(1) == train.labels).float()
-            excused = correct.mean() - state["groups"].bincount(correct).float() / state["sizes"]
-        seen = torch.full((len(excused), REMEMBERED), torch.nan)
+            outcomes = self.constraint.outcomes(logits(network, train.images), train.labels)
+            sums = torch.zeros(len(sizes), outcomes.shape[1]).index_add_(0, cells, outcomes)
+            gaps = _gaps(sums / sizes[:, None], sizes, pools)
+            excused = self._sided(gaps).nan_to_num()
+            if len(self.constraint.sides) > 1:  # else a gap on one side would be demanded
+                excused.clamp_(min=0)
         return {**state, "excused": excused, "multipliers": torch.zeros_like(excused), "seen": seen}
 
+    def _sided(self, gaps: Tensor) -> Tensor:
+        """Return gaps as how far they lie on each side, (sides, cells, outcomes)."""
+        return gaps * gaps.new_tensor(self.constraint.sides)[:, None, None]
+
     def excess(self, state: State) -> Tensor:
-        """Return ψ of each group, (groups,); NaN for a group of which no sample was seen yet."""
-        accuracy = state["seen"].nanmean(1)
-        known = accuracy.isfinite()
-        sizes = state["sizes"]
-        overall = (accuracy * sizes)[known].sum() / sizes[known].sum()
-        return overall - accuracy - state["excused"]
+        """Return ψ of each constraint, (sides, cells, outcomes).
+
+        It is NaN for a cell of which no sample was seen yet.
+        """
+        rates = state["seen"].nanmean(1)
+        return self._sided(_gaps(rates, state["cell_sizes"], state["pools"])) - state["excused"]
 
     @override
     def of_batch(self, outputs: Tensor, targets: Tensor, batch: Tensor, state: State) -> Tensor:
         import torch
-        from torch.nn.functional import cross_entropy
+        from torch.nn.functional import cross_entropy, one_hot
 
-        losses = cross_entropy(outputs, targets, reduction="none")
-        means, counts = self._means(losses, batch, state)
-        correct = (outputs.argmax(1) == targets).to(state["seen"])
-        members = state["groups"][batch]
-        for group in members.unique():
-            recent = torch.cat([state["seen"][group], correct[members == group]])
-            state["seen"][group] = recent[-REMEMBERED:]
+        cells = state["cells"][batch]
+        outcomes = self.constraint.outcomes(outputs, targets).to(state["seen"])
+        for cell in cells.unique():
+            recent = torch.cat([state["seen"][cell], outcomes[cells == cell]])
+            state["seen"][cell] = recent[-REMEMBERED:]
+        member = one_hot(cells, len(state["cell_sizes"])).to(outputs)
+        counts = member.sum(0)
+        softly = self.constraint.surrogates(outputs, targets)
+        means = member.T @ softly / counts.clamp(min=1)[:, None]
         change = self.step_size * (self.excess(state) - self.tolerance).nan_to_num()
-        weights = state["multipliers"].add_(change).clamp_(min=0) * (counts > 0)
-        return (losses.mean() + means @ weights) / (1 + weights.sum())
+        weights = state["multipliers"].add_(change).clamp_(min=0) * (counts > 0)[:, None]
+        lagrangian = cross_entropy(outputs, targets) + (weights * self._sided(means)).sum()
+        return lagrangian / (1 + weights.sum())
+
+
+def _gaps(rates: Tensor, sizes: Tensor, pools: Tensor) -> Tensor:
+    """Return how far the rates of cells, (cells, outcomes), lie above those of their pools.
+
+    A pool holds the cells of the same number in ``pools``, weighted by their ``sizes``; those
+    without a rate are left out.
+    """
+    from torch.nn.functional import one_hot
+
+    weight = one_hot(pools).T * (sizes * rates.isfinite().all(1))
+    shared = weight.to(rates) @ rates.nan_to_num() / weight.sum(1, keepdim=True).clamp(min=1)
+    return rates - shared[pools]
 
 
 def difficulty_weights(accuracy: Floats) -> Floats:
