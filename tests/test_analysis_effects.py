@@ -133,6 +133,26 @@ def test_headline_outcomes_are_one_family_and_the_rest_is_exploratory(frames):
     assert (headline["fdr"].isna() & headline["about"].eq("these networks")).all()
 
 
+def test_what_is_trained_is_compared_with_free_remedies_outside_of_the_headline_family(predictions):
+    whole = load(Path(__file__).parents[1] / "params.yaml").judged()
+    mitigations = {n: whole.mitigations[n] for n in ("logit_adjusted", "repaired", "mpqat")}
+    study = STUDY.model_copy(update={"mitigations": mitigations})
+    answers = dict(predictions.predicted)
+    for bits in (8, 4):  # repaired at 4 alone
+        for name in ("logit_adjusted", "mpqat", *(["repaired"] if bits == 4 else [])):
+            answers[Point("faces", "net", name, bits)] = answers[INT8]
+    effects = analyze(predictions._replace(predicted=answers), [DIVISION], study).effects
+    beside = effects[effects["method"] == "mpqat"].groupby("bits")["reference"].unique()
+    assert {bits: sorted(names) for bits, names in beside.items()} == {
+        8: ["fp32", "logit_adjusted", "ptq"],
+        4: ["fp32", "logit_adjusted", "ptq", "repaired"],
+    }
+    free = effects["reference"].isin(["logit_adjusted", "repaired"])
+    assert set(effects.loc[free, "method"]) == {"mpqat"}
+    assert (effects.loc[free, "family"] == "exploratory").all()
+    assert effects.loc[~free & (effects["metric"] == "fvo"), "family"].eq("headline").all()
+
+
 def test_a_network_that_answers_nearly_one_class_is_marked_and_no_fairer_for_it():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, len(CODES))

@@ -474,6 +474,31 @@ def test_the_quantizer_claims_no_more_than_it_found(network, train):
     assert np.isnan(unknown.shortfall)
 
 
+def test_a_bound_that_calibration_cannot_meet_is_met_by_a_constraint_in_training():
+    """A light tells the side, and the side goes with the class: the network answers by it."""
+    generator = torch.Generator().manual_seed(1)
+    n = 800
+    left = torch.rand(n, generator=generator) < 0.5
+    labels = (torch.rand(n, generator=generator) < torch.where(left, 0.8, 0.2)).long()
+    images = torch.randint(0, 120, (n, 1, 8, 8), generator=generator)
+    images[:, :, 0] += 60 * left[:, None, None]
+    images[:, :, 4] += 40 * labels[:, None, None]
+    given = (images.byte(), labels, {"side": np.where(left, "left", "right")})
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    pixels = images.float() / 255
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(pixels), labels).backward()
+        optimizer.step()
+    quantizer = compat.FairnessAwareQuantizer(max_dp_gap=0.3, sensitive_attributes=["side"])
+    quantizer.quantize(model, given)
+    assert quantizer.baseline_dp_gap > 0.4
+    assert quantizer.final_dp_gap <= 0.3
+    assert "demographic parity constrained" in quantizer.chosen
+
+
 def test_methods_by_their_old_names(network, train, test, tmp_path):
     results = compat.compare_quantization_methods(
         model=network, methods=["PTQ_INT8", "PTQ_INT4", "QAT_INT8", "bias_aware"],

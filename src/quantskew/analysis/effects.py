@@ -290,10 +290,13 @@ def joined(parts: Iterable[Frames], study: Study) -> Frames:
 def _adjusted(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Adjust the headline outcomes as one family by Holm, and give the rest its false discoveries.
 
-    Of a study without any headline outcome, such as one of a single group, all is exploratory.
+    Of a study without any headline outcome, such as one of a single group, all is exploratory. So
+    are comparisons with free remedies, each of which would make it harder to show what any method
+    does against fp32 and the reference.
     """
     first = effects["dataset"].map(lambda dataset: study.groups_of(dataset)[0])
     headline = effects["metric"].isin(OUTCOMES) & (effects["attribute"] == first)
+    headline &= ~effects["reference"].isin(study.free_remedies())
     p_value = effects["p_value"].astype(float)
     return effects.assign(
         family=np.where(headline, HEADLINE, EXPLORATORY),

@@ -5,8 +5,8 @@ width, so what sets them apart is the training they take, then the bytes of the 
 
 What is trained is priced against the bar: at its width, and for each metric, the best of the
 reference and of the free remedies (:meth:`~quantskew.analysis.study.Study.free_remedies`). Which of
-them is best is seen on the same test samples, which favours the bar; the verdict is that of the
-table ``effects``, where each of these comparisons is adjusted for.
+them is best is seen on the same test samples, which favours the bar. The verdict is that of the
+table ``effects``, where every comparison with a free remedy is one of the exploratory tests.
 """
 
 from collections.abc import Iterable, Mapping
