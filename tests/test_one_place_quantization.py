@@ -27,6 +27,7 @@ from quantskew.quantization.post import Post
 from quantskew.quantization.ranges import ActivationRange, WeightRange
 from quantskew.quantization.rounding import Rounding
 from quantskew.quantization.starts import ScaleStart
+from quantskew.quantization.weighting import Weighting
 from quantskew.quantization.weights import BiasCorrection, IntegerWeights, Weights
 from quantskew.sections import Choice
 from quantskew.training.training import Training
@@ -208,6 +209,13 @@ KINDS = {
     ),
     "weights.rounding.steps": (
         (3, 30), lambda n: {"weights": {"rounding": {"kind": "adaround", "steps": n}}},
+    ),
+    "weights.rounding.weighting": (
+        Weighting,
+        lambda kind: {
+            "weights": {"rounding": {"kind": "gptq", "weighting": kind}},
+            "calibration": {"by": "group"},
+        },
     ),
     "weights.bias_correction": (
         BiasCorrection, lambda kind: {"weights": {"bias_correction": kind}},

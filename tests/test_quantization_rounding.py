@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from quantskew.quantization.affine import code_range, dequantize, quantize
+from quantskew.quantization.fitting import MethodError
 from quantskew.quantization.ptq import quantize_weight
 from quantskew.quantization.rounding import AdaRound, Gptq, Seen, second_moment
+from quantskew.quantization.weighting import WorstGroup
 from quantskew.quantization.weights import IntegerWeights
 
 LAYERS = {
@@ -102,3 +104,71 @@ def test_gptq_survives_dead_inputs():
     assert torch.equal(made.codes, nearest.codes)
     inputs[:, 3] = 0
     assert Gptq()(layer, nearest, seen(inputs)).dequantize().isfinite().all()
+
+
+def unlike_groups(seed=0):
+    """Few images look along other directions than the many, in the same inputs."""
+    torch.manual_seed(seed)
+    layer = nn.Linear(16, 12)
+    groups = torch.arange(160) % 16 // 15  # a sixteenth of them are of the second group
+    many, few = torch.randn(16, 6), torch.randn(16, 6)
+    inputs = torch.randn(160, 6)
+    inputs = torch.where(groups[:, None] == 0, inputs @ many.T, inputs @ few.T)
+    inputs += 0.1 * torch.randn(160, 16)
+    nearest = quantize_weight(layer.weight, bits=2, weights=IntegerWeights(range="mse"))
+    return layer, inputs, groups, nearest
+
+
+def group_errors(layer, weight, inputs, groups):
+    return [output_error(layer, weight, inputs[groups == g]) for g in (0, 1)]
+
+
+@pytest.mark.parametrize("kind", ["balanced", "worst_group"])
+@pytest.mark.parametrize("rounding", [Gptq, AdaRound])
+def test_weighting_by_group_lowers_the_error_of_the_worst_against_groups_dealt_at_random(
+    rounding, kind
+):
+    worst = {"weighted": [], "control": [], "even": []}
+    for seed in range(6):
+        layer, inputs, groups, nearest = unlike_groups(seed)
+        targets = layer(inputs).detach()
+        options = {} if rounding is Gptq else {"steps": 150}
+        for name, weighting in (
+            ("weighted", {"kind": kind}), ("control", {"kind": kind, "shuffle": True}),
+            ("even", {"kind": "even"}),
+        ):  # fmt: skip
+            made = rounding(weighting=weighting, **options)(
+                layer, nearest,
+                Seen(inputs, targets, torch.Generator().manual_seed(seed), groups),
+            )  # fmt: skip
+            worst[name].append(max(group_errors(layer, made, inputs, groups)))
+    means = {name: sum(values) / len(values) for name, values in worst.items()}
+    assert means["weighted"] < 0.85 * means["control"]
+    assert means["weighted"] < 0.85 * means["even"]
+
+
+def test_the_weight_of_a_group_follows_its_error():
+    weighting = WorstGroup(step=0.5)
+    groups = torch.tensor([0, 0, 0, 2, -1])
+    shares = weighting.shares(groups, 5, torch.Generator())
+    assert shares.of_groups.tolist() == [0.5, 0.5]
+    torch.testing.assert_close(shares.of_images, torch.tensor([5 / 6] * 3 + [2.5, 0.0]))
+    weighting.update(shares, torch.tensor([1.0, 2.0, 3.0, 6.0, 100.0]))
+    raw = torch.tensor([0.5, 1.5]).mul(0.5).exp()
+    torch.testing.assert_close(shares.of_groups, raw / raw.sum())
+
+
+def test_weights_that_are_alike_change_no_code():
+    layer, inputs, _, nearest = unlike_groups()
+    same = torch.zeros(160, dtype=torch.long)
+    for weighting in ("balanced", "worst_group"):
+        given = Seen(inputs, None, torch.Generator().manual_seed(0), same)
+        made = Gptq(weighting=weighting)(layer, nearest, given)
+        assert torch.equal(made.codes, Gptq()(layer, nearest, seen(inputs)).codes)
+
+
+def test_inputs_of_unknown_groups_are_refused():
+    layer, inputs, groups, nearest = unlike_groups()
+    for known in (None, groups[:100]):
+        with pytest.raises(MethodError, match="gets 160 inputs"):
+            Gptq(weighting="balanced")(layer, nearest, Seen(inputs, None, torch.Generator(), known))

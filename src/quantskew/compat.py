@@ -297,7 +297,7 @@ class FairnessAwareQuantizer:
         return network
 
     def _bounded(self, method: Method) -> Method:
-        """Give a constrained loss the bound: no rate is farther than half of it from that of all."""
+        """Give a constrained loss the bound: each rate within half of it from that of all."""
         if not isinstance(method.recipe.loss, Constrained):
             return method
         loss = Constrained(

@@ -3,7 +3,7 @@
 Three tables come out. ``levels`` says where a point of the study stands in every metric of the
 catalogue; ``effects`` says what changed against a reference on the same samples: the fp32 baseline
 for every point, the study's reference of the same width for every other method, the control of a
-remedy for channels, whose widths are dealt at random, and the free remedies of the same width for
+remedy whose widths or groups are dealt at random, and the free remedies of the same width for
 what was trained; ``certificates`` bounds what groups lost.
 
 Comparing two points depends on their answers alone, so :func:`compare_point` can run as a cell of
@@ -15,6 +15,7 @@ so what is said of it is said over seeds. What merely quantizes the networks of 
 judged on these very networks, and so is everything in a study of one seed.
 """
 
+import copy
 import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -150,28 +151,37 @@ def point_of(variant: Variant) -> Point:
     return Point(*(getattr(variant, name) for name in POINT))
 
 
-def references(study: Study, point: Point, points: Container[Point]) -> list[tuple[str, int]]:
-    """Methods and widths that a point is compared with, of those there are."""
+def references(
+    study: Study, point: Point, points: Container[Point], grouping: str
+) -> list[tuple[str, int]]:
+    """Methods and widths that a point is compared with, of those there are.
+
+    Free remedies are among them on the first grouping alone, where remedies are priced.
+    """
     if point.method == BASELINE:
         return []
     plain = study.reference
     if point.method == plain or point._replace(method=plain) not in points:
         return [(BASELINE, FULL_PRECISION)]
-    free = study.free_remedies() if study.retrained(point.method) else []
+    priced = study.retrained(point.method) and grouping == study.groups_of(point.dataset)[0]
+    free = study.free_remedies() if priced else []
     beside = [plain, *_shuffled(study, point.method), *free]
     same_width = [(m, point.bits) for m in beside if point._replace(method=m) in points]
     return [(BASELINE, FULL_PRECISION), *same_width]
 
 
 def _shuffled(study: Study, name: str) -> list[str]:
-    """Names of the controls of a method: alike, but for widths dealt to channels at random."""
-    methods = study.all_methods()
-    policy = methods[name]["policy"] if name in methods else {}
-    unit = policy.get("unit", {})
-    if unit.get("shuffle", True):  # a control itself, or no choice of channels
-        return []
-    control = {**methods[name], "policy": {**policy, "unit": {**unit, "shuffle": True}}}
-    return [other for other, method in methods.items() if method == control]
+    """Names of the controls of a method: alike, but for widths or groups dealt at random."""
+    methods, controls = study.all_methods(), []
+    for path in (("policy", "unit"), ("weights", "rounding", "weighting")):
+        control = copy.deepcopy(methods.get(name, {}))
+        part: Any = control
+        for key in path:
+            part = part.get(key, {}) if isinstance(part, dict) else {}
+        if not part.get("shuffle", True):  # else a control itself, or nothing to deal
+            part["shuffle"] = True
+            controls.append(control)
+    return [other for other, method in methods.items() if method in controls]
 
 
 def analyze(
@@ -201,7 +211,7 @@ def analyze(
             networks(point, division),
             {
                 name: networks(point._replace(method=name, bits=bits), division)
-                for name, bits in references(study, point, predicted)
+                for name, bits in references(study, point, predicted, division.attribute)
             },
             division,
             study.statistics,

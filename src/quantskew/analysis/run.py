@@ -167,7 +167,7 @@ def compare_all(study: Study, answers: Mapping[str, Paths], compute: Compute) ->
             answers=[*paths.values()],
             references={
                 name: [*points[point._replace(method=name, bits=bits)].values()]
-                for name, bits in references(study, point, points)
+                for name, bits in references(study, point, points, grouping)
             },
             samples=samples_path(dataset),
             grouping=grouping,

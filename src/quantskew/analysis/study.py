@@ -87,10 +87,16 @@ class Study(Section):
     def free_remedies(self) -> list[str]:
         """Names of the methods that correct a network without training it: the bar for the others.
 
-        They have corrections (``post``) and neither a recipe nor QAT.
+        They have corrections (``post``) or a rounding that weighs groups (``weighting``), unless
+        that is a control whose groups are dealt at random, and neither a recipe nor QAT.
         """
-        methods = self.all_methods()
-        return [name for name in methods if methods[name].get("post") and not self.retrained(name)]
+
+        def spares(method: Mapping[str, Any]) -> bool:
+            weighting = method["weights"].get("rounding", {}).get("weighting", {})
+            known = weighting.get("kind", "even") != "even" and not weighting["shuffle"]
+            return known or bool(method.get("post"))
+
+        return [n for n, m in self.all_methods().items() if spares(m) and not self.retrained(n)]
 
     def unit_of(self, dataset: str) -> str | None:
         """Column of the samples that names who each comes from; None where each is its own."""

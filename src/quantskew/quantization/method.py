@@ -29,6 +29,7 @@ from quantskew.quantization.calibration import Calibration, RandomChoice
 from quantskew.quantization.fitting import AsIs, Fitting, MethodError, Oscillations, PostTraining
 from quantskew.quantization.policies import Policy, Uniform
 from quantskew.quantization.post import BatchNorm, LogitAdjustment, Post
+from quantskew.quantization.weighting import Even
 from quantskew.quantization.weights import Float32, IntegerWeights, Weights
 from quantskew.sections import Code, Section, Widths
 from quantskew.training.recipe import Recipe
@@ -88,8 +89,10 @@ class Method(Section):
         ``images`` counts the calibration images, and ``labels`` those whose label (or group) must
         be known.
         """
+        weighting = getattr(getattr(self.weights, "rounding", None), "weighting", Even())
         knows = (
             self.is_mixed()
+            or weighting.by_group
             or any(part.looks_at == "labels" for part in self.post)
             or not isinstance(self.calibration.choice, RandomChoice)
         )

@@ -90,7 +90,7 @@ def quantize_network(
                          "calibration images, and none are given")  # fmt: skip
     quantized = weights.quantize(
         copy.deepcopy(network).eval(), example,
-        bits=bits, images=calibration, widths=widths, seed=seed,
+        bits=bits, images=calibration, groups=groups, widths=widths, seed=seed,
     )  # fmt: skip
     seen = _counts(calibration, groups) if used else "none: it cannot matter"
     quantized.notes["calibration"] = seen
@@ -107,6 +107,7 @@ def quantize_integers(
     weights: IntegerWeights,
     bits: int,
     images: Tensor | None,
+    groups: Tensor | None = None,
     widths: Mapping[str, Widths] | None,
     seed: int,
 ) -> Quantized:
@@ -118,7 +119,7 @@ def quantize_integers(
     widths = widths or uniform(network, example, bits=bits, weights=weights)
     original = copy.deepcopy(network)
     vectors = _quantize_norms(network, bits, weights) if weights.quantize_norms else {}
-    codes = _quantize_layers(network, original, widths, weights, images, seed)
+    codes = _quantize_layers(network, original, widths, weights, images, groups, seed)
     if weights.quantize_biases:
         vectors |= _quantize_biases(network, codes, bits, weights)
     left = left_out(network, {*codes, *(name.rpartition(".")[0] for name in vectors)})
@@ -178,6 +179,7 @@ def _quantize_layers(
     widths: Mapping[str, Widths],
     weights: IntegerWeights,
     images: Tensor | None,
+    groups: Tensor | None,
     seed: int,
 ) -> dict[str, QuantizedWeight]:
     """Quantize layer by layer, in place: each sees what the layers before it have become."""
@@ -193,7 +195,7 @@ def _quantize_layers(
         if weights.needs_calibration() and images is not None:
             _, targets = inputs_and_outputs(original, name, images)
             inputs, _ = inputs_and_outputs(network, name, images)
-            seen = Seen(inputs, targets, generator)
+            seen = Seen(inputs, targets, generator, groups)
         if len(seen.inputs) or not weights.rounding.needs_images:
             weight = weights.rounding(layer, weight, seen)
         codes[name] = weight

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from typing_extensions import override
 
 from quantskew.quantization.affine import dequantize, quantize
+from quantskew.quantization.weighting import Even, Weighting
 from quantskew.sections import Choice, Count
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _STRETCH = 1.2  # of the sigmoid, so that it reaches 0 and 1
 _BATCH = 32
+UPDATES = 10
+"""How often weights that follow the errors of groups move."""
 
 
 class Seen(NamedTuple):
@@ -31,11 +34,13 @@ class Seen(NamedTuple):
 
     ``inputs`` is what the layer gets in the quantized network, (N, …), and ``targets`` what it
     should give, as it does in the float network. Both are empty where no image is looked at.
+    ``groups`` holds the group of each image, (N,), where it is known.
     """
 
     inputs: Tensor
     targets: Tensor
     generator: torch.Generator
+    groups: Tensor | None = None
 
 
 class Rounding(Choice):
@@ -77,16 +82,19 @@ class AdaRound(Rounding, kind="adaround"):
 
     Adam minimises the squared error of the layer's output plus ``0.01 · Σ (1 − |2h − 1|^β)``, which
     drives the soft choices h to 0 or 1; β falls from 20 to 2 after a fifth of the ``steps``. Each
-    step takes a batch of 32 inputs.
+    step takes a batch of 32 inputs. The squared errors are weighted by group as ``weighting`` says;
+    weights that move do so :data:`UPDATES` times.
     """
 
     steps: Count = 1000
+    weighting: Weighting = Even()
 
     @override
     def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
         import torch
 
-        inputs, targets, generator = seen
+        inputs, targets, generator, groups = seen
+        shares = self.weighting.shares(groups, len(inputs), generator)
         weight, scale = layer.weight.detach(), nearest.scale
         low, high = (code - nearest.zero_point for code in nearest.limits())
         floor = torch.floor(weight / scale)
@@ -94,13 +102,19 @@ class AdaRound(Rounding, kind="adaround"):
         logits = -torch.log(_STRETCH / (share + (_STRETCH - 1) / 2) - 1)
         logits.requires_grad_()
         optimizer = torch.optim.Adam([logits], 1e-2)
+        often = max(1, self.steps // UPDATES)
         for step in range(self.steps):
+            if self.weighting.moves and step % often == 0:
+                up = (torch.sigmoid(logits.detach()) * _STRETCH - (_STRETCH - 1) / 2).clamp(0, 1)
+                soft = torch.clamp(floor + up, low, high) * scale
+                self.weighting.update(shares, _errors(layer, soft, inputs, targets))
             picked = torch.randint(len(inputs), (_BATCH,), generator=generator)
             up = (torch.sigmoid(logits) * _STRETCH - (_STRETCH - 1) / 2).clamp(0, 1)
             soft = torch.clamp(floor + up, low, high) * scale
             output = torch.func.functional_call(layer, {"weight": soft}, (inputs[picked],))
             # per output channel, as in the paper: summed over channels, averaged over the rest
-            loss = (output - targets[picked]).square().mean() * len(weight)
+            errors = (output - targets[picked]).square().flatten(1).mean(1)
+            loss = (errors * shares.of_images[picked]).mean() * len(weight)
             done = step / self.steps
             if done >= 0.2:
                 beta = 2 + 18 * (1 - (done - 0.2) / 0.8)
@@ -118,14 +132,35 @@ class Gptq(Rounding, kind="gptq"):
     A convolution is the linear layer that acts on its unfolded patches, one for each group of
     channels. With H the second moment of the inputs, damped by a hundredth of its mean diagonal,
     rounding column i with error e moves the columns j > i by ``−e · U_ij / U_ii``, where U is the
-    upper Cholesky factor of H⁻¹.
+    upper Cholesky factor of H⁻¹. The images behind H are weighted by group as ``weighting`` says;
+    with weights that move, the layer is rounded :data:`UPDATES` times, and the codes are kept with
+    which the error of the worst group is the smallest.
     """
+
+    weighting: Weighting = Even()
 
     @override
     def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
+        shares = self.weighting.shares(seen.groups, len(seen.inputs), seen.generator)
+        if not self.weighting.moves:
+            return self._rounded(layer, nearest, seen.inputs, shares.of_images)
+        targets = layer(seen.inputs).detach()
+        best, least = nearest, float("inf")
+        for _ in range(UPDATES):
+            made = self._rounded(layer, nearest, seen.inputs, shares.of_images)
+            errors = _errors(layer, made.dequantize(), seen.inputs, targets)
+            worst = float(shares.means(errors).max())
+            if worst < least:
+                best, least = made, worst
+            self.weighting.update(shares, errors)
+        return best
+
+    def _rounded(
+        self, layer: Layer, nearest: QuantizedWeight, inputs: Tensor, weights: Tensor
+    ) -> QuantizedWeight:
         import torch
 
-        moment = second_moment(layer, seen.inputs)
+        moment = second_moment(layer, inputs, weights)
         groups, size, _ = moment.shape
         diagonal = moment.diagonal(dim1=1, dim2=2)
         diagonal += (0.01 * diagonal.mean(1, keepdim=True)).clamp_min(1e-12)
@@ -152,8 +187,30 @@ class Gptq(Rounding, kind="gptq"):
         return replace(nearest, codes=codes.reshape(layer.weight.shape))
 
 
-def second_moment(layer: Layer, inputs: Tensor) -> Tensor:
+def _errors(layer: Layer, weight: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean squared error of each output of a layer with another weight, (N,)."""
+    import torch
+
+    with torch.no_grad():
+        batches = zip(inputs.split(256), targets.split(256), strict=True)
+        return torch.cat(
+            [
+                (torch.func.functional_call(layer, {"weight": weight}, (given,)) - wanted)
+                .square().flatten(1).mean(1)
+                for given, wanted in batches
+            ]
+        )  # fmt: skip
+
+
+def second_moment(layer: Layer, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean outer product of the vectors that the rows of a weight are multiplied with.
+
+    Parameters
+    ----------
+    layer, inputs
+        A layer and what it gets, (N, …).
+    weights
+        (N,) how much each input counts, on average 1; all count alike by default.
 
     Returns
     -------
@@ -163,6 +220,8 @@ def second_moment(layer: Layer, inputs: Tensor) -> Tensor:
     from torch import nn
     from torch.nn.functional import pad, unfold
 
+    if weights is not None:  # the moment is linear in the square of an input
+        inputs = inputs * weights.sqrt().reshape(-1, *[1] * (inputs.ndim - 1))
     if isinstance(layer, nn.Linear):
         columns = inputs.reshape(1, -1, layer.in_features)
         return _outer(columns) / columns.shape[1]

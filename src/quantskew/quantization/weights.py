@@ -92,6 +92,7 @@ class Weights(Choice):
         *,
         bits: int,
         images: Tensor | None,
+        groups: Tensor | None = None,
         widths: Mapping[str, Widths] | None,
         seed: int,
     ) -> Quantized:
