@@ -78,10 +78,30 @@ def test_a_choice_of_channels_is_compared_with_its_shuffled_control():
     methods = {name: Method.model_validate(given).model_dump() for name, given in parts.items()}
     study = STUDY.model_copy(update={"methods": methods})
     points = [Point("d", "m", name, 4) for name in parts]
-    found = {point.method: references(study, point, points) for point in points}
+    found = {point.method: references(study, point, points, "digit") for point in points}
     usual = [("fp32", 32), ("ptq", 4)]
     assert found == {"ptq": usual[:1], "kept": [*usual, ("dealt", 4)], "dealt": usual}
-    assert references(study, points[1], points[:2]) == usual
+    assert references(study, points[1], points[:2], "digit") == usual
+
+
+def test_a_rounding_by_group_is_compared_with_groups_dealt_at_random_and_the_control_is_no_bar():
+    rounding = {"kind": "gptq", "weighting": {"kind": "balanced"}}
+    control = {"kind": "gptq", "weighting": {"kind": "balanced", "shuffle": True}}
+    parts = {
+        "ptq": {}, "spared": {"weights": {"rounding": rounding}},
+        "dealt": {"weights": {"rounding": control}}, "even": {"weights": {"rounding": "gptq"}},
+        "qat": {"training": "qat"},
+    }  # fmt: skip
+    methods = {name: Method.model_validate(given).described() for name, given in parts.items()}
+    study = STUDY.model_copy(update={"methods": methods})
+    assert study.free_remedies() == ["spared"]
+    assert (methods["spared"]["labels"], methods["even"]["labels"]) == (256, 0)
+    points = [Point("d", "m", name, 4) for name in parts]
+    usual = [("fp32", 32), ("ptq", 4)]
+    found = {point.method: references(study, point, points, "label") for point in points}
+    assert found["spared"] == [*usual, ("dealt", 4)]
+    assert found["qat"] == [*usual, ("spared", 4)]
+    assert references(study, points[-1], points, "race") == usual  # priced on the first grouping
 
 
 def test_equal_but_larger_is_dominated_and_smallest_never_is(studied):

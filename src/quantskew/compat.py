@@ -280,9 +280,9 @@ class FairnessAwareQuantizer:
         tried: dict[str, tuple[float, nn.Module]] = {}
         for name, parts in CANDIDATES.items():
             method = self._bounded(_method(parts, self.sensitive_attributes))
-            used = {"calibration": seen} if method.needs_calibration() else {}
+            used = seen if method.needs_calibration() else None
             network = api.quantize(
-                model, method=method, bits=self.bit_width, train=seen, **_LONG, **used
+                model, method=method, bits=self.bit_width, calibration=used, train=seen, **_LONG
             ).network
             tried[name] = (self._gap(network, held_out), network)
             # a gap that cannot be measured is not known of any of them

@@ -106,7 +106,8 @@ class Shares:
     @property
     def of_images(self) -> Tensor:
         """Weight of each image, (N,), on average 1."""
-        return self.member @ (self.of_groups / self.counts) * len(self.member)
+        weights: Tensor = self.member @ (self.of_groups / self.counts) * len(self.member)
+        return weights
 
     def means(self, errors: Tensor) -> Tensor:
         """Return the mean error of each group, (G,), from those of the images."""
