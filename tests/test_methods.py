@@ -1,18 +1,23 @@
 """Each part of a method acts, alone and in company, and what is stored is what was measured."""
 
+import json
+
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 
 from quantskew import methods, models
-from quantskew.baselines import train
+from quantskew.baselines import hold_out, train
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
+from quantskew.deployment import shipping
 from quantskew.engine.fingerprint import identity
 from quantskew.quantization import packing
 from quantskew.quantization.fitting import Dampen, Freeze, Qat
 from quantskew.quantization.method import Method
+from quantskew.quantization.post import TAUS
 from quantskew.subject import Subject
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
@@ -159,6 +164,51 @@ def test_the_recipe_of_a_method_is_that_of_its_qat(apply, recipe):
     plain = apply(training="qat")[2]
     fair = apply(training="qat", recipe=recipe)[2]
     assert not torch.equal(plain, fair)
+
+
+def test_a_corrected_fp32_network_ships_with_the_answers_that_were_evaluated(base, tmp_path):
+    plain = Subject(
+        samples=base / "samples.parquet", model=MODEL, weights=base / "network.safetensors"
+    )
+    method = Method.model_validate({"weights": {"format": "float32"}, "post": "logit_adjustment"})
+    methods.quantize(
+        tmp_path, subject=plain, baseline_history=None, seed=0, method=method, bits=32,
+        training=TRAINING, qat_settings=Qat(),
+    )  # fmt: skip
+    adjusted = plain.at(tmp_path / "network.safetensors")
+    data = load(base / "samples.parquet")
+    before, after = (
+        models.logits(packing.open_variant(one), data.test.images) for one in (plain, adjusted)
+    )
+    prior = data.train.labels.bincount() / len(data.train)
+    torch.testing.assert_close(after, before - prior.log(), rtol=1e-4, atol=1e-4)
+    shipping.ship(
+        tmp_path, subject=adjusted, seed=0, calibration=None, bins={}, ranges="minmax",
+        reduce_range=True, notes={},
+    )  # fmt: skip
+    file = safetensors.torch.load_file(tmp_path / "logits.safetensors")["logits"]
+    torch.testing.assert_close(file, after, rtol=1e-4, atol=1e-4)
+    assert torch.equal(file.argmax(1), after.argmax(1))
+
+
+def test_what_is_held_out_is_not_trained_on_and_tau_is_chosen_there(base, tmp_path):
+    training = TRAINING.model_copy(update={"held_out": 0.3, "epochs": 1})
+    subject = Subject(samples=base / "samples.parquet", model=MODEL)
+    train(tmp_path, subject=subject, seed=0, training=training, recipe=Recipe())
+    data = load(base / "samples.parquet")
+    shown, out = hold_out(data.train, 0.3)
+    images = json.loads((tmp_path / "cost.json").read_text())["images"]
+    assert images == len(shown) == len(data.train) - len(out)
+    method = Method.model_validate({"post": {"kind": "logit_adjustment", "tau": "held_out"}})
+    (tmp_path / "made").mkdir()
+    methods.quantize(
+        tmp_path / "made", subject=subject.at(tmp_path / "network.safetensors"), seed=0,
+        baseline_history=None, method=method, bits=8, training=training, qat_settings=Qat(),
+    )  # fmt: skip
+    notes = packing.read(tmp_path / "made/network.safetensors")[2]["notes"]
+    seen = notes["calibration_after"]
+    assert sum(seen.values()) == min(256, len(out))
+    assert notes["post"][0]["tau"] in TAUS
 
 
 OWN = """

@@ -219,6 +219,24 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
             ["mine: policy", "is 4 bits", "the method runs at 2"],
         ),
         ({"qat__start": "mean"}, ["qat.start", "legal: mse, lsq"]),
+        (mine(post="logit_adjust"), ["post", "did you mean 'logit_adjustment'"]),
+        (
+            mine(post={"kind": "match_reference", "tau": 1}),
+            ["post", "tau", "legal here: kind, map"],
+        ),
+        (
+            mine(post={"kind": "logit_adjustment", "tau": "held_out"}),
+            ["mine: post: tau: held_out", "set training.held_out"],
+        ),
+        (mine(post="batchnorm"), ["mitigations.mine", "fold_bn: false"]),
+        (
+            mine(post="logit_adjustment", recipe={"sampling": "balanced"}),
+            ["mitigations.mine", "changes nothing here"],
+        ),
+        (weights(format="float32"), ["mitigations.mine", "give post"]),
+        ({"methods__ptq__post": "temperature"}, ["reference: ptq", "post"]),
+        ({"deploy__networks": ["logit_adjusted"]}, ["'logit_adjusted' is no fp32 network"]),
+        (loss("constrained", constraint="parity"), ["constraint", "legal: accuracy, demographic"]),
         (qat(oscillations={"kind": "freeze", "strength": 1}), ["oscillations.strength", "unknown"]),
     ],
 )

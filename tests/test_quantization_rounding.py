@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from quantskew.errors import UserError
 from quantskew.quantization.affine import code_range, dequantize, quantize
-from quantskew.quantization.fitting import MethodError
 from quantskew.quantization.ptq import quantize_weight
 from quantskew.quantization.rounding import AdaRound, Gptq, Seen, second_moment
 from quantskew.quantization.weighting import WorstGroup
@@ -170,5 +170,5 @@ def test_weights_that_are_alike_change_no_code():
 def test_inputs_of_unknown_groups_are_refused():
     layer, inputs, groups, nearest = unlike_groups()
     for known in (None, groups[:100]):
-        with pytest.raises(MethodError, match="gets 160 inputs"):
+        with pytest.raises(UserError, match="gets 160 inputs"):
             Gptq(weighting="balanced")(layer, nearest, Seen(inputs, None, torch.Generator(), known))

@@ -255,11 +255,15 @@ def _keys_at(section: type[Section], location: tuple[int | str, ...], given: Any
     """Return the legal keys of the section at a location of the parameter tree."""
     at: Any = section
     for part in location:
-        if isinstance(at, type) and issubclass(at, Section):
+        is_section = isinstance(at, type) and issubclass(at, Section)
+        if isinstance(part, int) and is_section:
+            continue  # a single entry, which stands for a list of it
+        if is_section:
             at = at.model_fields[str(part)].annotation if str(part) in at.model_fields else None
         else:  # dict[str, Section]: the name of an entry; Section | None: its optional form
             at = next(iter(_sections(at)), None)
-        given = given.get(part) if isinstance(given, Mapping) else None
+        listed = isinstance(part, int) and isinstance(given, list | tuple)
+        given = given[part] if listed or (isinstance(given, Mapping) and part in given) else None
         family = next(iter(_sections(at)), None)
         if family is not None and issubclass(family, Choice) and isinstance(given, Mapping):
             at = family.kinds.get(given.get(family.tag, family.usual), family)

@@ -336,7 +336,7 @@ def _left_by_adjustment(evidence: Evidence) -> Contrast:
     adjusting = [
         name
         for name in evidence.study.free_remedies()
-        if [part["kind"] for part in methods[name]["post"]] == ["logit_adjustment"]
+        if [part["kind"] for part in methods[name].get("post", [])] == ["logit_adjustment"]
     ]
     points = {(point.method, point.bits) for point in evidence.sampled.points}
     full = [name for name in adjusting if (name, FULL_PRECISION) in points]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
-from quantskew.quantization.fitting import MethodError
+from quantskew.errors import UserError
 from quantskew.sections import Choice, PositiveFloat
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Balanced(Weighting, kind="balanced"):
 
         if groups is None or len(groups) != count:
             images = 0 if groups is None else len(groups)
-            raise MethodError(
+            raise UserError(
                 f"weighting: {self.kind} knows the groups of {images} images, and a layer gets "
                 f"{count} inputs from them; use weighting: even"
             )

@@ -109,3 +109,5 @@ def _parts(method: Mapping[str, Any]) -> Iterator[str]:
     ):  # fmt: skip
         if part in recipe and kind(recipe, part) != usual:
             yield f"{part}: {kind(recipe, part)}"
+    for part in method.get("post", ()):
+        yield f"then {part['kind'].replace('_', ' ')}"
