@@ -367,8 +367,8 @@ def fitted_biases(seen: Looks, objective: Aim) -> Floats:
 
     >>> seen = Looks(np.zeros((4, 2)), np.array([0, 0, 0, 1]), np.zeros(4, int))
     >>> biases = fitted_biases(seen, "balanced")
-    >>> round(float(biases[0] - biases[1]), 3) == round(np.log(3), 3)
-    True
+    >>> round(float(biases[0] - biases[1]), 3)  # the logarithm of 3
+    1.099
     """
     classes = seen.logits.shape[1]
     right = np.eye(classes)[seen.labels]
