@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize, minimize_scalar, nnls
 from scipy.special import log_softmax, softmax
 from typing_extensions import override
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 Aim = Literal["balanced", "worst_group"]
 Looked = Literal["nothing", "images", "labels"]
+STATIONARY = 1e-2
+"""Largest slope, in nats by bias, that is left at the minimum of the largest loss."""
 TAUS = np.linspace(0, 2, 41)
 """Strengths that logit adjustment chooses from."""
 
@@ -396,9 +398,18 @@ def fitted_biases(seen: Looks, objective: Aim) -> Floats:
             jac=lambda v: np.append(start, 1.0), method="SLSQP", constraints=constraint,
             options={"ftol": 1e-12, "maxiter": 1000},
         )  # fmt: skip
-        if not found.success:
-            raise MethodError(f"post: class_biases found no minimum: {found.message}")
         balanced = found.x[:-1]
+        # SLSQP may stop where it can tell no descent any more, so the minimum is tested for itself:
+        # there the slopes of the worst groups cancel under some weights
+        worst = losses(balanced) >= found.x[-1] * (1 - 1e-3)
+        left = nnls(
+            np.vstack([slopes(balanced)[worst].T, np.ones(worst.sum())]), np.append(start, 1.0)
+        )[1]
+        if not left < STATIONARY:
+            raise MethodError(
+                f"post: class_biases: the search for the best worst group ended {left:.2g} off a "
+                f"minimum ({found.message}); take objective: balanced, or more calibration images"
+            )
     return np.asarray(balanced - balanced.mean())
 
 

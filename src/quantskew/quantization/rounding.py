@@ -104,7 +104,7 @@ class AdaRound(Rounding, kind="adaround"):
         optimizer = torch.optim.Adam([logits], 1e-2)
         often = max(1, self.steps // UPDATES)
         for step in range(self.steps):
-            if self.weighting.moves and step % often == 0:
+            if shares is not None and self.weighting.moves and step % often == 0:
                 up = (torch.sigmoid(logits.detach()) * _STRETCH - (_STRETCH - 1) / 2).clamp(0, 1)
                 soft = torch.clamp(floor + up, low, high) * scale
                 self.weighting.update(shares, _errors(layer, soft, inputs, targets))
@@ -114,7 +114,9 @@ class AdaRound(Rounding, kind="adaround"):
             output = torch.func.functional_call(layer, {"weight": soft}, (inputs[picked],))
             # per output channel, as in the paper: summed over channels, averaged over the rest
             errors = (output - targets[picked]).square().flatten(1).mean(1)
-            loss = (errors * shares.of_images[picked]).mean() * len(weight)
+            if shares is not None:
+                errors = errors * shares.of_images[picked]
+            loss = errors.mean() * len(weight)
             done = step / self.steps
             if done >= 0.2:
                 beta = 2 + 18 * (1 - (done - 0.2) / 0.8)
@@ -142,8 +144,8 @@ class Gptq(Rounding, kind="gptq"):
     @override
     def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
         shares = self.weighting.shares(seen.groups, len(seen.inputs), seen.generator)
-        if not self.weighting.moves:
-            return self._rounded(layer, nearest, seen.inputs, shares.of_images)
+        if shares is None or not self.weighting.moves:
+            return self._rounded(layer, nearest, seen.inputs, shares and shares.of_images)
         targets = layer(seen.inputs).detach()
         best, least = nearest, float("inf")
         for _ in range(UPDATES):
@@ -156,7 +158,7 @@ class Gptq(Rounding, kind="gptq"):
         return best
 
     def _rounded(
-        self, layer: Layer, nearest: QuantizedWeight, inputs: Tensor, weights: Tensor
+        self, layer: Layer, nearest: QuantizedWeight, inputs: Tensor, weights: Tensor | None
     ) -> QuantizedWeight:
         import torch
 

@@ -20,8 +20,10 @@ class Weighting(Choice):
     by_group: ClassVar[bool] = False
     moves: ClassVar[bool] = False
 
-    def shares(self, groups: Tensor | None, count: int, generator: torch.Generator) -> Shares:
-        """Return the weights that a rounding starts with.
+    def shares(
+        self, groups: Tensor | None, count: int, generator: torch.Generator
+    ) -> Shares | None:
+        """Return the weights that a rounding starts with; ``None`` where all images count alike.
 
         Parameters
         ----------
@@ -32,9 +34,7 @@ class Weighting(Choice):
         generator
             Of a control whose groups are dealt at random.
         """
-        import torch
-
-        return Shares(torch.zeros(count, dtype=torch.long))
+        return None
 
     def update(self, shares: Shares, errors: Tensor) -> None:
         """Move the weights, in place, by the error of each image, (N,)."""
