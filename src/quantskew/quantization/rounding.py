@@ -144,8 +144,10 @@ class Gptq(Rounding, kind="gptq"):
     @override
     def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
         shares = self.weighting.shares(seen.groups, len(seen.inputs), seen.generator)
-        if shares is None or not self.weighting.moves:
-            return self._rounded(layer, nearest, seen.inputs, shares and shares.of_images)
+        if shares is None:
+            return self._rounded(layer, nearest, seen.inputs, None)
+        if not self.weighting.moves:
+            return self._rounded(layer, nearest, seen.inputs, shares.of_images)
         targets = layer(seen.inputs).detach()
         best, least = nearest, float("inf")
         for _ in range(UPDATES):
