@@ -209,7 +209,8 @@ def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str
     chosen = made[made["recommended"]]
     if len(chosen):
         row, number = chosen.iloc[0], int(made["meets"].sum())
-        among = f"the narrowest of {number} {what}s, free ones first," if number > 1 else f"the only {what}"
+        first = f"the narrowest of {number} {what}s, free ones first,"
+        among = first if number > 1 else f"the only {what}"
         parent = row.get("fp32", base["accuracy"])
         return (
             f"ship {_named(row, what)}, {among} for which {wanted}: {row['bytes']:,.0f} bytes "
