@@ -34,7 +34,7 @@ from quantskew.analysis.figures import FIGURES
 from quantskew.analysis.frontier import files_first, frontier, recommendations, shipped
 from quantskew.analysis.hypotheses import assess
 from quantskew.analysis.published import published
-from quantskew.analysis.remedies import cheapest, remedies
+from quantskew.analysis.remedies import against_free, cheapest, remedies
 from quantskew.analysis.sampled import Sampled, sample
 from quantskew.analysis.scored import read_scores, score_cells
 from quantskew.analysis.study import Study
@@ -279,6 +279,7 @@ def write_pages(
         *answer.sentences(head, study),
         *recommendations(frames["frontier"], study, shipped(frames, study)),
         *cheapest(frames["remedies"], study),
+        *against_free(frames["remedies"], study),
         answer.of_chance(study),
     ]
     lines = "".join(f"- {escape_markdown(text)}\n" for text in sentences)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from quantskew.analysis.remedies import side_by_side
+from quantskew.analysis.remedies import against_free, side_by_side
 from quantskew.analysis.report.tables import (
     Cell,
     Table,
@@ -59,7 +59,7 @@ def sections(frames: Frames, study: Study) -> list[Section]:
             "remedies", "What helps, and what it costs",
             "Against plain quantization of the same width. Free remedies, which need no training, "
             "come first. Training is in images, as a ratio to the training of fp32; codes of one "
-            "width take the same time to compute with.",
+            "width take the same time to compute with. " + " ".join(_priced(frames, study)),
             [*_remedies(frames, study)], "remedies",
         ),
         Section(
@@ -253,6 +253,11 @@ def every_metric(levels: pd.DataFrame, effects: pd.DataFrame, study: Study) -> p
     order = {name: place for place, name in enumerate(CATALOGUE)}
     rows = rows.reset_index().sort_values("metric", key=lambda names: names.map(order))
     return rows.sort_values(key[:3], kind="stable")
+
+
+def _priced(frames: Frames, study: Study) -> list[str]:
+    rows = frames.get("remedies", pd.DataFrame())
+    return against_free(rows, study) if {"free", "over_change"} <= {*rows} else []
 
 
 def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
