@@ -31,6 +31,7 @@ from quantskew.analysis.report.sections import facts_of, limits, rejects_by_grou
 from quantskew.analysis.report.words import GLOSSARY, TONES, anchor, explained
 from quantskew.analysis.study import Study
 from quantskew.files import write_text
+from quantskew.names import UNKNOWN_WIDTH
 
 __all__ = ["draw", "facts_of", "rejects_by_group", "render", "write"]
 
@@ -114,6 +115,8 @@ def render(
         versions=versions or {},
         pictures=pictures or {},
         seeds=", ".join(map(str, study.seeds)),
+        # tables of answers, of which the first stands where a study has its fp32 networks
+        reference=study.models[0] if study.bits == (UNKNOWN_WIDTH,) else "",
     )
 
 
