@@ -220,7 +220,7 @@ def test_small_groups_are_named_and_not_judged(harmed):
     found = compare_answers(frame, after_of(harmed), by="race", statistics=QUICK)
     groups = found.decisions[0].groups.set_index("group")
     assert groups.loc["rare", "verdict"] == "not judged"
-    assert "1 of fewer than 30 are not judged" in str(found)
+    assert "1 group of fewer than 30 is not judged" in str(found)
     alone = compare_answers(frame[:20], after_of(harmed)[:20], by="race", statistics=QUICK)
     assert alone.verdict == "could not tell"
 

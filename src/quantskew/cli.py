@@ -70,6 +70,9 @@ are joined by id; what does not fit together is an error that names the rows.
 Without a policy the comparison fails if a group of --by is surely worse, and passes if each is
 surely within the margin or better; otherwise the samples cannot tell, and it says for each group
 how many would. With a policy (see quantskew gate --help), its rules decide.
+
+--scores compares what the tables say beyond answers, and --find-slices searches their other columns
+for a part that nobody listed. Neither decides the verdict.
 """
 _COMPARE_EXAMPLES = (
     """\
@@ -77,6 +80,7 @@ examples:
   quantskew compare fp32.parquet int8.csv --by race --by 'race*gender' --unit person
   quantskew compare fp32.csv int8.csv pruned.csv --labels people.csv --by age --report report.html
   quantskew compare fp32.csv int8.csv --policy policy.yaml --markdown - --junit verdict.xml
+  quantskew compare fp32.parquet int8.parquet --by race --scores --find-slices
 
 """
     + _EPILOGUE
@@ -260,6 +264,15 @@ def _parser() -> argparse.ArgumentParser:
         ("date", "TEXT", str, "date to be noted in the JSON and the evidence"),
     ):
         compare.add_argument(f"--{name}", type=kind, metavar=metavar, help=what)
+    compare.add_argument(
+        "--scores",
+        action="store_true",
+        help="compare NLL, Brier score, calibration, AUC, … of tables that hold numbers, by group",
+    )
+    compare.add_argument(
+        "--find-slices", action="store_true",
+        help="search the other columns of the tables for the part that loses most",
+    )  # fmt: skip
     for name, what in (
         ("report", "a report as one page of HTML"),
         ("json", "the verdict for machines"),
@@ -364,7 +377,8 @@ def _compare(options: argparse.Namespace) -> int:
     from quantskew.files import write_json, write_text
 
     asked = {name: getattr(options, name) for name in
-             ("before", "after", "policy", "unit", "margin", "minimum", "date")}  # fmt: skip
+             ("before", "after", "policy", "unit", "margin", "minimum", "date", "scores",
+              "find_slices")}  # fmt: skip
     asked |= _of_tables(options)
     found, content = output.run(**asked)
     on_screen = str(options.markdown) == "-"

@@ -11,7 +11,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from quantskew.answers.reading import AnswersError, Codes, Source, Table, header, listed, read
+from quantskew.answers.reading import (
+    AnswersError,
+    Codes,
+    Numbers,
+    Source,
+    Table,
+    describing,
+    header,
+    listed,
+    read,
+)
 from quantskew.data.groups import (
     Grouping,
     Groups,
@@ -31,7 +41,9 @@ class Joined(NamedTuple):
     """Answers to the same n samples.
 
     ``labels`` (n,) and each of ``answers`` (n,), by the name of its table, are indices of
-    ``classes``; ``attributes`` are texts by name, ``units`` (n,) codes, or None.
+    ``classes``; ``attributes`` are texts by name, ``units`` (n,) codes, or None. ``numbers`` are
+    those of the tables that have any, and ``features`` the attributes that describe samples, where
+    they were asked for.
     """
 
     ids: pa.Array
@@ -41,6 +53,8 @@ class Joined(NamedTuple):
     attributes: dict[str, Codes]
     units: np.ndarray | None
     warnings: tuple[str, ...]
+    numbers: dict[str, Numbers]
+    features: tuple[str, ...]
 
     def divisions(self, by: Iterable[str], groups: Groups) -> list[Grouping]:
         """Divide the samples in every way asked for."""
@@ -84,6 +98,8 @@ def join(
     classes: Sequence[str] = (),
     threshold: float | None = None,
     missing: float = 0.0,
+    numbers: bool = False,
+    features: bool = False,
 ) -> Joined:
     """Read tables of answers and join them by id, in the order of the first.
 
@@ -102,6 +118,11 @@ def join(
         From which ``score`` on the second class answers.
     missing
         Largest share of the samples, 0..1, that a table may lack; they are left out and counted.
+    numbers
+        Whether to keep the numbers behind the answers, of the tables that have any.
+    features
+        Whether to read all other columns that may describe samples. One on which tables disagree
+        is left out, with a warning.
 
     Raises
     ------
@@ -115,8 +136,13 @@ def join(
     for name in [*tables, *others]:
         if name == BASELINE or (name in tables and name in others):
             raise AnswersError(f"a table is called {name!r}, which another is; rename one of them")
-    found = [read(source, name, columns, threshold=threshold) for name, source in tables.items()]
-    found += [read(source, name, columns, answers=False) for name, source in others.items()]
+    more = _describing({**tables, **others}, columns, unit) if features else []
+    texts = [*columns, *(column for column in more if column not in columns)]
+    found = [
+        read(source, name, texts, threshold=threshold, numbers=numbers)
+        for name, source in tables.items()
+    ]
+    found += [read(source, name, texts, answers=False) for name, source in others.items()]
     rows, warnings = _matched(found, len(tables), missing)
     attributes = {column: _agreed(found, rows, column) for column in columns}
     known = dict.fromkeys(
@@ -132,6 +158,16 @@ def join(
                 f"{listed(known)}"
             )
     values = {column: codes for column, codes in attributes.items() if codes is not None}
+    described = [*more]
+    for column in texts[len(columns) :]:
+        try:
+            agreed = _agreed(found, rows, column)
+        except AnswersError as error:
+            described.remove(column)
+            warnings.append(f"{error}; it describes no slice")
+            continue
+        assert agreed is not None
+        values[column] = agreed
     given = [one._replace(answers=_rows(one.answers, r)) for one, r in zip(found, rows, strict=True)
              if one.answers is not None]  # fmt: skip
     ids = found[0].ids.take(pa.array(rows[0]))
@@ -142,7 +178,21 @@ def join(
         own = values[unit]
         units = unit_codes(pd.DataFrame({unit: _categorical(own)}), unit)
     answered = {one.name: codes for one, codes in zip(given, answers, strict=True)}
-    return Joined(ids, label, answered, names, values, units, tuple(warnings))
+    kept = {
+        one.name: one.numbers._replace(values=one.numbers.values[place])
+        for one, place in zip(found, rows, strict=True)
+        if one.numbers is not None
+    }
+    return Joined(
+        ids, label, answered, names, values, units, tuple(warnings), kept, tuple(described)
+    )
+
+
+def _describing(sources: Mapping[str, Source], columns: list[str], unit: str | None) -> list[str]:
+    """Columns of any table that may describe samples, those of groups among them."""
+    known = (describing(source, name) for name, source in sources.items())
+    found = [column for own in known for column in own]
+    return [one for one in dict.fromkeys([*columns[1:], *found]) if one != unit]
 
 
 def _label_name(labels: Source) -> str:
@@ -266,6 +316,7 @@ def _classes(
     if len({*declared}) < len(declared):
         raise AnswersError(f"the classes name one twice: {listed(declared)}")
     lists = {one.name: tuple(one.answers.names) for one in given if one.answers and one.by_place}
+    lists |= {one.name: tuple(one.numbers.names) for one in given if one.numbers}
     if declared:
         lists = {"--classes": declared, **lists}
     unnamed = {name for name, own in lists.items() if own == tuple(map(str, range(len(own))))}
@@ -324,8 +375,10 @@ def _placed(codes: Codes, classes: tuple[str, ...], what: str, ids: pa.Array) ->
     for code, name in enumerate(codes.names):
         if name not in place:
             row = int((codes.codes == code).argmax())
+            unnamed = classes == tuple(map(str, range(len(classes))))
+            hint = "; name them in the order of the outputs: --classes a,b,c" if unnamed else ""
             raise AnswersError(
                 f"{what} of id {ids[row].as_py()!r} is {name!r}, which is none of the classes "
-                f"{listed(classes)}, nor an index of them{close_names(name, classes)}"
+                f"{listed(classes)}, nor an index of them{close_names(name, classes)}{hint}"
             )
     return np.asarray(np.array([place[name] for name in codes.names])[codes.codes])

@@ -19,6 +19,7 @@ from quantskew.analysis.study import Statistics, Study
 from quantskew.analysis.typeset import points
 from quantskew.answers.joining import Joined, join
 from quantskew.answers.reading import AnswersError, Source
+from quantskew.answers.scoring import Slices, score_tables, score_threshold, slice_tables
 from quantskew.data.groups import Grouping, Groups
 from quantskew.fairness.verdicts import BETTER, EQUIVALENT, WORSE
 from quantskew.names import BASELINE, FULL_PRECISION, UNKNOWN_WIDTH, Point
@@ -26,19 +27,25 @@ from quantskew.schemas import TABLES
 from quantskew.sections import checked
 
 DATASET = "answers"
+NOT_JUDGED = "not judged"
 Given: TypeAlias = str | Path | pd.DataFrame
 _GROUPS, _STATISTICS = Groups(), Statistics()
 _FOR_FILES = {"bytes", "preprocess", "output", "max_rejects", "threshold"}
 
 
 class Decision(NamedTuple):
-    """What was decided of one table of answers, by groups or by the rules of a policy."""
+    """What was decided of one table of answers, by groups or by the rules of a policy.
+
+    ``scores`` and ``slices`` decide nothing; they are None where they were not asked for.
+    """
 
     name: str
     verdict: Verdict
     sentence: str
     groups: pd.DataFrame
     findings: list[Finding]
+    scores: pd.DataFrame | None = None
+    slices: Slices | None = None
 
 
 @dataclass(frozen=True)
@@ -49,15 +56,19 @@ class Compared(result.Result):
     ----------
     frames, study, predictions, attributes
         As in :class:`quantskew.analysis.result.Result`. In the tables the reference is called
-        ``fp32``, whatever it is, and every other table is a method whose width is not known.
+        ``fp32``, whatever it is, and every other table is a method whose width is not known. The
+        tables ``scores`` and ``slices`` are there where they were asked for.
     decisions
         One for each table but the first.
     warnings
         What is to be doubted, or was left out.
+    threshold
+        Probability from which on recall and false positive rate count a class as given.
     """
 
     decisions: tuple[Decision, ...]
     warnings: tuple[str, ...]
+    threshold: float = 0.5
 
     @property
     def reference(self) -> str:
@@ -90,6 +101,8 @@ def compare_answers(
     grouping: Groups = _GROUPS,
     statistics: Statistics = _STATISTICS,
     policy: Policy | None = None,
+    scores: bool = False,
+    find_slices: bool = False,
 ) -> Compared:
     """Judge tables of answers against a reference, by group.
 
@@ -115,6 +128,14 @@ def compare_answers(
     policy
         Rules that decide instead of the verdicts on groups. Its ``minimum`` and ``bins`` replace
         those of ``grouping``.
+    scores
+        Whether to compare what the tables say beyond answers (NLL, Brier score, calibration, AUC,
+        …) by group. Each needs numbers: ``logits``, ``probabilities`` or ``p_<class>``, or a
+        ``score``, which is a probability where all lie within 0..1, else a logit.
+    find_slices
+        Whether to search all other columns of the tables, the label and clusters of the numbers
+        for the parts of the samples that lose most. Columns must describe samples: one that a
+        network made, such as its confidence, makes the other look better.
 
     Raises
     ------
@@ -154,7 +175,7 @@ def compare_answers(
             **{str(name): _source(one) for name, one in several.items()},
         },
         by=by, unit=unit, labels=None if labels is None else _source(labels), classes=classes,
-        threshold=threshold, missing=missing,
+        threshold=threshold, missing=missing, numbers=scores or find_slices, features=find_slices,
     )  # fmt: skip
     reference, *others = joined.answers
     study = Study(
@@ -176,6 +197,16 @@ def compare_answers(
         predicted[point] = joined.answers[name][None]
     answers = Predictions(joined.labels, len(joined.classes), [0], predicted)
     frames = analyze(answers, divisions, study, joined.units)._asdict()
+    scored = score_tables(joined, divisions, study, threshold) if scores else {}
+    sliced = slice_tables(joined, study) if find_slices else {}
+    for table, parts in (
+        ("scores", scored), ("slices", {name: one.tested for name, one in sliced.items()})
+    ):  # fmt: skip
+        if parts:
+            of_point = [p for p in predicted if p.method in parts]
+            frames[table] = pd.concat(
+                [parts[point.method].assign(**point._asdict()) for point in of_point]
+            )
     for table, rows in frames.items():
         columns, key = TABLES[table].schema.names, list(TABLES[table].key)
         frames[table] = rows[columns].sort_values(key, ignore_index=True)
@@ -184,13 +215,16 @@ def compare_answers(
         evidence = _evidence(name, reference, joined, divisions, unit or "")
         findings = [] if policy is None else gate.judge(evidence, policy)
         groups = _groups(frames, evidence)
-        decisions.append(_decided(name, reference, groups, findings, study))
+        decided = _decided(name, reference, groups, findings, study)
+        own = _judged(scored[name]) if scored else None
+        decisions.append(decided._replace(scores=own, slices=sliced.get(name)))
         same = bool((evidence.before == evidence.after).all())
         warnings += [f"{name} answers every sample as {reference} does"] if same else []
     warnings += _doubts(evidence, reference)
     return Compared(
-        frames, study, _said(joined), _attributes(joined), tuple(decisions), tuple(warnings)
-    )
+        frames, study, _said(joined), _attributes(joined), tuple(decisions), tuple(warnings),
+        score_threshold(joined, threshold),
+    )  # fmt: skip
 
 
 def _check(policy: Policy) -> None:
@@ -262,10 +296,14 @@ def _groups(frames: Mapping[str, pd.DataFrame], evidence: Evidence) -> pd.DataFr
     rows = own[["n", "counted"]].assign(before=before, after=own["value"]).join(change[columns])
     order = [(d.attribute, name) for d in evidence.divisions for name in d.names]
     rows = rows.join(counts).rename(columns={"counted": "judged"}).loc[order].reset_index()
-    unjudged = ~rows["judged"]
-    rows.loc[unjudged, "verdict"] = "not judged"
-    rows.loc[unjudged, "decide"] = np.nan
-    return rows
+    rows.loc[~rows["judged"], "decide"] = np.nan
+    return rows.assign(verdict=rows["verdict"].where(rows["judged"], NOT_JUDGED))
+
+
+def _judged(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores without verdicts on groups that are too small."""
+    word = scores["verdict"].where(scores["counted"], NOT_JUDGED)
+    return scores.assign(verdict=word).rename(columns={"counted": "judged"})
 
 
 def _decided(
@@ -274,7 +312,10 @@ def _decided(
     """Decide by the rules of a policy where there are findings, else by the groups."""
     judged = groups[groups["judged"]]
     few = len(groups) - len(judged)
-    small = f" {few} of fewer than {study.groups.minimum} are not judged." if few else ""
+    small = ""
+    if few:
+        are = "group of fewer than {} is" if few == 1 else "groups of fewer than {} are"
+        small = f" {few} {are.format(study.groups.minimum)} not judged."
     margin = f"{100 * study.statistics.margin:g} points"
     worse = judged[judged["verdict"] == WORSE]
     untold = judged[~judged["verdict"].isin([WORSE, BETTER, EQUIVALENT])]
@@ -282,29 +323,32 @@ def _decided(
     if len(worse):
         verdict = "fail"
         most = worse.loc[worse["change"].idxmin()]
+        are, lead = ("is", "") if len(worse) == 1 else ("are", "most of all ")
         text = (
-            f"{len(worse)} of {len(judged)} groups are worse than with {reference}, most of all "
+            f"{_share(len(worse), len(judged))} {are} worse than with {reference}, {lead}"
             f"{most['attribute']} {most['group']}: {points(most['change'])} points "
             f"[{points(most['low'])}, {points(most['high'])}]."
         )
     elif len(untold) or judged.empty:
         verdict = "could not tell"
         text = (
-            f"for {len(untold)} of {len(judged)} groups these samples cannot tell, and no group is "
+            f"for {_share(len(untold), len(judged))} these samples cannot tell, and no group is "
             f"known to be worse than with {reference}."
             if len(judged)
             else f"no group has {study.groups.minimum} samples, so none is judged."
         )
     else:
-        text = (
-            f"each of {len(judged)} groups is equivalent to {reference} (within {margin}), or "
-            "better."
-        )
+        each = "the only group" if len(judged) == 1 else f"each of {len(judged)} groups"
+        text = f"{each} is equivalent to {reference} (within {margin}), or better."
     if findings:
         verdict = gate.overall(findings)
         decided = [f.rule for f in findings if f.verdict == verdict]
         text = f"by the rules of the policy ({', '.join(decided)}); {text}"
     return Decision(name, verdict, f"{name}: {verdict}: {text}{small}", groups, findings)
+
+
+def _share(some: int, many: int) -> str:
+    return "the only group" if many == 1 else f"{some} of {many} groups"
 
 
 def _said(joined: Joined) -> pd.DataFrame:

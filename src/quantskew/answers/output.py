@@ -14,13 +14,14 @@ import pandas as pd
 from quantskew.analysis import gate
 from quantskew.analysis.gate import Finding, Policy
 from quantskew.analysis.typeset import escape_markdown, markdown, points
-from quantskew.answers.judging import Compared, Decision, compare_answers
+from quantskew.answers.judging import NOT_JUDGED, Compared, Decision, compare_answers
 from quantskew.answers.reading import AnswersError, listed
 from quantskew.data.groups import Groups
 from quantskew.engine.fingerprint import file_hash
 from quantskew.errors import UserError
-from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, WORSE
+from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, UNDEFINED, WORSE
 from quantskew.files import write_json
+from quantskew.names import WHOLE
 from quantskew.sections import read
 
 SCHEMA, EVIDENCE = "quantskew/compare/1", "quantskew/evidence/1"
@@ -28,7 +29,7 @@ STATUS = {"pass": 0, "fail": 1, "could not tell": 2}
 _LIBRARIES = ("quantskew", "numpy", "pandas", "pyarrow", "scipy")
 DIGITS = 6
 _LONGEST = 40
-_ORDER = (WORSE, CANNOT_TELL, "not judged", "undefined", BETTER, EQUIVALENT)
+_ORDER = (WORSE, CANNOT_TELL, NOT_JUDGED, UNDEFINED, BETTER, EQUIVALENT)
 
 
 def _images(number: float) -> str:
@@ -60,29 +61,105 @@ def table(decision: Decision) -> pd.DataFrame:
     return shown
 
 
+def scores_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores of a table of answers, with what matters first, as texts."""
+    whole = scores["group"] == WHOLE  # everyone is the same under each grouping
+    rows = scores[~whole | (scores["attribute"] == scores["attribute"].iloc[0])]
+    rows = rows.iloc[rows["verdict"].map(_ORDER.index).argsort(kind="stable")]
+    return pd.DataFrame(
+        {
+            "score": rows["score"],
+            "group": np.where(
+                rows["group"] == WHOLE, "everyone", rows["attribute"] + " " + rows["group"]
+            ),
+            "before": rows["before"].map(_number),
+            "after": rows["after"].map(_number),
+            "change [limits]": [
+                f"{_number(r.change, '+')} [{_number(r.low, '+')}, {_number(r.high, '+')}]"
+                for r in rows.itertuples()
+            ],
+            "verdict": rows["verdict"],
+        }
+    )
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "–" if np.isnan(value) else f"{round(value, 3) + 0.0:{sign}.3f}".replace("-", "−")
+
+
+def slices_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """The tested slices of a table of answers, the surest first, as texts."""
+    return pd.DataFrame(
+        {
+            "slice": rows["slice"],
+            "n": rows["n"].map("{:,}".format),
+            "before": (100 * rows["before"]).map("{:.1f} %".format),
+            "after": (100 * rows["after"]).map("{:.1f} %".format),
+            "change [limits]": [
+                f"{points(r.change)} [{points(r.low)}, {points(r.high)}]" for r in rows.itertuples()
+            ],
+            "of all others": rows["rest"].map(points),
+            "fdr": rows["fdr"].map("{:.2g}".format),
+            "verdict": rows["verdict"],
+        }
+    )
+
+
+def _parts(found: Compared, one: Decision) -> Iterator[tuple[str, pd.DataFrame]]:
+    """What to say of a table of answers, each with the rows that follow; there may be none."""
+    yield "\n".join([one.sentence, *(finding.line() for finding in one.findings)]), table(one)
+    rate = f"{100 * found.study.statistics.alpha:g} %"
+    if one.scores is not None:
+        said = (
+            f"Scores of {one.name} against {found.reference}, in nats or shares of 1; recall and "
+            f"false positive rate are at a probability of {found.threshold:g}. Of changes that are "
+            f"worse or better at most {rate} are by chance, on average; divergence and agreement, "
+            "which are never perfect, are worse where surely beyond the margin. They do not decide "
+            "the verdict."
+        )
+        yield said, scores_table(one.scores)
+    if one.slices is not None:
+        columns, rows = one.slices
+        said = f"Slices by {listed(columns)}: on the half of the samples that was searched, "
+        more = (rows["fdr"] <= found.study.statistics.alpha).sum()
+        if rows.empty:
+            said += "no part of enough samples loses more than the rest, so none was tested."
+        else:
+            said += (
+                f"these lose more with {one.name} than the rest. The numbers are of the other "
+                f"half, where {more} of {len(rows)} {'is' if more == 1 else 'are'} confirmed: "
+                f"with an fdr of at most {rate}, the share of false ones among these, on average. "
+                "They do not decide the verdict."
+            )
+        yield said, slices_table(rows)
+
+
 def as_text(found: Compared) -> str:
     """Say the decision in a sentence, then show the groups."""
     lines = []
     for one in found.decisions:
-        shown = table(one)
-        more = len(shown) - _LONGEST
-        lines += [one.sentence, *(finding.line() for finding in one.findings), ""]
-        lines += [shown.head(_LONGEST).to_string(index=False)]
-        lines += [f"… and {more:,} groups more, all of them in --json"] if more > 0 else []
-        lines += [""]
+        for said, shown in _parts(found, one):
+            lines += [said, ""]
+            if len(shown):
+                lines += [shown.head(_LONGEST).to_string(index=False), *_more(shown, " in --json")]
+                lines += [""]
     return "\n".join([*lines, *(f"warning: {text}" for text in found.warnings)]).strip()
+
+
+def _more(shown: pd.DataFrame, where: str = "") -> list[str]:
+    more = len(shown) - _LONGEST
+    return [f"… and {more:,} more rows{where}"] if more > 0 else []
 
 
 def as_markdown(found: Compared) -> str:
     """Lay out a comparison as a comment on a pull request."""
     lines = [f"### Answers by group: **{found.verdict}**", ""]
     for one in found.decisions:
-        lines += [escape_markdown(one.sentence), ""]
-        lines += [f"- {escape_markdown(finding.line())}" for finding in one.findings]
-        rows = table(one)
-        lines += ["", markdown(rows.head(_LONGEST))]
-        more = len(rows) - _LONGEST
-        lines += [f"… and {more:,} groups more.", ""] if more > 0 else []
+        for said, shown in _parts(found, one):
+            first, *rules = said.split("\n")
+            lines += [escape_markdown(first), "", *(f"- {escape_markdown(r)}" for r in rules)]
+            lines += ["", markdown(shown.head(_LONGEST))] if len(shown) else []
+            lines += [*_more(shown), ""]
     confidence = 100 * (1 - found.study.statistics.alpha)
     margin = 100 * found.study.statistics.margin
     lines += [
@@ -124,6 +201,7 @@ def as_json(
         "draws": settings.draws,
         "seed": settings.seed,
         "warnings": [*found.warnings],
+        "threshold": found.threshold,
         "tables": [
             {
                 "name": one.name,
@@ -132,6 +210,13 @@ def as_json(
                 "accuracy": accuracy(one.name),
                 "groups": one.groups.to_dict("records"),
                 "rules": [finding._asdict() for finding in one.findings],
+                "scores": None if one.scores is None else one.scores.to_dict("records"),
+                "slices": None
+                if one.slices is None
+                else {
+                    "columns": [*one.slices.columns],
+                    "tested": one.slices.tested.to_dict("records"),
+                },
             }
             for one in found.decisions
         ],
@@ -168,7 +253,7 @@ def as_junit(found: Compared) -> str:
 
 
 def _group_cases(decision: Decision) -> Iterator[tuple[str, str, str, str]]:
-    kinds = {WORSE: "failure", BETTER: "", EQUIVALENT: "", "not judged": "skipped"}
+    kinds = {WORSE: "failure", BETTER: "", EQUIVALENT: "", NOT_JUDGED: "skipped"}
     for row in decision.groups.itertuples():
         limits = f"[{points(row.low)}, {points(row.high)}]"
         said = f"{row.verdict}: {points(row.change)} points {limits}, n = {row.n:,}"
@@ -187,7 +272,8 @@ def run(
     before: Path, after: Sequence[Path], *, policy: Path | None = None, labels: Path | None = None,
     by: Sequence[str] = (), unit: str | None = None, margin: float | None = None,
     classes: Sequence[str] = (), threshold: float | None = None, missing: float = 0.0,
-    minimum: int | None = None, date: str | None = None,
+    minimum: int | None = None, date: str | None = None, scores: bool = False,
+    find_slices: bool = False,
 ) -> tuple[Compared, dict[str, Any]]:  # fmt: skip
     """Compare files, and describe the comparison as :func:`as_json` does.
 
@@ -211,7 +297,8 @@ def run(
     found = compare_answers(
         before, dict(zip(names, after, strict=True)), by=by, unit=unit, labels=labels,
         margin=margin, classes=classes, threshold=threshold, missing=missing, policy=rules,
-        grouping=Groups() if minimum is None else Groups(minimum=minimum),
+        grouping=Groups() if minimum is None else Groups(minimum=minimum), scores=scores,
+        find_slices=find_slices,
     )  # fmt: skip
     files = [before, *after, *([labels] if labels else []), *([policy] if policy else [])]
     hashes = {str(path): file_hash(path) for path in files}

@@ -17,7 +17,8 @@ All but numbers are texts as written: ``01`` in a CSV is not ``1``. Empty cells 
 unknown.
 
 Files are read a piece at a time, and only the columns that are needed. Texts are numbered as they
-are read, so that many rows fit into memory.
+are read, so that many rows fit into memory. Numbers are let go of once they have answered, unless
+they are asked for; then lists are kept as float32.
 """
 
 import json
@@ -56,11 +57,20 @@ class Codes(NamedTuple):
     names: list[str]
 
 
+class Numbers(NamedTuple):
+    """Numbers behind answers: ``values`` (n, K), or (n, 1) of a ``score``, of ``names`` (K,)."""
+
+    kind: str  # logits, probabilities or score
+    values: np.ndarray
+    names: list[str]
+
+
 class Table(NamedTuple):
     """What a table of answers holds.
 
     ``columns`` are texts. ``answers`` are numbered by class where the table says the classes by
     their place (``by_place``), else by name; None in a table that only has labels or groups.
+    ``numbers`` are None where there are none, or they were not asked for.
     """
 
     name: str
@@ -68,6 +78,7 @@ class Table(NamedTuple):
     columns: dict[str, Codes]
     answers: Codes | None
     by_place: bool
+    numbers: Numbers | None
 
     def row(self, row: int) -> str:
         """Name a row, counted from 1, by its id."""
@@ -99,6 +110,7 @@ def read(
     *,
     answers: bool = True,
     threshold: float | None = None,
+    numbers: bool = False,
 ) -> Table:
     """Read a table of answers.
 
@@ -115,6 +127,8 @@ def read(
         Whether it holds answers; a table of labels and groups need not.
     threshold
         From which ``score`` on the second class answers.
+    numbers
+        Whether to keep the numbers that stand in the table, also beside a ``prediction``.
 
     Raises
     ------
@@ -127,7 +141,8 @@ def read(
             f"{name} has no column 'id'{close_names('id', known)}; it has {listed(known)}"
         )
     texts = [column for column in columns if column in known]
-    stated = _stated([one for one in known if one not in texts], name) if answers else []
+    others = [one for one in known if one not in texts]
+    stated = _stated(others, name) if answers else []
     if stated == ["score"] and threshold is None:
         raise AnswersError(
             f"{name} gives a score for each sample; say from which on it means the second class: "
@@ -135,33 +150,43 @@ def read(
         )
     by_name = stated == ["prediction"]
     texts = list(dict.fromkeys([*texts, *(stated if by_name else [])]))
-    numbers = [] if by_name else stated
+    beside = [one for one in others if one != "prediction"] if by_name and numbers else []
+    places = stated if not by_name else _stated(beside, name) if _in_numbers(beside) else []
     ids: list[pa.Array] = []
     parts: dict[str, list[pa.Array]] = {column: [] for column in texts}
-    places: list[np.ndarray] = []
+    answered: list[np.ndarray] = []
+    kept: list[np.ndarray] = []
     width: set[int] = set()
-    for batch in _pieces(source, name, ["id", *texts, *numbers], {*numbers}):
+    for batch in _pieces(source, name, ["id", *texts, *places], {*places}):
         ids.append(_ids(batch.column("id"), name, sum(map(len, ids))))
         for column in texts:
             parts[column].append(_encoded(batch.column(column), name, column))
-        if numbers:
-            values = _values(batch.select(numbers), numbers, ids, name)
-            width.add(2 if stated == ["score"] else values.shape[1])
-            places.append(_answered(values, stated[0], threshold, ids, name))
+        if places:
+            values = _values(batch.select(places), places, ids, name)
+            width.add(2 if places == ["score"] else values.shape[1])
+            if places[0] not in ("logits", "score"):
+                _refuse_improbable(values, ids, name)
+            if not by_name:
+                answered.append(_answered(values, places[0], threshold))
+            if numbers:
+                kept.append(values if places == ["score"] else values.astype(np.float32))
     if not ids:
         raise AnswersError(f"{name} has no rows")
     if len(width) > 1:
-        raise AnswersError(f"{name}: {stated[0]} has {listed(sorted(width))} numbers a sample")
+        raise AnswersError(f"{name}: {places[0]} has {listed(sorted(width))} numbers a sample")
     named = {column: _joined(arrays) for column, arrays in parts.items()}
     given = named.pop("prediction", None) if by_name else None
-    if numbers:
-        names = [column.removeprefix(PREFIX) for column in numbers]
+    found = None
+    if places:
+        names = [column.removeprefix(PREFIX) for column in places]
         names = names if len(names) > 1 else [*map(str, range(width.pop()))]
-        given = Codes(np.concatenate(places), names)
+        given = given if by_name else Codes(np.concatenate(answered), names)
+        kind = places[0] if places[0] in ("logits", "score") else "probabilities"
+        found = Numbers(kind, np.concatenate(kept), names) if numbers else None
     kinds = {array.type for array in ids}
     if len(kinds) > 1:
         ids = [array.cast(pa.large_string()) for array in ids]
-    whole = Table(name, pa.concat_arrays(ids), named, given, by_place=bool(numbers))
+    whole = Table(name, pa.concat_arrays(ids), named, given, bool(answered), found)
     if given is not None and (given.codes < 0).any():
         row = int((given.codes < 0).argmax())
         raise AnswersError(f"{name}: prediction is missing in {whole.row(row)}")
@@ -175,15 +200,37 @@ def listed(names: Iterable[Any], most: int = 12) -> str:
     return ", ".join(texts[:most]) + more
 
 
+def describing(source: Source, name: str) -> list[str]:
+    """Names of the columns that may describe samples: no ids, answers, images or lists."""
+    if isinstance(source, pd.DataFrame):
+        try:
+            fields = pa.Schema.from_pandas(source.head(1000), preserve_index=False)
+        except (pa.ArrowException, ValueError) as error:
+            raise AnswersError(f"{name} cannot be read: {_first_line(error)}") from None
+    else:
+        fields = _kind(source).schema(source)
+    refused = ("id", "label", *ANSWERS)
+    return [
+        one.name for one in fields
+        if one.name not in refused and not one.name.startswith(PREFIX)
+        and not (pa.types.is_nested(one.type) or pa.types.is_binary(one.type)
+                 or pa.types.is_large_binary(one.type))
+    ]  # fmt: skip
+
+
+def _in_numbers(known: list[str]) -> list[str]:
+    """Columns of numbers that state answers."""
+    found = [column for column in ANSWERS[1:] if column in known]
+    classes = [column for column in known if column.startswith(PREFIX) and column != PREFIX]
+    return found or (classes if len(classes) > 1 else [])
+
+
 def _stated(known: list[str], name: str) -> list[str]:
     """Columns that state the answers."""
-    found = [column for column in ANSWERS if column in known]
-    if "prediction" in found:
+    if "prediction" in known:
         return ["prediction"]
-    classes = [column for column in known if column.startswith(PREFIX) and column != PREFIX]
-    if not found and len(classes) > 1:
-        return classes
-    if len(found) != 1:
+    found = _in_numbers(known)
+    if not found or (len(found) > 1 and found[0] in ANSWERS):
         problem = f"states them as {' and as '.join(found)}" if found else "has none of them"
         raise AnswersError(
             f"{name}: its answers stand in one of the columns {', '.join(ANSWERS)}, or in p_<class>"
@@ -422,21 +469,22 @@ def _values(
     return np.asarray(values)
 
 
-def _answered(
-    values: np.ndarray, what: str, threshold: float | None, ids: list[pa.Array], name: str
-) -> np.ndarray:
+def _refuse_improbable(values: np.ndarray, ids: list[pa.Array], name: str) -> None:
+    """Refuse rows that are no probabilities."""
+    wrong = (values.min(1) < 0) | (np.abs(values.sum(1) - 1) > _SUMS_TO_ONE)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise AnswersError(
+            f"{name}: the probabilities of {_place(ids, row)} are "
+            f"{listed(values[row].round(4), 6)}, with the sum {values[row].sum():.4g}; they "
+            "must be 0 or more and sum to 1. Numbers of any size are logits"
+        )
+
+
+def _answered(values: np.ndarray, what: str, threshold: float | None) -> np.ndarray:
     """Class that numbers answer, (n,)."""
     if what == "score":
         return np.asarray(values[:, 0] >= threshold, np.int64)
-    if what != "logits":
-        wrong = (values.min(1) < 0) | (np.abs(values.sum(1) - 1) > _SUMS_TO_ONE)
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise AnswersError(
-                f"{name}: the probabilities of {_place(ids, row)} are "
-                f"{listed(values[row].round(4), 6)}, with the sum {values[row].sum():.4g}; they "
-                "must be 0 or more and sum to 1. Numbers of any size are logits"
-            )
     return np.asarray(values.argmax(1))
 
 

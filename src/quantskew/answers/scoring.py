@@ -1,0 +1,159 @@
+"""What tables of answers say beyond answers: scores of every group, and slices that lose most."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from quantskew.analysis.study import Study
+from quantskew.answers.joining import Joined
+from quantskew.answers.reading import AnswersError, Codes, Numbers, listed
+from quantskew.data.groups import Grouping
+from quantskew.fairness.score_catalogue import LEAST, probabilities
+from quantskew.fairness.scores import compare, judged
+from quantskew.fairness.slices import clusters, describe, find_slices
+
+CLUSTER = "logit cluster"
+
+
+class Slices(NamedTuple):
+    """What was searched for slices, and those that were tested.
+
+    Attributes
+    ----------
+    columns
+        Names of the columns that describe samples.
+    tested
+        Rows of :func:`quantskew.fairness.slices.find_slices`.
+    """
+
+    columns: tuple[str, ...]
+    tested: pd.DataFrame
+
+
+def score_threshold(joined: Joined, threshold: float | None) -> float:
+    """Probability from which on recall and false positive rate count a class as given.
+
+    Parameters
+    ----------
+    threshold
+        That of a ``score``, in its unit; half unless given.
+    """
+    if threshold is None:
+        return 0.5
+    as_logit = any(one.kind == "score" and not _shares(one) for one in joined.numbers.values())
+    return float(expit(threshold)) if as_logit else threshold
+
+
+def score_tables(
+    joined: Joined, divisions: Sequence[Grouping], study: Study, threshold: float | None
+) -> dict[str, pd.DataFrame]:
+    """Compare the scores of every table with those of the first, by group.
+
+    Parameters
+    ----------
+    divisions
+        Ways of dividing the samples.
+    threshold
+        As in :func:`score_threshold`.
+
+    Returns
+    -------
+    Rows of :func:`quantskew.fairness.scores.compare` by name of table, judged as one family.
+
+    Raises
+    ------
+    AnswersError
+        When a table has no numbers behind its answers, or some give a ``score`` as a probability
+        and others as a logit.
+    """
+    reference, *others = joined.answers
+    lacking = [name for name in joined.answers if name not in joined.numbers]
+    if lacking:
+        raise AnswersError(
+            f"{listed(lacking)}: scores need logits, probabilities, p_<class> of each class or a "
+            "score beside the prediction, and there are none"
+        )
+    single = {name: _shares(one) for name, one in joined.numbers.items() if one.kind == "score"}
+    if len({*single.values()}) > 1:
+        inside, outside = (
+            next(n for n, own in single.items() if own is is_) for is_ in (True, False)
+        )
+        raise AnswersError(
+            f"each score of {inside} lies within 0..1, as probabilities do, and some of {outside} "
+            "do not, as logits; write p_<class> of each class or logits, so that they compare"
+        )
+    cut = score_threshold(joined, threshold)
+    cut = min(
+        cut, float(np.float32(cut))
+    )  # lists are float32; what is at the threshold stays there
+    before = _probabilities(joined.numbers[reference])
+    settings = study.statistics
+    parts = {
+        name: compare(
+            before, _probabilities(joined.numbers[name]), joined.labels, divisions, joined.units,
+            threshold=cut, margin=settings.margin, alpha=settings.alpha,
+        )
+        for name in others
+    }  # fmt: skip
+    rows = judged(pd.concat(parts, names=["table", None]), settings.margin, settings.alpha)
+    return {
+        name: own.drop(columns="scale").reset_index(drop=True)
+        for name, own in rows.groupby(level="table", sort=False)
+    }
+
+
+def _shares(one: Numbers) -> bool:
+    return bool(((one.values >= 0) & (one.values <= 1)).all())
+
+
+def _probabilities(one: Numbers) -> np.ndarray:
+    """Probabilities, (n, K); a ``score`` is that of the second class, or its logit."""
+    if one.kind == "logits":
+        return probabilities(one.values)
+    if one.kind == "probabilities":
+        return one.values.astype(float)
+    second = one.values[:, 0]
+    second = second if _shares(one) else probabilities(second)
+    return np.stack([1 - second, second], axis=1)
+
+
+def slice_tables(joined: Joined, study: Study) -> dict[str, Slices]:
+    """Find the slices of the samples on which every table loses most against the first.
+
+    They are described by the attributes that were read, the label, and clusters of logits where
+    both tables have numbers.
+    """
+    reference, *others = joined.answers
+    features = pd.DataFrame(
+        {name: _feature(joined.attributes[name]) for name in joined.features}
+    ).assign(label=pd.Categorical.from_codes(joined.labels, [*joined.classes]))
+    settings = study.statistics
+    found = {}
+    for name in others:
+        own = features
+        if {reference, name} <= {*joined.numbers}:
+            before, after = (
+                np.log(np.maximum(_probabilities(joined.numbers[one]), LEAST))
+                for one in (reference, name)
+            )
+            own = features.copy(deep=False)
+            own.insert(0, CLUSTER, clusters(before, after).astype(str))
+        rows = find_slices(
+            own, joined.answers[reference], joined.answers[name], joined.labels, joined.units,
+            minimum=study.groups.minimum, margin=settings.margin, alpha=settings.alpha,
+            seed=settings.seed,
+        )  # fmt: skip
+        columns = dict.fromkeys(column for one in describe(own) for column in one.columns)
+        found[name] = Slices(tuple(columns), rows)
+    return found
+
+
+def _feature(codes: Codes) -> pd.Series:
+    """Values of a column: numbers where all texts are finite numbers, else the texts."""
+    numbers = pd.to_numeric(pd.Series(codes.names, dtype=object), errors="coerce").to_numpy(float)
+    if len(numbers) and np.isfinite(numbers).all():
+        return pd.Series(np.append(numbers, np.nan)[codes.codes])
+    return pd.Series(pd.Categorical.from_codes(codes.codes, pd.Index(codes.names, dtype=object)))
