@@ -245,6 +245,10 @@ def test_the_command_shows_and_keeps_scores_and_slices(tmp_path, monkeypatch, ca
     page = Path("v.md").read_text()
     assert "| nll | race b |" in page
     assert "| camera old |" in page
+    report = Path("r.html").read_text()
+    assert "Parts of the samples that nobody listed" in report
+    assert "Scores of each group against" in report
+    assert "camera old" in report
     assert run(capsys, "verify", "e.json")[:2] == (0, "e.json: files and results are the same\n")
     people.assign(prediction=people["label"]).to_csv("named.csv", index=False)
     status, _, wrong = run(capsys, "compare", "before.csv", "named.csv", "--scores")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from quantskew.analysis import gate
 from quantskew.analysis.gate import Finding, Policy
-from quantskew.analysis.typeset import escape_markdown, markdown, points
+from quantskew.analysis.typeset import escape_markdown, interval, markdown, points
 from quantskew.answers.judging import NOT_JUDGED, Compared, Decision, compare_answers
 from quantskew.answers.reading import AnswersError, listed
 from quantskew.data.groups import Groups
@@ -49,10 +49,7 @@ def table(decision: Decision) -> pd.DataFrame:
             "n": rows["n"].map("{:,}".format),
             "before": (100 * rows["before"]).map("{:.1f} %".format),
             "after": (100 * rows["after"]).map("{:.1f} %".format),
-            "change [limits]": [
-                f"{points(row.change)} [{points(row.low)}, {points(row.high)}]"
-                for row in rows.itertuples()
-            ],
+            "change [limits]": [interval(r.change, r.low, r.high) for r in rows.itertuples()],
             "verdict": rows["verdict"],
         }
     )
@@ -62,9 +59,8 @@ def table(decision: Decision) -> pd.DataFrame:
 
 
 def scores_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """The scores of a table of answers, with what matters first, as texts."""
-    whole = scores["group"] == WHOLE  # everyone is the same under each grouping
-    rows = scores[~whole | (scores["attribute"] == scores["attribute"].iloc[0])]
+    """The scores of a table of answers that are not equivalent, what matters first, as texts."""
+    rows = scores[~scores["verdict"].isin([EQUIVALENT, UNDEFINED])]
     rows = rows.iloc[rows["verdict"].map(_ORDER.index).argsort(kind="stable")]
     return pd.DataFrame(
         {
@@ -95,9 +91,7 @@ def slices_table(rows: pd.DataFrame) -> pd.DataFrame:
             "n": rows["n"].map("{:,}".format),
             "before": (100 * rows["before"]).map("{:.1f} %".format),
             "after": (100 * rows["after"]).map("{:.1f} %".format),
-            "change [limits]": [
-                f"{points(r.change)} [{points(r.low)}, {points(r.high)}]" for r in rows.itertuples()
-            ],
+            "change [limits]": [interval(r.change, r.low, r.high) for r in rows.itertuples()],
             "of all others": rows["rest"].map(points),
             "fdr": rows["fdr"].map("{:.2g}".format),
             "verdict": rows["verdict"],
@@ -108,29 +102,27 @@ def slices_table(rows: pd.DataFrame) -> pd.DataFrame:
 def _parts(found: Compared, one: Decision) -> Iterator[tuple[str, pd.DataFrame]]:
     """What to say of a table of answers, each with the rows that follow; there may be none."""
     yield "\n".join([one.sentence, *(finding.line() for finding in one.findings)]), table(one)
-    rate = f"{100 * found.study.statistics.alpha:g} %"
     if one.scores is not None:
+        whole = one.scores["group"] == WHOLE  # everyone is the same under each grouping
+        scores = one.scores[~whole | (one.scores["attribute"] == one.scores["attribute"].iloc[0])]
+        same, defined = ((scores["verdict"] == EQUIVALENT).sum(), scores["change"].count())
         said = (
-            f"Scores of {one.name} against {found.reference}, in nats or shares of 1; recall and "
-            f"false positive rate are at a probability of {found.threshold:g}. Of changes that are "
-            f"worse or better at most {rate} are by chance, on average; divergence and agreement, "
-            "which are never perfect, are worse where surely beyond the margin. They do not decide "
-            "the verdict."
+            f"Scores of {one.name} against {found.reference}, in nats or shares of 1 (recall and "
+            f"false positive rate at {found.threshold:g}): {same} of {defined} changes "
+            f"{'is' if same == 1 else 'are'} equivalent. They do not decide the verdict."
         )
-        yield said, scores_table(one.scores)
+        yield said, scores_table(scores)
     if one.slices is not None:
         columns, rows = one.slices
-        said = f"Slices by {listed(columns)}: on the half of the samples that was searched, "
-        more = (rows["fdr"] <= found.study.statistics.alpha).sum()
-        if rows.empty:
-            said += "no part of enough samples loses more than the rest, so none was tested."
-        else:
-            said += (
-                f"these lose more with {one.name} than the rest. The numbers are of the other "
-                f"half, where {more} of {len(rows)} {'is' if more == 1 else 'are'} confirmed: "
-                f"with an fdr of at most {rate}, the share of false ones among these, on average. "
-                "They do not decide the verdict."
-            )
+        alpha = found.study.statistics.alpha
+        sure = (rows["fdr"] <= alpha).sum()
+        said = f"Slices by {listed(columns)}: chosen on one half of the samples, " + (
+            "where no part of enough samples loses more than the rest."
+            if rows.empty
+            else f"and tested on the other, where {sure} of {len(rows)} "
+            f"{'loses' if sure == 1 else 'lose'} more than the rest (false discovery rate at most "
+            f"{100 * alpha:g} %); they do not decide the verdict."
+        )
         yield said, slices_table(rows)
 
 

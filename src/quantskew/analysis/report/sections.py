@@ -53,7 +53,7 @@ def sections(frames: Frames, study: Study) -> list[Section]:
             "groups", "Every group",
             "Change of the accuracy of each group against fp32, in points. ▼ worse, ▲ better, "
             "= equivalent (within the margin), ? cannot tell; * too few images to be judged.",
-            [*_groups(frames, study), *_scores(frames)], "results",
+            [*_groups(frames, study), *_scores(frames), *_slices(frames)], "results",
         ),
         Section(
             "remedies", "What helps, and what it costs",
@@ -173,6 +173,23 @@ def _scores(frames: Frames) -> Iterator[Table]:
             },
             "From the logits, for these networks; in nats, or shares of 1. Two networks never "
             "agree in all, so a distance is worse only where it is surely above the margin.",
+        )  # fmt: skip
+
+
+def _slices(frames: Frames) -> Iterator[Table]:
+    if "slices" in frames:
+        rows = frames["slices"].sort_values("p_value", kind="stable")
+        yield table(
+            "Parts of the samples that nobody listed", rows,
+            {
+                **_network(rows), "method": text("method"), **_WIDTH, "slice": text("slice"),
+                "n": count("n"), "before": share("before"), "after": share("after"),
+                "change": change_with_limits("change", "low", "high"), "all others": change("rest"),
+                "false discovery rate": p("fdr"), "verdict": verdict("verdict"),
+            },
+            "Chosen on one half of the samples as losing more than the rest; the numbers are of "
+            "the other half. False discovery rate: of the slices up to it at most that share, on "
+            "average, loses no more than the rest.",
         )  # fmt: skip
 
 
