@@ -174,7 +174,7 @@ def test_a_study_judged_from_its_own_answers_gives_the_verdicts_of_its_stage(tmp
     by, groups = ("race", "race*gender"), Groups()
     units = unit_codes(frame, "person")
     study = Study(
-        datasets=("d",), models=("m",), bits=(8,), seeds=(0,), methods={"ptq": {}},
+        datasets=("d",), models=("m",), bits=(8,), seeds=(0,), methods={"ptq": {"weights": {}}},
         reference="ptq", groups=groups.model_copy(update={"by": {"d": by}}), statistics=QUICK,
     )  # fmt: skip
     predicted = {Point("d", "m", "fp32", 32): before[None], Point("d", "m", "ptq", 8): after[None]}

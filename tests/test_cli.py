@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from quantskew import cli, tables
+from quantskew.commands import COMMANDS, gate
 from quantskew.deployment import onnx_files
 from quantskew.fairness.plan import images_from_pilot, images_to_certify
 
@@ -170,11 +171,16 @@ def test_help_teaches(capsys):
     assert all(name in run(capsys, "--help")[1] for name in ("gate", "latency", "doctor"))
 
 
+def test_every_file_of_a_command_is_listed():
+    files = Path(gate.__file__).parent.glob("*.py")
+    assert {one.name for one in COMMANDS} == {f.stem for f in files} - {"__init__", "common"}
+
+
 def test_the_policy_in_the_help_is_a_policy(tmp_path):
     from quantskew.analysis.gate import Policy
     from quantskew.params import read
 
-    block = cli._GATE.split("not checked:\n")[1].split("A rule passes")[0]
+    block = gate.TEXT.split("not checked:\n")[1].split("A rule passes")[0]
     path = tmp_path / "policy.yaml"
     path.write_text(block)
     policy = read(Policy, path, "")
