@@ -209,7 +209,8 @@ def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str
     chosen = made[made["recommended"]]
     if len(chosen):
         row, number = chosen.iloc[0], int(made["meets"].sum())
-        first = f"the narrowest of {number} {what}s, free ones first,"
+        ties = ", free ones first," if what == "variant" else ""
+        first = f"the narrowest of {number} {what}s{ties}"
         among = first if number > 1 else f"the only {what}"
         parent = row.get("fp32", base["accuracy"])
         return (

@@ -297,6 +297,7 @@ def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator
     target = f"{100 * study.targets.worst_group_loss:g}"
     files = shipped(frames, study)
     none: list[str] = []
+    chosen_as: dict[str, list[tuple[str, str]]] = {}  # networks and their accuracy, by what ships
     for dataset, model in dict.fromkeys((row.dataset, row.model) for row in rows):
         chosen = [r for r in rows if r.recommended and r[:2] == (dataset, model)]
         name = model if len(study.datasets) == 1 else f"{model} on {dataset}"
@@ -305,10 +306,7 @@ def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator
             what = (
                 row.method if row.note != "simulated" else f"{row.method} {row.width} (simulated)"
             )
-            yield (
-                f"Ship {name} as {what}: accuracy {row.accuracy}; no group loses over {target} "
-                "points, certified."
-            )
+            chosen_as.setdefault(what, []).append((name, row.accuracy))
             continue
         made = files[(files["dataset"] == dataset) & (files["model"] == model)]
         if made.empty:
@@ -319,6 +317,12 @@ def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator
         bounds = made["loss_bound"].dropna()
         best = f"to {100 * bounds.min():.1f}" if len(bounds) else "to no number"
         none.append(f"{name}'s{' best is certified' if not none else ''} {best}")
+    for what, networks in chosen_as.items():
+        names, accuracies = (" and ".join(texts) for texts in zip(*networks, strict=True))
+        yield (
+            f"Ship {names} as {what}: accuracy {accuracies}; no group loses over {target} "
+            "points, certified."
+        )
     if none:
         what = "variant" if files.empty else "file"
         yield (
