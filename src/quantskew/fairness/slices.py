@@ -241,12 +241,13 @@ def _search(candidates: list[Slice], change: Floats, searched: Bools, most: int)
     """
     if not candidates:
         return []
-    masks = np.array([one.mask[searched] for one in candidates], float)
-    n = masks.sum(1)
-    parts = []
-    for total, squares, count in (
-        (masks @ change, masks @ change**2, n),
-        ((1 - masks) @ change, (1 - masks) @ change**2, len(change) - n),
+    masks = np.array([one.mask[searched] for one in candidates])
+    # one slice after the other: as a product of matrices, it would be as many bytes for a bit
+    inside = np.array([(len(own), own.sum(), (own**2).sum()) for own in (change[m] for m in masks)])
+    n, parts = inside[:, 0], []
+    for count, total, squares in (
+        inside.T,
+        (np.array([len(change), change.sum(), (change**2).sum()]) - inside).T,
     ):
         mean = total / np.maximum(count, 1)
         # one lost and one gained more, so that few changes are not taken for no variance
@@ -262,7 +263,7 @@ def _search(candidates: list[Slice], change: Floats, searched: Bools, most: int)
             break
         if z[at] >= 0 or own[at] >= 0:
             continue
-        common = masks[chosen] @ masks[at]
+        common = (masks[chosen] & masks[at]).sum(1)
         if (common <= _ALIKE * np.minimum(n[chosen], n[at])).all():
             chosen.append(int(at))
     return [candidates[at] for at in chosen]
