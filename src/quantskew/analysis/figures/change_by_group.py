@@ -35,13 +35,13 @@ def change_by_group(study: Study, effects: pd.DataFrame) -> pd.DataFrame:
     rows = effects[(effects["metric"] == "accuracy") & (effects["reference"] == BASELINE)]
     rows = first_groupings(rows[rows["counted"].astype(bool)], study)
     plain = rows["method"] == study.reference
-    states = map(state_name, rows["method"], rows["bits"])
-    rows = rows.assign(width=[*states])
-    if plain.any():
-        rows = rows[plain]
-    else:
-        named = rows["width"].where(rows["width"] == rows["method"])
-        rows = rows.assign(width=named.fillna(rows["method"] + " " + rows["width"]))
+    rows = rows[plain] if plain.any() else rows
+    states = [
+        state if plain.any() or state == method else f"{method} {state}"
+        for method, bits in zip(rows["method"], rows["bits"], strict=True)
+        for state in [state_name(method, bits)]
+    ]
+    rows = rows.assign(width=pd.Series(states, rows.index, str))
     rows = rows.sort_values(
         ["panel", "bits", "change"], ascending=[True, False, True], kind="stable"
     )

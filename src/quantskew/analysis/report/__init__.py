@@ -109,6 +109,7 @@ def render(
         limits=limits(frames, study),
         glossary=GLOSSARY,
         margin=100 * study.statistics.margin,
+        target=100 * study.targets.worst_group_loss if "frontier" in frames else None,
         sure=100 * (1 - study.statistics.alpha),
         parameters=yaml.safe_dump(dict(parameters), sort_keys=False) if parameters else "",
         hashes=hashes or {},
