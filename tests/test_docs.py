@@ -26,7 +26,7 @@ PLAYED = ("docs/compare.md", "docs/reproduce.md", "README.md", "docs/ship.md", "
 """In the order of a reader; any order works, as each page leaves the default study behind."""
 ALONE = ("docs/python.md", "docs/extend.md")
 """Their code needs no study."""
-OF_LONG_RUNS = {"docs/architectures.md", "docs/benchmarks.md", "docs/coverage.md"}
+OF_LONG_RUNS = {"docs/faults.md", "docs/architectures.md", "docs/benchmarks.md", "docs/coverage.md"}
 """They show what hours of measuring printed. Pages of results say how theirs is made."""
 
 
