@@ -4,6 +4,7 @@ import zipfile
 
 import data_layouts as layouts
 import pandas as pd
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -63,6 +64,38 @@ def test_three_lines_of_yaml_read_a_parquet_file(tmp_path):
     assert samples.attributes["age"][0] == 20 + row
     assert samples.classes[samples.labels[0]] == _people()["diagnosis"][row]
     assert len(samples.test) == 5  # a fifth of 8 and of 16, rounded
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_resizing_and_cropping_are_those_of_torchvision(tmp_path, interpolation):
+    from torchvision.transforms import InterpolationMode, v2
+
+    pictures = [layouts.picture(seed, 37 + 5 * (seed % 3), 53) for seed in range(COUNT)]
+    _parquet(tmp_path / "mine.parquet", pictures)
+    source = Source(
+        reader="parquet", path=str(tmp_path / "mine.parquet"), image="photo", label="diagnosis",
+        size=24, resize=32, interpolation=interpolation, test_fraction=0.5,
+    )  # fmt: skip
+    _made(source, tmp_path).write(tmp_path / "samples.parquet")
+    samples = load(tmp_path / "samples.parquet")
+    theirs = v2.Compose([v2.Resize(32, InterpolationMode(interpolation)), v2.CenterCrop(24)])
+    for image, name in zip(samples.images, samples.ids, strict=True):
+        number = int(name.rpartition("/")[2])
+        picture = PIL.Image.open(io.BytesIO(pictures[number])).convert("RGB")
+        assert (v2.functional.pil_to_tensor(theirs(picture)) == image).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"size": 64, "resize": 48}, "resize: 48 is smaller than size"),
+        ({"size": [20, 64], "resize": 48}, "resize: 48 is smaller than size"),
+        ({"size": 64, "interpolation": "bicubic"}, "interpolation acts with resize alone"),
+    ],
+)
+def test_a_crop_that_cannot_be_is_refused_before_any_image_is_read(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Source.model_validate(settings)
 
 
 def test_columns_of_ones_own_are_kept_or_refused_by_name(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pandas.api.types import union_categoricals
 from quantskew.data import quality, splits
 from quantskew.data.decoding import decode_all, height_and_width
 from quantskew.data.groups import GroupError, group_codes, in_order
+from quantskew.data.preprocess import fit
 from quantskew.data.source import Source
 from quantskew.data.sources import Raw, SourceError, read
 from quantskew.data.sources.layout import SPLITS
@@ -78,9 +80,13 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
     channels, positions = source.channels or raw.channels, np.flatnonzero(wanted)
     images = (image for image, want in zip(raw.images, wanted, strict=True) if want)
     total = len(positions)
-    pixels, digests, unusable = decode_all(
-        images, total, size=size, channels=channels, native=raw.native, folder=root, title=name
+    middle = source.resize and partial(
+        fit, resize=source.resize, crop=size, interpolation=source.interpolation
     )
+    pixels, digests, unusable = decode_all(
+        images, total, size=size, channels=channels, native=raw.native, fit=middle or None,
+        folder=root, title=name,
+    )  # fmt: skip
     for position, reason in unusable.items():
         reasons[positions[position]] = reason
     rejects = _rejects(name, source, raw, rows["id"], reasons)

@@ -7,6 +7,7 @@ import PIL.Image
 from pydantic import BeforeValidator, Field, FiniteFloat
 
 from quantskew.data.decoding import height_and_width
+from quantskew.data.source import Interpolation
 from quantskew.data.sources.registry import UnusableError
 from quantskew.errors import UserError
 from quantskew.sections import PositiveFloat, Section
@@ -58,7 +59,7 @@ class Preprocess(Section):
 
     resize: _Side | tuple[_Side, _Side] | None = None
     crop: _Side | tuple[_Side, _Side] | None = None
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     scale: PositiveFloat
     mean: Annotated[tuple[FiniteFloat, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
     std: Annotated[tuple[PositiveFloat, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
@@ -78,25 +79,7 @@ class Preprocess(Section):
 
     def fit(self, picture: PIL.Image.Image) -> PIL.Image.Image:
         """Resize a picture and crop its middle."""
-        if self.resize is not None:
-            width, height = picture.size
-            if isinstance(self.resize, tuple):
-                form = self.resize[::-1]
-            else:  # the longer side is rounded down, as torchvision does
-                shorter = min(width, height)
-                form = (width * self.resize // shorter, height * self.resize // shorter)
-            picture = picture.resize(form, _RESAMPLING[self.interpolation])
-        if self.crop is not None:
-            high, wide = height_and_width(self.crop)
-            left = round((picture.size[0] - wide) / 2)
-            top = round((picture.size[1] - high) / 2)
-            if left < 0 or top < 0:
-                raise UnusableError(
-                    f"{picture.size[1]}×{picture.size[0]} pixels, smaller than the crop of "
-                    f"{high}×{wide}"
-                )
-            picture = picture.crop((left, top, left + wide, top + high))
-        return picture
+        return fit(picture, self.resize, self.crop, self.interpolation)
 
     def values(self, pixels: np.ndarray) -> np.ndarray:
         """Scale and normalize pixels in RGB, (N, C, H, W); the result is float32."""
@@ -135,3 +118,36 @@ class Preprocess(Section):
         mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
         texts += [f"pixels / {self.scale:g}", f"mean {mean}", f"std {std}", self.layout]
         return "; ".join([*texts, "grey" if n_channels == 1 else self.channels])
+
+
+def fit(
+    picture: PIL.Image.Image,
+    resize: int | tuple[int, int] | None,
+    crop: int | tuple[int, int] | None,
+    interpolation: Interpolation,
+) -> PIL.Image.Image:
+    """Resize a picture and crop its middle, as torchvision does; see :class:`Preprocess`.
+
+    Raises
+    ------
+    UnusableError
+        When the picture is smaller than the crop.
+    """
+    if resize is not None:
+        width, height = picture.size
+        if isinstance(resize, tuple):
+            form = resize[::-1]
+        else:  # the longer side is rounded down
+            shorter = min(width, height)
+            form = (width * resize // shorter, height * resize // shorter)
+        picture = picture.resize(form, _RESAMPLING[interpolation])
+    if crop is not None:
+        high, wide = height_and_width(crop)
+        left, top = round((picture.size[0] - wide) / 2), round((picture.size[1] - high) / 2)
+        if left < 0 or top < 0:
+            raise UnusableError(
+                f"{picture.size[1]}×{picture.size[0]} pixels, smaller than the crop of "
+                f"{high}×{wide}"
+            )
+        picture = picture.crop((left, top, left + wide, top + high))
+    return picture

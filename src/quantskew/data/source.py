@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from quantskew.sections import Fraction, Section, Seed
 
 Side = Annotated[int, Field(ge=8, le=1024, description="pixels")]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 class Source(Section):
@@ -22,6 +23,8 @@ class Source(Section):
     revision: str | None = None  # commit of a data set on the hub
     config: str | None = None  # variant of a data set on the hub
     size: Side | tuple[Side, Side] | None = None  # of a square, or height and width
+    resize: Side | None = None  # of the shorter side, and then `size` is cut from the middle
+    interpolation: Interpolation = "bilinear"  # of resize
     channels: Literal[1, 3] | None = None
     table: str | None = None  # CSV or JSON lines beside a folder of images
     part: bool = False  # the files are a part of those the table names, and the rest is left out
@@ -37,6 +40,15 @@ class Source(Section):
     validation: Literal["leave_out", "train", "test"] = "leave_out"
     duplicates: Literal["together", "drop", "keep"] = "together"
     max_rejects: Fraction = 0.02
+
+    @model_validator(mode="after")
+    def _has_a_middle(self) -> "Source":
+        sides = self.size if isinstance(self.size, tuple) else (self.size or 0,)
+        if self.resize is not None and self.resize < max(sides):
+            raise ValueError(f"resize: {self.resize} is smaller than size, which is cut out of it")
+        if self.resize is None and self.interpolation != "bilinear":
+            raise ValueError("interpolation acts with resize alone; give that, or leave it out")
+        return self
 
     def files(self, name: str, downloads: str) -> list[Path]:
         """Files and folders that the data set of a name is read from; they may be missing."""
