@@ -252,3 +252,65 @@ def test_balanced_calibration_is_recognized_by_its_settings(choice):
     sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)
     rows = pooled(assessed(sampled, study))
     assert rows.loc["H3", "compared"] == "qat − mpqat"
+
+
+FOOTING = load(Path(__file__).parents[1] / "studies" / "footing.yaml").judged()
+ARMS = {
+    "uniform": ("ptq", "qat", "qat_fair"),
+    "aware": ("importance_max", "importance_max_tuned", "importance_max_fair"),
+}
+
+
+def on_one_footing(spared, seeds=5):
+    """Judge the footing's claims where an arm spares the worst group some of the answers."""
+    study = FOOTING.model_copy(update={"datasets": ("faces",), "bits": (8, 4)})
+    names = [(name, 4) for arms in ARMS.values() for name in arms]
+    names += [("fp32", 32), ("ptq", 8), ("gptq_worst", 4), ("gptq_shuffled", 4)]
+    names += [("augmented", bits) for bits in study.bits]
+    rng = np.random.default_rng(3)
+    hard = rng.normal(size=len(CODES))
+    correct = {}
+    for name, bits in names:
+        worst = np.where(CODES == 3, 1.0 - spared.get((name, bits), 0), 0)
+        noise = rng.normal(size=(seeds, len(CODES)))
+        shift = rng.normal(scale=0.05, size=(seeds, 1))
+        point = Point("faces", study.models[0], name, bits)
+        correct[point] = (hard + noise) / np.sqrt(2) < 1.2 + shift - worst
+    sampled = sample(correct, DIVISION, TRAIN, STUDY.statistics)
+    rows = assess(study, sampled, dict.fromkeys(correct, 1.0), *NOT_SURVEYED)
+    return pooled(rows[rows["family"] == "footing"])
+
+
+def test_the_columns_of_one_footing_tell_training_from_widths():
+    """Training alone helps: the published comparison is won, and those of like with like are not."""
+    trained = {(arms[column], 4): 0.5 * column for arms in ARMS.values() for column in (1, 2)}
+    rows = on_one_footing(trained)
+    assert rows["missing"].eq("").all()
+    compared = rows["compared"].to_dict()
+    assert compared["aware_beats_8"] == "importance_max_fair at 4 − ptq at 8"
+    for place, column in enumerate(("untrained", "tuned", "fair")):
+        names = [ARMS[arm][place] for arm in ("aware", "uniform")]
+        assert compared[f"widths_{column}"] == " − ".join(names) + " at 4 bits"
+    verdicts = rows["verdict"]
+    for name in ("aware_recovers", "aware_beats_8", "aware_beats_4", "training_adds_more"):
+        assert verdicts[name] == "supported", name
+    for name in ("widths_untrained", "widths_tuned", "widths_fair", "weighted_rounding"):
+        assert verdicts[name] == "cannot tell", name
+
+
+def test_widths_that_help_at_equal_training_are_seen_to():
+    spared = {(name, 4): 0.8 for name in ARMS["aware"]} | {("gptq_worst", 4): 0.8}
+    verdicts = on_one_footing(spared | {("augmented", bits): 0.9 for bits in (8, 4)})["verdict"]
+    for column in ("untrained", "tuned", "fair"):
+        assert verdicts[f"widths_{column}"] == "supported", column
+    assert verdicts["weighted_rounding"] == "supported"
+    assert verdicts["augmented_fairer"] == "supported"
+    assert verdicts["training_adds_more"] == "refuted"
+
+
+def test_a_study_without_the_columns_says_what_it_lacks():
+    missing = pooled(assessed(sample(outcomes(np.random.default_rng(1)), DIVISION, TRAIN,
+                                     STUDY.statistics)))["missing"]  # fmt: skip
+    assert "looks at groups in the column tuned" in missing["widths_tuned"]
+    assert "with weighting: {kind: worst_group}" in missing["weighted_rounding"]
+    assert "augmentation in its recipe" in missing["augmented_fairer"]

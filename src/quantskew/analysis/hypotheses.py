@@ -4,7 +4,8 @@ Each claim is one function under its name and what it estimates; the first line 
 the claim in words. :mod:`quantskew.analysis.claims` tests them all alike.
 
 H1 to H6 are the hypotheses of Diyora (2024), "Beyond Naive Quantization"; ``qat_less_fair`` is a
-claim of Liu et al. (2025); those on free remedies are of no paper, which all train; the others are
+claim of Liu et al. (2025), as is ``augmented_fairer``; those named ``aware`` are of FairQuant
+(Woergaard & Selvan 2026); those on free remedies are of no paper, which all train; the others are
 claims of Bellam & Kim (2025). Those about the steps of the impact flow are correlations, and show
 association alone.
 """
@@ -324,9 +325,7 @@ def _training_spares(evidence: Evidence) -> Contrast:
     At equal accuracy: what a remedy changes in overall accuracy counts point for point beside what
     it changes for the worst group.
     """
-    sampled = evidence.sampled
-    worst = worst_group(sampled.accuracy, sampled.division.counted).accuracy
-    return _trained_less_free(evidence, worst + sampled.overall, +1)
+    return _trained_less_free(evidence, _worst(evidence) + evidence.sampled.overall, +1)
 
 
 @claim("quantization_adds", +1, "debiased FVO, logit-adjusted networks less the same in fp32")
@@ -353,6 +352,132 @@ def _left_by_adjustment(evidence: Evidence) -> Contrast:
         return np.asarray(np.mean(each, axis=0) - start)
 
     return Contrast(evidence.over_models(added), f"{narrow[0]} − {full[0]}")
+
+
+@claim(
+    "augmented_fairer", -1, "debiased FVO, augmented less plain training, both quantized",
+    family="footing",
+)  # fmt: skip
+def _augmentation(evidence: Evidence) -> Contrast:
+    """Data augmentation makes quantized networks fairer."""
+    augmented = evidence.first(
+        lambda m: kind(m, "training") == "none" and kind(m, "recipe", "augmentation") != "none",
+        "a method with an augmentation in its recipe and no QAT",
+    )
+    return evidence.between(evidence.sampled.debiased, augmented, evidence.reference)
+
+
+@claim(
+    "weighted_rounding", +1, "accuracy of the worst group, weighted rounding less its control",
+    family="footing",
+)  # fmt: skip
+def _weighted_rounding(evidence: Evidence) -> Contrast:
+    """Rounding that spares the worst-off group helps it more than with groups dealt at random."""
+
+    def rounds(shuffle: bool) -> str:
+        def wanted(method: Mapping[str, Any]) -> bool:
+            weighting = method["weights"].get("rounding", {}).get("weighting", {})
+            return weighting.get("kind") == "worst_group" and weighting["shuffle"] == shuffle
+
+        control = ", shuffle: true" if shuffle else ""
+        return evidence.first(wanted, f"a rounding with weighting: {{kind: worst_group{control}}}")
+
+    return evidence.between(_worst(evidence), rounds(False), rounds(True))
+
+
+def _worst(evidence: Evidence) -> Floats:
+    """Accuracy of the worst group, (1 + B, P, S)."""
+    sampled = evidence.sampled
+    return worst_group(sampled.accuracy, sampled.division.counted).accuracy
+
+
+def _column(evidence: Evidence, column: str, *, aware: bool) -> str:
+    """Name of a method whose bits are shared with an eye on groups, or uniform, and so trained.
+
+    The columns are those of one footing: ``untrained``; ``tuned``, which is QAT from the plain fp32
+    network; ``fair``, the same with a loss that looks at groups. Uniform and untrained is the
+    reference.
+    """
+    plain = evidence.study.methods[evidence.reference]["recipe"]
+
+    def wanted(method: Mapping[str, Any]) -> bool:
+        policy, recipe = method["policy"], method["recipe"]
+        tuned = kind(method, "training") == "qat"
+        by_group = recipe["during"] == "qat" and "by" in recipe["loss"]
+        spares = "reduce" in policy and kind(policy, "reduce") != "mean"
+        spares |= "objective" in policy and kind(policy, "objective") == "worst_group"
+        here = {
+            "untrained": not tuned and recipe == plain,
+            "tuned": tuned and recipe == plain,
+            "fair": tuned and by_group,
+        }[column]
+        return here and spares == aware and aware == _is_mixed(method) and not method.get("post")
+
+    if column == "untrained" and not aware:
+        return evidence.reference
+    bits = "a policy that looks at groups" if aware else "uniform widths"
+    return evidence.first(wanted, f"a method with {bits} in the column {column}")
+
+
+def _published(evidence: Evidence, values: Floats, bits: int) -> Contrast:
+    """Compare as published: trained and fair at 4 bits on average, less uniform and untrained."""
+    aware, plain = _column(evidence, "fair", aware=True), evidence.reference
+    if 4 not in evidence.bits(aware) or bits not in evidence.bits(plain):
+        raise NotTestable(f"needs {aware} at 4 bits and {plain} at {bits}")
+
+    def difference(model: str) -> Floats:
+        return evidence.at(values, model, aware, 4) - evidence.at(values, model, plain, bits)
+
+    return Contrast(evidence.over_models(difference), f"{aware} at 4 − {plain} at {bits}")
+
+
+def _footing(name: str, estimand: str, text: str, test: Callable[[Evidence], Contrast]) -> None:
+    scopes = {} if name.startswith("widths") else {"scopes": whole}
+    claim(name, +1, estimand, text, family="footing", **scopes)(test)
+
+
+_footing(
+    "aware_recovers",
+    "overall accuracy, group-aware 4 bits, tuned and fair, less uniform 8 bits, against −margin",
+    "Group-aware widths of 4 bits on average keep the accuracy of uniform 8 bits.",
+    lambda evidence: _published(evidence, evidence.sampled.overall, 8)._replace(
+        boundary=-evidence.study.statistics.margin
+    ),
+)
+for _bits in (8, 4):
+    _footing(
+        f"aware_beats_{_bits}",
+        f"accuracy of the worst group, group-aware 4 bits, tuned and fair, less uniform {_bits}",
+        f"Group-aware widths of 4 bits on average are better for the worst group than uniform "
+        f"{_bits} bits without training.",
+        lambda evidence, bits=_bits: _published(evidence, _worst(evidence), bits),
+    )
+for _name, _words in {
+    "untrained": "without training",
+    "tuned": "with the same fine-tuning",
+    "fair": "with the same fine-tuning and fairness loss",
+}.items():
+    _footing(
+        f"widths_{_name}",
+        f"accuracy of the worst group, group-aware less uniform widths, {_words}",
+        f"Group-aware widths are better for the worst group than uniform ones, {_words}.",
+        lambda evidence, column=_name: evidence.between(
+            _worst(evidence),
+            _column(evidence, column, aware=True),
+            _column(evidence, column, aware=False),
+        ),
+    )
+
+
+@claim(
+    "training_adds_more", +1,
+    "accuracy of the worst group, gain of fair tuning less gain of group-aware widths",
+    family="footing",
+)  # fmt: skip
+def _training_adds(evidence: Evidence) -> Contrast:
+    """Fine-tuning with a fairness loss does more for the worst group than group-aware widths."""
+    fair, aware = _column(evidence, "fair", aware=False), _column(evidence, "untrained", aware=True)
+    return evidence.between(_worst(evidence), fair, aware)  # both gains are over the reference
 
 
 def rank_correlation(evidence: Evidence, x: str, y: str) -> Ranks:
