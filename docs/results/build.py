@@ -8,12 +8,17 @@ every verdict is taken from a table.
 import json
 import math
 import re
+import runpy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
+from scipy.stats import nct
+from scipy.stats import t as student
 
 from quantskew import params, tables
 from quantskew.analysis.answer import of_chance
@@ -26,10 +31,19 @@ from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.typeset import escape_markdown, markdown
 from quantskew.analysis.views import first_groupings
 from quantskew.engine.command import run
+from quantskew.fairness.plan import seeds_to_decide
 from quantskew.files import write_text
 from quantskew.names import BASELINE, FULL_PRECISION, width_name
 
 HERE = Path("docs/results")
+POWER = 0.8
+"""Chance with which a difference is to be shown that a page says could be shown."""
+COLUMNS = {
+    "without training": ("", "ptq"),
+    "fine-tuned": ("_tuned", "qat"),
+    "fine-tuned with a fairness loss": ("_fair", "qat_fair"),
+}
+"""How the networks of a column are called behind the name of their policy, and the uniform ones."""
 PARITY = ("demographic_parity", "equalized_odds", "predictive_equality", "disparate_impact")
 
 
@@ -213,6 +227,112 @@ class Results:
         of = f" of {networks}" if row["units"] == models * seeds else ""
         return f"{row['estimand']} ({row['compared']}), {seeds} seeds{of}: {_verdict(row)}"
 
+    def short(self, name: str, width: str = ALL) -> str:
+        """Say how a claim came out in a few words."""
+        rows = self.frame("claims")
+        row = rows[(rows["claim"] == name) & (rows["width"] == width)].iloc[0]
+        shown = "" if pd.isna(row["estimate"]) else f" ({_points(row['estimate'])} points)"
+        return f"**{row['verdict']}**{shown}"
+
+    def tally(self) -> str:
+        """Count the verdicts of the claims, each on all its networks and widths together."""
+        rows = self.frame("claims")
+        counts = rows[rows["width"] == ALL]["verdict"].value_counts()
+        return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+
+    def decided(self, *names: str, widths: bool = True) -> str:
+        """Set claims with all that their verdicts rest on; by default at each width, too.
+
+        ``could show`` is the difference from the boundary that networks with this error would show
+        with a chance of 80 %, before any adjustment.
+        """
+        rows = self.frame("claims").set_index("claim").loc[[*names]].reset_index()
+        rows = rows[widths | (rows["width"] == ALL)]
+        shown = pd.DataFrame(
+            {
+                "claim": rows["text"],
+                "compared": rows["compared"].where(rows["width"] == ALL, rows["width"]),
+                "estimate [limits], points": [
+                    "" if pd.isna(row.low) else f"{_points(row.estimate)} "
+                    f"{_limits(row.low, row.high)}"
+                    for row in rows.itertuples()
+                ],
+                "boundary": rows["boundary"].map(lambda v: "" if pd.isna(v) else _points(v)),
+                "p": rows["p_holm"].map(lambda p: "" if pd.isna(p) else _p(p)),
+                "seeds": rows["units"].where(rows["units"] > 0, ""),
+                "could show": [self._could_show(row) for row in rows.itertuples()],
+                "verdict": np.where(rows["missing"] == "", "**" + rows["verdict"] + "**",
+                                    "not testable: " + rows["missing"]),
+            }
+        )  # fmt: skip
+        shown["claim"] = shown["claim"].where(~shown["claim"].duplicated(), "")
+        return _as_written(shown)
+
+    def _could_show(self, row: Any) -> str:
+        if pd.isna(row.low):
+            return ""
+        degrees = row.units - 1
+        critical = student.ppf(1 - self.study.statistics.alpha / 2, degrees)
+        away = brentq(lambda x: nct.sf(critical, degrees, x) - POWER, 0, 100)
+        return _points((row.high - row.low) / 2 / critical * away, ".1f")
+
+    def seed_sd(self, method: str, bits: int, metric: str = "worst_group") -> float:
+        """Return the deviation between seeds of a change against plain of the same width."""
+        rows = first_groupings(self.frame("effects"), self.study)
+        key = {"method": method, "bits": bits, "metric": metric, "reference": self.plain}
+        for column, value in key.items():
+            rows = rows[rows[column] == value]
+        return float(rows["seed_sd"].iloc[0])
+
+    def smallest(self, seed_sd: float) -> str:
+        """Say which difference as many seeds as here would show, in points."""
+        seeds = len(self.study.seeds)
+        least = next(s for s in np.arange(1, 1000) / 1000 if seeds_to_decide(s, seed_sd) <= seeds)
+        return _points(float(least), ".1f")
+
+    def _published_answers(self, **options: Any) -> pd.DataFrame:
+        """Judge the published answers; of the first data set, as entries of the benchmark."""
+        entries = runpy.run_path(str(HERE / "entries.py"))["entries"]
+        rows: pd.DataFrame = entries(self.folder / "answers" / self.study.datasets[0], **options)
+        return rows
+
+    def entries(self, *methods: str, by: str = "label") -> str:
+        """List entries, judged from the published answers; free remedies are marked."""
+        if not (self.folder / "answers").is_dir():
+            return "*No answers are published.*\n"
+        rows = self._published_answers(by=by)
+        rows = rows[rows["method"].isin(methods)] if methods else rows
+        listed = runpy.run_path(str(HERE / "entries.py"))["listed"](rows)
+        free = listed["entry"].isin(self.study.free_remedies())
+        listed.insert(2, "free", np.where(free, "free", ""))
+        return markdown(listed)
+
+    def columns(self, bits: int) -> str:
+        """Set what policies do for the worst group, each against uniform widths so trained."""
+        if not (self.folder / "answers").is_dir():
+            return "*No answers are published.*\n"
+        cells: dict[str, dict[str, str]] = {}
+        for title, (ending, uniform) in COLUMNS.items():
+            rows = self._published_answers(against=uniform)
+            rows = rows[(rows["bits"] == bits) & (rows["metric"] == "worst_group")]
+            for name in self.study.all_methods():
+                policy = "uniform" if name == uniform else name.removesuffix(ending)
+                known = f"{policy}{ending}" == name and (policy in self.study.methods)
+                row = rows[rows["method"] == name]
+                if len(row) and (name == uniform or (known and self._allots(name))):
+                    (one,) = row.itertuples()
+                    said = f"{_share(one.value)} %"
+                    if name != uniform:
+                        said += f", {_points(one.change)} {_limits(one.low, one.high)} "
+                        said += str(one.verdict)
+                    cells.setdefault(policy, {})[title] = said
+        rows = [{"widths": policy} | of for policy, of in cells.items()]
+        return markdown(pd.DataFrame(rows, columns=["widths", *COLUMNS]).fillna("not run"))
+
+    def _allots(self, name: str) -> bool:
+        method = self.study.all_methods()[name]
+        return method["policy"]["kind"] != "uniform" and not method.get("post")
+
     def change(
         self,
         method: str,
@@ -363,6 +483,11 @@ Code `{how["revision"]}`, {versions}.
 {data}
 
 {converted}"""
+
+
+def _as_written(rows: pd.DataFrame) -> str:
+    """Set a table whose cells hold Markdown."""
+    return markdown(rows).replace("\\*", "*")
 
 
 def _sentences(text: str) -> str:
