@@ -282,7 +282,7 @@ def on_one_footing(spared, seeds=5):
 
 
 def test_the_columns_of_one_footing_tell_training_from_widths():
-    """Training alone helps: the published comparison is won, and those of like with like are not."""
+    """Training alone helps: the published comparison is won, and like with like is not."""
     trained = {(arms[column], 4): 0.5 * column for arms in ARMS.values() for column in (1, 2)}
     rows = on_one_footing(trained)
     assert rows["missing"].eq("").all()

@@ -1,15 +1,17 @@
 """Publish what the networks of a study answer: ``python docs/results/answers.py NAME``.
 
-Run at the root of the project after ``dvc repro``. Writes ``docs/results/NAME/answers/DATA SET/``:
-for each network a Parquet table ``METHOD-BITSbit-seedSEED.parquet`` with ``id``, ``label``, the
-attributes that define groups and the ``prediction``, which ``quantskew compare`` and
-``entries.py`` read; and ``samples.parquet``, which says for each ``id`` under which name the
-data set knows the sample. No images.
+Run at the root of the project after ``dvc repro``. Writes, for each data set and model,
+``docs/results/NAME/answers/DATA SET/MODEL``: for each network a Parquet table
+``METHOD-BITSbit-seedSEED.parquet`` with ``id``, ``label``, the attributes that define groups and
+the ``prediction``, which ``quantskew compare`` and ``entries.py`` read; and ``samples.parquet``,
+which says for each ``id`` under which name the data set knows the sample. No images.
 
 Samples are numbered in the order of their labels and groups, in which answers take 2 to 6 kB a
 network.
 """
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from quantskew.analysis.effects import read_answers
 from quantskew.analysis.run import answered
 from quantskew.analysis.study import Study
 from quantskew.data.groups import attribute
-from quantskew.data.people import read_people
+from quantskew.data.people import People, read_people
 from quantskew.engine.command import run
 from quantskew.errors import UserError
 from quantskew.files import replacing
@@ -32,38 +34,44 @@ MOST_BYTES = 300_000
 
 
 def main(name: str) -> None:
-    """Write the tables of all data sets of the study that was run last."""
+    """Write the tables of all networks of the study that was run last."""
     study = params.load().judged()
     for dataset in study.datasets:
-        written = publish(study, dataset, Path("docs/results", name, "answers", dataset))
-        largest = max(path.stat().st_size for path in written)
-        whole = sum(path.stat().st_size for path in written)
-        print(f"{dataset}: {len(written)} tables, {whole / 1e6:.1f} MB, at most {largest:,} bytes")
+        points, people = answered(study, dataset), read_people(samples_path(dataset)).part("test")
+        names, samples = np.array(people.classes, object), numbered(study, dataset, people)
+        for model in study.models:
+            folder = Path("docs/results", name, "answers", dataset, model)
+            own = [paths.values() for point, paths in points.items() if point.model == model]
+            written = publish(samples, names, chain.from_iterable(own), folder)
+            sizes = [path.stat().st_size for path in written]
+            print(f"{folder}: {len(sizes)} tables, {sum(sizes):,} bytes, at most {max(sizes):,}")
 
 
-def publish(study: Study, dataset: str, folder: Path) -> list[Path]:
-    """Write the table of each network of a data set, and that of the names of the samples."""
-    if len(study.models) > 1:
-        raise UserError("models: a folder holds the answers of one architecture; give one")
-    people = read_people(samples_path(dataset)).part("test")
-    names = np.array(people.classes, object)
-    columns = {
-        part.strip(): attribute(people.attributes, part.strip(), study.groups)
-        for spec in study.groups_of(dataset)
-        for part in spec.split("*")
-        if part.strip() != "label"
-    }
-    texts = {c: np.array([*found, None], object)[codes] for c, (codes, found) in columns.items()}
-    samples = pd.DataFrame({"label": names[people.labels], **texts}).assign(sample=people.ids)
-    samples = samples.sort_values([*samples], ignore_index=True)
-    samples.insert(0, "id", np.arange(len(samples), dtype=np.int32))
+def numbered(study: Study, dataset: str, people: People) -> pd.DataFrame:
+    """Number the samples of a data set: ``id``, ``label``, groups, and the name ``sample``."""
+    columns = {"label": np.array(people.classes, object)[people.labels]}
+    for part in dict.fromkeys("*".join(study.groups_of(dataset)).split("*")):
+        codes, names = attribute(people.attributes, part.strip(), study.groups)
+        columns.setdefault(part.strip(), np.array([*names, None], object)[codes])
+    rows = pd.DataFrame(columns).assign(sample=people.ids)
+    rows = rows.sort_values([*rows], ignore_index=True)
+    rows.insert(0, "id", np.arange(len(rows), dtype=np.int32))
+    return rows
+
+
+def publish(
+    samples: pd.DataFrame, names: np.ndarray, answers: Iterable[Path], folder: Path
+) -> list[Path]:
+    """Write the table of each network, and that of the samples' names.
+
+    ``names`` are those of the classes, and ``answers`` the tables ``predictions`` of the networks.
+    """
     written = [_write(folder / "samples.parquet", samples[["id", "sample"]])]
-    for paths in answered(study, dataset).values():
-        place, answers = read_answers(paths.values())
-        order = pd.Series(np.arange(len(place)), place["id"]).loc[samples["sample"]].to_numpy()
-        for variant, predicted in answers.items():
-            rows = samples.drop(columns="sample").assign(prediction=names[predicted[order]])
-            written.append(_write(folder / f"{variant.stem}.parquet", rows))
+    place, predicted = read_answers(answers)
+    order = pd.Series(np.arange(len(place)), place["id"]).loc[samples["sample"]].to_numpy()
+    for variant, classes in predicted.items():
+        rows = samples.drop(columns="sample").assign(prediction=names[classes[order]])
+        written.append(_write(folder / f"{variant.stem}.parquet", rows))
     return written
 
 

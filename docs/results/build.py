@@ -291,9 +291,10 @@ class Results:
         return _points(float(least), ".1f")
 
     def _published_answers(self, **options: Any) -> pd.DataFrame:
-        """Judge the published answers; of the first data set, as entries of the benchmark."""
+        """Judge the published answers of the first data set and model, as the benchmark does."""
+        where = self.folder / "answers" / self.study.datasets[0] / self.study.models[0]
         entries = runpy.run_path(str(HERE / "entries.py"))["entries"]
-        rows: pd.DataFrame = entries(self.folder / "answers" / self.study.datasets[0], **options)
+        rows: pd.DataFrame = entries(where, **options)
         return rows
 
     def entries(self, *methods: str, by: str = "label") -> str:
