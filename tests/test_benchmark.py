@@ -99,9 +99,9 @@ def test_what_does_not_fit_is_refused(folder):
 def test_published_answers_give_the_verdicts_of_their_study(project):
     target = project.folder / "docs/results"
     target.mkdir(parents=True)
-    shutil.copyfile(RESULTS / "answers.py", target / "answers.py")
+    shutil.copyfile(RESULTS / "publish.py", target / "publish.py")
     try:
-        project.run("python", "docs/results/answers.py", "digits")
+        project.run("python", "docs/results/publish.py", "digits")
         (published,) = target.glob("digits/answers/digits/resnet18_quarter")
         samples = pd.read_parquet(published / "samples.parquet")
         assert samples["sample"].str.startswith("digit").any() or samples["sample"].is_unique

@@ -1,7 +1,7 @@
 """List entries of a benchmark, from tables of answers: ``python docs/results/entries.py FOLDER``.
 
 FOLDER holds a table of answers for each network, ``METHOD-BITSbit-seedSEED.parquet`` (or .csv,
-.jsonl), as ``docs/benchmark.md`` describes it; ``--by`` names the grouping, and methods after
+.jsonl), as ``quantskew compare`` takes it; ``--by`` names the grouping, and methods after
 FOLDER are listed alone. An entry is a method at a width: its networks of all seeds. It is judged
 over seeds against ``ptq`` of its width (``--against`` names another), or against ``fp32`` where
 there is none, by the tests and with the words of a study. The outcomes of a method at its widths

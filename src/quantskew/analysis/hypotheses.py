@@ -377,7 +377,7 @@ def _weighted_rounding(evidence: Evidence) -> Contrast:
     def rounds(shuffle: bool) -> str:
         def wanted(method: Mapping[str, Any]) -> bool:
             weighting = method["weights"].get("rounding", {}).get("weighting", {})
-            return weighting.get("kind") == "worst_group" and weighting["shuffle"] == shuffle
+            return weighting.get("kind") == "worst_group" and weighting["shuffle"] is shuffle
 
         control = ", shuffle: true" if shuffle else ""
         return evidence.first(wanted, f"a rounding with weighting: {{kind: worst_group{control}}}")
@@ -419,54 +419,54 @@ def _column(evidence: Evidence, column: str, *, aware: bool) -> str:
     return evidence.first(wanted, f"a method with {bits} in the column {column}")
 
 
-def _published(evidence: Evidence, values: Floats, bits: int) -> Contrast:
-    """Compare as published: trained and fair at 4 bits on average, less uniform and untrained."""
+def _published(evidence: Evidence, *, bits: int, overall: bool = False) -> Contrast:
+    """Compare as published: trained and fair at 4 bits on average, less uniform and untrained.
+
+    Of the worst group against 0, or of all samples against −margin.
+    """
     aware, plain = _column(evidence, "fair", aware=True), evidence.reference
     if 4 not in evidence.bits(aware) or bits not in evidence.bits(plain):
         raise NotTestable(f"needs {aware} at 4 bits and {plain} at {bits}")
+    values = evidence.sampled.overall if overall else _worst(evidence)
 
     def difference(model: str) -> Floats:
         return evidence.at(values, model, aware, 4) - evidence.at(values, model, plain, bits)
 
-    return Contrast(evidence.over_models(difference), f"{aware} at 4 − {plain} at {bits}")
+    boundary = -evidence.study.statistics.margin if overall else 0.0
+    compared = f"{aware} at 4 − {plain} at {bits}"
+    return Contrast(evidence.over_models(difference), compared, boundary)
 
 
-def _footing(name: str, estimand: str, text: str, test: Callable[[Evidence], Contrast]) -> None:
-    scopes = {} if name.startswith("widths") else {"scopes": whole}
-    claim(name, +1, estimand, text, family="footing", **scopes)(test)
+def _widths(evidence: Evidence, *, column: str) -> Contrast:
+    aware, uniform = (_column(evidence, column, aware=aware) for aware in (True, False))
+    return evidence.between(_worst(evidence), aware, uniform)
 
 
-_footing(
-    "aware_recovers",
+claim(
+    "aware_recovers", +1,
     "overall accuracy, group-aware 4 bits, tuned and fair, less uniform 8 bits, against −margin",
     "Group-aware widths of 4 bits on average keep the accuracy of uniform 8 bits.",
-    lambda evidence: _published(evidence, evidence.sampled.overall, 8)._replace(
-        boundary=-evidence.study.statistics.margin
-    ),
-)
+    family="footing", scopes=whole,
+)(partial(_published, bits=8, overall=True))  # fmt: skip
 for _bits in (8, 4):
-    _footing(
-        f"aware_beats_{_bits}",
+    claim(
+        f"aware_beats_{_bits}", +1,
         f"accuracy of the worst group, group-aware 4 bits, tuned and fair, less uniform {_bits}",
         f"Group-aware widths of 4 bits on average are better for the worst group than uniform "
         f"{_bits} bits without training.",
-        lambda evidence, bits=_bits: _published(evidence, _worst(evidence), bits),
-    )
+        family="footing", scopes=whole,
+    )(partial(_published, bits=_bits))  # fmt: skip
 for _name, _words in {
     "untrained": "without training",
     "tuned": "with the same fine-tuning",
     "fair": "with the same fine-tuning and fairness loss",
 }.items():
-    _footing(
-        f"widths_{_name}",
+    claim(
+        f"widths_{_name}", +1,
         f"accuracy of the worst group, group-aware less uniform widths, {_words}",
         f"Group-aware widths are better for the worst group than uniform ones, {_words}.",
-        lambda evidence, column=_name: evidence.between(
-            _worst(evidence),
-            _column(evidence, column, aware=True),
-            _column(evidence, column, aware=False),
-        ),
-    )
+        family="footing",
+    )(partial(_widths, column=_name))  # fmt: skip
 
 
 @claim(

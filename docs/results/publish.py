@@ -1,4 +1,4 @@
-"""Publish what the networks of a study answer: ``python docs/results/answers.py NAME``.
+"""Publish what the networks of a study answer: ``python docs/results/publish.py NAME``.
 
 Run at the root of the project after ``dvc repro``. Writes, for each data set and model,
 ``docs/results/NAME/answers/DATA SET/MODEL``: for each network a Parquet table
