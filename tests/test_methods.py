@@ -297,3 +297,20 @@ def test_what_is_said_about_a_method_changes_nothing():
     plain, told = Method(), Method(about="What the camera does.")
     assert identity(plain) == identity(told)
     assert told.model_dump()["about"] == "What the camera does."
+
+
+def test_opened_networks_share_nothing_and_leave_the_random_state(base):
+    subject = Subject(
+        samples=base / "samples.parquet", model=MODEL, weights=base / "network.safetensors"
+    )
+    images = subject.data().test.images[:8]
+    state = torch.get_rng_state()
+    first = packing.open_variant(subject)
+    logits = models.logits(first, images)
+    with torch.no_grad():
+        for tensor in first.parameters():
+            tensor.zero_()
+    assert torch.equal(models.logits(packing.open_variant(subject), images), logits)
+    assert torch.equal(torch.get_rng_state(), state)
+    built = subject.build(str(subject.file())).eval()
+    assert torch.equal(models.logits(built, images), logits)

@@ -28,7 +28,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +344,26 @@ def build_for(
     if weights is not None:
         load_checkpoint(network, weights)
     return network
+
+
+def blank_for(data: Samples, name: str, architecture: Architecture | None) -> nn.Module:
+    """Build a network as :func:`build_for` does, for weights to be loaded into.
+
+    The random state of torch stays as it is. The last of :data:`MODELS` is kept and copied, which
+    takes a tenth of the time; a network of the user's own is built each time, for nothing is known
+    of how it is copied.
+    """
+    shape = (len(data.classes), *data.images.shape[1:3])
+    if architecture is None:
+        return clone(_blank(name, *shape))
+    with torch.random.fork_rng(devices=[]):
+        return build_for(data, name, architecture)
+
+
+@lru_cache(maxsize=1)
+def _blank(name: str, classes: int, channels: int, size: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        return build(name, classes=classes, channels=channels, size=size)
 
 
 def _plane(values: tuple[float, ...]) -> Tensor:

@@ -60,3 +60,9 @@ class Subject(Section):
         from quantskew import models
 
         return models.build_for(self.data(), self.model, self.architecture, checkpoint)
+
+    def blank(self) -> "nn.Module":
+        """Build the fp32 network on the CPU, for weights to be loaded into."""
+        from quantskew import models
+
+        return models.blank_for(self.data(), self.model, self.architecture)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
-from scipy.stats import norm, rankdata, t
+from scipy.special import ndtri, stdtrit
+from scipy.stats import rankdata
 
 from quantskew.fairness.metrics import Floats
 
@@ -76,7 +77,7 @@ def contrast_over_seeds(
     degrees = float(parts.sum() ** 2 / squares) if squares > 0 else float((counts - 1).sum())
 
     def reach(tail: float) -> float:
-        return float(np.hypot(t.isf(tail, degrees) * seed, norm.isf(tail) * shared))
+        return float(np.hypot(stdtrit(degrees, tail) * seed, ndtri(tail) * shared))
 
     half = reach((1 - confidence) / 2)
     return Contrast(

@@ -209,20 +209,36 @@ def gap_change_limits(rates: Paired, counted: ArrayLike, tail: float | Floats) -
     (...) in −1..1; NaN where no rate has two groups.
     """
     pairs = _pairs(rates.before, counted) & _pairs(rates.after, counted)
+    mask, rest = np.asarray(pairs.any(-1)), _shared((1 - _PAIRED) * tail, pairs)
+    before, after = (
+        _Level(_filled(side.value, mask), share_limits(side, rest)) for side in rates[:2]
+    )
+    own = change_limits(rates.changes, _PAIRED * tail, jeffreys=True)
+    change = _Level(rates.changes.value, change_limits(rates.changes, rest))
 
-    def rise(paired: Paired) -> Floats:
-        own = difference_limits(
-            paired.changes.value, change_limits(paired.changes, _PAIRED * tail, jeffreys=True)
-        ).high
-        level = _above_widest(
-            paired, np.asarray(pairs.any(-1)), _shared((1 - _PAIRED) * tail, pairs)
-        )
-        return _largest(np.minimum(own, level), pairs)
+    def rise(before: _Level, after: _Level, change: _Level, own: Limits) -> Floats:
+        level = _above_widest(before, after, change, mask)
+        return _largest(np.minimum(difference_limits(change.value, own).high, level), pairs)
 
-    return _defined(Limits(-rise(rates.swapped()), rise(rates)), pairs, -1.0)
+    fall = rise(after, before, change.mirrored(), own.mirrored())
+    return _defined(Limits(-fall, rise(before, after, change, own)), pairs, -1.0)
 
 
-def _above_widest(rates: Paired, mask: Bools, tail: float | Floats) -> Floats:
+class _Level(NamedTuple):
+    """A number of each group, and its limits."""
+
+    value: Floats
+    limits: Limits
+
+    def mirrored(self) -> "_Level":
+        return _Level(-self.value, self.limits.mirrored())
+
+    def margins(self) -> tuple[Floats, Floats]:
+        """Return how far the limits lie below and above."""
+        return self.value - self.limits.low, self.limits.high - self.value
+
+
+def _above_widest(before: _Level, after: _Level, change: _Level, mask: Bools) -> Floats:
     """Bound from above each pair's difference afterwards less the widest one before.
 
     With m and l the best and the worst group before, entry (g, h) bounds
@@ -230,23 +246,18 @@ def _above_widest(rates: Paired, mask: Bools, tail: float | Floats) -> Floats:
     (MOVER). A group that occurs twice is bounded by its change (a'_m − a_m) or, with one sign, by
     the sum of both margins, whatever their correlation.
     """
-    before, after = (_filled(side.value, mask) for side in rates[:2])
-    limits = [share_limits(side, tail) for side in rates[:2]]
-    change, paired = rates.changes.value, change_limits(rates.changes, tail)
     places = np.arange(mask.shape[-1])
-    best = np.where(mask, before, -np.inf).argmax(-1)[..., None] == places
-    worst = np.where(mask, before, np.inf).argmin(-1)[..., None] == places
-    (down, up), (down_after, up_after) = (
-        (value - low, high - value)
-        for value, (low, high) in zip((before, after), limits, strict=True)
-    )
-    first = np.where(best, paired.high - change, up_after + np.where(worst, up, 0))
-    second = np.where(worst, change - paired.low, down_after + np.where(best, down, 0))
+    best = np.where(mask, before.value, -np.inf).argmax(-1)[..., None] == places
+    worst = np.where(mask, before.value, np.inf).argmin(-1)[..., None] == places
+    (down, up), (down_after, up_after) = before.margins(), after.margins()
+    less, more = change.margins()
+    first = np.where(best, more, up_after + np.where(worst, up, 0))
+    second = np.where(worst, less, down_after + np.where(best, down, 0))
     alone = np.where(best, down**2, 0) + np.where(worst, up**2, 0)
     squares = (first**2 - alone)[..., :, None] + (second**2 - alone)[..., None, :]
     squares += alone.sum(-1)[..., None, None]
-    widest = (np.where(best, before, 0) - np.where(worst, before, 0)).sum(-1)
-    difference = after[..., :, None] - after[..., None, :] - widest[..., None, None]
+    widest = (np.where(best, before.value, 0) - np.where(worst, before.value, 0)).sum(-1)
+    difference = after.value[..., :, None] - after.value[..., None, :] - widest[..., None, None]
     return np.asarray(difference + np.sqrt(np.maximum(squares, 0)))
 
 

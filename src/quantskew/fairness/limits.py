@@ -35,6 +35,10 @@ class Limits(NamedTuple):
     low: Floats
     high: Floats
 
+    def mirrored(self) -> "Limits":
+        """Return the limits of the same number with the other sign."""
+        return Limits(-self.high, -self.low)
+
 
 class Shares(NamedTuple):
     """Share of each group, and how many independent answers would be as precise; each (..., G)."""

@@ -289,7 +289,7 @@ def open_variant(subject: Subject) -> nn.Module:
 
     It is in evaluation mode.
     """
-    network = subject.build()
+    network = subject.blank()
     if subject.bits != FLOAT or _is_packed(subject.file()):
         return load(subject.file(), network)
     models.load_checkpoint(network, subject.file())
