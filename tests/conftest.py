@@ -52,6 +52,8 @@ class Project:
         params["training"] |= {"epochs": 2}
         params["qat"] |= {"epochs": 1}
         params["statistics"] |= {"draws": 100}
+        retrained = {"recipe": {"sampling": "balanced", "loss": "weighted"}}
+        params["mitigations"] |= {"uo_wcr": retrained}
         params |= changes
         (folder / "params.yaml").write_text(
             yaml.safe_dump(params, sort_keys=False), encoding="utf-8"

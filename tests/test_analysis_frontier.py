@@ -166,7 +166,7 @@ def test_of_a_width_the_free_ones_are_recommended_first():
     facts = {"loss_bound": 0.0, "fvo_high": 0.1, "accuracy": 0.9}
     rows = pd.DataFrame(
         {
-            "method": ["fair_qat", "logit_adjusted", "uo_wcr", "ptq"],
+            "method": ["fair_qat", "logit_adjusted", "mpqat", "ptq"],
             "bits": [4, 4, 2, 8],
             "bytes": [1.0, 2.0, 3.0, 0.5],
         }

@@ -162,13 +162,13 @@ def test_the_figure_marks_what_is_free_and_what_is_trained():
             "dataset": "mnist5k", "model": "m", "method": method, "bits": bits, "group": "all",
             "attribute": "digit", "metric": metric, "value": value, "low": 0.1, "high": 0.9,
         }
-        for method, bits in [("fp32", 32), ("ptq", 4), ("static", 4), ("uo_wcr", 4),
+        for method, bits in [("fp32", 32), ("ptq", 4), ("static", 4), ("mpqat", 4),
                              ("logit_adjusted", 4), ("logit_adjusted_fp32", 32)]
         for metric, value in (("overall", 0.8), ("worst_group", 0.5), ("fvo", 0.3))
     ]  # fmt: skip
     shown = FIGURES["free_and_trained"].select(study(), pd.DataFrame(rows))
     assert shown["series"].tolist() == ["fp32", "plain: ptq", "free: logit_adjusted",
-                                        "trained: uo_wcr"]  # fmt: skip
+                                        "trained: mpqat"]  # fmt: skip
     assert (shown["drawing"] == "int4").all()
     assert shown[["x", "y"]].drop_duplicates().to_numpy().tolist() == [[0.8, 0.5]]
     assert "free: logit_adjusted" in FIGURES["free_and_trained"].drawing.svg(shown)
