@@ -43,12 +43,16 @@ def declared(monkeypatch):
 
 @pytest.mark.usefixtures("declared")
 @pytest.mark.parametrize(
-    ("right", "verdict"), [(0.5, "supported"), (0.8, "cannot tell"), (0.95, "refuted")]
+    ("right", "verdict"),
+    [(0.5, "supported"), (0.8, "cannot tell"), (0.95, "refuted"), ("as at 8", "equivalent")],
 )
 def test_a_claim_of_one_function_reaches_the_table_with_a_verdict(right, verdict, tmp_path):
     rng = np.random.default_rng(0)
     share = {("fp32", 32): 0.8, ("ptq", 8): 0.8, ("ptq", 4): right}
-    correct = {Point("d", "m", *point): rng.random((4, 600)) < p for point, p in share.items()}
+    drawn = {point: rng.random((4, 600)) for point in share}
+    if right == "as at 8":
+        drawn["ptq", 4], share["ptq", 4] = drawn["ptq", 8], share["ptq", 8]
+    correct = {Point("d", "m", *point): drawn[point] < p for point, p in share.items()}
     codes = np.arange(600) % 3
     division = Grouping("label", codes, ["a", "b", "c"], np.array([True] * 3))
     sampled = sample(correct, division, np.array([10, 20, 30]), STUDY.statistics)

@@ -263,7 +263,10 @@ TABLES: Mapping[str, Table] = {
         _column("p_value", pa.float64(), "two-sided p of lying on the boundary", null=True),
         _column("family", pa.string(), "claims adjusted together, for each data set and model"),
         _column("p_holm", pa.float64(), "p after Holm's adjustment in the family", null=True),
-        _column("verdict", pa.string(), "'supported', 'refuted', 'cannot tell', 'not testable'"),
+        _column(
+            "verdict", pa.string(),
+            "'equivalent', 'supported', 'refuted', 'cannot tell', 'not testable'",
+        ),
         _column("missing", pa.string(), "what the study lacks for a test; empty if nothing"),
     ),
     "attribution": _table(

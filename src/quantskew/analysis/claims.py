@@ -18,9 +18,13 @@ returns decides the test; all tests are two-sided.
 
 The p of each family is adjusted by Holm. A test whose smallest possible p cannot reach ``alpha``
 in its family, whatever the data show, is left out of the family and says how many units it needs;
-this depends on the numbers of units alone. The verdicts:
+this depends on the numbers of units alone. The verdicts are those of a change
+(:mod:`quantskew.fairness.verdicts`), but that a claim has a side: of a number that is no outcome of
+people, such as a rank correlation or the difference of two rises, "worse" would say nothing.
 
 ============== =====================================================================================
+equivalent     the whole interval lies within ± the margin: neither side matters. Of one contrast
+               with zero; not of the most extreme of several
 supported      adjusted p ≤ alpha, and the estimate lies on the side that was claimed
 refuted        adjusted p ≤ alpha, and it lies on the other side
 cannot tell    adjusted p > alpha: the networks or samples are too few
@@ -46,7 +50,7 @@ from quantskew.fairness.intervals import cohens_d
 from quantskew.fairness.metrics import Floats
 from quantskew.fairness.paired import holm
 from quantskew.fairness.seeds import seed_and_sampling_variance
-from quantskew.fairness.verdicts import CANNOT_TELL
+from quantskew.fairness.verdicts import CANNOT_TELL, EQUIVALENT, within
 from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
 
 ALL = "all"
@@ -171,7 +175,7 @@ class Contrast(NamedTuple):
             "units": observed.size, "estimate": estimate, "boundary": self.boundary,
             "low": estimate - half, "high": estimate + half,
             "d": size.d, "d_low": size.low, "d_high": size.high,
-            "p_value": min(1.0, float(p_value) * self.looks),
+            "p_value": min(1.0, float(p_value) * self.looks), "looks": self.looks,
         }  # fmt: skip
 
 
@@ -299,13 +303,15 @@ def judge(evidence: Evidence, claims: Mapping[str, Claim]) -> pd.DataFrame:
     rows = [row for name in claims for row in _rows(name, claims[name], evidence)]
     dataset, attribute = evidence.sampled.points[0].dataset, evidence.sampled.division.attribute
     table = pd.DataFrame(rows).assign(dataset=dataset, attribute=attribute)
-    alpha = evidence.study.statistics.alpha
+    alpha, margin = evidence.study.statistics.alpha, evidence.study.statistics.margin
     families = [part for _, part in table.groupby(["model", "family"], sort=False)]
     table = pd.concat([_adjusted(part.copy(), alpha) for part in families], ignore_index=True)
-    shown, side = table["p_holm"] <= alpha, table.pop("side")
+    shown, side, looks = table["p_holm"] <= alpha, table.pop("side"), table.pop("looks")
+    against_zero = (table["scale"] == "share") & (table["boundary"] == 0) & (looks == 1)
     agrees = (side == 0) | (side * (table["estimate"] - table["boundary"]) > 0)
     cases = {
         "not testable": table["missing"] != "",
+        EQUIVALENT: against_zero & within(table["low"], table["high"], margin),
         "supported": shown & agrees,
         "refuted": shown & ~agrees,
     }
@@ -324,6 +330,7 @@ def _rows(name: str, claim: Claim, evidence: Evidence) -> Iterator[dict[str, obj
             "estimand": claim.estimand,
             "scale": claim.scale,
             "side": claim.side,
+            "looks": 1,
             "compared": "",
             "missing": "",
             "units": 0,

@@ -27,7 +27,7 @@ from quantskew.analysis.typeset import number, points
 from quantskew.analysis.views import first_groupings
 from quantskew.data.people import People
 from quantskew.fairness.catalogue import CATALOGUE
-from quantskew.fairness.verdicts import CANNOT_TELL
+from quantskew.fairness.verdicts import CANNOT_TELL, EQUIVALENT
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, state_name, width_name
 from quantskew.schemas import POINT
 
@@ -71,9 +71,11 @@ def sections(frames: Frames, study: Study) -> list[Section]:
         ),
         Section(
             "claims", "Claims of the literature, tested on this study",
-            "Supported or refuted in these networks, at the study's error rate, adjusted by Holm "
-            "within a family; cannot tell: too few networks or samples; not testable: the study "
-            "lacks what the claim needs.",
+            "A claim says on which side a number lies, so what a change would call worse or better "
+            "is supported or refuted here: in these networks, at the study's error rate, adjusted "
+            "by Holm within a family. Equivalent: it surely lies within the margin, so neither "
+            "side matters; cannot tell: too few networks or samples; not testable: the study lacks "
+            "what the claim needs.",
             [*_claims(frames)],
         ),
         Section(
@@ -366,7 +368,8 @@ def _claims(frames: Frames) -> Iterator[Table]:
         return
     rows = frames["claims"]
     order = {
-        word: i for i, word in enumerate(("refuted", "supported", CANNOT_TELL, "not testable"))
+        word: i
+        for i, word in enumerate(("refuted", "supported", EQUIVALENT, CANNOT_TELL, "not testable"))
     }
     rows = rows.sort_values("verdict", key=lambda words: words.map(order), kind="stable")
 
