@@ -264,7 +264,8 @@ TABLES: Mapping[str, Table] = {
         _column("family", pa.string(), "claims adjusted together, for each data set and model"),
         _column("p_holm", pa.float64(), "p after Holm's adjustment in the family", null=True),
         _column(
-            "verdict", pa.string(),
+            "verdict",
+            pa.string(),
             "'equivalent', 'supported', 'refuted', 'cannot tell', 'not testable'",
         ),
         _column("missing", pa.string(), "what the study lacks for a test; empty if nothing"),
