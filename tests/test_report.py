@@ -237,6 +237,117 @@ def test_every_width_has_its_figure_on_the_first_screen_with_the_margin():
     assert (band.x0, band.x1) == pytest.approx((-3, 3))
 
 
+def band_of(ax, number: int = 0) -> list[float]:
+    """Corners of a patch, in data: left, bottom, right, top."""
+    box = ax.patches[number].get_extents().transformed(ax.transData.inverted())
+    return [box.x0, box.y0, box.x1, box.y1]
+
+
+def test_every_figure_of_a_change_of_accuracy_or_fvo_shows_the_margin():
+    study = STUDY.model_copy(update={"statistics": Statistics(margin=0.03)})
+    place = {"dataset": "d", "model": "m", "attribute": "race", "group": "all"}
+    values = {("overall", "fp32"): 0.9, ("overall", "ptq"): 0.8,
+              ("fvo", "fp32"): 0.2, ("fvo", "ptq"): 0.3}  # fmt: skip
+    levels = pd.DataFrame(
+        {**place, "metric": metric, "method": method, "bits": 32 if method == "fp32" else 4,
+         "value": value, "low": value - 0.1, "high": value + 0.1, "chance_upper": 0.05}
+        for (metric, method), value in values.items()
+    )  # fmt: skip
+    canvas = FIGURES["fvo_by_width"].drawing.canvas(FIGURES["fvo_by_width"].select(study, levels))
+    assert band_of(canvas.axes[0])[1::2] == pytest.approx([17, 23])
+    effects = levels[levels["method"] == "ptq"].rename(columns={"value": "change"})
+    effects = effects.assign(reference="fp32")
+    for name, metric in (("trade_off", "fvo"), ("free_and_trained", "worst_group")):
+        rows = FIGURES[name].select(study, effects.replace({"metric": {"fvo": metric}}))
+        ax = FIGURES[name].drawing.canvas(rows).axes[0]
+        assert band_of(ax, 0)[0::2] == pytest.approx([-3, 3])
+        assert band_of(ax, 1)[1::2] == pytest.approx([-3, 3])
+    frames = audited()
+    levels = frames["levels"].assign(attribute="race")
+    measured = levels[["dataset", "model", "method", "bits", "attribute", "group"]]
+    rows = FIGURES["accuracy_by_group"].select(
+        study, levels, measured.assign(seed=0, accuracy=0.9)
+    )  # fmt: skip
+    band = rows.drop_duplicates("group")[["group", "margin_low", "margin_high"]]
+    assert band.set_index("group").loc["a"].tolist() == pytest.approx([87, 93])
+
+
+def flowing(lost=(0.3, 0.1)) -> dict[str, pd.DataFrame]:
+    """Tables of a network at fp32 and at int4: groups a and b, of which a loses more."""
+    place = {"dataset": "d", "model": "m", "seed": 0, "attribute": "race"}
+    rows = [
+        {**place, "method": method, "bits": bits, "group": group, "n": 50, "counted": True,
+         "accuracy": 0.9 - quantized * down, "cosine_distance": quantized * down,
+         "true_probability": 0.8 - quantized * down, "loss": 0.2 + quantized * 5 * down,
+         "gradient_plain": 1 + quantized * 100 * down,
+         "largest_eigenvalue": 50 - 40 * quantized * down}
+        for quantized, (method, bits) in enumerate((("fp32", 32), ("ptq", 4)))
+        for group, down in zip("ab", lost, strict=True)
+    ]  # fmt: skip
+    surface = ["gradient_plain", "largest_eigenvalue"]
+    table = pd.DataFrame(rows)
+    layers = pd.DataFrame(
+        {"dataset": "d", "model": "m", "seed": 0, "method": ["fp32", "ptq"], "bits": [32, 4],
+         "layer": "all", "relative_error": [0, 0.5]}
+    )  # fmt: skip
+    return {
+        "groups": table.drop(columns=surface), "layers": layers,
+        "curvature": table.drop(columns=["counted", "accuracy", "cosine_distance",
+                                         "true_probability", "loss"]),
+    }  # fmt: skip
+
+
+def test_the_impact_flow_is_one_figure_of_six_steps_that_is_read_out_and_prints():
+    study = STUDY.model_copy(update={"bits": (4,)})
+    one = FIGURES["impact_flow"]
+    rows = one.rows(flowing(), study)
+    assert rows["panel"].unique().tolist() == ["d · m at int4"]
+    assert rows["drawing"].unique().tolist() == ["a lost most, b lost least"]
+    assert rows["step"].str.replace("\n", " ").unique().tolist() == [
+        "change of the weights", "turn of the logits", "fall of the true class's probability",
+        "rise of the loss", "rise of the gradient norm", "rise of the largest eigenvalue",
+        "accuracy lost",
+    ]  # fmt: skip
+    assert rows.loc[rows["role"].str.contains("most"), "text"].tolist() == [
+        "50.0 %", "0.30", "30.0 points", "1.50 nats", "30.0", "−12.0", "30.0 points",
+    ]  # fmt: skip
+    assert rows.loc[rows["role"].str.contains("least"), "share"].tolist() == pytest.approx(
+        [1, *[1 / 3] * 6]
+    )
+    page = report.render(audited() | flowing(), study, drawn={"impact_flow": one.drawing.svg(rows)})
+    (told,) = re.findall(r'<desc id="impact_flow-desc">(.*?)</desc>', page)
+    assert told.startswith(one.alternative)
+    assert "accuracy lost 30.0 points 10.0 points" in told
+    assert '<figure id="figure-impact_flow">' in page  # those of class "screen" are not printed
+    assert page.index('id="why"') < page.index("figure-impact_flow")
+
+
+@pytest.mark.parametrize("missing", ["groups", "layers", "curvature"])
+def test_without_one_of_its_tables_there_is_no_flow(missing):
+    tables = flowing()
+    tables[missing] = tables[missing][:0]
+    assert FIGURES["impact_flow"].rows(tables, STUDY).empty
+    assert FIGURES["impact_flow"].rows(flowing((0.0, 0.0)), STUDY)["share"].max() == 1
+
+
+def test_the_classes_that_end_lowest_on_test_samples_look_alike_in_both_fields():
+    ends = {"train": [1.0, 0.9, 1.0, 0.8, 1.0], "test": [0.2, 0.9, 0.4, 0.8, 0.3]}
+    history = pd.DataFrame(
+        {"dataset": "d", "model": "m", "method": "fp32", "bits": 32, "seed": 0, "split": split,
+         "group": group, "epoch": epoch, "n": 9, "accuracy": value * epoch / 2}
+        for split, values in ends.items()
+        for group, value in zip("abcde", values, strict=True)
+        for epoch in (1, 2)
+    )  # fmt: skip
+    one = FIGURES["example_difficulty"]
+    rows = one.drawing.described(one.select(STUDY, history))
+    looks_of = rows.groupby("series")[["rank", "colour"]].agg(lambda values: {*values})
+    assert looks_of["rank"].map(min).to_dict() == {"a": 0, "e": 1, "c": 2, "d": 3, "b": 4}
+    assert looks_of["colour"].map(len).eq(1).all()
+    assert looks_of.loc["d", "colour"] == looks_of.loc["b", "colour"]
+    assert len({min(colour) for colour in looks_of["colour"]}) == 4
+
+
 def test_the_page_is_made_of_whatever_tables_there_are(tmp_path):
     report.write(tmp_path / "page.html", audited(), STUDY)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -338,14 +449,18 @@ def test_a_long_table_keeps_what_matters_most_in_its_order():
 def test_a_method_looks_the_same_in_every_figure():
     few, many = looks(["ptq", "qat"]), looks(["fp32", "ptq", "qat", *map(str, range(30))])
     assert few.items() <= many.items()
-    assert len({*many.values()}) == len(many)
+    assert len({colour for colour, _ in many.values()}) == len(many)
+    rows = TradeOff().described(pd.DataFrame({"method": [*many]}))
+    assert dict(zip(rows["method"], rows["colour"], strict=True)) == {
+        name: colour for name, (colour, _) in many.items()
+    }
 
 
 def test_every_network_is_a_dot_on_its_bar():
     rows = pd.DataFrame({"panel": "p", "group": ["a", "b"], "n": 9, "width": "int2"})
-    rows = rows.assign(value=0.5, low=0.4, high=0.6)
-    bars = BarsByGroup(y_label="accuracy", percent=True)
-    canvas = bars.canvas(rows.assign(seeds=[[0.1, 0.9], [0.5, 0.5]]))
+    rows = rows.assign(value=50, low=40, high=60)
+    bars = BarsByGroup(y_label="accuracy, %")
+    canvas = bars.canvas(rows.assign(seeds=[[10, 90], [50, 50]]))
     dots = [
         np.column_stack(line.get_data())
         for line in canvas.axes[0].lines
@@ -358,8 +473,8 @@ def test_every_network_is_a_dot_on_its_bar():
 
 def test_what_fairness_costs_is_drawn_on_the_same_axes_at_every_width():
     rows = pd.DataFrame({"panel": "p", "method": ["ptq", "qat"], "bits": [8, 4], "margin": 2.0})
-    rows["width"] = ["int8", "int4"]
-    for name, change in (("accuracy", [-0.1, -60.0]), ("fvo", [0.2, 40.0])):
+    rows = rows.assign(drawing=["int8", "int4"], series=rows["method"])
+    for name, change in (("x", [-0.1, -60.0]), ("y", [0.2, 40.0])):
         rows[[name, f"{name}_low", f"{name}_high"]] = np.array([change] * 3).T
     canvas = TradeOff().canvas(rows)
     first, second = canvas.axes

@@ -6,7 +6,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from quantskew.analysis.study import Study
-from quantskew.names import BASELINE, width_name
+from quantskew.names import BASELINE, WHOLE, width_name
 from quantskew.schemas import POINT
 
 _PLACE = ["dataset", "model", "bits"]
@@ -32,6 +32,28 @@ def plain(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Rows of fp32, fp16 and the reference method, from wide to narrow."""
     rows = rows[rows["method"].isin([BASELINE, "fp16", study.reference])]
     return rows.sort_values(_PLACE, ascending=[True, True, False], kind="stable")
+
+
+def against_accuracy(effects: pd.DataFrame, metric: str, study: Study) -> pd.DataFrame:
+    """Changes against fp32 of accuracy (``x``) and of another metric (``y``), in points.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a network, method and width, with limits (``x_low``, …), the field (``drawing``) and
+        the ``margin``. Of FVO, less is better.
+    """
+    rows = first_groupings(effects, study)
+    rows = rows[(rows["reference"] == BASELINE) & (rows["group"] == WHOLE) & (rows["bits"] < 16)]
+    key = ["panel", "bits", "width", "method"]
+    sides = [
+        100 * rows[rows["metric"] == name].set_index(key)[["change", "low", "high"]]
+        .set_axis([axis, f"{axis}_low", f"{axis}_high"], axis=1)
+        for name, axis in (("overall", "x"), (metric, "y"))
+    ]  # fmt: skip
+    both = sides[0].join(sides[1]).dropna(subset=["x", "y"]).reset_index()
+    both = both.sort_values(["panel", "bits"], ascending=[True, False], kind="stable")
+    return both.assign(margin=100 * study.statistics.margin).rename(columns={"width": "drawing"})
 
 
 def surfaces(curvature: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:

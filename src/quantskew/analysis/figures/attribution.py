@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from quantskew.analysis.attribution import EVERY
+from quantskew.analysis.attribution import EVERY, STEPS
 from quantskew.analysis.figures.drawing import SignedHeatMap
 from quantskew.analysis.figures.registry import figure
 from quantskew.analysis.study import Study
@@ -24,6 +24,11 @@ from quantskew.analysis.study import Study
 )
 def attribution(study: Study, attribution: pd.DataFrame) -> pd.DataFrame:
     """Rank correlations over groups, at a width, and over widths, in a group."""
+    order = {step: place for place, step in enumerate(STEPS)}
+    attribution = attribution.assign(
+        place=attribution["step"].map(order), own=attribution["group"] != EVERY,
+        bits=-attribution["width"].str.extract(r"(\d+)", expand=False).astype(float),
+    ).sort_values(["place", "own", "bits"], na_position="first", kind="stable")  # fmt: skip
     over = attribution["group"].where(attribution["group"] != EVERY, attribution["width"])
     fields = {True: "over groups, at a width", False: "over widths, in a group"}
     return pd.DataFrame(

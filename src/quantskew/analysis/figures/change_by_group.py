@@ -1,8 +1,11 @@
 """What each group lost or gained: the figure of the first screen."""
 
+from dataclasses import dataclass
+
+import matplotlib.figure
 import pandas as pd
 
-from quantskew.analysis.figures.drawing import Ranges
+from quantskew.analysis.figures.drawing import Drawing, legend_below, margin_band, whiskers
 from quantskew.analysis.figures.registry import figure
 from quantskew.analysis.study import Study
 from quantskew.analysis.views import first_groupings
@@ -10,6 +13,36 @@ from quantskew.names import BASELINE, state_name
 
 SHOWN = 15
 """Most groups of a field: those that lose most."""
+VERDICTS = {
+    "worse": ("#CC6677", "v", ""), "cannot tell": ("#777777", "D", "white"),
+    "equivalent": ("#117733", "o", ""), "better": ("#332288", "^", ""),
+}  # fmt: skip
+"""Colour, marker and filling of each verdict; markers alone are enough in grey."""
+
+
+@dataclass(frozen=True)
+class Ranges(Drawing):
+    """A point with limits for each ``y``, marked by its verdict; the ``margin`` is a band."""
+
+    template = "ranges"
+
+    def _draw(self, figure: matplotlib.figure.Figure, rows: pd.DataFrame) -> None:
+        entries = {}
+        lines = rows.groupby(["panel", "drawing"]).size().max()
+        for ax, part in self.fields(figure, rows, 1.2 + 0.17 * lines):
+            part = part.reset_index(drop=True)
+            margin_band(ax.axvspan, ax.axvline, part["margin"].iloc[0])
+            for word, at in part.groupby("verdict"):
+                colour, marker, fill = VERDICTS[str(word)]
+                entries[str(word)] = ax.errorbar(
+                    at["x"], at.index, xerr=whiskers(at, "x"), fmt=marker, ms=5, lw=1,
+                    color=colour, mfc=fill or colour,
+                )  # fmt: skip
+            ax.set_yticks(range(len(part)), part["y"])
+            ax.set_ylim(len(part) - 0.4, -0.6)
+            ax.grid(visible=True, axis="x")
+            ax.grid(visible=False, axis="y")
+        legend_below(figure, {word: entries[word] for word in VERDICTS if word in entries})
 
 
 @figure(
@@ -26,6 +59,7 @@ SHOWN = 15
         "groups those that lose most are shown."
     ),
     drawing=Ranges(x_label="change of accuracy, points"),
+    prints=True,
 )
 def change_by_group(study: Study, effects: pd.DataFrame) -> pd.DataFrame:
     """Change of each group that is large enough, in points, from the largest loss on.
@@ -41,14 +75,11 @@ def change_by_group(study: Study, effects: pd.DataFrame) -> pd.DataFrame:
         for method, bits in zip(rows["method"], rows["bits"], strict=True)
         for state in [state_name(method, bits)]
     ]
-    rows = rows.assign(width=pd.Series(states, rows.index, str))
+    rows = rows.assign(drawing=pd.Series(states, rows.index, str), y=rows["group"].astype(str))
     rows = rows.sort_values(
         ["panel", "bits", "change"], ascending=[True, False, True], kind="stable"
     )
-    rows = rows.groupby(["panel", "width"], sort=False).head(SHOWN)
-    points = {name: 100 * rows[own] for name, own in
-              (("x", "change"), ("low", "low"), ("high", "high"))}  # fmt: skip
-    return rows.assign(
-        **points, drawing=rows["width"], y=rows["group"].astype(str),
-        margin=100 * study.statistics.margin,
-    )[["panel", "drawing", "y", "x", "low", "high", "margin", "verdict"]]  # fmt: skip
+    rows = rows.groupby(["panel", "drawing"], sort=False).head(SHOWN)
+    points = (100 * rows[["change", "low", "high"]]).rename(columns={"change": "x"})
+    rows = rows.assign(**points, margin=100 * study.statistics.margin)
+    return rows[["panel", "drawing", "y", "x", "low", "high", "margin", "verdict"]]

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from quantskew.analysis.figures.drawing import Points
+from quantskew.analysis.figures.drawing import Histograms
 from quantskew.analysis.figures.registry import figure
 from quantskew.analysis.study import Study
 from quantskew.analysis.views import panel, plain
@@ -17,7 +17,7 @@ from quantskew.analysis.views import panel, plain
         "true class."
     ),
     caption="One seed, plain quantization. After Figures 4 and 6 of Bellam & Kim.",
-    drawing=Points(y_label="share", joined=True, scale="symlog"),
+    drawing=Histograms(y_label="share"),
 )
 def distributions(
     study: Study, weight_histograms: pd.DataFrame, boundaries: pd.DataFrame

@@ -4,20 +4,22 @@ import io
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
+from itertools import cycle
+from operator import itemgetter
 from typing import Any, ClassVar, Literal
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import AsinhNorm
+from matplotlib.colors import AsinhNorm, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import (
     FixedLocator,
     LogLocator,
-    MaxNLocator,
     NullFormatter,
     NullLocator,
     SymmetricalLogLocator,
@@ -41,36 +43,41 @@ STYLE: dict[Any, Any] = {
 # Tol's muted colours, which colour-blind readers tell apart, the strongest first
 COLOURS = ("#CC6677", "#332288", "#117733", "#44AA99", "#AA4499",
            "#999933", "#88CCEE", "#882255", "#DDCC77")  # fmt: skip
-MARKERS = "sD^vPXh<>p"
-HATCHES = ("", "///", "...", "xxx")
-FIXED = {"fp32": ("#000000", "*"), "fp16": ("#777777", "d"), "ptq": ("#444444", "o")}
-VERDICTS = {
-    "worse": ("#CC6677", "v", ""), "cannot tell": ("#777777", "o", "white"),
-    "equivalent": ("#117733", "o", ""), "better": ("#332288", "^", ""),
+MARKERS = {
+    "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "<": "triangle-left",
+    ">": "triangle-right", "P": "cross", "o": "circle",
 }  # fmt: skip
-"""Colour, marker and filling of each verdict."""
+"""Markers of matplotlib, and the same shapes of Vega."""
+FIXED = {"fp32": ("#000000", "P"), "fp16": ("#777777", "D"), "ptq": ("#444444", "o")}
+GREY = "#999999"
 KNOWN = (
     "qat", "mpqat", "fair_qat", "uo_wcr", "channel", "mse", "adaround", "fair_mixed", "augmented",
 )  # fmt: skip
 """Methods that look the same in every study; the others follow them in alphabetical order."""
 
-APART = 0.25
-"""From this difference between seeds on, their mean is like none of them."""
-Scale = Literal["linear", "log", "symlog"]
-
-
+APART = 25
+"""From this difference between seeds on, in points, their mean is like none of them."""
 LONGEST = 60
 """Signs of a name in a figure; the tables have all of it."""
+Scale = Literal["linear", "log", "symlog"]
+Columns = Iterator[tuple[Axes, pd.DataFrame]]
 
 
-def looks(methods: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    """Colour, marker and hatch of each method; up to 36 methods, no two share all three."""
+def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method; no two methods share a colour."""
     rest = sorted({*methods}.difference(FIXED, KNOWN))
-    others = {
-        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], HATCHES[i // len(COLOURS) % 4])
+    shapes = [*MARKERS][:-1]  # 7 of them and 9 colours: 63 pairs before one comes again
+    return FIXED | {
+        name: (_shade(COLOURS[i % len(COLOURS)], i // len(COLOURS)), shapes[i % len(shapes)])
         for i, name in enumerate([*KNOWN, *rest])
     }
-    return {name: (*look, "") for name, look in FIXED.items()} | others
+
+
+def _shade(colour: str, times: int) -> str:
+    """Make a colour darker when it is used again, lighter the next time, and so on."""
+    rest, black = 0.62 ** ((times + 1) // 2), times % 2
+    red, green, blue = (part * rest + (0 if black else 1 - rest) for part in to_rgb(colour))
+    return to_hex((red, green, blue))
 
 
 def _verbatim(rows: pd.DataFrame) -> pd.DataFrame:
@@ -135,6 +142,8 @@ class Drawing(ABC):
         Name of a file in ``.dvc/plots``.
     methods
         Column of the rows that names methods, where their colours are those of :func:`looks`.
+    spoken
+        Whether its texts are part of what is told to those who do not see it.
     x, y
         Columns of the rows on the axes.
     x_label, y_label
@@ -143,6 +152,7 @@ class Drawing(ABC):
 
     template: ClassVar[str]
     methods: ClassVar[str] = ""
+    spoken: ClassVar[bool] = False
     x: ClassVar[str] = "x"
     y: ClassVar[str] = "y"
     x_label: str = ""
@@ -168,49 +178,72 @@ class Drawing(ABC):
         return compact(text.getvalue())
 
     def described(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Rows as the template needs them: with their ``place``, and the ``colour`` of methods."""
+        """Rows as the template needs them: with their ``place``, and how methods look."""
         rows = rows.assign(place=range(len(rows)))
         if not self.methods:
             return rows
-        colours = {name: colour for name, (colour, *_) in looks(rows[self.methods]).items()}
-        return rows.assign(colour=rows[self.methods].map(colours))
+        look = looks(rows[self.methods])
+        colours, shapes = (
+            {name: part(own) for name, own in look.items()}
+            for part in (itemgetter(0), lambda own: MARKERS[own[1]])
+        )
+        names = rows[self.methods]
+        return rows.assign(colour=names.map(colours), shape=names.map(shapes))
 
     def axes(self) -> dict[str, str]:
         """Axes as ``dvc.yaml`` names them; DVC fills an empty label with a name of its own."""
         labels = {"x_label": self.x_label or " ", "y_label": self.y_label or " "}
         return {"x": self.x, "y": self.y, **labels}
 
+    def fields(
+        self, figure: Figure, rows: pd.DataFrame, height: float, *, shared: bool = False
+    ) -> Columns:
+        """Divide the figure: a line for each ``panel``, a column for each ``drawing`` of it."""
+        panels = rows["panel"].unique()
+        drawings = rows["drawing"].unique() if "drawing" in rows else [None]
+        figure.set_size_inches(9, height * len(panels))
+        axes = figure.subplots(
+            len(panels), len(drawings), squeeze=False, sharex=shared, sharey=shared
+        )
+        for line, panel in zip(axes, panels, strict=True):
+            for ax, drawing in zip(line, drawings, strict=True):
+                part = rows[rows["panel"] == panel]
+                title = panel if ax is line[0] else ""
+                if drawing is not None:
+                    part, title = part[part["drawing"] == drawing], f"{title}\n{drawing}"
+                if part.empty:
+                    ax.set_axis_off()
+                    continue
+                ax.set_title(title)
+                yield ax, part
+                ax.set_ylabel(self.y_label if ax is line[0] else "")
+                ax.set_xlabel(self.x_label if panel == panels[-1] else "")
 
-def _panels(
-    figure: Figure, rows: pd.DataFrame, width: float, height: float
-) -> Iterator[tuple[Axes, pd.DataFrame]]:
-    names = rows["panel"].unique()
-    figure.set_size_inches(width, height * len(names))
-    axes = figure.subplots(len(names), squeeze=False)[:, 0]
-    for ax, name in zip(axes, names, strict=True):
-        ax.set_title(name)
-        yield ax, rows[rows["panel"] == name]
 
-
-def _grid(
-    figure: Figure, rows: pd.DataFrame, height: float = 3.2
-) -> Iterator[tuple[Axes, pd.DataFrame]]:
-    panels, fields = rows["panel"].unique(), rows["drawing"].unique()
-    figure.set_size_inches(9, height * len(panels))
-    axes = figure.subplots(len(panels), len(fields), squeeze=False)
-    for line, panel in zip(axes, panels, strict=True):
-        for ax, field in zip(line, fields, strict=True):
-            ax.set_title(f"{panel}\n{field}" if ax is line[0] else f"\n{field}")
-            yield ax, rows[(rows["panel"] == panel) & (rows["drawing"] == field)]
-
-
-def _whiskers(rows: pd.DataFrame, value: str = "value", prefix: str = "") -> np.ndarray:
+def whiskers(rows: pd.DataFrame, value: str = "value", prefix: str = "") -> np.ndarray:
+    """How far the limits of rows lie below and above their values: (2, n)."""
     low, high = rows[f"{prefix}low"], rows[f"{prefix}high"]
     return np.asarray(np.clip([rows[value] - low, high - rows[value]], 0, None))
 
 
-def _shades(names: Sized) -> np.ndarray:
+def shades(names: Sized) -> np.ndarray:
+    """One colour each, from dark to light, for things that have an order."""
     return np.asarray(mpl.colormaps["cividis"](np.linspace(0, 0.9, len(names))))
+
+
+def margin_band(span: Callable[..., Any], line: Callable[..., Any], margin: float,
+                about: float = 0.0) -> None:  # fmt: skip
+    """Draw the changes that do not matter as a band, and where nothing has changed as a line."""
+    span(about - margin, about + margin, color=GREY, alpha=0.25, lw=0)
+    line(about, color="#555555", lw=0.8)
+
+
+def legend_below(figure: Figure, entries: Mapping[str, Any]) -> None:
+    """Name what is drawn below all fields, in as many columns as its names leave room for."""
+    columns = int(110 // (6 + max(map(len, entries), default=1)))
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=max(1, columns)
+    )
 
 
 @dataclass(frozen=True)
@@ -218,167 +251,83 @@ class BarsByGroup(Drawing):
     """Bars of every group side by side, one for each width from wide to narrow, with intervals.
 
     Where the rows list ``seeds``, each is a dot on its bar; the bar is hollow where they lie far
-    apart.
+    apart. The band of a group reaches from its ``margin_low`` to its ``margin_high``.
     """
 
     template = "bars_by_group"
     x, y = "group", "value"
-    percent: bool = False
 
     def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
-        factor = 100 if self.percent else 1
-        for ax, part in _panels(figure, rows, 8, 2.8):
+        for ax, part in self.fields(figure, rows, 2.8):
             groups, widths = part["group"].unique(), part["width"].unique()
             step = 0.8 / len(widths)
-            sizes = part.drop_duplicates("group").set_index("group")["n"]
-            for number, (width, colour) in enumerate(zip(widths, _shades(widths), strict=True)):
+            first = part.drop_duplicates("group")
+            colours = dict(zip(widths, shades(widths), strict=True))
+            for number, (width, colour) in enumerate(colours.items()):
                 at = part[part["width"] == width].set_index("group").reindex(groups)
                 x = np.arange(len(groups)) - 0.4 + step * (number + 0.5)
                 bars = ax.bar(
-                    x, at["value"] * factor, step, color=colour, label=width,
-                    yerr=_whiskers(at) * factor, error_kw={"lw": 0.7, "ecolor": "#555555"},
+                    x, at["value"], step, color=colour,
+                    yerr=whiskers(at), error_kw={"lw": 0.7, "ecolor": "#555555"},
                 )  # fmt: skip
-                for bar, values in zip(bars, at.get("seeds", []), strict="seeds" in at):
+                for place, bar, values in zip(x, bars, at.get("seeds", []), strict="seeds" in at):
                     if isinstance(values, list) and np.ptp(values) > APART:
                         bar.set(facecolor="none", edgecolor=colour, linestyle="--", linewidth=1)
-                for place, values in zip(x, at.get("seeds", []), strict="seeds" in at):
                     if isinstance(values, list) and len(values) > 1:
                         ax.plot(
-                            [place] * len(values), np.multiply(values, factor), ls="", marker="o",
-                            ms=2.2, mfc="#D55E00", mec="white", mew=0.3, zorder=3,
+                            [place] * len(values), values, ls="", marker="o", ms=2.2,
+                            mfc="#D55E00", mec="white", mew=0.3, zorder=3,
                         )  # fmt: skip
-            ax.set_xticks(range(len(groups)), [f"{g}\nn={sizes[g]}" for g in groups])
-            ax.grid(False, axis="x")
-            ax.set_ylabel(self.y_label + ", %" * self.percent)
-            ax.legend(ncols=len(widths), loc="lower left", bbox_to_anchor=(0.35, 1), borderpad=0)
-
-
-@dataclass(frozen=True)
-class LinesByWidth(Drawing):
-    """FVO of every method against the width; grey is what chance shows with equal groups."""
-
-    template = "lines_by_width"
-    methods = "method"
-    x, y = "width", "value"
-
-    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
-        widths = rows.drop_duplicates("bits").sort_values("bits", ascending=False)["width"].tolist()
-        styles = looks(rows["method"])
-        for ax, part in _panels(figure, rows, 8, 3):
-            chance = part.groupby("width")["chance_upper"].max().reindex(widths) * 100
-            ax.fill_between(range(len(widths)), 0, chance, color="#999999", alpha=0.3, lw=0)
-            ax.annotate("within chance", (len(widths) - 1, 0), (0, 2), textcoords="offset points",
-                        ha="right", color="#555555", fontsize=8)  # fmt: skip
-            methods = part["method"].unique()
-            for number, method in enumerate(methods):
-                at = part[part["method"] == method]
-                colour, marker, _ = styles[method]
-                shift = (number - len(methods) / 2) * min(0.05, 0.4 / len(methods))
-                ax.errorbar(
-                    [widths.index(width) + shift for width in at["width"]], at["value"] * 100,
-                    yerr=_whiskers(at) * 100, label=method, capsize=2, lw=1.2, marker=marker, ms=4,
-                    color=colour,
+            if "margin_low" in first:
+                ax.bar(
+                    range(len(groups)), first["margin_high"] - first["margin_low"], 0.9,
+                    first["margin_low"], color=GREY, alpha=0.35, lw=0, zorder=2.5,
                 )  # fmt: skip
-            ax.set_xticks(range(len(widths)), widths)
-            ax.set_ylim(0)
-            ax.set_ylabel(f"{self.y_label}, points")
-            ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+            names = zip(first["group"], first["n"], strict=True)
+            ax.set_xticks(range(len(groups)), [f"{group}\nn={n}" for group, n in names])
+            ax.grid(False, axis="x")
+            ax.legend(
+                [Patch(color=colour) for colour in colours.values()], colours.keys(),
+                ncols=len(widths), loc="lower left", bbox_to_anchor=(0.35, 1), borderpad=0,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TradeOff(Drawing):
-    """Change of accuracy against change of FVO, in points; the best place is the lower right.
+    """Two changes against fp32, in points: a point and the name ``series`` for each method.
 
-    A field for each width, all on the same axes, which are logarithmic beyond the ``margin``. Its
-    band is grey, and fp32 is where the lines cross.
+    All fields have the same axes, which are logarithmic beyond the ``margin``. Its bands are grey,
+    and fp32 is where the lines cross.
     """
 
     template = "trade_off"
     methods = "method"
-    x, y = "accuracy", "fvo"
 
     def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
-        panels = rows["panel"].unique()
-        widths = rows.drop_duplicates("bits").sort_values("bits", ascending=False)["width"]
-        figure.set_size_inches(9, 2.9 * len(panels))
-        axes = figure.subplots(len(panels), len(widths), squeeze=False, sharex=True, sharey=True)
-        methods, styles = rows["method"].unique(), looks(rows["method"])
-        margin = max(rows["margin"].iloc[0], 0.5)
-        for line, panel in zip(axes, panels, strict=True):
-            here = rows[rows["panel"] == panel]
-            for ax, width in zip(line, widths, strict=True):
-                _margin_band(ax.axvspan, ax.axvline, rows["margin"].iloc[0])
-                _margin_band(ax.axhspan, ax.axhline, rows["margin"].iloc[0])
-                for method in methods:
-                    at = here[(here["width"] == width) & (here["method"] == method)]
-                    colour, marker, _ = styles[method]
-                    ax.errorbar(
-                        at["accuracy"], at["fvo"], xerr=_whiskers(at, "accuracy", "accuracy_"),
-                        yerr=_whiskers(at, "fvo", "fvo_"),
-                        fmt=marker, ms=5, lw=0.8, label=method, color=colour,
-                    )  # fmt: skip
-                for set_scale, axis in ((ax.set_xscale, ax.xaxis), (ax.set_yscale, ax.yaxis)):
-                    set_scale("symlog", linthresh=margin)
-                    axis.set_major_locator(FixedLocator([-50, -10, -margin, 0, margin, 10, 50]))
-                    axis.set_major_formatter(_signed)
-                    axis.set_minor_locator(NullLocator())
-                ax.grid(visible=True, axis="both")
-                ax.tick_params(axis="x", labelsize=7)
-                ax.set_title(f"{panel}\n{width}" if ax is line[0] else f"\n{width}")
-                if panel == panels[-1]:
-                    ax.set_xlabel(self.x_label)
-            line[0].set_ylabel(self.y_label)
-        entries = axes[0][0].get_legend_handles_labels()
-        figure.legend(*entries, loc="outside lower center", ncols=min(7, len(methods)))
+        styles, entries = looks(rows["method"]), {}
+        margin = rows["margin"].iloc[0]
+        bend = max(margin, 0.5)
+        for ax, part in self.fields(figure, rows, 2.9, shared=True):
+            margin_band(ax.axvspan, ax.axvline, margin)
+            margin_band(ax.axhspan, ax.axhline, margin)
+            for (method, name), at in part.groupby(["method", "series"], sort=False):
+                colour, marker = styles[method]
+                entries[name] = ax.errorbar(
+                    at["x"], at["y"], whiskers(at, "y", "y_"), whiskers(at, "x", "x_"),
+                    fmt=marker, ms=5, lw=0.8, color=colour,
+                )  # fmt: skip
+            for set_scale, axis in ((ax.set_xscale, ax.xaxis), (ax.set_yscale, ax.yaxis)):
+                set_scale("symlog", linthresh=bend)
+                axis.set_major_locator(FixedLocator([-50, -10, -bend, 0, bend, 10, 50]))
+                axis.set_major_formatter(_signed)
+                axis.set_minor_locator(NullLocator())
+            ax.grid(visible=True, axis="both")
+            ax.tick_params(axis="x", labelsize=7)
+        legend_below(figure, {name: entries[name] for name in rows["series"].unique()})
 
 
-def _margin_band(span: Callable[..., Any], line: Callable[..., Any], margin: float) -> None:
-    span(-margin, margin, color="#999999", alpha=0.25, lw=0)
-    line(0, color="#555555", lw=0.8)
-
-
-def _signed(value: float, _: int | None = None) -> str:
+def _signed(value: float, _: float | None = None) -> str:
     return f"{value:+g}".replace("-", "−") if value else "0"
-
-
-@dataclass(frozen=True)
-class Ranges(Drawing):
-    """A point with limits on each line ``y``; the ``margin`` about zero is a band.
-
-    Markers and colours say the verdict, and markers alone are enough in grey.
-    """
-
-    template = "ranges"
-
-    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
-        panels, entries = rows["panel"].unique(), {}
-        fields = max(part["drawing"].nunique() for _, part in rows.groupby("panel"))
-        lines = rows.groupby(["panel", "drawing"]).size().max()
-        figure.set_size_inches(9.5, (1.2 + 0.17 * lines) * len(panels))
-        axes = figure.subplots(len(panels), fields, squeeze=False)
-        for line, panel in zip(axes, panels, strict=True):
-            here = rows[rows["panel"] == panel]
-            names = here["drawing"].unique()
-            for ax in line[len(names) :]:
-                ax.set_axis_off()
-            for ax, name in zip(line, names, strict=False):
-                part = here[here["drawing"] == name].reset_index(drop=True)
-                _margin_band(ax.axvspan, ax.axvline, part["margin"].iloc[0])
-                for word, (colour, marker, fill) in VERDICTS.items():
-                    at = part[part["verdict"] == word]
-                    if len(at):
-                        entries[word] = ax.errorbar(
-                            at["x"], at.index, xerr=_whiskers(at, "x"), fmt=marker, ms=5, lw=1,
-                            color=colour, mfc=fill or colour,
-                        )  # fmt: skip
-                ax.set_yticks(range(len(part)), part["y"])
-                ax.set_ylim(len(part) - 0.4, -0.6)
-                ax.grid(visible=True, axis="x")
-                ax.grid(visible=False, axis="y")
-                ax.set_title(f"{panel}\n{name}" if ax is line[0] else f"\n{name}")
-                if panel == panels[-1]:
-                    ax.set_xlabel(self.x_label)
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
 
 
 @dataclass(frozen=True)
@@ -397,7 +346,7 @@ class HeatMap(Drawing):
         most = most if most > 0 else 1.0  # zeros or NaN alone need limits too
         limits = (-most, most) if self.signed else (None, None)
         lines = rows.groupby("panel")["y"].nunique().max()
-        for ax, part in _grid(figure, rows, max(3.2, 1 + 0.16 * lines)):
+        for ax, part in self.fields(figure, rows, max(3.2, 1 + 0.16 * lines)):
             table = part.pivot(index="y", columns="x", values="value")
             table = table.loc[part["y"].unique(), part["x"].unique()]
             image = ax.imshow(
@@ -410,7 +359,7 @@ class HeatMap(Drawing):
             dark = abs(shade - 0.5) > 0.35 if self.signed else shade < 0.5
             for (i, j), value in np.ndenumerate(table.to_numpy()):
                 if np.isfinite(value):
-                    text = f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 4) + 0.0:.2g}"
+                    text = f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 2) + 0.0:.2g}"
                     ax.text(j, i, text, ha="center", va="center", fontsize=7,
                             color="white" if dark[i, j] else "black")  # fmt: skip
             ax.set_xticks(range(table.shape[1]), table.columns)
@@ -447,32 +396,40 @@ class Points(Drawing):
 
     def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
         series = rows["series"].unique()
-        drawn: dict[str, Any] = {}
-        named = []
-        for ax, part in _grid(figure, rows):
-            for number, (name, colour) in enumerate(zip(series, _shades(series), strict=True)):
-                at = part[part["series"] == name]
-                if len(at):
-                    drawn[name] = ax.errorbar(
-                        at["x"], at["y"], _whiskers(at, "y") if "low" in at else None,
-                        ls="-" if self.joined else "", lw=1, ms=4, color=colour, elinewidth=0.7,
-                        marker=MARKERS[number % len(MARKERS)], alpha=0.85,
-                    )[0]  # fmt: skip
+        styles = dict(zip(series, zip(shades(series), cycle(MARKERS), strict=False), strict=True))
+        drawn, named = {}, []
+        for ax, part in self.fields(figure, rows, 3.2):
+            for name, at in part.groupby("series", sort=False):
+                colour, marker = styles[name]
+                drawn[name] = ax.errorbar(
+                    at["x"], at["y"], whiskers(at, "y") if "low" in at else None,
+                    ls="-" if self.joined else "", lw=1, ms=4, color=colour, elinewidth=0.7,
+                    marker=marker, alpha=0.85,
+                )[0]  # fmt: skip
             scales: dict[Literal["x", "y"], str] = {"x": self.x_scale, "y": self.scale}
             for axis, scale in scales.items():
                 if scale != "linear":
                     _logarithmic(ax, axis, scale)
             if self.diagonal:
-                ax.axline((0, 0), (1e-3, 1e-3), color="#999999", lw=0.8, zorder=0)
+                ax.axline((0, 0), (1e-3, 1e-3), color=GREY, lw=0.8, zorder=0)
             if len(series) == 1 and "group" in part:
                 named.append((ax, part.rename(columns={"group": "name"})))
-            ax.set_xlabel(self.x_label)
-            ax.set_ylabel(self.y_label)
         if len(series) > 1:
-            figure.legend(
-                drawn.values(), drawn.keys(), loc="outside lower center", ncols=min(12, len(drawn))
-            )
-        _name_points(figure, named)
+            legend_below(figure, {name: drawn[name] for name in series})
+        name_points(figure, named)
+
+    def described(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows as the template needs them."""
+        return super().described(rows).assign(**{"diagonal": True} if self.diagonal else {})
+
+
+@dataclass(frozen=True)
+class Histograms(Points):
+    """Shares as joined points, on an axis that is logarithmic beyond 0.01."""
+
+    template = "histograms"
+    joined: bool = True
+    scale: Scale = "symlog"
 
 
 @dataclass(frozen=True)
@@ -484,34 +441,7 @@ class LogPoints(Points):
     x_scale: Scale = "symlog"
 
 
-@dataclass(frozen=True)
-class Curves(Drawing):
-    """A line for each ``series``; those that end ``lowest`` are coloured, and named there."""
-
-    template = "curves"
-    lowest: int = 3
-
-    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
-        named = []
-        for ax, part in _grid(figure, rows):
-            last = part.sort_values("x").groupby("series", sort=False).tail(1).sort_values("y")
-            for place, name in reversed([*enumerate(last["series"])]):
-                at = part[part["series"] == name].sort_values("x")
-                strong = place < self.lowest
-                ax.plot(
-                    at["x"], at["y"], color=COLOURS[place] if strong else "#999999",
-                    lw=1.8 if strong else 0.9, marker=MARKERS[place] if strong else "", ms=4,
-                )  # fmt: skip
-            first, end = part["x"].min(), part["x"].max()
-            ax.set_xlim(first, end + 0.12 * (end - first or 1))
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            named.append((ax, last.head(self.lowest).rename(columns={"series": "name"})))
-            ax.set_xlabel(self.x_label)
-            ax.set_ylabel(self.y_label)
-        _name_points(figure, named, beyond=True)
-
-
-def _name_points(
+def name_points(
     figure: Figure, named: list[tuple[Axes, pd.DataFrame]], *, beyond: bool = False
 ) -> None:
     """Write names beside points, moved up or down where they would overprint.
@@ -561,29 +491,3 @@ def _logarithmic(ax: Axes, axis: Literal["x", "y"], scale: str) -> None:
         own.set_major_locator(LogLocator(subs=subs))
     own.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
     own.set_minor_formatter(NullFormatter())
-
-
-@dataclass(frozen=True)
-class Bars(Drawing):
-    """Bars of ``value`` at every ``x``, one for each ``series`` side by side, with limits."""
-
-    template = "bars"
-    methods = "series"
-    y = "value"
-
-    def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
-        for ax, part in _grid(figure, rows):
-            names, series = part["x"].unique(), part["series"].unique()
-            styles = looks(series)
-            step = 0.8 / len(series)
-            for number, one in enumerate(series):
-                at = part[part["series"] == one].set_index("x").reindex(names)
-                colour, _, hatch = styles[one]
-                ax.bar(
-                    np.arange(len(names)) - 0.4 + step * (number + 0.5), at["value"], step,
-                    label=one, yerr=_whiskers(at), color=colour, hatch=hatch, error_kw={"lw": 0.7},
-                )  # fmt: skip
-            ax.set_xticks(range(len(names)), names)
-            ax.grid(False, axis="x")
-            if ax is figure.axes[0]:
-                figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=7)

@@ -53,6 +53,8 @@ class Figure:
         What it is called, what it shows in words, and what to know for reading it.
     drawing
         How the rows are drawn, by matplotlib and by the DVC template of that name.
+    prints
+        Whether it is on the printed page too; the others are on the screen alone.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Figure:
     alternative: str
     caption: str
     drawing: Drawing
+    prints: bool = False
 
     def rows(self, tables: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
         """Select the rows that the figure shows."""

@@ -7,7 +7,6 @@ would show is missing where the table is.
 =============  ====================================================================================
 ``decision``   the first screen: a sentence, and a verdict for each network, width and file
 ``sections``   what follows, made of the tables there are
-``flow``       the impact flow as one picture
 ``tables``     how tables are laid out
 ``words``      glossary, and what each method is
 =============  ====================================================================================
@@ -26,7 +25,6 @@ import yaml
 
 from quantskew.analysis.figures import FIGURES, Figure
 from quantskew.analysis.report.decision import NOTHING, decisions, sentence
-from quantskew.analysis.report.flow import flow
 from quantskew.analysis.report.sections import facts_of, limits, rejects_by_group, sections
 from quantskew.analysis.report.words import GLOSSARY, TONES, anchor, explained
 from quantskew.analysis.study import Study
@@ -96,6 +94,8 @@ def render(
     )
     environment.filters |= {"explained": explained, "anchor": anchor}
     rows = decisions(frames, study)
+    figures = _described(draw(frames, study) if drawn is None else drawn)
+    flows = any(figure.section == "flow" for figure, _ in figures)
     return environment.get_template("page.html.j2").render(
         sentence=sentence(rows, frames, study),
         decisions=rows,
@@ -103,9 +103,10 @@ def render(
         sized=any(row.size for row in rows),
         single=len({row[:2] for row in rows}) == 1,
         tones=TONES,
-        sections=sections(frames, study),
-        figures=_described(draw(frames, study) if drawn is None else drawn),
-        flow=flow(frames, study),
+        sections=[
+            one for one in sections(frames, study) if one.tables or (flows and one.id == "why")
+        ],
+        figures=figures,
         limits=limits(frames, study),
         glossary=GLOSSARY,
         margin=100 * study.statistics.margin,
@@ -137,11 +138,17 @@ def _described(drawn: Mapping[str, str]) -> list[tuple[Figure, markupsafe.Markup
     found = []
     for name, figure in FIGURES.items():
         if name in drawn:
+            svg = drawn[name]
+            spoken = re.findall(r"<text[^>]*>([^<]*)</text>", svg) if figure.drawing.spoken else ()
             told = "".join(
-                f'<{tag} id="{name}-{tag}">{html.escape(words)}</{tag}>'
-                for tag, words in (("title", figure.title), ("desc", figure.alternative))
+                f'<{tag} id="{name}-{tag}">{words}</{tag}>'
+                for tag, words in (
+                    ("title", html.escape(figure.title)),
+                    ("desc", " ".join([html.escape(figure.alternative), *spoken])),
+                )
             )
             start = f'<svg role="img" aria-labelledby="{name}-title {name}-desc"'
-            svg = re.sub(r"<svg([^>]*)>", lambda m: f"{start}{m[1]}>{told}", drawn[name], count=1)  # noqa: B023
+            head, body = svg.split(">", 1)
+            svg = f"{head.replace('<svg', start, 1)}>{told}{body}"
             found.append((figure, markupsafe.Markup(svg)))
     return found

@@ -73,62 +73,63 @@ def _deployed(frames: Frames) -> pd.DataFrame:
 def _of_point(
     place: Place, groups: pd.DataFrame, frames: Frames, study: Study, files: pd.DataFrame
 ) -> tuple[Place, Decision]:
-    judged = groups[groups["counted"].astype(bool)]
-    verdict = _verdict(judged["verdict"])
-    worst, counts = [], []
-    for attribute in study.groups_of(place["dataset"]):
-        part = judged[judged["attribute"] == attribute]
-        small = int((groups["attribute"] == attribute).sum() - len(part))
-        if not len(part) + small:
-            continue
-        counts.append(_counted(attribute, part["verdict"], small, study))
-        if len(part):
-            most = [str(one) for one in part.loc[part["may_lose_most"].astype(bool), "group"]]
-            who = groups_named(attribute, most or [str(part.loc[part["change"].idxmin(), "group"])])
-            change = interval(part["change"].min(), part["low"].min(), part["high_all"].min())
-            worst.append(f"{who}: {change}")
-    helps = _helps(place, verdict, frames, study)
-    at = _at(frames.get("frontier"), place)
-    file_here = not files.empty and _same_network(files, place).any()
-    simulated = place["method"] in study.all_methods()
-    width = state_name(place["method"], place["bits"])
-    return {**place, "ships": False}, Decision(
-        place["dataset"], place["model"], width, place["method"],
-        "simulated" if simulated else "", verdict, counts, worst,
-        _by_seed(frames.get("certificates"), place, study),
-        _accuracy(frames["levels"], place), helps,
-        _sized(at, frames.get("frontier"), place),
-        at is not None and bool(at["recommended"]) and not file_here,
+    frontier = frames.get("frontier", pd.DataFrame(columns=[*POINT, "bytes"]))
+    network = frontier[_same_network(frontier, place)]
+    at = network[(network["method"] == place["method"]) & (network["bits"] == place["bits"])]
+    told = ""
+    if len(at):
+        share = at["bytes"].iloc[0] / network.loc[network["method"] == BASELINE, "bytes"]
+        told = size(at["bytes"].iloc[0]) + "".join(f" ({100 * x:.0f} % of fp32)" for x in share)
+    shipped_here = not files.empty and _same_network(files, place).any()
+    return {**place, "ships": False}, _decided(
+        place, groups, frames, study,
+        note="simulated" if place["method"] in study.all_methods() else "",
+        more=_by_seed(frames.get("certificates"), place, study),
+        accuracy=_accuracy(frames["levels"], place),
+        size=told,
+        recommended=len(at) > 0 and bool(at["recommended"].iloc[0]) and not shipped_here,
     )  # fmt: skip
 
 
 def _of_file(
-    place: Place, rows: pd.DataFrame, frames: Frames, study: Study, files: pd.DataFrame
+    place: Place, groups: pd.DataFrame, frames: Frames, study: Study, files: pd.DataFrame
 ) -> tuple[Place, Decision]:
-    every = rows["attribute"].value_counts() / rows["seed"].nunique()
-    rows = _judged_file(rows[rows["counted"].astype(bool)].reset_index(drop=True), study)
+    (at,) = files[np.logical_and.reduce([files[n] == place[n] for n in POINT])].to_dict("records")
+    bound, counted = at["loss_bound"], groups["counted"].astype(bool)
+    judged = _judged_file(groups[counted].reset_index(drop=True), study)
+    return {**place, "ships": True}, _decided(
+        place, pd.concat([judged, groups[~counted]]), frames, study,
+        note="the file that ships",
+        more="" if np.isnan(bound) else
+        f"certificate: no group loses more than {100 * bound:.1f} points",
+        accuracy=f"{percent(at['accuracy'])} (fp32 {percent(at['fp32'])})",
+        size=f"{size(at['bytes'])} ({100 * at['share']:.0f} % of fp32)",
+        recommended=bool(at["recommended"]),
+    )  # fmt: skip
+
+
+def _decided(
+    place: Place, groups: pd.DataFrame, frames: Frames, study: Study, **known: Any
+) -> Decision:
+    """Judge a network or a file by its groups; of a file, those of several seeds."""
+    judged = groups[groups["counted"].astype(bool)]
     worst, counts = [], []
     for attribute in study.groups_of(place["dataset"]):
-        part = rows[rows["attribute"] == attribute]
-        if attribute not in every:
-            continue
-        small = int(every[attribute] - part["group"].nunique())
-        counts.append(_counted(attribute, part["verdict"], small, study))
+        every = groups[groups["attribute"] == attribute]
+        part = judged[judged["attribute"] == attribute]
+        if len(every):
+            small = every["group"].nunique() - part["group"].nunique()
+            counts.append(_counted(attribute, part["verdict"], small, study))
         if len(part):
-            who = groups_named(attribute, [*part.loc[part["may_lose_most"], "group"].unique()])
-            most = interval(part["change"].min(), part["low"].min(), part["high_all"].min())
-            worst.append(f"{who}: {most}")
-    verdict = _verdict(rows["verdict"])
-    (at,) = files[np.logical_and.reduce([files[n] == place[n] for n in POINT])].to_dict("records")
-    width = state_name(place["method"], place["bits"])
-    return {**place, "ships": True}, Decision(
-        place["dataset"], place["model"], width, place["method"],
-        "the file that ships", verdict, counts, worst,
-        "" if np.isnan(at["loss_bound"]) else
-        f"certificate: no group loses more than {100 * at['loss_bound']:.1f} points",
-        f"{percent(at['accuracy'])} (fp32 {percent(at['fp32'])})",
-        _helps(place, verdict, frames, study),
-        f"{size(at['bytes'])} ({100 * at['share']:.0f} % of fp32)", bool(at["recommended"]),
+            most = [*part.loc[part["may_lose_most"].astype(bool), "group"].astype(str).unique()]
+            who = groups_named(attribute, most or [str(part.loc[part["change"].idxmin(), "group"])])
+            change = interval(part["change"].min(), part["low"].min(), part["high_all"].min())
+            worst.append(f"{who}: {change}")
+    verdict = _verdict(judged["verdict"])
+    return Decision(
+        dataset=place["dataset"], model=place["model"], method=place["method"],
+        width=state_name(place["method"], place["bits"]), verdict=verdict, counts=counts,
+        worst=worst, help=_helps(place, verdict, frames, study), **known,
     )  # fmt: skip
 
 
@@ -185,13 +186,6 @@ def _same_network(rows: pd.DataFrame, place: Mapping[str, object]) -> "pd.Series
     return (rows["dataset"] == place["dataset"]) & (rows["model"] == place["model"])
 
 
-def _at(rows: pd.DataFrame | None, place: Mapping[str, object]) -> "pd.Series[object] | None":
-    if rows is None or rows.empty:
-        return None
-    found = rows[np.logical_and.reduce([rows[name] == place[name] for name in POINT])]
-    return found.iloc[0] if len(found) else None
-
-
 def _accuracy(levels: pd.DataFrame, place: Mapping[str, object]) -> str:
     rows = levels[(levels["metric"] == "overall") & _same_network(levels, place)]
     rows = rows.drop_duplicates(["method", "bits"]).set_index(["method", "bits"])["value"]
@@ -199,14 +193,6 @@ def _accuracy(levels: pd.DataFrame, place: Mapping[str, object]) -> str:
     if own is None or base.empty:
         return ""
     return f"{percent(own)} (fp32 {percent(base.iloc[0])})"
-
-
-def _sized(at: "pd.Series | None", frontier: pd.DataFrame | None, place: Place) -> str:
-    if at is None or frontier is None:
-        return ""
-    base = frontier[_same_network(frontier, place) & (frontier["method"] == BASELINE)]["bytes"]
-    share = f" ({100 * at['bytes'] / base.iloc[0]:.0f} % of fp32)" if len(base) else ""
-    return size(at["bytes"]) + share
 
 
 def _helps(place: Place, verdict: str, frames: Frames, study: Study) -> str:

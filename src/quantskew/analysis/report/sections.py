@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from quantskew.analysis.remedies import against_free, side_by_side
+from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.report.tables import (
     Cell,
+    Show,
     Table,
     change,
     change_with_limits,
@@ -32,7 +34,7 @@ from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, state_name, width_n
 from quantskew.schemas import POINT
 
 Frames = Mapping[str, pd.DataFrame]
-_WIDTH = {"width": lambda row: Cell(width_name(row["bits"]), float(row["bits"]))}
+_WIDTH: dict[str, Show] = {"width": lambda row: Cell(width_name(row["bits"]), float(row["bits"]))}
 
 
 class Section(NamedTuple):
@@ -46,9 +48,9 @@ class Section(NamedTuple):
 
 
 def sections(frames: Frames, study: Study) -> list[Section]:
-    """All sections for which there is anything to show."""
+    """All sections; one without tables has nothing to show, unless there are figures for it."""
     frames = {name: rows for name, rows in frames.items() if len(rows)}
-    made = [
+    return [
         Section(
             "groups", "Every group",
             "Change of the accuracy of each group against fp32, in points. ▼ worse, ▲ better, "
@@ -58,8 +60,8 @@ def sections(frames: Frames, study: Study) -> list[Section]:
         Section(
             "remedies", "What helps, and what it costs",
             "Against plain quantization of the same width. Free remedies, which need no training, "
-            "come first. Training is in images, as a ratio to the training of fp32; codes of one "
-            "width take the same time to compute with. " + " ".join(_priced(frames, study)),
+            "come first. A price of 0.5 is half the training of fp32, counted in images. ★ marks "
+            "the cheapest of those nearest to the targets.",
             [*_remedies(frames, study)], "remedies",
         ),
         Section(
@@ -88,32 +90,32 @@ def sections(frames: Frames, study: Study) -> list[Section]:
             "failures", "What could not be done", "Everything else is there.", [*_failures(frames)]
         ),
     ]  # fmt: skip
-    return [one for one in made if one.tables]
 
 
-def _network(rows: pd.DataFrame) -> dict[str, Any]:
+def _network(rows: pd.DataFrame) -> dict[str, Show]:
     """Columns that name the network, where there are several."""
     return {n: text(n) for n in ("dataset", "model") if n in rows and len(set(rows[n])) > 1}
+
+
+def _place(rows: pd.DataFrame) -> dict[str, Show]:
+    """Columns that say which network, method and width a row is about."""
+    return {**_network(rows), "method": text("method"), **_WIDTH}
 
 
 def _groups(frames: Frames, study: Study) -> Iterator[Table]:
     effects, levels = frames["effects"], frames["levels"]
     own = effects[(effects["reference"] == BASELINE) & (effects["metric"] == "accuracy")]
-    plain = study.reference in set(own["method"])
-    shown = own[own["method"] == study.reference] if plain else own
-    accuracy = levels[levels["metric"] == "accuracy"]
+    if study.reference in set(own["method"]):
+        own = own[own["method"] == study.reference]
     for dataset in study.datasets:
         for place, attribute in enumerate(study.groups_of(dataset)):
             for model in study.models:
-                here = [
-                    rows[(rows["dataset"] == dataset) & (rows["model"] == model)
-                         & (rows["attribute"] == attribute)]
-                    for rows in (shown, accuracy)
-                ]  # fmt: skip
-                if len(here[0]):
-                    yield _heat(
-                        dataset, model, attribute, here[0], here[1], frames, open=place == 0
-                    )
+                where = {"dataset": dataset, "model": model, "attribute": attribute}
+                if len(shown := _at(own, where)):
+                    base = _at(levels, where | {"metric": "accuracy", "method": BASELINE})
+                    files = _at(frames.get("deployed_groups", own[:0]), where)
+                    title = f"{attribute}: {model}" + f" on {dataset}" * (dataset != "data")
+                    yield _heat(title, shown, base, files, open=place == 0)
     levels = levels[levels["group"] == WHOLE]
     yield table(
         "Every metric of every grouping at fp32, and its change",
@@ -137,7 +139,7 @@ def _groups(frames: Frames, study: Study) -> Iterator[Table]:
     yield table(
         "FVO of every method, and what chance alone would show", fvo,
         {
-            **_network(fvo), "method": text("method"), **_WIDTH, "grouping": text("attribute"),
+            **_place(fvo), "grouping": text("attribute"),
             "FVO": share_with_limits("value", "low", "high"), "sd over seeds": change("seed_sd"),
             "chance, mean": share("chance_mean"), "chance, 95th": share("chance_upper"),
             "p of chance": p("p_chance"),
@@ -149,10 +151,10 @@ def _groups(frames: Frames, study: Study) -> Iterator[Table]:
     yield table(
         "Changes of every method, and how many images or seeds would decide", rows,
         {
-            **_network(rows), "method": text("method"), **_WIDTH, "against": text("reference"),
+            **_place(rows), "against": text("reference"),
             "metric": lambda row: Cell(CATALOGUE[row["metric"]].title),
             "group": lambda row: Cell("" if row["group"] == WHOLE else str(row["group"])),
-            "change": change_with_limits("change", "low", "high"), "verdict": verdict("verdict"),
+            "change": change_with_limits("change", "low", "high", "verdict"),
             "p, Holm": p("p_holm"), "false discovery rate": p("fdr"),
             "would decide": count("decide"), "about": text("about"),
         },
@@ -167,7 +169,7 @@ def _scores(frames: Frames) -> Iterator[Table]:
         yield table(
             "Scores of each group against fp32: probabilities, and not only answers", rows,
             {
-                **_network(rows), "method": text("method"), **_WIDTH,
+                **_place(rows),
                 "grouping": text("attribute"), "group": text("group"), "score": text("score"),
                 "n": count("n"), "before": count("before"), "after": count("after"),
                 "change": count("change"), "low": count("low"), "high": count("high"),
@@ -184,10 +186,10 @@ def _slices(frames: Frames) -> Iterator[Table]:
         yield table(
             "Parts of the samples that nobody listed", rows,
             {
-                **_network(rows), "method": text("method"), **_WIDTH, "slice": text("slice"),
+                **_place(rows), "slice": text("slice"),
                 "n": count("n"), "before": share("before"), "after": share("after"),
-                "change": change_with_limits("change", "low", "high"), "all others": change("rest"),
-                "false discovery rate": p("fdr"), "verdict": verdict("verdict"),
+                "change": change_with_limits("change", "low", "high", "verdict"),
+                "all others": change("rest"), "false discovery rate": p("fdr"),
             },
             "Chosen on one half of the samples as losing more than the rest; the numbers are of "
             "the other half. False discovery rate: of the slices up to it at most that share, on "
@@ -195,7 +197,7 @@ def _slices(frames: Frames) -> Iterator[Table]:
         )  # fmt: skip
 
 
-def _metric_change(width: str) -> Any:
+def _metric_change(width: str) -> Show:
     def show(row: dict[str, Any]) -> Cell:
         value, word = row[f"{width}_change"], row[f"{width}_verdict"]
         return Cell("") if pd.isna(value) else Cell(f"{points(value)} {word}", float(value))
@@ -203,44 +205,41 @@ def _metric_change(width: str) -> Any:
     return show
 
 
+def _at(rows: pd.DataFrame, place: Mapping[str, Any]) -> pd.DataFrame:
+    return rows[np.logical_and.reduce([rows[name] == value for name, value in place.items()])]
+
+
 def _heat(
-    dataset: str, model: str, attribute: str, effects: pd.DataFrame, levels: pd.DataFrame,
-    frames: Frames, *, open: bool,
-) -> Table:  # fmt: skip
-    base = levels[levels["method"] == BASELINE].set_index("group")
-    columns: dict[str, pd.DataFrame] = {}
+    title: str, effects: pd.DataFrame, base: pd.DataFrame, files: pd.DataFrame, *, open: bool
+) -> Table:
+    """Groups by networks and files: how accuracy changed, those that lost most first."""
     several = len(set(effects["method"])) > 1
+    columns: dict[str, pd.DataFrame] = {}
     order = effects.sort_values("bits", ascending=False, kind="stable")
     for (method, bits), part in order.groupby(["method", "bits"], sort=False):
-        name = state_name(method, bits)
-        name = f"{method} {name}" if several and name != method else name
+        state = state_name(method, bits)
+        name = f"{method} {state}" if several and state != method else state
         columns[name] = part.set_index("group")[["change", "verdict"]]
-    files = frames.get("deployed_groups")
-    if files is not None:
-        own = files[
-            (files["dataset"] == dataset)
-            & (files["model"] == model)
-            & (files["attribute"] == attribute)
-            & (files["bits"] < FULL_PRECISION)
-        ]
-        own = own.assign(change=own["accuracy"] - own["fp32"])
-        for method, part in own.groupby("method", sort=False):
-            columns[f"file {method}"] = part.groupby("group")[["change"]].mean().assign(verdict="")
-    worst = pd.concat(one["change"] for one in columns.values()).groupby(level=0).min()
-    counted = effects.drop_duplicates("group").set_index("group")["counted"]
-    rows = []
-    for group in worst.sort_values(kind="stable").index:
-        star = "" if counted.get(group, True) else " *"
-        at = base.loc[group] if group in base.index else None
-        line = [Cell(f"{group}{star}")]
-        line.append(Cell(number(at["n"]), float(at["n"])) if at is not None else Cell(""))
-        line.append(Cell(f"{100 * at['value']:.1f} %", at["value"]) if at is not None else Cell(""))
-        for part in columns.values():
-            found = part.loc[group] if group in part.index else None
-            line.append(heat(found["change"], found["verdict"]) if found is not None else Cell(""))
-        rows.append(line)
-    name = f"{attribute}: {model}" + (f" on {dataset}" if dataset != "data" else "")
-    return Table(name, ["group", "n", "fp32", *columns], rows, "", open)
+    for method, part in files[files["bits"] < FULL_PRECISION].groupby("method", sort=False):
+        change = (part["accuracy"] - part["fp32"]).groupby(part["group"]).mean()
+        columns[f"file {method}"] = pd.DataFrame({"change": change, "verdict": ""})
+    wide = pd.concat(columns, axis=1)
+    wide.columns = [" ".join(pair) for pair in wide.columns]
+    changes = wide[[f"{name} change" for name in columns]]
+    rows = wide.assign(change=changes.min(axis=1)).join(base.set_index("group")[["n", "value"]])
+    small = effects.loc[~effects["counted"].astype(bool), "group"]
+    rows = rows.sort_values("change", kind="stable").rename_axis("group").reset_index()
+    rows["group"] = rows["group"].astype(str) + rows["group"].isin(small).map(
+        {True: " *", False: ""}
+    )
+    return table(
+        title, rows,
+        {
+            "group": text("group"), "n": count("n"), "fp32": share("value"),
+            **{name: heat(f"{name} change", f"{name} verdict") for name in columns},
+        },
+        open=open,
+    )  # fmt: skip
 
 
 def every_metric(levels: pd.DataFrame, effects: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -274,11 +273,6 @@ def every_metric(levels: pd.DataFrame, effects: pd.DataFrame, study: Study) -> p
     return rows.sort_values(key[:3], kind="stable")
 
 
-def _priced(frames: Frames, study: Study) -> list[str]:
-    rows = frames.get("remedies", pd.DataFrame())
-    return against_free(rows, study) if {"free", "over_change"} <= {*rows} else []
-
-
 def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
     if "remedies" not in frames:
         return
@@ -288,35 +282,30 @@ def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
         own = frames["remedies"][frames["remedies"]["metric"] == "worst_group"]
         names = ["bar", "over_change", "over_low", "over_high", "over_verdict"]
         rows = rows.drop(columns=names, errors="ignore").merge(own[[*POINT, *names]], on=[*POINT])
-    about = methods_described(study)
-    rows = rows.assign(what=rows["method"].map(about).fillna(""))
-    if "free" in rows:
-        rows = rows.assign(cost=rows["free"].map({True: "free", False: ""}))
-        rows = rows.sort_values("free", ascending=False, kind="stable")
-    else:
-        rows = rows.assign(cost="")
-    rows = rows.assign(place=-rows["bits"]).sort_values(
-        ["dataset", "model", "place"], kind="stable"
+    rows = rows.assign(
+        name=rows["method"] + rows["cheapest"].map({True: " ★", False: ""}),
+        free=rows.get("free", pd.Series(False, rows.index)),
     )
+    rows = rows.sort_values("free", ascending=False, kind="stable")
+    order = ["dataset", "model", "bits"]
+    rows = rows.sort_values(order, ascending=[True, True, False], kind="stable")
     yield table(
         "Remedies by width", rows,
         {
-            **_network(rows), **_WIDTH, "method": text("method"), "price": text("cost"),
+            **_network(rows), **_WIDTH, "method": text("name"), "price": _price,
             "accuracy": share("overall"),
             "worst group": share("worst_group"),
             "its change": change_with_limits(
-                *(f"worst_group_{part}" for part in ("change", "low", "high"))
+                *(f"worst_group_{part}" for part in ("change", "low", "high", "verdict"))
             ),
-            "verdict": verdict("worst_group_verdict"), "FVO": change("fvo"),
-            "training": count("training"), "size": size_of("bytes"),
-            **{f"{name} needed": count(name) for name in ("images", "labels") if name in rows},
+            "FVO": share("fvo"), "size": size_of("bytes"),
             **({"over the best free one":
-                change_with_limits("over_change", "over_low", "over_high")} if over else {}),
-            "choice": lambda row: Cell("cheapest near the target" if row["cheapest"] else ""),
+                change_with_limits("over_change", "over_low", "over_high", "over_verdict")}
+               if over else {}),
         },
         open=True,
     )  # fmt: skip
-    if about:
+    if about := methods_described(study):
         named = pd.DataFrame({"method": [*about], "what": [*about.values()]})
         yield table("What the methods are", named, {"method": text("method"), "what": text("what")})
     if "frontier" in frames:
@@ -324,7 +313,7 @@ def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
         yield table(
             "Every variant against the targets", placed,
             {
-                **_network(placed), "method": text("method"), **_WIDTH, "size": size_of("bytes"),
+                **_place(placed), "size": size_of("bytes"),
                 "accuracy": share("accuracy"), "FVO": share("fvo"),
                 "largest loss": change("loss"), "certified": change("loss_bound"),
                 "off the target": change("excess"), "on the frontier": share("probability"),
@@ -345,6 +334,14 @@ def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
                 "certified loss": share("bound"),
             },
         )  # fmt: skip
+
+
+def _price(row: dict[str, Any]) -> Cell:
+    """Training as a multiple of that of fp32, and the images and labels that must be at hand."""
+    trained = row["training"]
+    told = ["free"] if row["free"] else [f"{number(trained)} × training"] if trained > 0 else []
+    told += [f"{number(row[name])} {name}" for name in ("images", "labels") if row.get(name, 0) > 0]
+    return Cell(", ".join(told), None if pd.isna(trained) else float(trained))
 
 
 def _flow(frames: Frames) -> Iterator[Table]:
@@ -503,7 +500,7 @@ def _failures(frames: Frames) -> Iterator[Table]:
         yield table(
             "By network and step", rows,
             {
-                **_network(rows), "method": text("method"), **_WIDTH, "seed": count("seed"),
+                **_place(rows), "seed": count("seed"),
                 "step": text("step"), "reason": text("reason"),
             },
             open=True,

@@ -14,7 +14,7 @@ LONGEST = 300
 """Most rows of a table on the page, which shows those of a longer one that matter most."""
 MATTERS = {
     "probability": "largest", "p_holm": "smallest", "p_chance": "smallest", "fdr": "smallest",
-    "taxicab": "largest", "bound": "largest", "value": "smallest",
+    "taxicab": "largest", "bound": "largest", "change": "smallest", "value": "smallest",
 }  # fmt: skip
 """What matters most: the first of these columns that a table has."""
 MARKS = {WORSE: "▼", BETTER: "▲", EQUIVALENT: "=", CANNOT_TELL: "?"}
@@ -141,13 +141,15 @@ def share_with_limits(value: str, low: str, high: str) -> Show:
     return show
 
 
-def change_with_limits(value: str, low: str, high: str) -> Show:
-    """Show a change in points and its limits."""
+def change_with_limits(value: str, low: str, high: str, word: str = "") -> Show:
+    """Show a change in points and its limits, and what the verdict of the column ``word`` is."""
 
     def show(row: dict[str, Any]) -> Cell:
         if pd.isna(row[value]):
             return Cell("")
-        return Cell(interval(row[value], row[low], row[high]), float(row[value]))
+        told = row[word] or "" if word else ""
+        change = interval(row[value], row[low], row[high])
+        return Cell(f"{change} {told}".strip(), float(row[value]), TONES.get(told, ""))
 
     return show
 
@@ -157,9 +159,14 @@ def verdict(column: str) -> Show:
     return lambda row: Cell(row[column] or "", tone=TONES.get(row[column], ""))
 
 
-def heat(value: float, word: str) -> Cell:
+def heat(value: str, word: str) -> Show:
     """Show a change of accuracy, shaded by its size, with the sign of its verdict."""
-    if pd.isna(value):
-        return Cell("")
-    shade = float(np.sign(value) * min(1.0, abs(value) / 0.5) ** 0.5)
-    return Cell(f"{points(value)} {MARKS.get(word, '')}".strip(), float(value), "", shade)
+
+    def show(row: dict[str, Any]) -> Cell:
+        if pd.isna(row[value]):
+            return Cell("")
+        shade = float(np.sign(row[value]) * min(1.0, abs(row[value]) / 0.5) ** 0.5)
+        told = f"{points(row[value])} {MARKS.get(row[word], '')}"
+        return Cell(told.strip(), float(row[value]), "", shade)
+
+    return show
