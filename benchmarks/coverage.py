@@ -1,6 +1,7 @@
 """Simulate every interval, bound, verdict and rule: what is promised against what is measured.
 
     python benchmarks/coverage.py [--folder runs/coverage] [--samples 1000] [--processes 2]
+                                  [--kinds Design Files] [--only "10 × 200, accuracy 0.8"]
 
 Each cell is one design: sizes and accuracies of groups, what they lose, how many answers flip, how
 many networks (seeds) answer and how many images come from one person. Its results are a file of
@@ -31,8 +32,20 @@ from numpy.typing import ArrayLike
 from scipy.special import betaincinv
 from scipy.stats import binom, norm, page_trend_test
 
+from quantskew import params
+from quantskew.analysis import frontier
+from quantskew.analysis.report import decision, words
 from quantskew.data.groups import Grouping
-from quantskew.fairness import contrasts, gaps, limits, score_catalogue, scores, slices, verdicts
+from quantskew.fairness import (
+    certificate,
+    contrasts,
+    gaps,
+    limits,
+    score_catalogue,
+    scores,
+    slices,
+    verdicts,
+)
 from quantskew.fairness.limits import (
     Changes,
     Shares,
@@ -52,6 +65,7 @@ SIZES = {
     "5 × 338": [338] * 5,
     "5 × 1,000": [1000] * 5,
 }
+FILES = ["2 × 2,370", "UTKFace", "10 × 200"]  # where files are judged
 FEWER = ["2 × 2,370", "UTKFace", "10 × 100"]  # where seeds and persons are simulated
 ACCURACIES: list[float | str] = [0.5, 0.8, 0.97, 0.995, "unequal"]
 EFFECTS = [("none", 0.0), ("all", 0.05), *(("one", x) for x in (0.01, 0.02, 0.05, 0.1))]
@@ -135,6 +149,15 @@ class Sliced(NamedTuple):
     images: int = 1
 
 
+class Files(NamedTuple):
+    """Files of one network, each smaller than the last: what the page says of them."""
+
+    sizes: str
+    flips: float
+    loss: float  # of one group; the target and the margin are just as large, or 5 where it is 0
+    files: int
+
+
 class Row(NamedTuple):
     """One promise in one cell."""
 
@@ -145,7 +168,7 @@ class Row(NamedTuple):
     error: float  # Monte Carlo standard error
 
 
-Cell = Design | Seeds | Trends | Many | Scored | Sliced
+Cell = Design | Seeds | Trends | Many | Scored | Sliced | Files
 
 
 def designs() -> Iterator[Cell]:
@@ -173,6 +196,8 @@ def designs() -> Iterator[Cell]:
     for total, images in product([600, 1500, 5000], [1, 5]):
         for loss in (0.0, 0.05):
             yield Sliced(total, 300, "value", loss, everyone=loss, images=images)
+    for sizes, loss, files in product(FILES, [0.0, 0.05], [1, 2, 8]):
+        yield Files(sizes, 0.04 if loss == 0 else 0.08, loss, files)
 
 
 def describe(cell: Cell) -> str:
@@ -197,6 +222,9 @@ def describe(cell: Cell) -> str:
             text = f"{hidden} of {total:,} lose {100 * loss:.0f}, the rest {100 * everyone:.0f}"
             text += f", shown by a {seen}"
             return text + (f", 1–{images} images a person" if images > 1 else "")
+        case Files(sizes, flips, loss, files):
+            text = f"{files} files, {sizes}, accuracy 0.9, flips {100 * flips:.0f} %"
+            return f"{text}, one group loses {100 * loss:.0f}"
 
 
 def rates(design: Design) -> np.ndarray:
@@ -573,6 +601,54 @@ def of_slices(cell: Sliced, samples: int, rng: np.random.Generator) -> Iterator[
         yield _row("slices found where none is", "error", 0.05, np.array(false))
 
 
+def of_files(cell: Files, samples: int, rng: np.random.Generator) -> Iterator[Row]:
+    """Judge files as the page does: which may ship, which are safe, who loses most."""
+    sizes, effect = np.array(SIZES[cell.sizes]), "one" if cell.loss else "none"
+    chances = rates(Design(cell.sizes, 0.9, effect, cell.loss, cell.flips))
+    target, groups = cell.loss or 0.05, len(sizes)
+    study = params.load(Path(__file__).parents[1] / "params.yaml").judged()
+    study = study.model_copy(update={
+        "targets": study.targets.model_copy(update={"worst_group_loss": target}),
+        "statistics": study.statistics.model_copy(update={"margin": target}),
+    })  # fmt: skip
+    place = {"dataset": study.datasets[0], "attribute": "group", "n": sizes}
+    found: dict[str, list[bool]] = {name: [] for name in ("ships", "above", *words.TONES, "named")}
+    for _ in range(samples):
+        kinds = [rng.multinomial(n, p, cell.files) for n, p in zip(sizes, chances, strict=True)]
+        _, lost, gained, _ = np.moveaxis(np.stack(kinds, 1), -1, 0)  # (files, groups)
+        bounds = np.array([
+            certificate.certificate(
+                *one, sizes, counted=np.ones(groups, bool), alternatives=cell.files
+            ).bound
+            for one in zip(lost, gained, strict=True)
+        ])  # fmt: skip
+        files = pd.DataFrame({"loss_bound": bounds, "fvo_high": np.nan, "bits": 8, "accuracy": 0.9})
+        files["method"], files["bytes"] = "int8", np.arange(cell.files, 0, -1)
+        rows = pd.DataFrame({"seed": 0, "lost": lost[0], "gained": gained[0], **place})
+        judged = decision._judged_file(rows.assign(bound=bounds[0]), study)
+        most, verdict = judged["may_lose_most"].to_numpy(), decision._verdict(judged["verdict"])
+        found["ships"].append(bool(frontier.judged(files, study)["recommended"].any()))
+        found["above"].append(bool(bounds.min() < cell.loss))
+        found["named"].append(bool(most.sum() == 1 and not most[-1]))
+        for word in (words.SAFE, words.HARMS):
+            found[word].append(verdict == word)
+    labels = {
+        "ships": ("a file may ship, though a group loses the target", "a file may ship"),
+        words.SAFE: ("a file is safe, though a group loses the margin", "a file is safe"),
+        words.HARMS: ("a file harms someone, of a loss of 5", "a file harms someone, of no loss"),
+    }
+    for name, (lossy, harmless) in labels.items():
+        wrong = (name == words.HARMS) == (cell.loss == 0)
+        row = _row(lossy if cell.loss else harmless, "error" if wrong else "power",
+                   0.05 if wrong else np.nan, np.array(found[name]))  # fmt: skip
+        yield row if wrong else row._replace(promise=f"{row.promise}: {describe(cell)}")
+    if cell.loss:
+        yield _row("a file is certified to less than a group loses", "error", 0.05,
+                   np.array(found["above"]))  # fmt: skip
+        yield _row("a file's page names another group than loses most", "error", 0.05,
+                   np.array(found["named"]))  # fmt: skip
+
+
 CHECKS: dict[type[Cell], Callable[[Any, int, np.random.Generator], Iterator[Row]]] = {
     Design: judge,
     Seeds: over_seeds,
@@ -580,6 +656,7 @@ CHECKS: dict[type[Cell], Callable[[Any, int, np.random.Generator], Iterator[Row]
     Many: many,
     Scored: of_scores,
     Sliced: of_slices,
+    Files: of_files,
 }
 
 
@@ -603,7 +680,10 @@ def measure(cell: Cell, samples: int, seed: int) -> list[Row]:
     cheap = (
         isinstance(cell, Design) and cell.seeds == cell.images == 1 and len(SIZES[cell.sizes]) <= 10
     )
-    with patch.object(limits, "betaincinv", _looked_up):
+    with (
+        patch.object(limits, "betaincinv", _looked_up),
+        patch.object(certificate, "loss_bound", cache(certificate.loss_bound)),
+    ):
         rows = list(check(cell, samples, np.random.default_rng([seed, 0])))
         if any(falls_short(row, slack=0 if cheap else 1.5) for row in rows):
             rows = list(check(cell, 10 * samples, np.random.default_rng([seed, 1])))
@@ -612,7 +692,10 @@ def measure(cell: Cell, samples: int, seed: int) -> list[Row]:
 
 def code() -> str:
     """A fingerprint of the statistics and of this program."""
-    modules = (contrasts, gaps, limits, score_catalogue, scores, slices, verdicts)
+    modules = (
+        certificate, contrasts, decision, frontier, gaps, limits, score_catalogue, scores, slices,
+        verdicts,
+    )  # fmt: skip
     files = [*(Path(inspect.getfile(module)) for module in modules), Path(__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
 
@@ -675,9 +758,10 @@ def power(rows: pd.DataFrame) -> str:
         cells = [" / ".join(f"{100 * by[s, f]:.0f}" for f in FLIPS if (s, f) in by) for s in SIZES]
         if any(cells):
             lines.append(f"| {promise} | {' | '.join(cells)} |")
-    lines += ["", "| scores and slices | power % |", "|---|---|"]
-    for row in part[kinds.isin(["Scored", "Sliced"])].itertuples():
-        if row.cell[0] in (338, 1500, 5000) and getattr(row.cell, "images", 1) == 1:
+    lines += ["", "| scores, slices and files | power % |", "|---|---|"]
+    for row in part[kinds.isin(["Scored", "Sliced", "Files"])].itertuples():
+        shown = isinstance(row.cell, Files) or row.cell[0] in (338, 1500, 5000)
+        if shown and getattr(row.cell, "images", 1) == 1:
             lines.append(f"| {row.promise} | {percent(row.measured)} |")
     lines += ["", "| methods over seeds | power % |", "|---|---|"]
     for row in part[kinds == "Seeds"].itertuples():
@@ -692,12 +776,17 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--every", type=int, default=1, help="only each n-th cell")
     kinds = {kind.__name__: kind for kind in CHECKS}
+    parser.add_argument("--only", nargs="+", default=[""], help="cells with one of these words")
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=[*kinds], help="only these")
     asked = parser.parse_args()
     folder = asked.folder / f"{code()}-{asked.samples}"
     folder.mkdir(parents=True, exist_ok=True)
     chosen = tuple(kinds[name] for name in asked.kinds)
-    cells = [cell for cell in designs() if isinstance(cell, chosen)][:: asked.every]
+    cells = [
+        cell
+        for cell in designs()
+        if isinstance(cell, chosen) and any(text in describe(cell) for text in asked.only)
+    ][:: asked.every]
     names = [hashlib.sha256(repr(cell).encode()).hexdigest()[:12] for cell in cells]
     paths = [folder / f"{name}.json" for name in names]
     # in the order of their names, so that a part of them is a fair sample of all

@@ -4,6 +4,7 @@ from scipy.stats import beta, binomtest, multinomial
 
 from quantskew.fairness.certificate import (
     certificate,
+    certified_losses,
     loss_bound,
     mcnemar_power,
     smallest_detectable_drop,
@@ -112,3 +113,18 @@ def test_five_samples_can_show_nothing():
     # all five lost has p = 2/2⁵ = 0.0625
     assert np.isnan(smallest_detectable_drop(5, 0.1))
     assert smallest_detectable_drop(6, 0.1) == pytest.approx(0.8 ** (1 / 6), abs=1e-4)
+
+
+def test_bounds_that_one_of_many_networks_is_chosen_by_are_wider():
+    counts = [3, 1], [0, 1], [200, 300]
+    both = np.ones(2, bool)
+    alone, two, ten = (certificate(*counts, counted=both, alternatives=k) for k in (1, 2, 10))
+    assert alone.groups.tolist() == two.groups.tolist()  # α is divided among as many groups
+    assert ten.groups[0] == loss_bound(3, 0, 200, alpha=0.05 / 10) > two.groups[0]
+    before, after = np.ones(90, bool), np.arange(90) >= 3
+    one = {"groups": np.zeros(90, int), "counted": np.array([True]), "alpha": 0.05}
+    for units in (None, np.arange(90) // 3):
+        few, many = (
+            certified_losses(before, after, **one, units=units, alternatives=k) for k in (1, 8)
+        )
+        assert many > few

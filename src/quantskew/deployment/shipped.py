@@ -114,6 +114,7 @@ def described(
         for variant, folder in folders.items()
     }
     files, groups = [], []
+    alternatives = len({variant.method for variant in folders if variant.bits < FULL_PRECISION})
     for variant, folder in folders.items():
         base = references[variant]
         logits, pytorch = outputs[variant]["logits"], outputs[variant]["pytorch"]
@@ -132,7 +133,11 @@ def described(
         }
         files.append(variant.name(pd.DataFrame([row])))
         groups += [
-            variant.name(_by_group(logits, fp32, pytorch, test, d, units, study.statistics.alpha))
+            variant.name(
+                _by_group(
+                    logits, fp32, pytorch, test, d, units, study.statistics.alpha, alternatives
+                )
+            )
             for d in divisions
         ]
         answers = variant.name(predictions(logits, test.ids, test.labels.numpy()))
@@ -155,6 +160,7 @@ def _by_group(
     division: Grouping,
     units: np.ndarray | None,
     alpha: float,
+    alternatives: int,
 ) -> pd.DataFrame:
     labels = test.labels.numpy()
     answers = np.stack([values.argmax(1) for values in (logits, fp32, pytorch)])
@@ -165,8 +171,9 @@ def _by_group(
     right = answers[:2] == labels
     limits = share_limits(shares(right[0], codes, n_groups, units=units), alpha / 2)
     bounds = certified_losses(
-        right[1], right[0], codes, counted=division.counted, alpha=alpha, units=units
-    )
+        right[1], right[0], codes, counted=division.counted, alpha=alpha, units=units,
+        alternatives=max(1, alternatives),
+    )  # fmt: skip
     return pd.DataFrame(
         {
             "attribute": division.attribute,

@@ -33,6 +33,7 @@ def certificate(
     *,
     counted: ArrayLike,
     alpha: float = 0.05,
+    alternatives: int = 1,
 ) -> Certificate:
     """Certify that no group loses more than ``bound`` of its accuracy.
 
@@ -46,6 +47,11 @@ def certificate(
         (G,) samples that went from right to wrong, from wrong to right, and all.
     counted
         (G,) the groups the promise covers.
+    alternatives
+        Networks of which one is chosen by these bounds. That no group of any of them loses more
+        than it is certified to needs α to be divided among the groups or among the networks,
+        whichever are more: a network whose bound is too low has a group that loses most, and the
+        bound of that group is too low.
 
     See Also
     --------
@@ -55,7 +61,7 @@ def certificate(
     bounds = np.full(counted.size, np.nan)
     for g in np.flatnonzero(counted):
         cell = (int(np.asarray(a)[g]) for a in (lost, gained, sizes))
-        bounds[g] = loss_bound(*cell, alpha=alpha / counted.sum())
+        bounds[g] = loss_bound(*cell, alpha=alpha / max(counted.sum(), alternatives))
     return Certificate(bounds, float(np.nanmax(bounds)) if counted.any() else np.nan)
 
 
@@ -67,6 +73,7 @@ def certified_losses(
     counted: Bools,
     alpha: float,
     units: Ints | None = None,
+    alternatives: int = 1,
 ) -> Floats:
     """Certify the losses of all counted groups at once, also where units have several samples.
 
@@ -82,6 +89,8 @@ def certified_losses(
         Chance that any of the bounds is too low.
     units
         (n,) who each sample comes from; None where each is its own unit.
+    alternatives
+        As in :func:`certificate`.
 
     Returns
     -------
@@ -103,9 +112,11 @@ def certified_losses(
         lost, gained, sizes = (
             np.bincount(groups[(groups >= 0) & kind], minlength=len(counted)) for kind in every
         )
-        return certificate(lost, gained, sizes, counted=counted, alpha=alpha).groups
+        return certificate(
+            lost, gained, sizes, counted=counted, alpha=alpha, alternatives=alternatives
+        ).groups
     change = changes(before, after, groups, len(counted), units=units)
-    lows = change_limits(change, alpha / max(1, counted.sum())).low
+    lows = change_limits(change, alpha / max(alternatives, counted.sum())).low
     return np.where(counted, np.maximum(0.0, -lows), np.nan)
 
 
