@@ -14,6 +14,8 @@ import yaml
 from conftest import ROOT
 from torch import nn
 
+from quantskew.analysis.report.words import FURTHER, GLOSSARY
+from quantskew.analysis.typeset import escape_markdown
 from quantskew.errors import UserError
 from quantskew.fairness.catalogue import CATALOGUE
 from quantskew.fairness.score_catalogue import SCORES
@@ -49,6 +51,13 @@ def scores_table() -> str:
     return head + "\n".join(rows) + "\n"
 
 
+def glossary() -> str:
+    """docs/glossary.md, written anew in the same way: the words of the report, and others."""
+    words = sorted((GLOSSARY | FURTHER).items(), key=lambda pair: pair[0].lower())
+    rows = "".join(f"| {term} | {escape_markdown(said)} |\n" for term, said in words)
+    return f"# Glossary\n\n| term | meaning |\n| --- | --- |\n{rows}"
+
+
 def text_of(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
@@ -57,6 +66,11 @@ def test_the_list_of_metrics_is_the_catalogue():
     text = text_of("docs/metrics.md")
     assert metrics_table() in text
     assert scores_table() in text
+
+
+def test_the_glossary_is_that_of_the_report():
+    assert text_of("docs/glossary.md") == glossary()
+    assert not GLOSSARY.keys() & FURTHER.keys()
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +296,4 @@ if __name__ == "__main__":
         head, _, rest = text.partition(table[:9])
         text = head + table + rest.partition("|\n\n")[2].join(["\n", ""])
     page.write_text(text.rstrip() + "\n", encoding="utf-8")
+    (ROOT / "docs/glossary.md").write_text(glossary(), encoding="utf-8")

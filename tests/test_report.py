@@ -1,5 +1,7 @@
 """Figures and the page: what is drawn, and what the page shows with its script and without."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -11,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from quantskew.analysis import figures, report
 from quantskew.analysis.figures import FIGURES, figure
@@ -20,11 +23,16 @@ from quantskew.analysis.report import decision
 from quantskew.analysis.report.sections import Section, every_metric
 from quantskew.analysis.report.tables import LONGEST, count, p, table, text
 from quantskew.analysis.report.words import GLOSSARY, explained
+from quantskew.analysis.run import flipped
 from quantskew.analysis.study import Statistics, Study
 from quantskew.analysis.typeset import groups_named, p_value, points
 from quantskew.data.groups import Groups
-from quantskew.data.people import People
+from quantskew.data.people import People, read_people
+from quantskew.data.prepare import prepare
+from quantskew.data.source import Source
 from quantskew.files import write_json
+from quantskew.layout import samples_path
+from quantskew.tables import read as read_table
 
 ROOT = Path(__file__).parents[1]
 STUDY = Study(
@@ -414,6 +422,33 @@ def test_defects_are_counted_by_reason_and_by_group():
         ("y", "same pixels, other label or attribute"): 1,
         ("not known", "not an image"): 1,
     }
+
+
+def test_pictures_of_flipped_samples_are_shown_with_their_answers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = samples_path("digits")
+    path.parent.mkdir(parents=True)
+    prepare("digits", Source(), tmp_path).write(path)
+    people = read_people(path).part("test")
+    rows = pd.DataFrame(
+        {"dataset": "digits", "model": "m", "method": "ptq", "bits": [8, 4, 4],
+         "id": [*people.ids[:2], people.ids[0]], "label": 3, "before": 3, "after": [5, 6, 7],
+         "flips": [1, 2, 4]}
+    )  # fmt: skip
+    pictures = flipped(STUDY, rows)
+    assert [*pictures] == [
+        f"digits {people.ids[0]}: 3, answered 3, at int4 7",
+        f"digits {people.ids[1]}: 3, answered 3, at int4 6",
+    ]  # fmt: skip
+    (_, code), *_ = (address.split(",") for address in pictures.values())
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(code))))
+    kept = read_table("samples", path, ["id", "image"]).to_pandas().set_index("id")["image"]
+    assert shown.tobytes() == kept[people.ids[0]]
+    rows = rows.assign(taxicab=1.0)
+    page = report.render(audited() | {"exemplars": rows}, STUDY, drawn={}, pictures=pictures)
+    assert page.count('<img src="data:image/png') == 2
+    assert "answered 3, at int4 7</figcaption>" in page
+    assert "<img" not in report.render(audited() | {"exemplars": rows}, STUDY, drawn={})
 
 
 def test_numbers_are_written_for_readers():

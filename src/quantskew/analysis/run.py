@@ -56,7 +56,7 @@ from quantskew.layout import (
     samples_path,
     stored_variants,
 )
-from quantskew.names import BASELINE, FULL_PRECISION, Point
+from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
 from quantskew.schemas import POINT
 
 _FP32 = (BASELINE, FULL_PRECISION)
@@ -327,17 +327,27 @@ def described(
 
 
 def flipped(study: Study, exemplars: pd.DataFrame) -> dict[str, str]:
-    """Pictures of the samples that most seeds answer otherwise after quantization, by their ids."""
+    """Pictures of the samples that most seeds answer otherwise after quantization.
+
+    Returns
+    -------
+    PNG as ``data:`` addresses, by what is written below: the sample, its class, and its answers.
+    """
     pictures = {}
-    rows = exemplars[exemplars["method"] == study.reference].drop_duplicates(["dataset", "id"])
+    rows = exemplars[exemplars["method"] == study.reference].sort_values("flips", kind="stable")
+    rows = rows[::-1].drop_duplicates(["dataset", "id"])
     for dataset, part in rows.groupby("dataset"):
-        ids = part.nlargest(MOST_PICTURES, "flips")["id"]
-        path = samples_path(str(dataset))
-        notes = read_people(path).metadata
-        kept = tables.read("samples", path, ["id", "image"]).to_pandas().set_index("id")["image"]
-        for one in ids:
-            pixels = np.frombuffer(kept[one], np.uint8).reshape(notes["shape"]).transpose(1, 2, 0)
+        people = read_people(samples_path(str(dataset)))
+        shape, names = people.metadata["shape"], people.classes
+        kept = tables.read("samples", samples_path(str(dataset)), ["id", "image"]).to_pandas()
+        images = kept.set_index("id")["image"]
+        for row in part.head(MOST_PICTURES).itertuples():
+            pixels = np.frombuffer(images[row.id], np.uint8).reshape(shape).transpose(1, 2, 0)
             file = io.BytesIO()
             Image.fromarray(pixels.squeeze()).save(file, "png")
-            pictures[one] = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+            told = (
+                f"{dataset} {row.id}: {names[row.label]}, answered {names[row.before]}, "
+                f"at {width_name(row.bits)} {names[row.after]}"
+            )
+            pictures[told] = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     return pictures

@@ -82,7 +82,7 @@ def render(
     versions
         Version of each library, by its name.
     pictures
-        Samples that flipped, as ``data:`` addresses by their ids; none are shown by default.
+        Samples that flipped, as ``data:`` addresses by what is written below each; none by default.
     """
     frames = dict(frames)
     environment = jinja2.Environment(

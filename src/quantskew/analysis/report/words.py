@@ -27,23 +27,53 @@ GLOSSARY = {
     "false discovery rate": "Share of the effects called found that is false on average; used for "
     "everything that is explored beside the headline outcomes.",
     "fp32": "The network before quantization, in 32-bit floating point.",
-    "FVO": "Fairness violation: accuracy of the best group less that of the worst, in points. "
-    "0 means that all groups are served alike.",
+    "FVO": "Fairness violation: accuracy of the best group less that of the worst, in points "
+    "(Bellam & Kim, equation 2). 0 means that all groups are served alike.",
     "Holm": "An adjustment of p-values, so that of all headline outcomes none is called found by "
     "chance more often than stated.",
     "int8": "Weights stored as 8-bit integers; int4 and int2 likewise.",
     "interval": "Range that other test samples would give in 95 of 100 repetitions, unless the "
     "study says otherwise.",
-    "margin": "The largest change of accuracy that does not matter, as the study states it.",
+    "margin": "The largest change that does not matter, as the study states it "
+    "(statistics.margin, 2 points by default).",
     "points": "Percentage points: from 97 % to 95 % is a loss of 2 points.",
     "PTQ": "Post-training quantization: weights are rounded once, without training.",
     "QAT": "Quantization-aware training: the network is trained on with its rounding in place.",
-    "seed": "Start of the random numbers of a training; another seed gives another network.",
+    "seed": "Start of the random numbers of a training: initial weights and order of the images. "
+    "Another seed gives another network.",
     "simulated": "Computed in floating point with the rounded weights; no such file ships.",
     "simultaneous": "Holds for all groups at once, so also for whichever turns out worst.",
     "worst group": "The group with the lowest accuracy.",
 }
-"""Terms of the page, each in a sentence."""
+"""Terms that the page explains, each in a sentence or two."""
+FURTHER = {
+    "activation": "What a layer passes on for an image. It is quantized statically, with ranges "
+    "found beforehand, or dynamically, with ranges found for each image.",
+    "calibration": "Looking at some training images to choose the range of the activations or the "
+    "rounding of the weights.",
+    "cell": "One piece of work of a study, such as one seed, method and width. Its result is kept "
+    "and used again.",
+    "clipping range": "The values that the integer codes span; what lies outside is cut off.",
+    "exploratory": "Outside the family of tests that Holm adjusts; judged by the false discovery "
+    "rate.",
+    "flip": "A test image that exactly one of two networks answers rightly.",
+    "gate": "A check that fails a build if a policy is broken.",
+    "group, grouping": "The images with one value of an attribute, such as race; race*gender is "
+    "the grouping by both.",
+    "mixed precision": "Layers of different widths; the first and the last are often kept at 8 "
+    "bits.",
+    "paired": "Measured on the same test images before and after.",
+    "per tensor, per channel": "One scale for a whole layer, or one for each of its outputs.",
+    "recipe": "How a remedy changes training: sampling, augmentation, loss.",
+    "reference": "The method that others are compared with at each width; ptq by default.",
+    "remedy": "A method that is meant to help the worst group.",
+    "scale, zero point": "The step between two codes, and the code that stands for zero.",
+    "unit": "What is counted: an image, or a person, lesion or video of which there are several "
+    "images.",
+    "variant": "One network at one method, width and seed.",
+    "verdict": "Worse, better, equivalent or cannot tell.",
+}
+"""Terms that only the documentation uses; its glossary holds both."""
 
 _TERMS = re.compile(
     r"\b(" + "|".join(sorted(map(re.escape, GLOSSARY), key=len, reverse=True)) + r")\b"
