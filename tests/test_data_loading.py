@@ -16,7 +16,10 @@ from quantskew.schemas import TABLES
 def test_numbers_become_the_groups_of_their_edges(tmp_path):
     attributes = pd.DataFrame({"age": [3, 71, 20], "sex": ["f", "m", "f"]})
     zeros = torch.zeros(3, dtype=torch.int64)
-    data = Samples(zeros, zeros, np.arange(3), np.full(3, "train"), attributes, ("a",), {})
+    data = Samples(
+        images=zeros, labels=zeros, ids=np.arange(3), split=np.full(3, "train"),
+        attributes=attributes, classes=("a",), metadata={},
+    )  # fmt: skip
     divided = data.divided({"age": (10.0, 50.0), "height": (1.0,)})
     assert divided.attributes["age"].tolist() == ["below 10", "50+", "10-49"]
     codes, names = group_codes(divided.attributes, "age*sex")

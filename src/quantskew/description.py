@@ -69,7 +69,7 @@ def predictions(outputs: np.ndarray, ids: np.ndarray, labels: np.ndarray) -> pd.
 
 
 def history_by_group(
-    correct: np.ndarray, loss: np.ndarray, sample: np.ndarray, data: People
+    correct: np.ndarray, loss: np.ndarray, sample: np.ndarray, data: People[np.ndarray]
 ) -> pd.DataFrame:
     """Accuracy and loss of each class by epoch, on the class-balanced watched samples.
 

@@ -95,7 +95,7 @@ def study_features(samples: Path, ids: np.ndarray) -> pd.DataFrame:
     ids
         (n,) those of test that are described, in this order.
     """
-    people = read_people(samples).part("test")
+    people = read_people(samples).test
     parts = []
     with pq.ParquetFile(samples) as file:
         for batch in file.iter_batches(4096, columns=["split", "image"]):

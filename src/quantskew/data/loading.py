@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,68 +14,18 @@ import torch
 
 from quantskew import tables
 from quantskew.data.groups import Groups, group_codes
-from quantskew.data.people import read_people
+from quantskew.data.people import People, read_people
 
 
 @dataclass(frozen=True)
-class Samples:
-    """N samples; training reads its batches straight from ``images``.
-
-    Attributes
-    ----------
-    images
-        uint8, N×C×H×W.
-    labels
-        int64, N indices of ``classes``.
-    ids
-        N names.
-    split
-        N times ``"train"`` or ``"test"``; those of test come first.
-    attributes
-        One column an attribute, and ``label`` with the names of the classes.
-    classes
-        Names of the classes.
-    metadata
-        What :func:`quantskew.data.prepare.prepare` noted: licence, counts, duplicates, ….
-    """
+class Samples(People[torch.Tensor]):
+    """N samples with their images, uint8 of N×C×H×W, from which training reads its batches."""
 
     images: torch.Tensor
-    labels: torch.Tensor
-    ids: np.ndarray
-    split: np.ndarray
-    attributes: pd.DataFrame
-    classes: tuple[str, ...]
-    metadata: dict[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def train(self) -> "Samples":
-        """The training part, sharing memory with the whole."""
-        return self._part("train")
-
-    @property
-    def test(self) -> "Samples":
-        """The test part, sharing memory with the whole."""
-        return self._part("test")
-
-    def _part(self, split: str) -> "Samples":
-        return self.at(slice(*(np.searchsorted(self.split, split, s) for s in ("left", "right"))))
-
-    def at(self, rows: slice | np.ndarray) -> "Samples":
-        """The samples at some positions; those of a slice share memory with the whole."""
-        return replace(
-            self,
-            images=self.images[rows],
-            labels=self.labels[rows],
-            ids=self.ids[rows],
-            split=self.split[rows],
-            attributes=self.attributes.iloc[rows].reset_index(drop=True),
-        )
+    by_row: ClassVar[tuple[str, ...]] = ("images", *People.by_row)
 
     def divided(self, bins: Mapping[str, tuple[float, ...]]) -> "Samples":
-        """The same samples, numeric attributes made groups of by these lower edges."""
+        """Make groups of numeric attributes by their lower edges."""
         made = {}
         for name in bins.keys() & set(self.attributes):
             codes, names = group_codes(self.attributes, name, Groups(bins=dict(bins)))
@@ -121,12 +71,5 @@ def _load(path: Path, version: tuple[int, ...] | None) -> Samples:
             part = np.frombuffer(flat, np.uint8, lengths.sum(), first)
             images[start : start + len(chunk)] = part.reshape(-1, *shape)
             start += len(chunk)
-    return Samples(
-        images=torch.from_numpy(images),
-        labels=torch.from_numpy(people.labels),
-        ids=people.ids,
-        split=people.split,
-        attributes=people.attributes,
-        classes=people.classes,
-        metadata=people.metadata,
-    )
+    loaded = {"labels": torch.from_numpy(people.labels), "images": torch.from_numpy(images)}
+    return Samples(**{**vars(people), **loaded})

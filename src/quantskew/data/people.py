@@ -4,9 +4,9 @@ It is read without decoding an image and without torch, so those who judge answe
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,11 @@ import pyarrow.parquet as pq
 from quantskew import tables
 
 
+Labels = TypeVar("Labels")
+
+
 @dataclass(frozen=True)
-class People:
+class People(Generic[Labels]):
     """N samples without their images.
 
     Attributes
@@ -35,27 +38,37 @@ class People:
         What :func:`quantskew.data.prepare.prepare` noted: licence, counts, duplicates, ….
     """
 
-    labels: np.ndarray
+    labels: Labels
     ids: np.ndarray
     split: np.ndarray
     attributes: pd.DataFrame
     classes: tuple[str, ...]
     metadata: dict[str, Any]
+    by_row: ClassVar[tuple[str, ...]] = ("labels", "ids", "split")
 
-    def part(self, split: str) -> Self:
-        """The samples of one side of the split."""
-        rows = self.split == split
-        return type(self)(
-            self.labels[rows],
-            self.ids[rows],
-            self.split[rows],
-            self.attributes[rows].reset_index(drop=True),
-            self.classes,
-            self.metadata,
-        )
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def train(self) -> Self:
+        """The training part, sharing memory with the whole."""
+        return self._part("train")
+
+    @property
+    def test(self) -> Self:
+        """The test part, sharing memory with the whole."""
+        return self._part("test")
+
+    def _part(self, split: str) -> Self:
+        return self.at(slice(*(np.searchsorted(self.split, split, s) for s in ("left", "right"))))
+
+    def at(self, rows: slice | np.ndarray) -> Self:
+        """The samples at some positions; those of a slice share memory with the whole."""
+        taken = {name: getattr(self, name)[rows] for name in self.by_row}
+        return replace(self, **taken, attributes=self.attributes.iloc[rows].reset_index(drop=True))
 
 
-def read_people(path: str | Path) -> People:
+def read_people(path: str | Path) -> People[np.ndarray]:
     """Read all of a table of samples but its images.
 
     Raises

@@ -72,7 +72,7 @@ def _described(
 ) -> dict[str, pd.DataFrame]:
     """Write the answers of every network, and say what they mean for each group."""
     data = read_people(samples_path(dataset))
-    test = data.part("test")
+    test = data.test
     divisions = groupings(test.attributes, study.groups_of(dataset), study.groups)
     ran = {v: folders[cell.name] for v, cell in planned.answers.items() if cell.name in folders}
     at = {variant: folder for variant, folder in ran.items() if variants[variant].base in ran}

@@ -429,7 +429,7 @@ def _flips(frames: Frames, study: Study) -> Iterator[Table]:
 
 
 def rejects_by_group(
-    rejects: pd.DataFrame, people: People, study: Study, dataset: str
+    rejects: pd.DataFrame, people: People[Any], study: Study, dataset: str
 ) -> pd.DataFrame:
     """Count what was wrong with the files of a data set, by reason and by group.
 
@@ -457,7 +457,7 @@ def rejects_by_group(
     )
 
 
-def facts_of(people: People, study: Study, dataset: str) -> pd.DataFrame:
+def facts_of(people: People[Any], study: Study, dataset: str) -> pd.DataFrame:
     """Say what the samples of a data set are: how many, whose, and what was found among them."""
     notes, unit = people.metadata, study.unit_of(dataset)
     twins = notes["duplicates"]
