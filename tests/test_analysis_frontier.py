@@ -84,6 +84,15 @@ def test_a_choice_of_channels_is_compared_with_its_shuffled_control():
     assert references(study, points[1], points[:2], "digit") == usual
 
 
+def test_a_method_of_which_nothing_is_said_is_no_remedy_and_not_retrained():
+    methods = {"ptq": {}, "post": {"post": ["temperature"]}, "qat": {"training": "qat"}}
+    study = STUDY.model_copy(update={"methods": methods})
+    assert study.free_remedies() == ["post"]
+    assert [name for name in methods if study.retrained(name)] == ["qat"]
+    points = [Point("d", "m", name, 4) for name in methods]
+    assert references(study, points[2], points, "label") == [("fp32", 32), ("ptq", 4), ("post", 4)]
+
+
 def test_a_rounding_by_group_is_compared_with_groups_dealt_at_random_and_the_control_is_no_bar():
     rounding = {"kind": "gptq", "weighting": {"kind": "balanced"}}
     control = {"kind": "gptq", "weighting": {"kind": "balanced", "shuffle": True}}

@@ -45,7 +45,7 @@ import pandas as pd
 from scipy import stats
 
 from quantskew.analysis.sampled import Sampled
-from quantskew.analysis.study import Study
+from quantskew.analysis.study import Study, kind
 from quantskew.fairness.intervals import cohens_d
 from quantskew.fairness.metrics import Floats
 from quantskew.fairness.paired import holm
@@ -141,7 +141,7 @@ class Evidence:
     def first(self, wanted: Callable[[Mapping[str, Any]], bool], words: str) -> str:
         """Name of the first method with integer weights that is as wanted."""
         for name, method in self.study.all_methods().items():
-            if method["weights"]["format"] == "integer" and wanted(method):
+            if kind(method, "weights", "format") == "integer" and wanted(method):
                 return name
         raise NotTestable(f"needs {words}")
 

@@ -32,7 +32,7 @@ from quantskew.analysis.claims import (
     whole,
 )
 from quantskew.analysis.sampled import Sampled
-from quantskew.analysis.study import Study, kind
+from quantskew.analysis.study import Study, kind, part
 from quantskew.fairness.metrics import Floats, worst_group
 from quantskew.names import BASELINE, FULL_PRECISION, Point
 
@@ -133,7 +133,7 @@ def _balanced_calibration(evidence: Evidence) -> Contrast:
     """Calibration images balanced over groups make quantization fairer."""
     for pair in permutations(evidence.study.all_methods().items(), 2):
         choices = [kind(method, "calibration", "choice") for _, method in pair]
-        one, other = ({**m, "calibration": m["calibration"]["samples"]} for _, m in pair)
+        one, other = ({**m, "calibration": part(m, "calibration", "samples")} for _, m in pair)
         if choices == ["balanced", "random"] and one == other:
             return evidence.between(evidence.sampled.debiased, *(name for name, _ in pair))
     raise NotTestable(

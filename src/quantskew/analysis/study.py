@@ -81,8 +81,9 @@ class Study(Section):
         method = self.all_methods().get(name)
         if method is None:  # the baseline
             return False
-        recipe = {part: kind(method, "recipe", part) for part in _PLAIN}
-        return kind(method, "training") != "none" or recipe != _PLAIN
+        parts = [(kind(method, "recipe", name), plain) for name, plain in _PLAIN.items()]
+        parts.append((kind(method, "training"), "none"))
+        return any(chosen not in ("", plain) for chosen, plain in parts)
 
     def free_remedies(self) -> list[str]:
         """Names of the methods that correct a network without training it: the bar for the others.
@@ -92,9 +93,9 @@ class Study(Section):
         """
 
         def spares(method: Mapping[str, Any]) -> bool:
-            weighting = method["weights"].get("rounding", {}).get("weighting", {})
-            known = weighting.get("kind", "even") != "even" and not weighting["shuffle"]
-            return known or bool(method.get("post"))
+            weighting = "weights", "rounding", "weighting"
+            weighs = kind(method, *weighting) not in ("", "even")
+            return bool(method.get("post")) or (weighs and not part(method, *weighting, "shuffle"))
 
         return [n for n, m in self.all_methods().items() if spares(m) and not self.retrained(n)]
 
@@ -107,17 +108,29 @@ class Study(Section):
         return self.groups.by.get(dataset) or ("label",)
 
 
+def part(method: Any, *path: str) -> Any:
+    """What a method says of one of its parts; None where it says nothing of it.
+
+    Examples
+    --------
+    >>> part({"weights": {"rounding": {"kind": "gptq"}}}, "weights", "rounding", "kind")
+    'gptq'
+    """
+    for key in path:
+        method = method.get(key) if isinstance(method, Mapping) else None
+    return method
+
+
 def kind(method: Mapping[str, Any], *path: str) -> str:
-    """Name of the kind of a method's part.
+    """Name of the kind of a method's part; empty where the method says nothing of it.
 
     Examples
     --------
     >>> kind({"recipe": {"loss": {"kind": "weighted"}}}, "recipe", "loss")
     'weighted'
-    >>> kind({"training": "qat"}, "training")
-    'qat'
+    >>> kind({"training": "qat"}, "training"), kind({}, "training")
+    ('qat', '')
     """
-    part: Any = method
-    for key in path:
-        part = part[key]
-    return str(part["kind"] if isinstance(part, Mapping) else part)
+    chosen = part(method, *path)
+    name = chosen.get("kind") if isinstance(chosen, Mapping) else chosen
+    return "" if name is None else str(name)

@@ -124,7 +124,7 @@ def _parts(method: Mapping[str, Any]) -> Iterator[str]:
         per = weights.get("granularity", "tensor")
         yield f"weights {weights.get('scheme', 'asymmetric')} per {per}"
         for part, usual in (("range", "minmax"), ("rounding", "nearest")):
-            if part in weights and not trained and kind(weights, part) != usual:
+            if not trained and kind(weights, part) not in ("", usual):
                 yield f"{part} {kind(weights, part)}"
         if weights.get("first_last"):
             yield f"first and last layer at {weights['first_last']} bits"
@@ -132,12 +132,12 @@ def _parts(method: Mapping[str, Any]) -> Iterator[str]:
         ("oscillations", "as_is", "oscillations: {}"), ("activations", "none", "{} activations"),
         ("policy", "uniform", "widths by layer: {}"),
     ):  # fmt: skip
-        if part in method and kind(method, part) != usual:
+        if kind(method, part) not in ("", usual):
             yield words.format(kind(method, part))
     for part, usual in (
         ("sampling", "as_is"), ("augmentation", "none"), ("loss", "cross_entropy"),
     ):  # fmt: skip
-        if part in recipe and kind(recipe, part) != usual:
+        if kind(recipe, part) not in ("", usual):
             yield f"{part}: {kind(recipe, part)}"
     for part in method.get("post", ()):
         yield f"then {part['kind'].replace('_', ' ')}"
