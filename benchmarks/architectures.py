@@ -101,13 +101,13 @@ def digits(name: str) -> Samples:
     images = functional.interpolate(small, size=(size, size)).expand(-1, 3, -1, -1)
     labels = labels[: len(images)]
     return Samples(
-        images.to(torch.uint8).contiguous(),
-        torch.from_numpy(labels).long(),
-        np.array([f"{index:04}" for index in range(len(images))]),
-        np.repeat(["test", "train"], [TEST, train]),
-        pd.DataFrame({"label": labels.astype(str)}),
-        tuple(map(str, range(CLASSES))),
-        {},
+        images=images.to(torch.uint8).contiguous(),
+        labels=torch.from_numpy(labels).long(),
+        ids=np.array([f"{index:04}" for index in range(len(images))]),
+        split=np.repeat(["test", "train"], [TEST, train]),
+        attributes=pd.DataFrame({"label": labels.astype(str)}),
+        classes=tuple(map(str, range(CLASSES))),
+        metadata={},
     )
 
 

@@ -98,10 +98,14 @@ def train(tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     attributes = pd.DataFrame({"who": ["few", "most", "most"] * 20, "label": ["a", "b"] * 30})
     data = Samples(
-        torch.randint(0, 256, (60, 1, 4, 4), generator=generator).to(torch.uint8),
-        torch.arange(60) % 2, np.arange(60).astype(str), np.repeat(["test", "train"], 30),
-        attributes, ("a", "b"), {"shape": [1, 4, 4]},
-    )  # fmt: skip
+        images=torch.randint(0, 256, (60, 1, 4, 4), generator=generator).to(torch.uint8),
+        labels=torch.arange(60) % 2,
+        ids=np.arange(60).astype(str),
+        split=np.repeat(["test", "train"], 30),
+        attributes=attributes,
+        classes=("a", "b"),
+        metadata={"shape": [1, 4, 4]},
+    )
     monkeypatch.setattr("quantskew.data.loading.load", lambda _: data)
 
     own = Architecture(factory=f"{__name__}:linear", mean=(0,), std=(1,))

@@ -406,8 +406,9 @@ def test_a_method_is_described_in_its_own_words_or_by_its_parts():
 
 def test_defects_are_counted_by_reason_and_by_group():
     people = People(
-        np.zeros(3, int), np.array(["a", "b", "c"], object), np.array(["test"] * 3),
-        pd.DataFrame({"race": ["x", "y", "y"], "label": "l"}), ("l",), {},
+        labels=np.zeros(3, int), ids=np.array(["a", "b", "c"], object),
+        split=np.array(["test"] * 3), classes=("l",), metadata={},
+        attributes=pd.DataFrame({"race": ["x", "y", "y"], "label": "l"}),
     )  # fmt: skip
     rejects = pd.DataFrame(
         {"id": ["z1", "z2", "b", "broken"],

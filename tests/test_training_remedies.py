@@ -56,8 +56,8 @@ def people():
     images += 120 * (columns == side.view(n, 1, 1, 1)) + 30 * (rows == labels.view(n, 1, 1, 1))
     attributes = pd.DataFrame({"who": np.where(few, "few", "most"), "label": labels.numpy()})
     return Samples(
-        images.to(torch.uint8), labels, attributes.index.to_numpy(str),
-        np.full(n, "train"), attributes, ("a", "b"), {},
+        images=images.to(torch.uint8), labels=labels, ids=attributes.index.to_numpy(str),
+        split=np.full(n, "train"), attributes=attributes, classes=("a", "b"), metadata={},
     )  # fmt: skip
 
 
@@ -419,8 +419,8 @@ def sides():
     images[:, :, 4] += 40 * labels[:, None, None]
     attributes = pd.DataFrame({"side": np.where(left, "left", "right"), "label": labels.numpy()})
     return Samples(
-        images.to(torch.uint8), labels, attributes.index.to_numpy(str), np.full(n, "train"),
-        attributes, ("a", "b"), {},
+        images=images.to(torch.uint8), labels=labels, ids=attributes.index.to_numpy(str),
+        split=np.full(n, "train"), attributes=attributes, classes=("a", "b"), metadata={},
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from quantskew.data.groups import Groups, group_codes
 from quantskew.data.people import People, read_people
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Samples(People[torch.Tensor]):
     """N samples with their images, uint8 of N×C×H×W, from which training reads its batches."""
 

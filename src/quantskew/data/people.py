@@ -14,11 +14,10 @@ import pyarrow.parquet as pq
 
 from quantskew import tables
 
-
 Labels = TypeVar("Labels")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class People(Generic[Labels]):
     """N samples without their images.
 
