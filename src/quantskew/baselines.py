@@ -85,7 +85,8 @@ def hold_out(train: Samples, share: float) -> tuple[Samples, Samples | None]:
     train
         All training samples.
     share
-        Of each class, 0 to 1, that is held out, rounded down: the same samples for every seed.
+        Share of each class, 0 to 1, that is held out, rounded down: the same samples for every
+        seed.
 
     Returns
     -------

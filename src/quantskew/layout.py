@@ -8,7 +8,7 @@
 =========================================  ====================================================
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,9 +84,5 @@ def empty(table: str) -> pd.DataFrame:
 
 def name_rows(frames: Mapping[Variant, pd.DataFrame], table: str) -> pd.DataFrame:
     """Rows of a table for several variants, each with the columns that name it."""
-    return pd.concat([*_named(frames)]) if frames else empty(table)
-
-
-def _named(frames: Mapping[Variant, pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    for variant, rows in frames.items():
-        yield variant.name(rows)
+    named = [variant.name(rows) for variant, rows in frames.items()]
+    return pd.concat(named) if named else empty(table)

@@ -56,7 +56,7 @@ def quantize(
     baseline_history
         History of the plain baseline of this seed, for a loss that ``needs_history``.
     seed
-        Of everything that is drawn at random: calibration images, the order of samples in QAT, ….
+        Seed of all that is drawn at random: calibration images, the order of samples in QAT, ….
     method, bits
         What to do, at which width.
     training, qat_settings

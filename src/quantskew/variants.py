@@ -7,6 +7,7 @@ beside them, and the table ``failures`` of what could not be made, with the reas
 import json
 import shutil
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,8 @@ def make_variants(study: "Params", stage: str, dataset: str, model: str) -> None
     work = {}
     for name, method in section.items():
         owner = owners[method.base_recipe()]
-        for variant in variants_of(study, name, method, dataset, model):
+        for bits, seed in product(widths(method, study.bits), study.seeds):
+            variant = Variant(dataset, model, seed, name, bits)
             base = variant._replace(method=owner, bits=FULL_PRECISION)
             if base in networks:
                 made_from[variant] = owner
@@ -85,14 +87,6 @@ def make_variants(study: "Params", stage: str, dataset: str, model: str) -> None
                 failures[variant] = f"the fp32 network {base.stem} could not be trained"
     quantized, further = _run(study, work, title)
     collect(stage, dataset, model, retrained | quantized, made_from, failures | further)
-
-
-def variants_of(
-    study: "Params", name: str, method: Method, dataset: str, model: str
-) -> list[Variant]:
-    """Variants that a method makes of a model: one a width and seed."""
-    bits = widths(method, study.bits)
-    return [Variant(dataset, model, seed, name, width) for width in bits for seed in study.seeds]
 
 
 def subject_of(study: "Params", variant: Variant, weights: Path | None = None) -> Subject:

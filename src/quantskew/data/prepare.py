@@ -46,7 +46,7 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
     name
         Key of ``sources:``.
     source
-        Its entry.
+        What its entry says.
     root
         Folder of downloads, and of a temporary file while the images are decoded.
     draw

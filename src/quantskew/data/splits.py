@@ -47,7 +47,7 @@ def stratified(labels: np.ndarray, units: np.ndarray, fraction: float, seed: int
         Share of the samples of each class that tests: as near below it, rounded, as whole units
         allow, but at least one unit and never all; a class of one unit has none.
     seed
-        Of the drawing.
+        Seed of the random order of the units of each class.
 
     Returns
     -------

@@ -36,7 +36,7 @@ def read_hub(
     where
         Folder they are in or come to; or one such file.
     repository
-        Of data on the hub, ``owner/name``.
+        Name of the data set on the hub, ``owner/name``.
     revision
         A commit of it: what a branch points to may change, a commit does not.
     patterns
