@@ -161,6 +161,46 @@ def test_the_code_that_is_imported_counts(package, module):
     assert code(module) != before
 
 
+def test_modules_that_a_package_finds_in_its_own_folder_count(package):
+    root, code = package
+    (root / "__init__.py").write_text("import pkgutil\nFOUND = [*pkgutil.iter_modules(__path__)]\n")
+    (root / "seen.py").write_text(f"import {root.name}\n")
+    before = code("seen")
+    (root / "apart.py").write_text("X = 2\n")
+    assert code("seen") != before
+    found = fingerprint.imports("quantskew.analysis.run")
+    assert "quantskew.analysis.figures.trade_off" in found
+    found = fingerprint.imports("quantskew.deployment.shipping")
+    assert "quantskew.deployment.runtimes.onnx_runtime" in found
+
+
+def use_further(folder: Path, *, number: int) -> None:
+    text = f"{sys.modules['further_module'].X} {number}"
+    (folder / "out.txt").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("compute", [HERE, TWO], ids=["here", "processes"])
+def test_a_cell_imports_further_modules_where_it_runs_and_counts_their_code(
+    compute, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "further_module", raising=False)
+    module, names = tmp_path / "further_module.py", set()
+    work = [
+        Cell(str(number), f"{__name__}:use_further", modules=["further_module"], number=number)
+        for number in (1, 2)
+    ]
+    for number in (1, 2):
+        module.write_text(f"X = {number}\n")
+        for function in (fingerprint.code_hash, fingerprint._tree, fingerprint._specification):
+            function.cache_clear()
+        names |= {Cell("x", f"{__name__}:use_further", modules=["further_module"]).fingerprint()}
+    assert len(names) == 2
+    done = cells.run(work, title="t", compute=compute)
+    assert [(done[name] / "out.txt").read_text() for name in "12"] == ["2 1", "2 2"]
+    monkeypatch.delitem(sys.modules, "further_module", raising=False)
+
+
 def test_two_cells_of_one_name_are_refused():
     work = [Cell("x", f"{__name__}:note", text=t, journal="") for t in "ab"]
     with pytest.raises(ValueError, match="share a name"):
@@ -283,14 +323,17 @@ if __name__ == "__main__":
     with told.open("w") as stderr:
         stage = subprocess.Popen([sys.executable, script], cwd=store.parent, stderr=stderr)
     # one cell is done, one under way
-    while not ([*store.glob("??/*/out.txt")] and [*store.glob("??/*.part/checkpoint.txt")]):
+    done = under_way = False
+    while not (done and under_way):
         assert stage.poll() is None, told.read_text()
         time.sleep(0.05)
+        done = any(not path.parent.suffix for path in store.glob("??/*/out.txt"))
+        under_way = any(store.glob("??/*.part/checkpoint.txt"))
     started = psutil.Process(stage.pid).children(recursive=True)
     assert started
     stage.send_signal(how)
     stage.wait(60)
-    _, left = psutil.wait_procs(started, 20)
+    _, left = psutil.wait_procs(started, 60)
     assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
     if how == signal.SIGINT:
         assert told.read_text().endswith("the next run goes on from them\n")

@@ -10,7 +10,7 @@ from quantskew import tables
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
-from quantskew.data.sources import Raw, SourceError, Terms, names, read, registry
+from quantskew.data.sources import READERS, Raw, SourceError, Terms, read
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def made(monkeypatch):
                 rows[column] = options.pop(column)
         options = {"label": "kind", "size": 8, "channels": 1, **options}
         raw = Raw(rows=rows, images=images, terms=Terms("page", "licence"), **options)
-        monkeypatch.setitem(registry._READERS, "made", lambda source, where: raw)
+        monkeypatch.setitem(READERS, "made", lambda source, where: raw)
 
     return register
 
@@ -223,7 +223,7 @@ def test_people_whose_images_are_of_every_class_are_divided_among_both_parts(tmp
 
 def test_repeated_ids_are_counted_and_answered(tmp_path, made, monkeypatch):
     made(["a", "b"] * 10, _images(20))
-    raw = registry._READERS["made"](None, None)
+    raw = READERS["made"](None, None)
     raw.rows["id"] = [f"p{i // 4}" for i in range(18)] + ["x", "y"]
     with pytest.raises(SourceError, match=r"5 ids stand more than once, 'p0' 4 times.*together"):
         prepare("made", Source(), tmp_path)
@@ -289,4 +289,4 @@ def test_an_unknown_reader_is_answered_with_close_names(tmp_path):
         read("mnist5", Source(), tmp_path)
     with pytest.raises(SourceError, match=r"sources.mine.path: nowhere does not exist"):
         read("mine", Source(reader="digits", path="nowhere"), tmp_path)
-    assert {"mnist5k", "digits"} <= set(names())
+    assert {"mnist5k", "digits"} <= set(READERS)

@@ -167,6 +167,22 @@ def test_the_code_of_a_page_runs_as_it_stands(page, tmp_path):
     REFRESH["play"](text_of(page), tmp_path)
 
 
+def test_the_kinds_of_the_page_on_extending_can_be_named(tmp_path):
+    page = text_of("docs/extend.md")
+    REFRESH["play"](page, tmp_path)
+    (shown,) = [b.text for b in REFRESH["blocks"](page) if b.text.startswith("extensions:")]
+    study = yaml.safe_load(text_of("params.yaml")) | yaml.safe_load(shown)
+    study |= {"mitigations": {}, "curvature": {}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    program = """
+from quantskew import params
+from quantskew.fairness.catalogue import CATALOGUE
+assert params.load().methods["inner"].weights.range.share == 0.8
+assert CATALOGUE["evenness"].title == "evenness of groups"
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+
+
 @pytest.fixture
 def given():
     """What the README takes as given: a network, and images of people."""

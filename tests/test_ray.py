@@ -32,13 +32,28 @@ STUDY = {
     "sources": {"digits": {"imbalance": "paper"}},
     "training": {"epochs": 1},
     "qat": {"epochs": 1},
-    "methods": {"ptq": {}, "qat": {"training": "qat"}},
+    "extensions": ["ray_kinds"],
+    "methods": {
+        "ptq": {}, "qat": {"training": "qat"}, "down": {"weights": {"rounding": "ray_down"}},
+    },
     "mitigations": {"balanced": {"recipe": {"sampling": "balanced"}}},
     "groups": {"by": {"digits": ["digit"]}},
     "curvature": {"methods": ["ptq"], "seeds": 1, "samples": 2, "probes": 0, "errors": False},
     "statistics": {"draws": 100},
     "deploy": {"seeds": 1, "calibrations": {"random": {"choice": "random"}}},
-}
+}  # fmt: skip
+# a kind of the user's own, in a module that lies in the folder of the study alone
+KINDS = """
+from dataclasses import replace
+
+from quantskew.quantization.rounding import Nearest
+
+
+class Down(Nearest, kind="ray_down"):
+    def __call__(self, layer, nearest, seen):
+        low, _ = nearest.limits()
+        return replace(nearest, codes=(nearest.codes - 1).maximum(low).short())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +119,7 @@ def test_a_failing_cell_is_named_and_a_lost_node_costs_nothing_else(
 def run_study(folder: Path, compute: dict) -> dict[Path, bytes]:
     """Run every stage that has cells; give what it promises."""
     with chdir(folder):
+        Path("ray_kinds.py").write_text(KINDS)
         Path("params.yaml").write_text(yaml.safe_dump(STUDY | {"compute": compute}))
         study = params.load()
         prepare("digits", study.source("digits"), study.downloads).write(samples_path("digits"))

@@ -430,7 +430,7 @@ def test_pictures_of_flipped_samples_are_shown_with_their_answers(tmp_path, monk
     path = samples_path("digits")
     path.parent.mkdir(parents=True)
     prepare("digits", Source(), tmp_path).write(path)
-    people = read_people(path).part("test")
+    people = read_people(path).test
     rows = pd.DataFrame(
         {"dataset": "digits", "model": "m", "method": "ptq", "bits": [8, 4, 4],
          "id": [*people.ids[:2], people.ids[0]], "label": 3, "before": 3, "after": [5, 6, 7],

@@ -11,6 +11,10 @@ import yaml
 from conftest import ROOT, TINY, Project
 from PIL import Image
 
+from quantskew.engine import fingerprint
+from quantskew.outside import write_inputs
+from quantskew.params import parse
+
 pytestmark = pytest.mark.slow
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -111,6 +115,34 @@ def test_the_digest_of_the_package_follows_its_code(tmp_path):
     code.write_text(code.read_text(encoding="utf-8") + "\nOTHER = 1\n", encoding="utf-8")
     made.run("python", "stages/inputs.py")
     assert digest.read_text(encoding="utf-8") != first
+
+
+def test_a_changed_checkpoint_and_changed_code_are_seen_by_the_stages_of_the_network(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    weights, code = tmp_path / "weights.safetensors", tmp_path / "loaded_networks.py"
+    code.write_text("def make(**given): return 1\n")
+    own = {"factory": "loaded_networks:make", "checkpoint": str(weights), "mean": [0], "std": [1]}
+    study = parse(
+        {
+            "datasets": ["digits"], "models": ["mine"], "bits": 4, "seeds": 0,
+            "sources": {"digits": {}}, "methods": {"ptq": {}}, "architectures": {"mine": own},
+        }
+    )  # fmt: skip
+    digests = set()
+    for content, number in (("one", 1), ("two!", 1), ("two!", 2)):
+        weights.write_text(content)
+        code.write_text(f"def make(**given): return {number}\n")
+        for function in (fingerprint.code_hash, fingerprint._tree):
+            function.cache_clear()
+        write_inputs(study)
+        digests.add(Path("data/inputs/models/mine.json").read_text(encoding="utf-8"))
+    assert len(digests) == 3
+    network = "data/inputs/models/${item.model}.json"
+    for stage in ("train", "quantize", "mitigate", "deploy", "evaluate"):
+        assert network in STAGES[stage]["deps"]
 
 
 def own_study(folder: Path) -> Project:

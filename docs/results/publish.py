@@ -37,7 +37,7 @@ def main(name: str) -> None:
     """Write the tables of all networks of the study that was run last."""
     study = params.load().judged()
     for dataset in study.datasets:
-        points, people = answered(study, dataset), read_people(samples_path(dataset)).part("test")
+        points, people = answered(study, dataset), read_people(samples_path(dataset)).test
         names, samples = np.array(people.classes, object), numbered(study, dataset, people)
         for model in study.models:
             folder = Path("docs/results", name, "answers", dataset, model)
@@ -47,7 +47,7 @@ def main(name: str) -> None:
             print(f"{folder}: {len(sizes)} tables, {sum(sizes):,} bytes, at most {max(sizes):,}")
 
 
-def numbered(study: Study, dataset: str, people: People) -> pd.DataFrame:
+def numbered(study: Study, dataset: str, people: People[np.ndarray]) -> pd.DataFrame:
     """Number the samples of a data set: ``id``, ``label``, groups, and the name ``sample``."""
     columns = {"label": np.array(people.classes, object)[people.labels]}
     for part in dict.fromkeys("*".join(study.groups_of(dataset)).split("*")):

@@ -8,9 +8,11 @@ stages depend:
 ===================================  ===========================================================
 ``data/inputs/quantskew.json``       the code of this package
 ``data/inputs/data/<data set>.json`` the user's own files: ``path`` and ``table`` of the source,
-                                     or what lies for it among the downloads
+                                     or what lies for it among the downloads; the code of its reader
+                                     where that is the user's own
 ``data/inputs/models/<model>.json``  the code of the factory and what it imports, the checkpoint
-``data/inputs/methods.json``         the code of the users' own functions
+``data/inputs/methods.json``         the code of the user's own functions
+``data/inputs/extensions.json``      the code of the user's own modules (``extensions``)
 ===================================  ===========================================================
 """
 
@@ -18,11 +20,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantskew.engine.fingerprint import LIBRARIES, defines, identity, package_hash, tree_hash
+from quantskew.engine.fingerprint import (
+    LIBRARIES,
+    defines,
+    identity,
+    outside,
+    package_hash,
+    tree_hash,
+)
 from quantskew.errors import UserError
 from quantskew.files import write_json
 from quantskew.layout import INPUTS
 from quantskew.params import Params
+from quantskew.sections import Code
 
 
 def write_inputs(study: Params) -> None:
@@ -37,13 +47,26 @@ def write_inputs(study: Params) -> None:
     _write(INPUTS / "quantskew.json", {"sha256": package_hash()})
     for name in study.datasets:
         files = study.source(name).files(name, study.downloads)
-        _write(INPUTS / "data" / f"{name}.json", {str(path): tree_hash(path) for path in files})
+        code = [Code(module) for module in _reader_modules(study, name)]
+        digests = {str(path): tree_hash(path) for path in files}
+        _write(INPUTS / "data" / f"{name}.json", digests | ({"reader": code} if code else {}))
     for name in study.models:
         _write(INPUTS / "models" / f"{name}.json", study.architectures.get(name))
     own = {name: method for name, method in study.all_methods().items() if method.function}
     _write(
         INPUTS / "methods.json", {name: method.identity()["code"] for name, method in own.items()}
     )
+    _write(INPUTS / "extensions.json", [[name, Code(name)] for name in study.extensions])
+
+
+def _reader_modules(study: Params, name: str) -> set[str]:
+    """Module of the reader of a data set, where an extension defines it."""
+    if not study.extensions:
+        return set()
+    from quantskew.data.sources import READERS
+
+    reader = READERS.get(study.source(name).reader or name)
+    return outside([reader] if reader else [])
 
 
 def _refuse_missing_code(study: Params) -> None:

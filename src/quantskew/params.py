@@ -6,14 +6,16 @@ what is legal. YAML reads ``1e-06`` as a string (it wants ``1.0e-06``), so numbe
 are accepted where a number is meant.
 """
 
+import importlib
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from quantskew.analysis.study import Report, Statistics, Study, Targets
 from quantskew.architecture import Architecture
@@ -26,12 +28,16 @@ from quantskew.evaluation.plan import Curvature
 from quantskew.names import FULL_PRECISION
 from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method, recipe_owners
-from quantskew.sections import ParamsError, Section, Seeds, Widths, checked, read
+from quantskew.sections import ParamsError, Section, Seeds, Widths, as_list, checked, read
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
 
 Listed = Annotated[tuple[str, ...], Field(min_length=1)]
 """DVC makes a stage of each of these names, for which it needs a list."""
+Modules = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^\w+(\.\w+)*$")], ...], BeforeValidator(as_list)
+]
+"""The user's own, whose kinds may be named in other sections."""
 _JUDGED = (
     "datasets", "models", "bits", "seeds", "reference", "groups", "statistics", "targets",
 )  # fmt: skip
@@ -46,6 +52,7 @@ class Params(Section):
     bits: Widths
     seeds: Seeds
     reference: str = "ptq"
+    extensions: Modules = ()
     downloads: str = "data/downloads"
     sources: dict[str, Source | None] = {}
     architectures: dict[str, Architecture] = {}
@@ -61,7 +68,16 @@ class Params(Section):
     report: Report = Report()
     compute: Compute = Compute()
 
-    @field_validator("datasets", "models", "bits", "seeds")
+    @model_validator(mode="before")
+    @classmethod
+    def _extend(cls, given: Any) -> Any:
+        """Import the user's own modules, before a section may name what they define."""
+        named = as_list(given.get("extensions", ())) if isinstance(given, Mapping) else ()
+        for module in named if isinstance(named, list | tuple) else ():
+            extend(module)
+        return given
+
+    @field_validator("datasets", "models", "bits", "seeds", "extensions")
     @classmethod
     def _no_repeats(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         repeated = sorted(str(value) for value, times in Counter(values).items() if times > 1)
@@ -184,6 +200,30 @@ class Params(Section):
                 f"{close_names(dataset, self.sources)}"
             )
         return self.sources[dataset] or Source()
+
+
+def extend(module: Any) -> None:
+    """Import a module of the user's own, in the folder of the study or installed.
+
+    Raises
+    ------
+    ValueError
+        When it is not there, or fails while it is imported.
+    """
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        importlib.import_module(str(module))
+    except (Exception, SystemExit) as error:  # the module may do anything
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"extensions: {module!r} cannot be found; it must be a module in the folder of the "
+                "study, or an installed one"
+            ) from None
+        raise ValueError(
+            f"extensions: {module} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
 
 
 def load(path: str | Path = "params.yaml") -> Params:

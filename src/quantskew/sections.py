@@ -56,16 +56,17 @@ Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=2, le=8, description="bits of an integer code")]
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
+    """Return a single text or number as a list of it, and anything else as it is."""
     return [value] if isinstance(value, int | str) and not isinstance(value, bool) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
-Widths = Annotated[tuple[Width, ...], BeforeValidator(_as_list), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_list), Field(min_length=1)]
+Widths = Annotated[tuple[Width, ...], BeforeValidator(as_list), Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes."""
 Draws = Annotated[int, Field(ge=100, le=1_000_000, description="of the bootstrap")]
-Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_list), Field(min_length=1)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(as_list), Field(min_length=1)]
 
 
 class ParamsError(UserError, ValueError):

@@ -28,7 +28,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from quantskew import tables
-from quantskew.analysis.study import Statistics, Study
+from quantskew.analysis.study import Statistics, Study, part
 from quantskew.data.groups import Grouping, Groups, groupings, unit_codes
 from quantskew.data.people import read_people
 from quantskew.fairness.bounds import Pair
@@ -175,11 +175,9 @@ def _shuffled(study: Study, name: str) -> list[str]:
     methods, controls = study.all_methods(), []
     for path in (("policy", "unit"), ("weights", "rounding", "weighting")):
         control = copy.deepcopy(methods.get(name, {}))
-        part: Any = control
-        for key in path:
-            part = part.get(key, {}) if isinstance(part, dict) else {}
-        if not part.get("shuffle", True):  # else a control itself, or nothing to deal
-            part["shuffle"] = True
+        dealt = part(control, *path)
+        if part(dealt, "shuffle") is False:  # else a control itself, or nothing to deal
+            dealt["shuffle"] = True
             controls.append(control)
     return [other for other, method in methods.items() if method in controls]
 
@@ -257,7 +255,7 @@ def compare_point(
     unit
         Column of the samples that names who each comes from; None where each is its own unit.
     """
-    people = read_people(samples).part("test")
+    people = read_people(samples).test
     place, predicted = read_answers([*answers, *chain.from_iterable(references.values())])
     order = pd.Series(np.arange(len(people.ids)), people.ids).loc[place["id"]].to_numpy()
     attributes = people.attributes.iloc[order]

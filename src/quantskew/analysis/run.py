@@ -43,7 +43,8 @@ from quantskew.data.groups import groupings, unit_codes
 from quantskew.data.people import People, read_people
 from quantskew.engine.cells import Cell, run
 from quantskew.engine.compute import Compute
-from quantskew.engine.fingerprint import file_hash, libraries
+from quantskew.engine.fingerprint import file_hash, libraries, outside
+from quantskew.fairness.catalogue import CATALOGUE
 from quantskew.files import write_json, write_text
 from quantskew.layout import (
     ANALYSIS,
@@ -164,6 +165,7 @@ def compare_all(study: Study, answers: Mapping[str, Paths], compute: Compute) ->
         Cell(
             "/".join(map(str, (*point, grouping))),
             "quantskew.analysis.effects:compare_point",
+            modules=outside(metric.value for metric in CATALOGUE.values()),
             answers=[*paths.values()],
             references={
                 name: [*points[point._replace(method=name, bits=bits)].values()]
@@ -217,9 +219,9 @@ def _decided(
 
 
 def _sampled(
-    study: Study, people: People, read: Mapping[str, tuple[Predictions, np.ndarray]]
+    study: Study, people: People[np.ndarray], read: Mapping[str, tuple[Predictions, np.ndarray]]
 ) -> Sampled:
-    test, train = people.part("test"), people.part("train")
+    test, train = people.test, people.train
     ids = next(iter(read.values()))[1]
     order = pd.Series(np.arange(len(test.ids)), test.ids).loc[ids].to_numpy()
     dataset = next(iter(next(iter(read.values()))[0].predicted)).dataset
@@ -265,7 +267,8 @@ def write_pages(
         rows, path = figure.rows(frames, study), PLOTS / "rows" / f"{name}.json"
         write_json(path, figure.drawing.described(rows).to_dict("records"))
         if len(rows):  # no damage is predicted, say, where no quantized network was surveyed
-            cells.append(Cell(name, "quantskew.analysis.run:draw", figure=name, rows=path))
+            own, function = outside([figure.select]), "quantskew.analysis.run:draw"
+            cells.append(Cell(name, function, modules=own, figure=name, rows=path))
     drawn = {}
     for name, folder in run(cells, title="draw", compute=compute).items():
         drawn[name] = (folder / "figure.svg").read_text(encoding="utf-8")

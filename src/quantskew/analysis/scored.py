@@ -17,7 +17,8 @@ from quantskew.analysis.study import Statistics, Study
 from quantskew.data.groups import Groups, groupings, unit_codes
 from quantskew.data.people import read_people
 from quantskew.engine.cells import Cell
-from quantskew.fairness.score_catalogue import probabilities
+from quantskew.engine.fingerprint import outside
+from quantskew.fairness.score_catalogue import SCORES, probabilities
 from quantskew.fairness.scores import compare, judged
 from quantskew.files import replacing
 from quantskew.layout import empty, samples_path
@@ -41,6 +42,7 @@ def score_cells(
         return Cell(
             "/".join(map(str, point)),
             "quantskew.analysis.scored:score_point",
+            modules=outside(score.value for score in SCORES.values()),
             answers=[*points[point].values()],
             reference=[*points[fp32].values()],
             samples=samples_path(dataset),
@@ -73,7 +75,7 @@ def score_point(
     samples, grouping, groups, statistics, unit
         As in :func:`quantskew.analysis.effects.compare_point`.
     """
-    people = read_people(samples).part("test")
+    people = read_people(samples).test
     before, after = read_logits(reference), read_logits(answers)
     if not np.array_equal(before.ids, after.ids):
         raise tables.TableError(f"{answers[0]} answers other samples than {reference[0]}")

@@ -82,15 +82,17 @@ def _run(options: argparse.Namespace) -> int:
     from quantskew.engine.fingerprint import file_hash
     from quantskew.files import write_json, write_text
 
+    # a study may bring metrics that the policy names
+    study = None if options.variant is None else params.load()
     policy = sections.read(
         gate.Policy, options.policy, "see quantskew gate --help for what it holds"
     )
     pair = (options.fp32, options.int8, options.data)
-    if options.variant is not None and not any(pair):
+    if study is not None and not any(pair):
         judged = evidence.from_study(
-            params.load(), policy, options.variant, dataset=options.dataset, model=options.model
+            study, policy, options.variant, dataset=options.dataset, model=options.model
         )
-    elif options.variant is None and all(pair):
+    elif study is None and all(pair):
         classes = names_of(options.classes) if options.classes else ()
         judged = evidence.from_files(*pair, policy, label=options.label, classes=classes)
     else:

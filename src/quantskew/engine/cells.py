@@ -5,7 +5,8 @@ variant is quantized or evaluated. It is identified by a *fingerprint* of all th
 depend on:
 
 ==========  ======================================================================================
-code        source of the function's module and of its imports (:mod:`quantskew.engine.fingerprint`)
+code        source of the function's module with its imports, and of further modules whose kinds it
+            may use, such as a user's own metrics (:mod:`quantskew.engine.fingerprint`)
 libraries   versions of the libraries that compute
 data        content of the files that the function reads
 parameters  its other arguments
@@ -25,7 +26,7 @@ import json
 import random
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -62,11 +63,17 @@ class Cell:
         Strings, numbers, lists, mappings and sections of parameters. The fingerprint contains the
         content of the file at a :class:`~pathlib.Path`, and of a section its
         :meth:`~quantskew.sections.Section.identity`.
+    modules
+        Modules that register what the function finds by name, and that it does not import. They are
+        imported where the cell runs, and their code is part of the fingerprint.
     """
 
-    def __init__(self, name: str, function: str, /, **arguments: Any) -> None:
+    def __init__(
+        self, name: str, function: str, /, *, modules: Iterable[str] = (), **arguments: Any
+    ) -> None:
         self.name = name
         self.function = function
+        self.modules = tuple(sorted(modules))
         self.arguments = arguments
 
     @cached_property
@@ -77,6 +84,7 @@ class Cell:
             "code": code_hash(self.function.partition(":")[0]),
             "libraries": libraries(),
             "arguments": identity(self.arguments),
+            **({"modules": [code_hash(name) for name in self.modules]} if self.modules else {}),
         }
 
     def fingerprint(self, threads: int = 1) -> str:
@@ -133,10 +141,11 @@ def attempt(cells: Sequence[Cell], *, title: str, compute: Compute) -> Done:
         raise ValueError("two cells of a stage share a name")
     waiting = {folders[cell.name]: cell for cell in cells if not folders[cell.name].is_dir()}
     tasks = {
-        cell.name: (cell.function, folder, cell.arguments, compute.cpus)
+        cell.name: (cell.function, folder, cell.arguments, compute.cpus, cell.modules)
         for folder, cell in waiting.items()
     }
     modules = {cell.function.partition(":")[0] for cell in waiting.values()}
+    modules |= {name for cell in waiting.values() for name in cell.modules}
     failures: dict[Path, str] = {}
     total = len({*folders.values()})
     bar = tqdm(
@@ -173,7 +182,13 @@ def _as_text(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items() if value is not None)
 
 
-def _do(function: str, folder: Path, arguments: Mapping[str, Any], threads: int) -> str | None:
+def _do(
+    function: str,
+    folder: Path,
+    arguments: Mapping[str, Any],
+    threads: int,
+    modules: Iterable[str],
+) -> str | None:
     keep_freed_memory()
     part = folder.with_suffix(".part")
     part.mkdir(parents=True, exist_ok=True)
@@ -183,6 +198,8 @@ def _do(function: str, folder: Path, arguments: Mapping[str, Any], threads: int)
             return None
         try:
             module, _, name = function.partition(":")
+            for further in modules:
+                importlib.import_module(further)
             call = getattr(importlib.import_module(module), name)
             _start_alike(threads)
             call(part, **arguments)

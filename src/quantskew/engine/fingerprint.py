@@ -9,11 +9,12 @@ import ast
 import hashlib
 import importlib.util
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from pydantic import BaseModel
@@ -119,6 +120,20 @@ def code_hash(module: str) -> str:
     return digest.hexdigest()
 
 
+def outside(functions: Iterable[Callable[..., Any]]) -> set[str]:
+    """Names of the modules outside of quantskew that some of its functions are defined in.
+
+    Examples
+    --------
+    >>> from textwrap import dedent
+    >>> outside([outside, dedent])
+    {'textwrap'}
+    """
+    plain = (function.func if isinstance(function, partial) else function for function in functions)
+    modules = {function.__module__ for function in plain}
+    return {name for name in modules if name.partition(".")[0] != "quantskew"}
+
+
 def imports(module: str) -> set[str]:
     """Names of a module and of the modules of its own package that it imports, also indirectly."""
     package, found, waiting = module.partition(".")[0], set[str](), [module]
@@ -140,6 +155,10 @@ def imports(module: str) -> set[str]:
                 source = importlib.util.resolve_name(relative, specification.parent)
                 # an imported name may be a module as well
                 waiting += [source, *(f"{source}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Name) and node.id == "__path__":
+                # a package that goes through its own folder imports all modules in it
+                folders = specification.submodule_search_locations or []
+                waiting += [f"{name}.{module.name}" for module in iter_modules(folders)]
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 # the function of a cell, such as "quantskew.methods:quantize"
                 waiting += re.findall(r"\A(quantskew\.[^:]+):[^\W\d]\w*\Z", node.value)

@@ -6,6 +6,7 @@ If a worker or node is lost, Ray therefore only has to restart the cells that ra
 """
 
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from itertools import islice
@@ -53,7 +54,7 @@ def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Ou
     try:
         while True:
             for name, task in islice(waiting, IN_FLIGHT - len(names)):
-                names[remote.remote(os.getcwd(), do, task)] = name
+                names[remote.remote(os.getcwd(), do, pickle.dumps(task))] = name
             if not names:
                 return
             (done,), _ = ray.wait([*names])
@@ -69,8 +70,8 @@ def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Ou
             ray.shutdown()
 
 
-def _there(study: str, do: Callable[..., str | None], task: tuple[Any, ...]) -> str | None:
+def _there(study: str, do: Callable[..., str | None], task: bytes) -> str | None:
     os.chdir(study)
     if study not in sys.path:  # as in quantskew.engine.command.run
         sys.path.insert(0, study)
-    return do(*task)
+    return do(*pickle.loads(task))  # it may hold kinds of modules in the folder of the study

@@ -1,6 +1,11 @@
 """Readers of data sets, one file a family; see :mod:`quantskew.data.sources.registry`."""
 
-from quantskew.data.sources import bundled, faces, own, skin, vision  # noqa: F401
-from quantskew.data.sources.registry import Image, Raw, SourceError, Terms, names, read, source
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["Image", "Raw", "SourceError", "Terms", "names", "read", "source"]
+from quantskew.data.sources.registry import READERS, Image, Raw, SourceError, Terms, read, source
+
+for _module in iter_modules(__path__):  # each reader registers itself
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["READERS", "Image", "Raw", "SourceError", "Terms", "read", "source"]

@@ -87,25 +87,29 @@ class Raw:
 Reader = Callable[[Source, Path], Raw]
 """Reads a data set; the path is where its files are looked for when the source names none."""
 
-_READERS: dict[str, Reader] = {}
+READERS: dict[str, Reader] = {}
+"""All readers by name."""
 KEYS: dict[str, tuple[str, ...]] = {}
 """Keys of a source that some readers alone read, by reader."""
 
 
 def source(*names: str, keys: tuple[str, ...] = ()) -> Callable[[Reader], Reader]:
-    """Put a reader in reach under one or more names, with the :data:`KEYS` it reads."""
+    """Put a reader in reach under one or more names, with the :data:`KEYS` it reads.
+
+    Raises
+    ------
+    ValueError
+        When there is a reader of that name.
+    """
 
     def register(reader: Reader) -> Reader:
         for name in names:
-            _READERS[name], KEYS[name] = reader, keys
+            if name in READERS:
+                raise ValueError(f"there is a reader {name!r} already")
+            READERS[name], KEYS[name] = reader, keys
         return reader
 
     return register
-
-
-def names() -> list[str]:
-    """Names of all readers."""
-    return sorted(_READERS)
 
 
 def read(name: str, source: Source, root: str | Path) -> Raw:
@@ -116,7 +120,7 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
     name
         Name of the data set; also that of its reader unless ``source.reader`` says otherwise.
     source
-        Its entry.
+        What its entry says.
     root
         Folder of downloads: files of a reader are looked for in ``root/<reader>``, those of an
         imbalanced set beside those of the whole.
@@ -128,10 +132,10 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
         missing or not as published.
     """
     given = source.reader or name
-    if given not in _READERS:
+    if given not in READERS:
         raise SourceError(
-            f"sources.{name}: no reader is named {given!r}{close_names(given, names())}; "
-            f"there are {', '.join(names())}. Your own images are read by reader: parquet, "
+            f"sources.{name}: no reader is named {given!r}{close_names(given, READERS)}; "
+            f"there are {', '.join(sorted(READERS))}. Your own images are read by reader: parquet, "
             "folder or webdataset"
         )
     for key in sorted(set().union(*KEYS.values())):
@@ -143,7 +147,7 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
     if source.path and not where.exists():
         raise SourceError(f"sources.{name}.path: {source.path} does not exist")
     try:
-        raw = _READERS[given](source, where)
+        raw = READERS[given](source, where)
     except SourceError as error:
         raise SourceError(f"sources.{name}: {error}") from error.__cause__
     return raw if given == whole else replace(raw, imbalance="paper")
