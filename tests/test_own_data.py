@@ -72,7 +72,7 @@ def test_own_data_network_and_method_need_no_code_of_ours(tmp_path, badges, own_
     (project.folder / "my_method.py").write_text(code)
     project.dvc("repro")
     summary = json.loads((project.folder / "metrics/summary.json").read_text())
-    assert set(summary["badges"]["mine"]) == {"int4"}
+    assert set(summary["mine"]) == {"int4"}
     groups = tables.read("groups", project.folder / "data/evaluations/badges/mine/groups.parquet")
     names = groups.to_pandas().groupby("attribute")["group"].agg(set)
     assert names["site"] == {"north", "south"}

@@ -134,9 +134,9 @@ def test_the_gate_reads_the_study(project):
 
 def test_metrics_and_plots_can_be_read(project):
     summary = json.loads((project.folder / "metrics/summary.json").read_text())
-    assert set(summary["digits"]["resnet18_quarter"]) == {"int4", "int2"}
+    assert set(summary["resnet18_quarter"]) == {"int4", "int2"}
     shown = project.dvc("metrics", "show").stdout
-    assert "digits.resnet18_quarter.int2.fvo" in shown
+    assert "resnet18_quarter.int2.fvo" in shown
     project.dvc("plots", "show")
     page = (project.folder / "dvc_plots/index.html").read_text()
     for name in ("accuracy_by_group", "fvo_by_width", "trade_off", "loss_by_group"):

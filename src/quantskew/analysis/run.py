@@ -277,7 +277,10 @@ def write_pages(
         write_text(PLOTS / "tables" / f"{name}.tex", latex(rows, name))
         write_text(PLOTS / "tables" / f"{name}.md", markdown(rows))
     head = answer.headline(frames["effects"], study)
-    write_json("metrics/summary.json", answer.metrics(head, frames["remedies"]))
+    numbers: dict[str, Any] = answer.metrics(head, frames["remedies"])
+    if len(numbers) == 1:  # one data set needs no name: columns of `dvc exp show` stay narrow
+        (numbers,) = numbers.values()
+    write_json("metrics/summary.json", numbers)
     sentences = [
         *answer.sentences(head, study),
         *recommendations(frames["frontier"], study, shipped(frames, study)),
