@@ -30,10 +30,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import betaincinv
-from scipy.stats import binom, norm, page_trend_test
+from scipy.stats import binom, norm, page_trend_test, rankdata
 
 from quantskew import params
-from quantskew.analysis import frontier
+from quantskew.analysis import claims, frontier
 from quantskew.analysis.report import decision, words
 from quantskew.data.groups import Grouping
 from quantskew.fairness import (
@@ -183,7 +183,7 @@ def designs() -> Iterator[Cell]:
         yield Seeds(models, seeds, spread)
         if spread == 0.01:
             yield Seeds(models, seeds, spread, 0.05)
-    for networks, widths, shared in product([1, 2, 4], [3, 5], [0.0, 0.8]):
+    for networks, widths, shared in product([2, 4, 8], [3, 5], [0.0, 0.8]):
         yield Trends(networks, 10, widths, shared)
     for effects in (0.0, 0.1, 0.5):
         yield Many(200, effects)
@@ -472,7 +472,10 @@ def over_widths(cell: Trends, samples: int, rng: np.random.Generator) -> Iterato
         common = rng.normal(size=(cell.networks, 1, cell.widths)) * np.sqrt(cell.shared)
         own = rng.normal(size=(cell.networks, cell.groups, cell.widths))
         values = common + own * np.sqrt(1 - cell.shared)
-        ours.append(contrasts.trend_over_widths(values, draws=199, rng=rng).p_value <= 0.05)
+        ranks = rankdata(values, axis=-1) - (cell.widths + 1) / 2
+        order = np.arange(cell.widths) - (cell.widths - 1) / 2
+        correlations = (ranks @ order).mean(1) / (order @ order)
+        ours.append(claims.Trend(correlations, "").tested(0.05)["p_value"] <= 0.05)
         rows = values.reshape(-1, cell.widths)
         tails = [page_trend_test(side).pvalue for side in (rows, -rows)]
         page.append(2 * min(tails) <= 0.05)
@@ -693,8 +696,8 @@ def measure(cell: Cell, samples: int, seed: int) -> list[Row]:
 def code() -> str:
     """A fingerprint of the statistics and of this program."""
     modules = (
-        certificate, contrasts, decision, frontier, gaps, limits, score_catalogue, scores, slices,
-        verdicts,
+        certificate, claims, contrasts, decision, frontier, gaps, limits, score_catalogue, scores,
+        slices, verdicts,
     )  # fmt: skip
     files = [*(Path(inspect.getfile(module)) for module in modules), Path(__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]

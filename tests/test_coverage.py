@@ -33,13 +33,15 @@ def small(c):
         c.Scored(100, 2, "more noise", images=5, correlation=0.5),
         c.Scored(100, 10, "1 % surely wrong"),
         c.Sliced(600, 300, "value", 0.05, 0.05),
+        c.Files("10 × 200", 0.08, 0.05, 2),
+        c.Files("10 × 200", 0.04, 0.0, 2),
     ]
 
 
 def test_promises_are_kept(coverage):
     for number, cell in enumerate(small(coverage)):
-        slow = coverage.Seeds | coverage.Trends | coverage.Scored | coverage.Sliced
-        samples = 100 if isinstance(cell, slow) else 300
+        quick = coverage.Design | coverage.Many
+        samples = 300 if isinstance(cell, quick) else 100
         for row in coverage.measure(cell, samples, number):
             assert not coverage.falls_short(row, slack=3), (cell, row)
 
@@ -50,7 +52,7 @@ def test_the_simulation_sees_what_does_not_hold(coverage):
     rows = {row.promise: row for row in coverage.measure(cell, 300, 0)}
     assert rows["change of a group, persons ignored"].measured < 0.85
     assert rows["exchange test, persons ignored, errs"].measured > 0.15
-    rows = {row.promise: row for row in coverage.measure(coverage.Trends(1, 10, 5, 0.8), 100, 0)}
+    rows = {row.promise: row for row in coverage.measure(coverage.Trends(2, 10, 5, 0.8), 100, 0)}
     assert rows["Page's test, groups as units, errs"].measured > 0.3
 
 

@@ -1,13 +1,11 @@
 import numpy as np
 import pytest
-from scipy.stats import beta, binomtest, multinomial
+from scipy.stats import beta, multinomial
 
 from quantskew.fairness.certificate import (
     certificate,
     certified_losses,
     loss_bound,
-    mcnemar_power,
-    smallest_detectable_drop,
 )
 
 
@@ -90,29 +88,6 @@ def test_groups_that_are_not_counted_are_not_promised():
     assert found.groups[0] == loss_bound(1, 0, 200, alpha=0.025)
     assert found.bound == max(found.groups[0], found.groups[2])
     assert np.isnan(certificate([1], [0], [9], counted=[False]).bound)
-
-
-def test_power_is_the_chance_of_rejecting():
-    """Summed over every outcome with scipy's own test."""
-    n, drop, discordance = 25, 0.3, 0.5
-    cells = [(b, c, n - b - c) for b in range(n + 1) for c in range(n + 1 - b)]
-    chance = multinomial.pmf(cells, n, [0.4, 0.1, 0.5])
-    rejects = [b + c > 0 and binomtest(b, b + c).pvalue <= 0.05 for b, c, _ in cells]
-    assert mcnemar_power(n, drop, discordance, 0.05) == pytest.approx(chance @ rejects)
-
-
-@pytest.mark.parametrize(("n", "discordance"), [(30, 0.05), (338, 0.05), (338, 0.2), (2000, 0.01)])
-def test_the_smallest_detectable_drop_has_the_wanted_power(n, discordance):
-    drop = smallest_detectable_drop(n, discordance, power=0.8)
-    assert mcnemar_power(n, drop, max(discordance, drop), 0.05) == pytest.approx(0.8, abs=1e-3)
-    assert mcnemar_power(n, 0.0, discordance, 0.05) <= 0.05
-    assert smallest_detectable_drop(4 * n, discordance) < drop
-
-
-def test_five_samples_can_show_nothing():
-    # all five lost has p = 2/2⁵ = 0.0625
-    assert np.isnan(smallest_detectable_drop(5, 0.1))
-    assert smallest_detectable_drop(6, 0.1) == pytest.approx(0.8 ** (1 / 6), abs=1e-4)
 
 
 def test_bounds_that_one_of_many_networks_is_chosen_by_are_wider():

@@ -1,10 +1,8 @@
-from itertools import permutations
-
 import numpy as np
 import pytest
-from scipy.stats import spearmanr, ttest_1samp
+from scipy.stats import ttest_1samp
 
-from quantskew.fairness.contrasts import common_sd, contrast_over_seeds, trend_over_widths
+from quantskew.fairness.contrasts import common_sd, contrast_over_seeds
 from quantskew.fairness.seeds import seed_and_sampling_variance
 
 
@@ -55,27 +53,3 @@ def test_one_seed_says_nothing_of_another_training():
     assert (found.low, found.high, found.p_value) == (-np.inf, np.inf, 1.0)
     unknown = contrast_over_seeds([0.1, np.nan], np.zeros((5, 2)), [0, 0])
     assert np.isnan([unknown.estimate, unknown.low, unknown.p_value]).all()
-
-
-def test_a_trend_of_one_network_permutes_its_widths():
-    rng = np.random.default_rng(2)
-    values = rng.normal(size=(1, 6, 4)) + np.arange(4) * 0.7
-    found = trend_over_widths(values, rng=rng)
-
-    def rho(table):
-        return np.mean([spearmanr(np.arange(4), row).statistic for row in table])
-
-    null = [rho(values[0][:, list(order)]) for order in permutations(range(4))]
-    assert found.rho == pytest.approx(rho(values[0]))
-    assert found.p_value == pytest.approx(np.mean(np.abs(null) >= abs(found.rho) - 1e-12))
-    # a hundred alike groups of one network are no more evidence than one
-    assert trend_over_widths(np.tile(np.arange(4.0), (1, 100, 1)), rng=rng).p_value == 2 / 24
-
-
-def test_more_networks_are_more_evidence():
-    rng = np.random.default_rng(3)
-    found = trend_over_widths(np.tile(np.arange(5.0), (4, 3, 1)), draws=2000, rng=rng)
-    assert found.rho == pytest.approx(1)
-    assert found.p_value < 0.002
-    assert np.isnan(trend_over_widths(np.zeros((2, 3, 5)), rng=rng)).all()
-    assert np.isnan(trend_over_widths(rng.normal(size=(2, 3, 2)), rng=rng)).all()

@@ -1,6 +1,6 @@
-"""What can be promised of a network, and what the test set could have shown.
+"""What can be promised of a network, or of several of which one is chosen.
 
-Both speak of one trained network and its reference on the same samples. ``lost`` is how many
+A promise speaks of one trained network and its reference on the same samples. ``lost`` is how many
 samples of a group went from right to wrong, ``gained`` how many came back.
 """
 
@@ -197,61 +197,3 @@ def _at_most(difference: int, n: int, x: float, rate: float) -> float:
     reach = np.floor((difference + changed) / 2)
     chance = bdtr(np.clip(reach, 0, changed), changed, min(1.0, (1 + x / rate) / 2))
     return float(binom.pmf(changed, n, rate) @ np.where(reach < 0, 0.0, chance))
-
-
-def smallest_detectable_drop(
-    n: int, discordance: float, *, alpha: float = 0.05, power: float = 0.8
-) -> float:
-    """Find the smallest drop of accuracy that the exact McNemar test would probably notice.
-
-    "No detectable effect" means little without it: in a group of 100 images on which 5 % of the
-    answers change, a true loss of 5 points is missed more often than found.
-
-    Parameters
-    ----------
-    n
-        Samples of the group.
-    discordance
-        Share of samples on which exactly one of the networks is right, 0..1. A drop larger than
-        it raises it: all changes are then losses.
-    alpha
-        Level of the two-sided test; divide it by the size of the family for Bonferroni.
-    power
-        Wanted chance of p ≤ alpha.
-
-    Returns
-    -------
-    The drop as a share of 1; NaN where even a drop to nothing would go unnoticed.
-    """
-
-    def shortfall(drop: float) -> float:
-        return power - mcnemar_power(n, drop, max(discordance, drop), alpha)
-
-    if shortfall(1.0) > 0:
-        return float("nan")
-    return float(brentq(shortfall, 0.0, 1.0, xtol=1e-6))
-
-
-def mcnemar_power(n: int, drop: float, discordance: float, alpha: float) -> float:
-    """Compute the chance that the exact two-sided McNemar test rejects.
-
-    Parameters
-    ----------
-    n
-        Samples of the group.
-    drop
-        P(lost) − P(gained), at most ``discordance`` in size.
-    discordance
-        P(lost) + P(gained).
-    alpha
-        Level of the test.
-    """
-    if discordance == 0:
-        return 0.0
-    m = _likely(n, discordance)
-    # the largest k with P(Bin(m, ½) ≤ k) ≤ α/2; ppf gives the first that reaches it
-    k = binom.ppf(alpha / 2, m, 0.5)
-    k = np.where(binom.cdf(k, m, 0.5) > alpha / 2, k - 1, k)
-    lost = (1 + drop / discordance) / 2
-    rejects = binom.cdf(k, m, lost) + binom.cdf(k, m, 1 - lost)
-    return float(binom.pmf(m, n, discordance) @ rejects)

@@ -1,22 +1,16 @@
-"""Methods compared over training seeds, and trends over widths: the network is the unit.
+"""Methods compared over training seeds: the network is the unit.
 
 Two networks may differ though their methods do not: training again gives another network. What is
 said of a *method* therefore counts networks, and adds what all of them share, the test samples.
 """
 
 from collections.abc import Callable
-from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
-from scipy.stats import rankdata
-
-from quantskew.fairness.metrics import Floats
-
-_ALL_ORDERS = 7  # widths of which all orders are listed: 5,040
 
 
 class Contrast(NamedTuple):
@@ -120,51 +114,3 @@ def common_sd(draws: ArrayLike, weights: ArrayLike) -> float:
     own = (weights**2 * again.var(0, ddof=1)).sum()
     between = (again @ weights).var(ddof=1) - own
     return float(np.sqrt(max(0.0, between / (1 - (weights**2).sum()))))
-
-
-class Trend(NamedTuple):
-    """A trend over ordered columns, such as bit widths."""
-
-    rho: float  # mean Spearman correlation with the order, over networks and groups
-    p_value: float  # of no trend, two-sided
-
-
-def trend_over_widths(values: ArrayLike, *, draws: int = 9_999, rng: np.random.Generator) -> Trend:
-    """Test a trend over widths whose unit is the network.
-
-    The groups of one network share its weights, so they rise and fall together and are no
-    replicates (Page's test, which counts them, errs in half of the cases). Were the width of no
-    matter, the widths of a network could be permuted, for all its groups at once; that is done for
-    each network. Exact for all orders of one network; of several, by random orders with the
-    observed one among them (Phipson & Smyth 2010).
-
-    Parameters
-    ----------
-    values
-        (N, G, K) of N networks (training seeds), G groups and K widths.
-    draws
-        Random orders, where there are more than those.
-
-    Returns
-    -------
-    NaN for fewer than three widths, and where all values of a row are the same.
-    """
-    values = np.asarray(values, float)
-    networks, _, k = values.shape
-    order = (np.arange(k) - (k - 1) / 2) / np.sqrt((k * k - 1) / 12)
-    ranks = rankdata(values, axis=-1)
-    spread = ranks.std(-1, keepdims=True)
-    if k < 3 or np.isnan(values).any() or (spread == 0).any():
-        return Trend(np.nan, np.nan)
-    rows = ((ranks - ranks.mean(-1, keepdims=True)) / spread).mean(1)  # (N, K)
-    rho = float((rows @ order).mean() / k)
-    if networks == 1 and k <= _ALL_ORDERS:
-        null = rows[0][np.array(list(permutations(range(k))))] @ order / k
-        return Trend(rho, float((np.abs(null) >= abs(rho) - 1e-12).mean()))
-    null = _random_orders(rows, order, draws, rng)
-    return Trend(rho, float((1 + (np.abs(null) >= abs(rho) - 1e-12).sum()) / (1 + draws)))
-
-
-def _random_orders(rows: Floats, order: Floats, draws: int, rng: np.random.Generator) -> Floats:
-    tiled = np.broadcast_to(rows, (draws, *rows.shape))
-    return np.asarray((rng.permuted(tiled, axis=-1) @ order).mean(-1) / order.size)
