@@ -1,12 +1,13 @@
 """A method against itself, on real networks: how often other seeds alone give a verdict.
 
-    python benchmarks/same_method.py [--networks 12] [--seeds 4] [--pairs 40] [--folder runs/same]
+    python benchmarks/same_method.py [--networks 16] [--seeds 4] [--pairs 60] [--folder runs/same]
 
 Trains networks of the first model of ``params.yaml`` on its first data set, as the default study
 does, and quantizes them by its reference. Disjoint sets of so many seeds are then compared as the
 study compares two methods that retrain, over seeds: they are the same method, so that every
 "worse" and "better" is false. Beside it is what is said without seeds in mind, of these very
-networks. The pairs share networks, so their number is not one of independent trials.
+networks. The pairs share networks, so they are no independent trials, and the error of a share is
+that of leaving out one network at a time (jackknife).
 
 Networks and comparisons are files of ``--folder``, so that a stopped run goes on. Prints Markdown.
 """
@@ -16,6 +17,7 @@ import hashlib
 import inspect
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -112,9 +114,9 @@ def version(*settings: object) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/same"))
-    parser.add_argument("--networks", type=int, default=12)
+    parser.add_argument("--networks", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -132,9 +134,9 @@ def main() -> None:
     rng = np.random.default_rng(0)
     folder = home / version(asked.networks, asked.seeds)
     folder.mkdir(exist_ok=True)
-    parts = []
+    parts, used = [], {}
     for pair in range(asked.pairs):
-        drawn = rng.permutation(asked.networks)[: 2 * asked.seeds].tolist()
+        used[pair] = drawn = rng.permutation(asked.networks)[: 2 * asked.seeds].tolist()
         for bits, method in ((b, m) for b in given[0] for m in (True, False)):
             path = folder / f"{pair}-{bits}-{method}.json"
             if not path.exists():
@@ -145,20 +147,31 @@ def main() -> None:
             rows = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
             about = METHOD if method else NETWORKS
             parts.append(rows.assign(pair=pair, bits=bits, about=about))
-    print(table(pd.concat(parts, ignore_index=True)))
+    print(table(pd.concat(parts, ignore_index=True), used))
 
 
-def table(rows: pd.DataFrame) -> str:
-    """Lay out the share of pairs with a false verdict."""
+def jackknife(false: "pd.Series[bool]", used: Mapping[int, list[int]]) -> float:
+    """Estimate the error of a share of pairs from leaving out each network with its pairs."""
+    networks = {network for drawn in used.values() for network in drawn}
+    without = [false[[n not in used[pair] for pair in false.index]].mean() for n in networks]
+    return float(np.sqrt(len(without) - 1) * np.std(without))
+
+
+def table(rows: pd.DataFrame, used: Mapping[int, list[int]]) -> str:
+    """Lay out the share of pairs with a false verdict, in percent."""
     rows["false"] = rows["verdict"].isin(["worse", "better"])
-    lines = ["| width | about | overall | FVO | worst group | any of these three | accuracy of any "
-             "group | pairs |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| width | about | overall | FVO | worst group | any of these three (error) | any "
+             "group's accuracy | pairs |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for (bits, about), part in rows.groupby(["bits", "about"]):
         by_metric = part.groupby(["metric", "pair"])["false"].any()
         three = [by_metric[metric] for metric in OUTCOMES]
-        shares = [*three, pd.concat(three, axis=1).any(axis=1), by_metric["accuracy"]]
-        cells = " | ".join(f"{100 * share.mean():.1f}" for share in shares)
-        lines.append(f"| {bits} | {about} | {cells} | {part['pair'].nunique()} |")
+        either = pd.concat(three, axis=1).any(axis=1)
+        alone = " | ".join(f"{100 * share.mean():.1f}" for share in three)
+        lines.append(
+            f"| {bits} | {about} | {alone} | {100 * either.mean():.1f} "
+            f"({100 * jackknife(either, used):.1f}) | {100 * by_metric['accuracy'].mean():.1f} "
+            f"| {part['pair'].nunique()} |"
+        )
     return "\n".join(lines)
 
 
