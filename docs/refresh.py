@@ -32,7 +32,7 @@ OF_THE_STUDY = ("README.md", "docs/reproduce.md", "docs/ship.md")
 OF_THEMSELVES = ("docs/compare.md", "docs/sure.md")
 """Pages that make their own data: all of them is run, in a folder that is thrown away."""
 MARK = "<!-- refresh -->"
-VERDICTS = re.compile(r"quantskew (gate|compare|verify|plan)\b")
+VERDICTS = re.compile(r"quantskew (gate|runtimes|compare|verify|plan)\b")
 """Commands whose exit status is a verdict: 0, 1 or 2."""
 HAD_ENOUGH = 128 + signal.SIGPIPE
 """Exit status of a command whose output `head` cut."""

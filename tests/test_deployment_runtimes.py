@@ -10,15 +10,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from network_files import N, classifier, intermediate, pictures, tflite
+from network_files import N, classifier, intermediate, picture, pictures, tflite
 from onnx import TensorProto, helper
 from test_cli import run
 
 from quantskew.analysis.gate import Feeding, Policy
+from quantskew.answers.reading import AnswersError
 from quantskew.deployment import onnx_files
 from quantskew.deployment.answers import write_answers
-from quantskew.deployment.converting import to_openvino
-from quantskew.deployment.evidence import EvidenceError, from_files
+from quantskew.deployment.converting import convert
+from quantskew.deployment.evidence import EvidenceError, from_files, from_several
 from quantskew.deployment.runtimes import FileError, Network, open_file
 
 # isort: split
@@ -218,6 +219,95 @@ def test_values_far_out_of_the_range_of_codes_are_refused(data, tmp_path):
         judged(data, file, file, preprocess=CODES)
 
 
+def test_each_file_of_a_pair_may_be_fed_in_its_own_way(data, tmp_path):
+    codes = foreign(tmp_path / "uint8.onnx", uint8=True)
+    plain = classifier(tmp_path / "fp32.onnx")
+    large = classifier(tmp_path / "large.onnx", axes=("N", 1, 12, 12), shift=-0.5)
+    own = {"uint8.onnx": CODES}
+    evidence = judged(data, plain, codes, preprocess_of=own)
+    assert evidence.accuracies == (1.0, 1.0)
+    assert "pixels / 1;" in evidence.input
+    assert "| 1×8×8" in evidence.input
+    with pytest.raises(EvidenceError, match=r"state in the policy how each is fed: preprocess_of"):
+        judged(data, plain, large)
+    shifted = {**RAW, "resize": (12, 12), "mean": 0.5}  # which the file makes up for
+    own = {str(large): shifted, "uint8.onnx": CODES}
+    with pytest.raises(EvidenceError, match=r"no file 'uint8.onnx'; there are fp32.onnx, large.o"):
+        judged(data, plain, large, preprocess_of=own)
+    del own["uint8.onnx"]
+    assert judged(data, plain, large, preprocess_of=own).accuracies == (1.0, 1.0)
+    # what one of the files cannot use, no file is fed
+    frame = pictures()
+    frame.loc[3, "image"] = picture(150, (6, 6))
+    frame.to_parquet(data)
+    other = classifier(tmp_path / "other.onnx")
+    evidence = judged(data, plain, other, preprocess_of={"other.onnx": {**RAW, "crop": 8}})
+    assert len(evidence.labels) == N - 1
+    assert "6×6 pixels, smaller than the crop of 8×8" in evidence.warnings[0]
+
+
+def answers_table(path, answers):
+    frame = pd.DataFrame({"id": np.arange(N)[::-1].astype(str), "prediction": answers[::-1]})
+    frame.to_parquet(path)
+    return path
+
+
+def test_files_and_a_simulation_are_compared_with_one_reference(data, tmp_path, capsys):
+    frame = pictures().assign(id=np.arange(N).astype(str))
+    frame.to_parquet(data)
+    wrong = frame["label"].astype(int).to_numpy(copy=True)
+    wrong[:30:4] = 1  # eight of the 60 darkest, which are of short fur
+    fp32 = classifier(tmp_path / "fp32.onnx")
+    shifted = classifier(tmp_path / "int8.onnx", shift=0.2, integer=True)  # 150 is dark to it
+    table = answers_table(tmp_path / "simulated.parquet", wrong)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        json.dumps({"groups": ["fur"], "largest_group_loss": 0.2, "bytes": 1, "preprocess": RAW})
+    )
+    made = "runtimes", policy, fp32, shifted, table, "--data", data
+    status, said, _ = run(capsys, *made, "-o", tmp_path / "o.parquet", "--figure", tmp_path / "f")
+    assert status == 1
+    assert "int8.onnx (ONNX Runtime, 100 % integers): fail; accuracy 75.0 %; 75.0 % " in said
+    assert "answered alike, least of fur short: 50.0 %" in said
+    assert "simulated.parquet (table of answers): pass; accuracy 96.7 %" in said
+    rows = pd.read_parquet(tmp_path / "o.parquet").set_index(["file", "group"])
+    rows.index = rows.index.set_levels([Path(one).name for one in rows.index.levels[0]], level=0)
+    for name, lost in (("int8.onnx", 60), ("simulated.parquet", 8)):
+        short, long = rows.loc[name, "short"], rows.loc[name, "long"]
+        assert (short["images"], short["lost"], long["lost"]) == (120, lost, 0)
+        assert (short["accuracy"], short["agreement"]) == pytest.approx(2 * [1 - lost / 120])
+        assert (short["reference"], long["agreement"]) == (1, 1)
+        assert short["agreement_low"] < short["agreement"] < short["agreement_high"]
+    figure = (tmp_path / "f").read_text()
+    assert all(name in figure for name in ("fp32.onnx", "int8.onnx", "answered as the reference"))
+    from quantskew import compare_runtimes
+
+    found = compare_runtimes([fp32, table], data, Policy(bytes=1, preprocess=RAW))
+    assert found.rows["verdict"].unique().tolist() == ["not judged"]  # a table has no size
+    assert found.verdict == "could not tell"
+
+
+def test_tables_of_answers_to_other_samples_are_refused(data, tmp_path):
+    fp32 = classifier(tmp_path / "fp32.onnx", classes=("dark", "bright"))
+    ids = np.arange(N).astype(str)
+    named = pictures().replace({"label": {"0": "dark", "1": "bright"}})
+    named.assign(id=ids).to_parquet(data)
+    table = tmp_path / "simulated.parquet"
+    policy = Policy(accuracy=0.5, preprocess=RAW)
+    by_index = pd.DataFrame({"id": ids, "prediction": pictures()["label"].astype(int)})
+    by_index.to_parquet(table)
+    (evidence,) = from_several([fp32, table], data, policy)
+    assert evidence.accuracies == (1.0, 1.0)
+    for frame, message in (
+        (by_index[1:], "lacks 1 of 240 samples, first '0'"),
+        (pd.concat([by_index, by_index[:1]]), "has '0' twice"),
+        (by_index.assign(prediction="grey"), "answers 'grey', and the classes are dark, bright"),
+    ):
+        frame.to_parquet(table)
+        with pytest.raises(AnswersError, match=message):
+            from_several([fp32, table], data, policy)
+
+
 def test_labels_as_answers_need_names(data, tmp_path):
     file = foreign(tmp_path / "label.onnx", last="ArgMax", kind=TensorProto.INT64)
     with pytest.raises(EvidenceError, match=r"gives the index of a class .*\(--classes\)"):
@@ -349,7 +439,7 @@ def test_a_converted_file_is_judged_without_being_told_how(exported, tmp_path, c
     onnx.save(model, tmp_path / "int8.onnx")
     status, said, _ = run(capsys, "convert", tmp_path / "int8.onnx", tmp_path / "int8.xml")
     assert status == 0
-    assert "100.0 % of the bytes of its weights are integers" in said
+    assert "weights, by their bytes: 100.0 % int8" in said
     file = open_file(tmp_path / "int8.xml")
     assert file.classes == ("a", "b", "c", "d", "e")
     pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3)).astype(np.uint8)
@@ -362,17 +452,17 @@ def test_a_converted_file_is_judged_without_being_told_how(exported, tmp_path, c
     written = write_answers(tmp_path / "int8.xml", tmp_path / "test.parquet", target, policy)
     assert written.accuracy > 0.9
     assert not [*tmp_path.glob("tmp*")]
-    with pytest.raises(FileError, match=r"made into an \.xml file"):
-        to_openvino(fp32, tmp_path / "int8.tflite")
+    with pytest.raises(FileError, match=r"made of a network of a study or of a \.pt2 file"):
+        convert(fp32, tmp_path / "int8.tflite")
 
 
 def test_a_conversion_that_answers_otherwise_is_refused(exported, tmp_path, monkeypatch):
     openvino = pytest.importorskip("openvino")
-    convert = openvino.convert_model
-    monkeypatch.setattr(openvino, "convert_model", lambda _: convert(exported / "other.onnx"))
+    theirs = openvino.convert_model
+    monkeypatch.setattr(openvino, "convert_model", lambda _: theirs(exported / "other.onnx"))
     torch.manual_seed(5)
     other = timm.create_model("resnet10t", num_classes=5).eval()
     onnx_files.export(other, torch.from_numpy(IMAGES[:2]), exported / "other.onnx", {})
     with pytest.raises(FileError, match="answers noise otherwise"):
-        to_openvino(exported / "fp32.onnx", tmp_path / "fp32.xml")
+        convert(exported / "fp32.onnx", tmp_path / "fp32.xml")
     assert not [*tmp_path.iterdir()]

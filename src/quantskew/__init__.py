@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         compare_quantization_methods,
         compute_fairness_metrics,
     )
+    from quantskew.deployment.several import compare_runtimes
 
 _PLACES = {
     "answers.judging": ("compare_answers",),
@@ -31,6 +32,7 @@ _PLACES = {
         "compare_quantization_methods",
         "compute_fairness_metrics",
     ),
+    "deployment.several": ("compare_runtimes",),
 }
 """Names of the interface by the module that defines them."""
 
@@ -42,6 +44,7 @@ __all__ = [
     "compare",
     "compare_answers",
     "compare_quantization_methods",
+    "compare_runtimes",
     "compute_fairness_metrics",
     "quantize",
 ]

@@ -21,6 +21,7 @@ nothing is judged.
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -72,9 +73,10 @@ class Policy(Section):
     data, persons are counted by every rule, and ``minimum`` is a number of them. A study has its
     own (``groups.unit``), which this one replaces.
 
-    ``preprocess``, ``output`` and ``threshold`` say how a pair of files is fed and read. A
-    file with one score for each image answers class 1 where the score reaches ``threshold``: 0.5
-    for probabilities, 0 for logits.
+    ``preprocess``, ``output`` and ``threshold`` say how files are fed and read; ``preprocess_of``
+    says it for files, by their names, that are fed otherwise than the others. A file with one score
+    for each image answers class 1 where the score reaches ``threshold``: 0.5 for probabilities, 0
+    for logits.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -91,6 +93,7 @@ class Policy(Section):
     expected_accuracy: Fraction | None = None  # of the reference
     max_rejects: Fraction = 0.02  # share of images that may be unusable
     preprocess: Preprocess | None = None
+    preprocess_of: Mapping[str, Preprocess] = {}  # of files that are fed otherwise, by their names
     output: str | None = None  # name of the output that answers
     threshold: FiniteFloat | None = None  # of a file with a single score
 
@@ -115,6 +118,11 @@ class Policy(Section):
         """Bounds by rule, in the order of all rules."""
         given = {**self.__pydantic_extra__, **({} if self.bytes is None else {"bytes": self.bytes})}
         return {name: given[name] for name in rules() if name in given}
+
+    def fed(self, path: Path) -> Preprocess | None:
+        """How a file is fed: as is said of it by its path or name, else as all are."""
+        own = self.preprocess_of
+        return own.get(str(path), own.get(path.name, self.preprocess))
 
 
 class Feeding(Policy):

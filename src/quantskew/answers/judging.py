@@ -30,7 +30,7 @@ DATASET = "answers"
 NOT_JUDGED = "not judged"
 Given: TypeAlias = str | Path | pd.DataFrame
 _GROUPS, _STATISTICS = Groups(), Statistics()
-_FOR_FILES = {"bytes", "preprocess", "output", "max_rejects", "threshold"}
+_FOR_FILES = {"bytes", "preprocess", "preprocess_of", "output", "max_rejects", "threshold"}
 
 
 class Decision(NamedTuple):

@@ -15,11 +15,13 @@ from quantskew.commands import (
     layers,
     plan,
     report,
+    runtimes,
     slices,
     verify,
 )
 
 _IN_ORDER = (
-    gate, answers, convert, layers, compare, verify, plan, slices, latency, init, report, doctor,
+    gate, runtimes, answers, convert, layers, compare, verify, plan, slices, latency, init, report,
+    doctor,
 )  # fmt: skip
 COMMANDS = tuple(module.COMMAND for module in _IN_ORDER)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from quantskew.errors import UserError
 
 PASS, FAIL, COULD_NOT_TELL = 0, 1, 2
+STATUS = {"pass": PASS, "fail": FAIL, "could not tell": COULD_NOT_TELL}
 EPILOGUE = """\
 exit status: 0 pass, 1 fail, 2 could not tell, 64 the command could not be run,
 70 an unexpected error

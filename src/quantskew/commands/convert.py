@@ -1,31 +1,79 @@
-"""``quantskew convert``: a file of another runtime is made of an ONNX file."""
+"""``quantskew convert``: a file for another runtime, or with integer weights, is made."""
 
 import argparse
 from pathlib import Path
 
-from quantskew.commands.common import PASS, Command
+from quantskew.commands.common import PASS, Command, add_labels, feeding
+from quantskew.errors import UserError
 
 TEXT = """\
-make a file of OpenVINO (.xml and .bin) of an ONNX file, in fp32 or in the QDQ format
+make a file for another runtime, or with integer weights, or both
 
-The names of the classes and how images are fed go with it, so that it can be judged beside the ONNX
-file: quantskew gate policy.yaml --fp32 a.onnx --int8 a.xml --data test.parquet
+The suffix of the target says for which runtime it is:
+
+  .onnx    of a network of the study
+  .pt2     of a network of the study, by torch.export
+  .xml     of an ONNX file in fp32 or QDQ, or of a network of the study
+  .tflite  of a .pt2 file, or of a network of the study (pip install litert-torch)
+
+--bits 8 or 4 quantizes the weights: .onnx by ONNX Runtime, .xml by nncf, .tflite by
+ai-edge-quantizer (pip install 'quantskew[convert]'). Activations are calibrated on training images
+of the study, or on --data; do not give it the images that you judge on.
+
+Names of classes and how images are fed go with a file, so that it can be judged beside the others:
+quantskew runtimes policy.yaml a.onnx a.xml a.tflite --data test.parquet
 """
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="ONNX file")
-    parser.add_argument("target", type=Path, help=".xml file to write")
+    parser.add_argument(
+        "source", help="a file, or a network of the study in floating point (fp32-32bit-seed0)"
+    )
+    parser.add_argument("target", type=Path, help="file to write")
+    parser.add_argument("--bits", type=int, choices=(8, 4), help="width of the weights")
+    for name in ("dataset", "model"):
+        parser.add_argument(f"--{name}", help=f"{name} of the study, required if it has several")
+    parser.add_argument("--data", type=Path, metavar="FILE",
+                        help="Parquet file with the column image: what a file is calibrated "
+                        "on")  # fmt: skip
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="says how these are fed")
+    parser.add_argument("--images", type=int, default=128, help="at most (default: 128)")
+    add_labels(parser)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from quantskew.deployment.converting import to_openvino
-    from quantskew.deployment.runtimes import inventory
+    from quantskew import params
+    from quantskew.deployment.converting import convert, convert_network
+    from quantskew.deployment.feeding import calibration_images
+    from quantskew.deployment.runtimes import Network, share_by_type
 
-    made = to_openvino(options.source, options.target)
-    share = 100 * inventory(made.weights())["integer_bytes"]
-    size = sum(part.stat().st_size for part in made.parts())
-    print(f"{made.path}: {size:,} bytes, {share:.1f} % of the bytes of its weights are integers")
+    if options.images < 1:
+        raise UserError(f"--images: got {options.images}; 1 or more are needed")
+    source = Path(options.source)
+    if source.suffix.lower() in Network.kinds:
+        images = None
+        if options.data:
+            how = feeding(options)
+            images = calibration_images(
+                source, options.data, how["policy"], options.images, label=how["label"]
+            )
+        made = convert(source, options.target, bits=options.bits, images=images)
+    elif options.data:
+        raise UserError("--data is for files; a network of the study has its training images")
+    else:
+        made = convert_network(
+            params.load(), options.source, options.target, dataset=options.dataset,
+            model=options.model, bits=options.bits, images=options.images,
+        )  # fmt: skip
+    shares = share_by_type(made.file.weights())
+    size = sum(part.stat().st_size for part in made.file.parts())
+    types = ", ".join(f"{100 * share:.1f} % {name}" for name, share in shares.items())
+    print(f"{options.target}: {size:,} bytes; weights, by their bytes: {types}")
+    if made.ranges:
+        print(
+            f"activations: {made.ranges}; {100 * made.agreement:.1f} % of the calibration images "
+            "answered as in floating point"
+        )
     return PASS
 
 

@@ -3,15 +3,7 @@
 import argparse
 from pathlib import Path
 
-from quantskew.commands.common import (
-    COULD_NOT_TELL,
-    EPILOGUE,
-    FAIL,
-    PASS,
-    Command,
-    add_labels,
-    names_of,
-)
+from quantskew.commands.common import EPILOGUE, STATUS, Command, add_labels, names_of
 from quantskew.errors import UserError
 
 TEXT = """\
@@ -39,8 +31,9 @@ A rule passes if its confidence limit is within the bound and fails if the oppos
 it. If the bound lies between the two, the gate could not tell; more test images would help. Nothing
 is judged against a reference that is no better than always answering the most frequent class.
 
-A pair of files may need two more keys: `output: NAME` selects one of several outputs, and
-`threshold: 0.5` reads a single score (class 1 from there on).
+A pair of files may need three more keys: `output: NAME` selects one of several outputs,
+`threshold: 0.5` reads a single score (class 1 from there on), and `preprocess_of: {b.tflite: {…}}`
+says how a file is fed that takes other images than the rest.
 """
 EXAMPLES = (
     """\
@@ -110,7 +103,7 @@ def _run(options: argparse.Namespace) -> int:
             write_text(options.markdown, gate.as_markdown(judged, policy, findings))
     except OSError as error:
         raise UserError(f"the verdict is {verdict} and cannot be written: {error}") from None
-    return {"pass": PASS, "fail": FAIL, "could not tell": COULD_NOT_TELL}[verdict]
+    return STATUS[verdict]
 
 
 COMMAND = Command("gate", TEXT, _run, arguments=_arguments, epilog=EXAMPLES)

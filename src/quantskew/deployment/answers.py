@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quantskew.deployment.feeding import EvidenceError, Feed, read_labelled, stated_layout
-from quantskew.deployment.runtimes import Network, open_file
+from quantskew.deployment.feeding import EvidenceError, Feed, opened, read_labelled
+from quantskew.deployment.runtimes import Network
 from quantskew.engine.fingerprint import file_hash
 from quantskew.errors import close_names
 from quantskew.files import replacing
@@ -186,8 +186,7 @@ def write_answers(
     """
     if target.suffix != ".parquet":
         raise EvidenceError(f"{target}: answers are written as Parquet; name it *.parquet")
-    layout = stated_layout(policy.preprocess)
-    network = open_file(file, output=policy.output, layout=layout)
+    (network,) = opened([file], policy)
     images = read_labelled(data, label)
     names = class_names(
         {
@@ -196,7 +195,7 @@ def write_answers(
             str(data): images.classes,
         }
     )
-    feed = Feed(images, [network], policy.preprocess, max_rejects=policy.max_rejects)
+    feed = Feed(images, [network], policy)
     attributes = _plain(images.rows.drop(columns=["id", "label", "split"], errors="ignore"))
     taken = {"prediction", "logits", "probabilities", "score"} & {*attributes}
     if taken:
@@ -207,14 +206,14 @@ def write_answers(
     n = right = 0
     with replacing(target) as temporary:
         writer = None
-        for rows, values in feed:
+        for rows, (values,) in feed:
             scores, ids = network(values), images.rows["id"].iloc[rows].to_numpy()
             check_finite({str(file): scores}, ids)
             found = answered(network, scores, policy.threshold, names)
             labels = label_codes(images.rows["label"].iloc[rows], names, found.n, data, file)
             if writer is None:
                 kind = _kind(network, scores)
-                notes = {"network": str(file), "sha256": file_hash(file), "input": feed.steps}
+                notes = {"network": str(file), "sha256": file_hash(file), "input": feed.steps(0)}
                 schema = _schema(attributes, kind, names, notes)
                 writer = pq.ParquetWriter(temporary, schema, compression="zstd")
             elif kind == "probabilities" and _kind(network, scores) != kind:
@@ -236,7 +235,7 @@ def write_answers(
             if waiting:
                 writer.write_table(pa.concat_tables(waiting))
             writer.close()
-    return Written(n, right / n, feed.steps, feed.warnings)
+    return Written(n, right / n, feed.steps(0), [*network.remarks, *feed.warnings])
 
 
 def _plain(rows: pd.DataFrame) -> pd.DataFrame:

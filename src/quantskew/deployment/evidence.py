@@ -1,6 +1,6 @@
-"""What the gate judges: variants of a study, or a pair of files on labelled images."""
+"""What the gate judges: variants of a study, or files on labelled images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ import pandas as pd
 
 from quantskew import tables
 from quantskew.analysis.gate import Evidence, Policy
+from quantskew.answers.reading import AnswersError, read
 from quantskew.data.groups import Groups, groupings, unit_codes
 from quantskew.data.loading import load
 from quantskew.deployment.answers import answered, check_finite, class_names, label_codes
@@ -17,10 +18,10 @@ from quantskew.deployment.feeding import (
     EvidenceError,
     Feed,
     answers_of,
+    opened,
     read_labelled,
-    stated_layout,
 )
-from quantskew.deployment.runtimes import MINIMUM_INTEGER, inventory, open_file
+from quantskew.deployment.runtimes import MINIMUM_INTEGER, inventory
 from quantskew.engine.fingerprint import file_hash
 from quantskew.errors import close_names, one_of
 from quantskew.layout import folder_of, predictions_path, samples_path, stored_variants
@@ -73,7 +74,7 @@ def from_study(
             f"no variant {variant!r} of {model} on {dataset}{close_names(variant, known)}; "
             f"there are {', '.join(known)}"
         )
-    used = {"bins", "preprocess", "output", "threshold"} & policy.model_fields_set
+    used = {"bins", "preprocess", "preprocess_of", "output", "threshold"} & policy.model_fields_set
     if used:
         raise EvidenceError(
             f"{', '.join(sorted(used))} in the policy is for a pair of files (--fp32, --int8); the "
@@ -128,32 +129,54 @@ def _provenance(*libraries: str, **files: list[Path]) -> dict[str, Any]:
 
 
 def from_files(
-    fp32: Path,
-    int8: Path,
+    reference: Path,
+    network: Path,
     data: Path,
     policy: Policy,
     *,
     label: str = "label",
     classes: tuple[str, ...] = (),
 ) -> Evidence:
-    """Run a pair of files on labelled images, each on the runtime of its suffix.
+    """Run a pair of files on labelled images; see :func:`from_several`.
+
+    It is said where the second is the reference itself, or hardly quantized.
+    """
+    (pair,) = from_several([reference, network], data, policy, label=label, classes=classes)
+    return pair._replace(warnings=(*pair.warnings, *_doubts(pair)))
+
+
+def from_several(
+    files: Sequence[Path],
+    data: Path,
+    policy: Policy,
+    *,
+    label: str = "label",
+    classes: tuple[str, ...] = (),
+) -> list[Evidence]:
+    """Run files on labelled images, each on the runtime of its suffix.
 
     Parameters
     ----------
-    fp32, int8
-        The reference and the file to judge.
+    files
+        The reference, and those to judge. Of these, a ``.parquet`` file is a table of answers, such
+        as those of a simulation (:mod:`quantskew.answers.reading`), joined by ``id``.
     data
         A Parquet file with the columns ``image`` (bytes of a picture, or arrays), ``label`` and
         attributes; or the table ``samples`` of a study. Of data with a split, the test part is
         taken.
     policy
-        Its ``groups`` are columns, or their intersections; the label unless given. Its ``unit``
-        is one. Its
-        ``preprocess`` says how images are fed to files that quantskew did not write.
+        Its ``groups`` are columns, or their intersections; the label unless given. Its ``unit`` is
+        a column. Its ``preprocess`` and ``preprocess_of`` say how images are fed to files that
+        quantskew did not write.
     label
         Name of the column of the label: indices of the outputs, or names of classes.
     classes
         Names of the classes in the order of the outputs, for files that do not know them.
+
+    Returns
+    -------
+    list
+        Of each file but the reference.
 
     Raises
     ------
@@ -162,66 +185,124 @@ def from_files(
     EvidenceError
         When the files differ in their images or classes, labels are no classes of theirs, it is not
         known how images are fed, too many images are unusable, or answers are not finite.
+    AnswersError
+        When a table of answers cannot be read, or lacks samples.
     """
-    layout = stated_layout(policy.preprocess)
-    pair = [open_file(path, output=policy.output, layout=layout) for path in (fp32, int8)]
+    tables_of = [path for path in files[1:] if path.suffix == ".parquet"]
+    networks = opened([path for path in files if path not in tables_of], policy)
     images = read_labelled(data, label)
     names = class_names(
         {
             "--classes": classes,
-            **{f"the metadata of {network.path}": network.classes for network in pair},
+            **{f"the metadata of {network.path}": network.classes for network in networks},
             str(data): images.classes,
         }
     )
-    feed = Feed(images, pair, policy.preprocess, max_rejects=policy.max_rejects)
-    usable, scores = answers_of(feed, pair)
+    feed = Feed(images, networks, policy)
+    usable, scores = answers_of(feed, networks)
     rows = images.rows.iloc[usable].reset_index(drop=True)
-    check_finite(dict(zip(map(str, (fp32, int8)), scores, strict=True)), rows["id"].to_numpy())
-    before, after = (
-        answered(network, given, policy.threshold, names)
-        for network, given in zip(pair, scores, strict=True)
+    check_finite(
+        {str(one.path): given for one, given in zip(networks, scores, strict=True)},
+        rows["id"].to_numpy(),
     )
-    if before.n != after.n:
-        raise EvidenceError(f"{fp32} has {before.n} outputs, {int8} has {after.n}; give a pair")
-    labels = label_codes(rows["label"], names, after.n, data, int8)
-    names = names or tuple(map(str, range(after.n)))
+    found = [
+        answered(network, given, policy.threshold, names)
+        for network, given in zip(networks, scores, strict=True)
+    ]
+    before, reference = found[0], networks[0]
+    for network, one in zip(networks, found, strict=True):
+        if one.n != before.n:
+            raise EvidenceError(
+                f"{reference.path} has {before.n} outputs, {network.path} has {one.n}; give files "
+                "of one network"
+            )
+    labels = label_codes(rows["label"], names, before.n, data, reference.path)
+    names = names or tuple(map(str, range(before.n)))
     rows["label"] = pd.Categorical.from_codes(labels, pd.Index(names))
     units = unit_codes(rows, policy.unit)
-    files = {"network": pair[1].parts(), "reference": pair[0].parts()}
-    integers = inventory(pair[1].weights())
-    libraries = {network.library for network in pair}
-    return Evidence(
-        name=str(int8),
-        reference=str(fp32),
+    common = Evidence(
+        name="",
+        reference=str(reference.path),
         labels=labels,
         before=before.classes,
-        after=after.classes,
-        n_classes=after.n,
+        after=before.classes,
+        n_classes=before.n,
         divisions=groupings(
             rows.drop(columns=["id", "split"], errors="ignore"),
             policy.groups or ("label",),
             checked(Groups, {"minimum": policy.minimum, "bins": policy.bins}, "the policy"),
             units,
         ),
-        bytes=sum(file.stat().st_size for file in files["network"]),
+        bytes=0,
         classes=names,
-        input=feed.steps,
-        warnings=(*feed.warnings, *_doubts(files, integers)),
-        provenance=_provenance(*libraries, **files, data=[data])
-        | {"rejects": feed.rejects, "integers": integers},
         units=units,
         unit=policy.unit or "",
     )
+    made = {}
+    for place, (network, one) in enumerate(zip(networks, found, strict=True)):
+        parts = {"network": network.parts(), "reference": reference.parts()}
+        made[network.path] = common._replace(
+            name=str(network.path),
+            after=one.classes,
+            bytes=sum(file.stat().st_size for file in parts["network"]),
+            input=feed.steps(place, 0),
+            warnings=(*dict.fromkeys([*reference.remarks, *network.remarks]), *feed.warnings),
+            provenance=_provenance(network.library, reference.library, **parts, data=[data])
+            | {"rejects": feed.rejects, "integers": inventory(network.weights())},
+        )  # fmt: skip
+    for path in tables_of:
+        made[path] = common._replace(
+            name=str(path),
+            after=_of_table(path, rows["id"], names, policy.threshold),
+            input=feed.steps(0),
+            warnings=(*reference.remarks, *feed.warnings),
+            provenance=_provenance(
+                reference.library, network=[path], reference=reference.parts(), data=[data]
+            ),
+        )
+    return [made[path] for path in files[1:]]
 
 
-def _doubts(files: Mapping[str, list[Path]], integers: Mapping[str, Any]) -> Iterator[str]:
-    """Say where the file to judge is the reference itself, or hardly quantized."""
-    if len({tuple(map(file_hash, parts)) for parts in files.values()}) == 1:
+def _of_table(
+    path: Path, ids: "pd.Series[str]", names: Sequence[str], threshold: float | None
+) -> np.ndarray:
+    """Answers of a table to samples, as indices of the classes."""
+    table = read(path, str(path), threshold=threshold)
+    known = pd.Index(table.ids.to_pylist()).astype(str)
+    if not known.is_unique:
+        raise AnswersError(
+            f"{path} has {known[known.duplicated()][0]!r} twice; an id is of one row"
+        )
+    rows = known.get_indexer(ids.astype(str))
+    if (rows < 0).any():
+        lacking = ids[rows < 0]
+        raise AnswersError(
+            f"{path} lacks {len(lacking):,} of {len(ids):,} samples, first {lacking.iloc[0]!r}"
+        )
+    if table.answers is None:
+        raise AnswersError(f"{path} holds no answers")
+    said, indices = table.answers.names, [*map(str, range(len(names)))]
+    by_place = table.by_place or not {*said} <= {*names}
+    places = pd.Index(indices if by_place else names).get_indexer(pd.Index(said))
+    answers: np.ndarray = places[table.answers.codes][rows]
+    if (answers < 0).any():
+        wrong = said[table.answers.codes[rows[answers < 0][0]]]
+        raise AnswersError(f"{path} answers {wrong!r}, and the classes are {', '.join(names[:12])}")
+    return answers
+
+
+def _doubts(pair: Evidence) -> Iterator[str]:
+    hashes, integers = pair.provenance["sha256"], pair.provenance["integers"]
+    network, reference = (
+        [digest for what, digest in hashes.items() if what.partition(" ")[0] == part]
+        for part in ("network", "reference")
+    )
+    if network == reference:
         yield "both files are the same, byte for byte"
     share = integers["integer_bytes"]
     if share < MINIMUM_INTEGER:
         yield (
-            f"{files['network'][0]} is no integer network: {integers['integer_layers']} of "
+            f"{pair.name} is no integer network: {integers['integer_layers']} of "
             f"{integers['layers']} layers have integer weights, {100 * share:.1f} % of the bytes "
             "of all weights"
         )

@@ -34,6 +34,7 @@ from quantskew.deployment.runtimes import (
     MINIMUM_INTEGER,
     PIXELS,
     FileError,
+    Weight,
     inventory,
     open_file,
 )
@@ -170,7 +171,7 @@ def quantize(
         products = _closest(made, OnnxNetwork(source), images) if several else "static"
         path.write_bytes(made[products].read_bytes())
     _annotate(path, notes)
-    facts = inventory(onnx_graph.stored(onnx.load(path)))
+    facts = inventory(Weight(*one) for one in onnx_graph.stored(onnx.load(path)))
     if facts["integer_bytes"] < MINIMUM_INTEGER:
         raise FileError(
             f"{path.name} is no int8 file: {100 * facts['integer_bytes']:.1f} % of the bytes of "
@@ -249,7 +250,7 @@ def check(path: Path) -> Facts:
     return Facts(
         opset=versions[""],
         operators=tuple(sorted({node.op_type for node in model.graph.node})),
-        **inventory(onnx_graph.stored(model)),
+        **inventory(Weight(*one) for one in onnx_graph.stored(model)),
     )
 
 

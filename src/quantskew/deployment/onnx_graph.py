@@ -40,13 +40,18 @@ def parts(path: Path) -> list[Path]:
     return [path, *(path.parent / name for name in sorted(beside))]
 
 
-def stored(model: onnx.ModelProto) -> list[tuple[bool, float]]:
-    """Whether the stored weight of each convolution and product is integers, and its bytes."""
+def stored(model: onnx.ModelProto) -> list[tuple[bool, int, float]]:
+    """List of each stored weight whether it is integers, the bits of a number, and how many."""
     found = []
-    for _, weight in layers(model):
-        kind = onnx.helper.tensor_dtype_to_np_dtype(weight.data_type)
-        bits = _BITS.get(weight.data_type, 8 * kind.itemsize)
-        found.append((weight.data_type in _BITS, math.prod(weight.dims) * bits / 8))
+    for node, weight in layers(model):
+        bits = _BITS.get(weight.data_type)
+        count, integer = math.prod(weight.dims), bits is not None
+        if bits is None:
+            bits = 8 * onnx.helper.tensor_dtype_to_np_dtype(weight.data_type).itemsize
+        elif node.op_type == "MatMulNBits":  # several codes in a byte
+            width = next(item.i for item in node.attribute if item.name == "bits")
+            count, bits = count * bits // width, width
+        found.append((integer, bits, count))
     return found
 
 

@@ -9,7 +9,6 @@ not the whole, since errors of layers add up, cancel or are cut off by what foll
 import copy
 import tempfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +27,7 @@ from quantskew.deployment.answers import (
     class_names,
     label_codes,
 )
-from quantskew.deployment.feeding import Feed, read_labelled, stated_layout
+from quantskew.deployment.feeding import Feed, opened, read_labelled
 from quantskew.deployment.runtimes import FileError, Network, open_file
 from quantskew.deployment.runtimes.onnx_runtime import OnnxRuntime
 from quantskew.sections import checked
@@ -279,8 +278,7 @@ def layer_damage(
         When a file cannot be run, the second has no quantized layers whose fp32 weights are known,
         or the layers of the two do not correspond.
     """
-    opened = partial(open_file, output=policy.output, layout=stated_layout(policy.preprocess))
-    pair = [opened(path) for path in (fp32, int8)]
+    pair = opened([fp32, int8], policy)
     foreign = [str(file.path) for file in pair if not isinstance(file, OnnxRuntime)]
     if foreign:
         raise FileError(f"{' and '.join(foreign)}: layers are restored in ONNX files alone")
@@ -304,14 +302,17 @@ def layer_damage(
         )
     listed = read_labelled(data, label)
     names = class_names({"--classes": classes, str(data): listed.classes})
-    feed = Feed(listed, pair, policy.preprocess, max_rejects=policy.max_rejects, at_most=images)
+    feed = Feed(listed, pair, policy, at_most=images)
     batches = [*feed]
     rows = listed.rows.iloc[np.concatenate([part for part, _ in batches])].reset_index(drop=True)
 
-    def scores(file: Network) -> np.ndarray:
-        return np.concatenate([file(values) for _, values in batches])
+    def scores(file: Network, place: int) -> np.ndarray:
+        return np.concatenate([file(values[place]) for _, values in batches])
 
-    before, after = (answered(file, scores(file), policy.threshold, names) for file in pair)
+    before, after = (
+        answered(file, scores(file, place), policy.threshold, names)
+        for place, file in enumerate(pair)
+    )
     check_finite({str(fp32): before.scores, str(int8): after.scores}, rows["id"].to_numpy())
     made = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -319,8 +320,8 @@ def layer_damage(
         tried = {EVERY: layers, **{layer.name: [layer] for layer in layers}}
         for name, some in tqdm(tried.items(), unit="layer", disable=None):
             onnx.save(restored(quantized, some), path)
-            file = opened(path)
-            made[name] = answered(file, scores(file), policy.threshold, names)
+            file = open_file(path, output=policy.output, layout=pair[1].layout)
+            made[name] = answered(file, scores(file, 1), policy.threshold, names)
             if name == EVERY:
                 check_source(fp32, int8, before.scores, after.scores, made[EVERY].scores)
     labels = label_codes(rows["label"], names, before.n, data, int8)
@@ -336,7 +337,8 @@ def layer_damage(
         for layer in (_every(layers), *layers)
         for division in divisions
     ]
-    return Damage(pd.concat(parts, ignore_index=True), left, feed.warnings)
+    remarks = [remark for file in pair for remark in file.remarks]
+    return Damage(pd.concat(parts, ignore_index=True), left, [*remarks, *feed.warnings])
 
 
 def _folded(path: Path) -> onnx.ModelProto:

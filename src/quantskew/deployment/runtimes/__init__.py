@@ -19,11 +19,23 @@ from quantskew.deployment.runtimes.network import (
     FileError,
     Layout,
     Network,
+    Weight,
     inventory,
     open_file,
+    share_by_type,
 )
 
 for _module in iter_modules(__path__):  # each runtime registers itself
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["MINIMUM_INTEGER", "PIXELS", "FileError", "Layout", "Network", "inventory", "open_file"]
+__all__ = [
+    "MINIMUM_INTEGER",
+    "PIXELS",
+    "FileError",
+    "Layout",
+    "Network",
+    "Weight",
+    "inventory",
+    "open_file",
+    "share_by_type",
+]

@@ -1,6 +1,8 @@
 """LiteRT files, which were TensorFlow Lite's."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,8 @@ import numpy as np
 from quantskew.deployment.runtimes.network import Network, Port, Weight
 
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
-_BITS = {"INT4": 4, "INT8": 8, "UINT8": 8, "INT16": 16, "FLOAT16": 16, "FLOAT32": 32}
+NOTES = "quantskew"
+_BITS = {"INT2": 2, "INT4": 4, "INT8": 8, "UINT8": 8, "INT16": 16, "FLOAT16": 16, "FLOAT32": 32}
 
 
 class LiteRT(
@@ -28,6 +31,7 @@ class LiteRT(
         self.inputs = self.interpreter.get_input_details()
         self.outputs = self.interpreter.get_output_details()
         self.allocated = tuple(self.inputs[0]["shape"])
+        self.notes = notes_of(self.path)
         return [*map(_port, self.inputs)], [*map(_port, self.outputs)]
 
     def _run(self, batch: np.ndarray) -> np.ndarray:
@@ -58,9 +62,22 @@ class LiteRT(
                 weight = graph.tensors[operator.inputs[1]]
                 kind = kinds[weight.type]
                 if kind in _BITS and model.buffers[weight.buffer].data is not None:
-                    size = float(np.prod(weight.shape)) * _BITS[kind] / 8
-                    found.append(Weight("INT" in kind, size))
+                    found.append(Weight("INT" in kind, _BITS[kind], float(np.prod(weight.shape))))
         return found
+
+
+def notes_of(path: Path) -> dict[str, str]:
+    """Metadata that :mod:`quantskew.deployment.converters` wrote; none of other files."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(path.read_bytes())
+    for entry in map(model.Metadata, range(model.MetadataLength())):
+        if entry.Name() == NOTES.encode():
+            notes: dict[str, str] = json.loads(
+                model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+            )
+            return notes
+    return {}
 
 
 def _port(details: Mapping[str, Any]) -> Port:

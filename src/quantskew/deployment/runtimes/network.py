@@ -49,33 +49,54 @@ class Port(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """The stored weight of a layer."""
+    """The stored weight of a layer: whether it is integers, the bits of a number, and how many."""
 
     integer: bool
-    bytes: float
+    bits: int
+    size: float
+
+    @property
+    def bytes(self) -> float:
+        """Size of the packed numbers, without scales and zero points."""
+        return self.size * self.bits / 8
 
 
-def inventory(weights: Iterable[tuple[bool, float]]) -> dict[str, Any]:
+def inventory(weights: Iterable[Weight]) -> dict[str, Any]:
     """Count the layers of a network, those with integer weights, and the share of their bytes.
-
-    Parameters
-    ----------
-    weights
-        Whether the weight of each layer is integers, and its bytes.
 
     Examples
     --------
-    >>> inventory([(True, 30.0), (False, 10.0)])
+    >>> inventory([Weight(True, 8, 30), Weight(False, 32, 2.5)])
     {'layers': 2, 'integer_layers': 1, 'integer_bytes': 0.75}
     """
     listed = [*weights]
-    sizes = [size for _, size in listed]
-    integer = [size for whole, size in listed if whole]
+    integer = [weight for weight in listed if weight.integer]
     return {
-        "layers": len(sizes),
+        "layers": len(listed),
         "integer_layers": len(integer),
-        "integer_bytes": sum(integer) / sum(sizes) if sizes else 0.0,
+        "integer_bytes": _bytes(integer) / _bytes(listed) if listed else 0.0,
     }
+
+
+def share_by_type(weights: Iterable[Weight]) -> dict[str, float]:
+    """Share of the bytes of the weights of a network that each type has, the largest first.
+
+    Examples
+    --------
+    >>> share_by_type([Weight(True, 4, 60), Weight(False, 32, 2.5)])
+    {'int4': 0.75, 'float32': 0.25}
+    """
+    listed = [*weights]
+    types = {f"{'int' if w.integer else 'float'}{w.bits}": (w.integer, w.bits) for w in listed}
+    shares = {
+        name: _bytes(w for w in listed if (w.integer, w.bits) == kind) / _bytes(listed)
+        for name, kind in types.items()
+    }
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def _bytes(weights: Iterable[Weight]) -> float:
+    return sum(weight.bytes for weight in weights)
 
 
 class Network(ABC):
@@ -160,6 +181,18 @@ class Network(ABC):
             "NHWC" if shape[3] in (1, 3) and shape[1] not in (1, 3) else "NCHW"
         )
         self.shape = tuple(shape[axis] for axis in AXES[self.layout])
+
+    @staticmethod
+    def of(path: str | Path) -> type["Network"]:
+        """Return the runtime of a file by its suffix."""
+        suffix = Path(path).suffix.lower()
+        if suffix not in Network.kinds:
+            known = ", ".join(f"{end} ({kind.runtime})" for end, kind in Network.kinds.items())
+            raise FileError(
+                f"{path}: no runtime takes files that end in {suffix!r}"
+                f"{close_names(suffix, Network.kinds)}; there are {known}"
+            )
+        return Network.kinds[suffix]
 
     @classmethod
     def not_installed(cls, path: Path, error: ImportError) -> FileError:
@@ -302,14 +335,7 @@ def open_file(
     FileError
         When no runtime takes such files, or its runtime refuses this one.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in Network.kinds:
-        known = ", ".join(f"{end} ({kind.runtime})" for end, kind in Network.kinds.items())
-        raise FileError(
-            f"{path}: no runtime takes files that end in {suffix!r}"
-            f"{close_names(suffix, Network.kinds)}; there are {known}"
-        )
-    return Network.kinds[suffix](path, output=output, layout=layout, threads=threads)
+    return Network.of(path)(path, output=output, layout=layout, threads=threads)
 
 
 def first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from quantskew.deployment.runtimes.network import PIXELS, Network, Port, Weight
 
+NOTES = "quantskew"
 _LAYERS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 _FOLLOWED = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeQuantize")
 
@@ -29,9 +30,9 @@ class OpenVINO(
         options = {"INFERENCE_NUM_THREADS": threads} if threads else {}
         self.compiled = core.compile_model(self.model, "CPU", options)
         self.notes = {
-            name: str(self.model.get_rt_info(["quantskew", name]).value)
+            name: str(self.model.get_rt_info([NOTES, name]).value)
             for name in ("classes", *PIXELS)
-            if self.model.has_rt_info(["quantskew", name])
+            if self.model.has_rt_info([NOTES, name])
         }
         precision = self.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if precision != "f32":
@@ -60,8 +61,8 @@ class OpenVINO(
                 source = source.input_value(0).get_node()
             if source.get_type_name() == "Constant":
                 kind = source.get_element_type()
-                size = float(np.prod(source.get_output_shape(0))) * kind.bitwidth / 8
-                found.append(Weight(kind.is_integral(), size))
+                count = float(np.prod(source.get_output_shape(0)))
+                found.append(Weight(kind.is_integral(), kind.bitwidth, count))
         return found
 
 

@@ -1,11 +1,19 @@
 """Programs of ``torch.export``."""
 
-from collections.abc import Sequence
-from typing import Any
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantskew.deployment.runtimes.network import Network, Port, Weight
+from quantskew.deployment.runtimes.network import PIXELS, Network, Port, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_NOTES = "quantskew.json"
 
 
 class TorchExport(
@@ -23,7 +31,9 @@ class TorchExport(
     def _load(self, threads: int | None) -> tuple[Sequence[Port], Sequence[Port]]:
         import torch
 
-        program = torch.export.load(self.path)
+        beside = {_NOTES: ""}
+        program = torch.export.load(self.path, extra_files=beside)
+        self.notes = json.loads(beside[_NOTES] or "{}")
         self.program, self.module = program, program.module()
         nodes = {node.name: node for node in program.graph.nodes}
         signature = program.graph_signature
@@ -45,10 +55,25 @@ class TorchExport(
         """List the stored tensors of several axes."""
         stored = [*self.program.state_dict.values(), *self.program.constants.values()]
         return [
-            Weight(not item.is_floating_point(), float(item.numel() * item.element_size()))
+            Weight(not item.is_floating_point(), 8 * item.element_size(), item.numel())
             for item in stored
             if item.ndim > 1
         ]
+
+
+def export(network: "nn.Module", example: "Tensor", path: Path, notes: Mapping[str, str]) -> None:
+    """Write a network in evaluation mode, with any batch size.
+
+    Parameters are those of :func:`quantskew.deployment.onnx_files.export`.
+    """
+    import torch
+
+    program = torch.export.export(
+        network.eval(), (example.contiguous(),), dynamic_shapes=({0: torch.export.Dim("n")},)
+    )
+    with warnings.catch_warnings():  # that of views of one tensor the first is stored
+        warnings.simplefilter("ignore", UserWarning)
+        torch.export.save(program, path, extra_files={_NOTES: json.dumps({**notes, **PIXELS})})
 
 
 def _port(node: Any) -> Port:

@@ -1,0 +1,203 @@
+"""How files of each runtime are made: of another file, and in integers.
+
+A converter is a subclass of :class:`Converter`. What it needs is imported as it runs.
+"""
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from quantskew.deployment.runtimes import FileError, Network
+from quantskew.deployment.runtimes.litert import NOTES as OF_LITERT
+from quantskew.deployment.runtimes.litert import notes_of
+from quantskew.deployment.runtimes.openvino import NOTES as OF_OPENVINO
+
+BLOCK = 32
+"""Weights that share a scale in 4 bits, where a runtime has such blocks."""
+
+
+class Converter:
+    """Makes files of a suffix; this one is for those that are made of a network alone.
+
+    Attributes
+    ----------
+    made_of
+        Suffix of the files that :meth:`make` converts; empty where it converts none.
+    """
+
+    kinds: ClassVar[dict[str, "type[Converter]"]] = {}
+    made_of: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, suffix: str) -> None:
+        """Register a converter by the suffix of the files it makes."""
+        super().__init_subclass__()
+        Converter.kinds[suffix] = cls
+
+    @staticmethod
+    def of(path: Path) -> "type[Converter]":
+        """Return the converter for a file by its suffix."""
+        return Converter.kinds.get(path.suffix.lower(), Converter)
+
+    @staticmethod
+    def make(source: Network, target: Path) -> None:
+        """Convert a file of the suffix ``made_of`` with its metadata."""
+        raise FileError(f"{source.path} → {target}: there is no converter")
+
+    @staticmethod
+    def pack(source: Path, target: Path, bits: int, images: np.ndarray) -> Mapping[str, Path]:
+        """Write candidates for a file with integer weights, of one in floating point.
+
+        Parameters
+        ----------
+        source, target
+            Of several candidates, all but the first are written beside ``target``.
+        bits
+            Width of the weights, 8 or 4.
+        images
+            float32, (N, C, H, W): what sets the ranges of activations where these are static.
+
+        Returns
+        -------
+        Mapping
+            The candidates, by how their activations are quantized.
+        """
+        raise FileError(f"{source}: nothing packs files of its runtime into {bits} bits")
+
+
+class Onnx(Converter, suffix=".onnx"):
+    """Quantizes by ONNX Runtime: all layers in 8 bits, and products with stored weights in 4."""
+
+    @staticmethod
+    def pack(source: Path, target: Path, bits: int, images: np.ndarray) -> dict[str, Path]:
+        """Write QDQ nodes in 8 bits, ``MatMulNBits`` in 4."""
+        if bits == 8:
+            import torch
+
+            from quantskew.deployment import onnx_files
+
+            products = onnx_files.quantize(source, target, torch.from_numpy(images))
+            return {f"static, of products {products}": target}
+        import onnx
+        from onnxruntime.quantization import matmul_nbits_quantizer
+
+        matmul_nbits_quantizer.logger.setLevel("ERROR")
+        packing = matmul_nbits_quantizer.MatMulNBitsQuantizer(
+            onnx.load(source), bits=bits, block_size=BLOCK, is_symmetric=False
+        )
+        packing.process()
+        packing.model.save_model_to_file(str(target))
+        return {"in floating point": target}
+
+
+class OpenVINO(Converter, suffix=".xml"):
+    """Converts ONNX files by OpenVINO, and quantizes by nncf; in 4 bits products alone."""
+
+    made_of = ".onnx"
+
+    @staticmethod
+    def make(source: Network, target: Path) -> None:
+        """Convert; integers of the QDQ format stay so, and fp32 is not made fp16."""
+        import openvino
+
+        model = openvino.convert_model(source.path)
+        for name, text in source.notes.items():
+            model.set_rt_info(text, [OF_OPENVINO, name])
+        openvino.save_model(model, target, compress_to_fp16=False)
+
+    @staticmethod
+    def pack(source: Path, target: Path, bits: int, images: np.ndarray) -> dict[str, Path]:
+        """Quantize all layers in 8 bits; in 4 bits the weights of matrix products."""
+        import nncf
+        import openvino
+
+        nncf.set_log_level("ERROR")
+        model = openvino.Core().read_model(source)
+        if bits == 8:
+            seen = nncf.Dataset([one[None] for one in images])
+            made, ranges = nncf.quantize(model, seen, subset_size=len(images)), "static"
+        else:
+            mode, ranges = nncf.CompressWeightsMode.INT4_ASYM, "in floating point"
+            made = nncf.compress_weights(model, mode=mode, group_size=BLOCK, all_layers=True)
+        openvino.save_model(made, target, compress_to_fp16=False)
+        return {ranges: target}
+
+
+class LiteRT(Converter, suffix=".tflite"):
+    """Converts programs of ``torch.export`` by litert-torch, and quantizes by ai-edge-quantizer.
+
+    The converter fixes the number of images of a run, so files made here take one.
+    """
+
+    made_of = ".pt2"
+
+    @staticmethod
+    def make(source: Network, target: Path) -> None:
+        """Convert, in the layout of the source."""
+        import torch
+        from litert_torch import convert
+
+        one = tuple(size or 1 for size in source.input.shape[1:])
+        with _quiet():
+            module = torch.export.load(source.path).module()
+            convert(module, (torch.zeros(1, *one),)).export(str(target))
+        _annotate(target, source.notes)
+
+    @staticmethod
+    def pack(source: Path, target: Path, bits: int, images: np.ndarray) -> dict[str, Path]:
+        """Quantize weights by channel, and activations statically (8 bits) or dynamically."""
+        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_quantizer import quantizer, recipe
+
+        recipes = {
+            8: {"static": recipe.static_wi8_ai8, "dynamic": recipe.dynamic_wi8_afp32},
+            4: {"dynamic": recipe.dynamic_wi4_afp32},
+        }
+        ((signature, ports),) = Interpreter(str(source)).get_signature_list().items()
+        (name,) = ports["inputs"]
+        made = {}
+        for ranges, rules in recipes[bits].items():
+            made[ranges] = target.with_stem(f"{target.stem} {ranges}")
+            with _quiet():
+                work = quantizer.Quantizer(str(source), rules())
+                seen = None
+                if work.need_calibration:
+                    seen = work.calibrate({signature: [{name: one[None]} for one in images]})
+                work.quantize(seen).export_model(str(made[ranges]))
+            _annotate(made[ranges], notes_of(source))
+        return made
+
+
+def _annotate(path: Path, notes: Mapping[str, str]) -> None:
+    """Write metadata into a LiteRT file."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    model.metadata = [one for one in model.metadata or [] if one.name != OF_LITERT.encode()]
+    entry, buffer = schema.MetadataT(), schema.BufferT()
+    buffer.data = np.frombuffer(json.dumps(dict(sorted(notes.items()))).encode(), np.uint8)
+    entry.name, entry.buffer = OF_LITERT, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata.append(entry)
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the progress and the advice of the converters."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,206 @@
+"""A trained network through every runtime, in fp32 and in integers: who is answered rightly.
+
+What converters need that are not installed is skipped; docs/ship.md says how to install them.
+"""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from quantskew.deployment import onnx_files
+from quantskew.deployment.converting import convert
+from quantskew.deployment.runtimes import FileError, open_file, share_by_type, torch_export
+from quantskew.quantization.logit_maps import attach
+
+CLASSES = ("none", "left", "right")
+SUFFIXES = (".onnx", ".pt2", ".xml", ".tflite")
+NEEDED = {".xml": ["openvino"], ".tflite": ["ai_edge_litert", "litert_torch"]}
+PACKS = {(".onnx", 4): "onnx_ir", (".xml", 8): "nncf", (".xml", 4): "nncf"}
+rng = np.random.default_rng(0)
+
+
+def digits(n):
+    """Grey images with a bar at the left, at the right, or none; half of them are dark."""
+    labels, dark = np.arange(n) % 3, np.arange(n) // 3 % 2
+    images = rng.random((n, 1, 16, 16), np.float32) * 0.5
+    images[labels == 1, :, :, 2:5] += 0.35
+    images[labels == 2, :, :, 11:14] += 0.35
+    return (images * np.where(dark, 0.5, 1)[:, None, None, None]).astype(np.float32), labels, dark
+
+
+class Attention(nn.Module):
+    """A block whose linear layers are matrix products in every format, behind patches."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(1, 64, 4, 4)
+        self.mix, self.out, self.head = nn.Linear(64, 128), nn.Linear(128, 64), nn.Linear(64, 3)
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        return self.head((tokens + self.out(torch.relu(self.mix(tokens)))).mean(1))
+
+
+def convolutions():
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1),
+        nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3),
+    )  # fmt: skip
+
+
+def trained(network):
+    torch.manual_seed(0)
+    images, labels, _ = digits(192)
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        functional.cross_entropy(network(x), y).backward()
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    return {"convolutions": trained(convolutions()), "attention": trained(Attention())}
+
+
+@pytest.fixture(scope="module")
+def test_images():
+    return digits(120)
+
+
+def written(network, suffix, folder):
+    """Write a network for a runtime, by way of what its file is made of."""
+    for library in NEEDED.get(suffix, []):
+        pytest.importorskip(library)
+    source = folder / {".xml": "fp32.onnx", ".tflite": "fp32.pt2"}.get(suffix, f"fp32{suffix}")
+    export = onnx_files.export if source.suffix == ".onnx" else torch_export.export
+    example = torch.from_numpy(digits(2)[0])
+    export(network, example, source, {"classes": "\n".join(CLASSES)})
+    if source.suffix == suffix:
+        return source
+    return convert(source, source.with_suffix(suffix)).file.path
+
+
+def by_hand(path, images):
+    """What the runtime itself gives, without this package."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return session.run(None, {"images": images})[0]
+    if path.suffix == ".pt2":
+        with torch.no_grad():
+            return torch.export.load(path).module()(torch.from_numpy(images)).numpy()
+    if path.suffix == ".xml":
+        import openvino
+
+        return openvino.Core().compile_model(path, "CPU")([images])[0]
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    given, answer = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    scores = []
+    for image in images:
+        if given["dtype"] == np.int8:
+            scale, zero = given["quantization"]
+            image = np.clip(np.rint(image / scale + zero), -128, 127).astype(np.int8)
+        interpreter.set_tensor(given["index"], image[None])
+        interpreter.invoke()
+        scores.append(interpreter.get_tensor(answer["index"])[0])
+    return np.stack(scores)
+
+
+def accuracies(scores, labels, dark):
+    return [(scores.argmax(1) == labels)[dark == group].mean() for group in (0, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_groups_are_answered_as_by_the_runtime_called_by_hand(
+    networks, test_images, tmp_path, suffix, bits
+):
+    images, labels, dark = test_images
+    network = networks["attention"]
+    path = written(network, suffix, tmp_path)
+    if bits and suffix == ".pt2":
+        with pytest.raises(FileError, match=r"nothing packs files of its runtime into"):
+            convert(path, tmp_path / "int.pt2", bits=bits, images=images)
+        return
+    if bits:
+        pytest.importorskip(PACKS.get((suffix, bits), "ai_edge_quantizer" * (suffix == ".tflite")
+                            or "onnxruntime"))  # fmt: skip
+        made = convert(path, tmp_path / f"int{suffix}", bits=bits, images=digits(64)[0])
+        path = made.file.path
+        assert made.agreement > 0.9
+        assert made.ranges
+        shares = share_by_type(made.file.weights())
+        assert shares[f"int{bits}"] > (0.9 if bits == 8 else 0.5)
+    file = open_file(path)
+    assert file.classes == CLASSES
+    assert file.takes_pixels
+    expected = accuracies(by_hand(path, images), labels, dark)
+    assert accuracies(file(images), labels, dark) == expected
+    with torch.no_grad():
+        of_torch = accuracies(network(torch.from_numpy(images)).numpy(), labels, dark)
+    assert min(of_torch) > 0.9
+    np.testing.assert_allclose(expected, of_torch, atol=0.05 if bits else 0.01)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_network_whose_layers_are_not_packed_in_4_bits_is_refused(networks, tmp_path, suffix):
+    pytest.importorskip(PACKS[suffix, 4])
+    path = written(networks["convolutions"], suffix, tmp_path)
+    with pytest.raises(FileError, match=r"is no file of 4 bits: .* packs [01] of 3 layers so"):
+        convert(path, tmp_path / f"int4{suffix}", bits=4, images=digits(8)[0])
+    assert not (tmp_path / f"int4{suffix}").exists()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("kind", ["affine", "scaled"])
+def test_a_map_of_the_logits_behind_the_network_goes_into_every_file(
+    networks, test_images, tmp_path, suffix, kind
+):
+    images, *_ = test_images
+    torch.manual_seed(1)
+    network = convolutions().eval()
+    network.load_state_dict(networks["convolutions"].state_dict())
+    weight = torch.randn(3, 3) if kind == "affine" else torch.tensor([0.25])
+    with torch.no_grad():
+        before = network(torch.from_numpy(images))
+    attach(network, weight, torch.tensor([0.5, -1.0, 2.0]))
+    expected = (before @ weight.T if kind == "affine" else before * weight) + torch.tensor(
+        [0.5, -1.0, 2.0]
+    )
+    file = open_file(written(network, suffix, tmp_path))
+    spread = expected.std()
+    np.testing.assert_allclose(file(images), expected, atol=0.02 * spread)  # bfloat16 of OpenVINO
+    assert not np.allclose(file(images), before, atol=0.2 * spread)
+
+
+def test_what_cannot_be_converted_is_refused_with_what_would_be_right(networks, tmp_path):
+    path = written(networks["convolutions"], ".onnx", tmp_path)
+    for target, options, message in (
+        ("b.onnx", {}, "state --bits 8 or 4, or another runtime"),
+        ("b.onnx", {"bits": 8}, "8 bits need calibration images"),
+        ("b.pt2", {}, "a file of torch.export is made of a network of a study$"),
+        ("b.pb", {}, "no runtime takes files that end in '.pb'"),
+    ):
+        with pytest.raises(FileError, match=message):
+            convert(path, tmp_path / target, **options)
+    assert [one.name for one in tmp_path.iterdir()] == ["fp32.onnx"]
+
+
+def test_a_converter_that_is_not_installed_is_named(networks, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "litert_torch", None)
+    path = written(networks["convolutions"], ".pt2", tmp_path)
+    with pytest.raises(FileError, match=r"for LiteRT cannot .*pip install litert-torch"):
+        convert(path, tmp_path / "b.tflite")
