@@ -55,11 +55,11 @@ def apply(base, tmp_path):
             training=TRAINING,
             qat_settings=qat or Qat(epochs=1),
         )
-        weights, _, content = packing.read(folder / "network.safetensors")
+        weights, _, notes = packing.read(folder / "network.safetensors")
         data = load(base / "samples.parquet")
         network = models.build_for(data, MODEL, None)
         packing.load(folder / "network.safetensors", network)
-        return weights, content["notes"], models.logits(network, data.test.images[:64])
+        return weights, notes, models.logits(network, data.test.images[:64])
 
     return run
 
@@ -205,7 +205,7 @@ def test_what_is_held_out_is_not_trained_on_and_tau_is_chosen_there(base, tmp_pa
         tmp_path / "made", subject=subject.at(tmp_path / "network.safetensors"), seed=0,
         baseline_history=None, method=method, bits=8, training=training, qat_settings=Qat(),
     )  # fmt: skip
-    notes = packing.read(tmp_path / "made/network.safetensors")[2]["notes"]
+    notes = packing.read(tmp_path / "made/network.safetensors")[2]
     seen = notes["calibration_after"]
     assert sum(seen.values()) == min(256, len(out))
     assert notes["post"][0]["tau"] in TAUS

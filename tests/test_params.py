@@ -125,8 +125,14 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         ({"methods__fp32": {}}, ["fp32 is the name of the networks before any method"]),
         ({"training__batch_size": 1}, ["training.batch_size", "greater than or equal to 2"]),
         (
-            own() | {"mitigations": {"mine": {"recipe": {"sampling": "balanced"}}}},
-            ["architectures.mine.checkpoint", "nothing is trained there, but mine has"],
+            own()
+            | {
+                "mitigations": {
+                    "mine": {"recipe": {"sampling": "balanced"}},
+                    "another": {"recipe": {"augmentation": "erasing"}},
+                }
+            },
+            ["architectures.mine.checkpoint", "for the fp32 network: mine, another; leave"],
         ),
         (own("weighted"), ["architectures.mine.checkpoint", "give mine recipe.loss.class_weights"]),
         ({"mitigations__ptq": {}}, ["ptq", "in methods and in mitigations"]),

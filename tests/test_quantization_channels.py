@@ -11,6 +11,7 @@ from quantskew.quantization.layers import fold_batch_norm, quantizable
 from quantskew.quantization.method import Method
 from quantskew.quantization.packing import load, read, save
 from quantskew.quantization.policies import (
+    Allocation,
     ByImportance,
     ChannelUnit,
     LayerUnit,
@@ -133,12 +134,12 @@ def test_the_most_important_channels_are_the_wide_ones():
     original, images, widths = chosen(**SALIENT)
     folded, _ = fold_batch_norm(original, images)
     layers = quantizable(folded)
-    data = (images, LABELS, GROUPS)
-    table = importance(folded, layers, *data, kind=Taylor(), unit=ChannelUnit()).mean(1)
+    problem = Allocation(folded, layers, images, LABELS, GROUPS, 4, IntegerWeights(), seed=0)
+    table = importance(problem, kind=Taylor(), unit=ChannelUnit()).mean(1)
     flat = torch.tensor([bits for name in layers for bits in widths[name]])
     assert table[flat == 8].min() > table[flat < 8].max()
     assert int((flat == 8).sum()) == round(0.1 * len(flat))
-    whole = importance(folded, layers, *data, kind=Taylor(), unit=LayerUnit())
+    whole = importance(problem, kind=Taylor(), unit=LayerUnit())
     first = len(layers["0"].weight)
     torch.testing.assert_close(table[:first].mean(), whole[0].mean())
 

@@ -15,6 +15,7 @@ from quantskew.quantization.layers import quantizable
 from quantskew.quantization.learned_widths import learn_widths
 from quantskew.quantization.objectives import Mean, Objective, WorstGroup
 from quantskew.quantization.policies import (
+    Allocation,
     ByImportance,
     Hawq,
     Importance,
@@ -117,6 +118,12 @@ def study():
     return net, images, labels, torch.arange(30) % 3 - 1
 
 
+def problem(study, weights=None):
+    net, images, labels, groups = study
+    weights = weights or IntegerWeights()
+    return Allocation(net, quantizable(net), images, labels, groups, 4, weights, seed=0)
+
+
 def dense(net, name, images, labels):
     """Loss of some images as a function of one weight."""
     weight = net.get_submodule(name).weight
@@ -138,7 +145,7 @@ def group_losses(net, images, labels, groups):
 def test_traces_agree_with_the_dense_hessian(study):
     net, images, labels, groups = study
     layers = quantizable(net)
-    traces = hessian_traces(net, layers, images, labels, groups, probes=400)
+    traces = hessian_traces(problem(study), probes=400)
     for row, name in enumerate(layers):
         for group in (0, 1):
             mask = groups == group
@@ -148,13 +155,11 @@ def test_traces_agree_with_the_dense_hessian(study):
 
 
 def test_hawq_is_trace_times_distance(study):
-    net, images, labels, groups = study
+    net, images, *_ = study
     layers = quantizable(net)
     setting = IntegerWeights(granularity="channel")
-    table = hawq(
-        net, layers, images, labels, groups, choices=CHOICES, weights=setting, probes=8, seed=0
-    )
-    traces = hessian_traces(net, layers, images, labels, groups, probes=8).clamp_min(0)
+    table = hawq(problem(study, setting), choices=CHOICES, probes=8)
+    traces = hessian_traces(problem(study), probes=8).clamp_min(0)
     for column, bits in enumerate(CHOICES):
         made = quantize_network(net, images, bits=bits, weights=setting)
         for row, (name, layer) in enumerate(layers.items()):
@@ -167,7 +172,7 @@ def test_measured_is_one_layer_at_a_time(study):
     net, images, labels, groups = study
     layers = quantizable(net)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    table = measured(net, layers, images, labels, groups, choices=(2, 8), weights=IntegerWeights())
+    table = measured(problem(study), choices=(2, 8))
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     for row, name in enumerate(layers):
         widths = {n: 2 if n == name else 32 for n in layers}
@@ -187,7 +192,8 @@ def test_what_runs_before_a_layer_is_remembered_rightly(name):
     images = torch.cat([images] * 9 + [-images])  # two batches
     labels, groups = torch.arange(40) % 5, torch.arange(40) % 3 - 1
     layers = dict(list(quantizable(made).items())[::4])
-    table = measured(made, layers, images, labels, groups, choices=(2,), weights=IntegerWeights())
+    every = Allocation(made, layers, images, labels, groups, 4, IntegerWeights(), seed=0)
+    table = measured(every, choices=(2,))
     plain = group_losses(made, images, labels, groups)
     for row, (key, layer) in enumerate(layers.items()):
         changed = copy.deepcopy(made)
@@ -198,12 +204,11 @@ def test_what_runs_before_a_layer_is_remembered_rightly(name):
 
 
 def test_a_group_without_images_counts_for_nothing(study):
-    net, images, labels, groups = study
-    layers, gap = quantizable(net), torch.where(groups == 1, 2, groups)
+    *rest, groups = study
+    gap = problem((*rest, torch.where(groups == 1, 2, groups)))
     for table in (
-        importance(net, layers, images, labels, gap, kind=Taylor(), unit=LayerUnit()),
-        hessian_traces(net, layers, images, labels, gap, probes=1),
-    ):
+        importance(gap, kind=Taylor(), unit=LayerUnit()), hessian_traces(gap, probes=1),
+    ):  # fmt: skip
         assert table.shape == (2, 3)
         assert (table[:, 1] == 0).all()
         assert table.isfinite().all()
@@ -213,9 +218,7 @@ def test_a_group_without_images_counts_for_nothing(study):
 def test_importance_is_that_of_the_groups_gradient(study, kind):
     net, images, labels, groups = study
     layers = quantizable(net)
-    table = importance(
-        net, layers, images, labels, groups, kind=Importance.kinds[kind](), unit=LayerUnit()
-    )
+    table = importance(problem(study), kind=Importance.kinds[kind](), unit=LayerUnit())
     for row, name in enumerate(layers):
         mask = groups == 1
         loss, flat = dense(net, name, images[mask], labels[mask])
@@ -231,16 +234,9 @@ def test_learned_widths_spend_bits_where_they_count(study):
     net[2].weight.data.copy_(torch.eye(40))  # two bits hold it exactly
     net[3].weight.data.mul_(30)  # confident logits, so that errors cost
     labels = net(images).argmax(1)
-    places = learn_widths(
-        net,
-        ["0", "2", "3"],
-        images,
-        labels,
-        choices=CHOICES,
-        capacity=3 * (240 + 1600 + 120),
-        weights=IntegerWeights(granularity="channel"),
-        steps=60,
-    )
+    setting = IntegerWeights(granularity="channel")
+    three_bits = problem((net, images, labels, labels), setting)._replace(bits=3)
+    places = learn_widths(three_bits, choices=CHOICES, steps=60)
     assert places.argmin() == 1
     assert ((places >= 0) & (places <= 2)).all()
 
@@ -284,7 +280,7 @@ def test_the_probes_of_hawq_follow_the_seed(study):
     plan = {"bits": 4, "weights": IntegerWeights(), "policy": POLICIES[0]}
     seeds = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sensitivity, "hawq", lambda *a, **k: seeds.append(k["seed"]) or hawq(*a, **k))
+        patch.setattr(sensitivity, "hawq", lambda p, **k: seeds.append(p.seed) or hawq(p, **k))
         allocate_bits(net, images, images, labels, groups, seed=5, **plan)
     assert seeds == [5]
 

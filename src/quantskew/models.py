@@ -61,14 +61,8 @@ class ModelError(UserError, ValueError):
 
 def _small_stem(stem: nn.Conv2d, size: int, stride: int | None = None) -> nn.Conv2d:
     """Return a 3×3 stem that keeps the detail of an image of ``size`` pixels a side."""
-    return nn.Conv2d(
-        stem.in_channels,
-        stem.out_channels,
-        kernel_size=3,
-        stride=stride or (1 if size <= TINY else 2),
-        padding=1,
-        bias=False,
-    )
+    stride = stride or (1 if size <= TINY else 2)
+    return nn.Conv2d(stem.in_channels, stem.out_channels, 3, stride, padding=1, bias=False)
 
 
 def _resnet(name: str, stride: int | None = None, **options: Any) -> Callable[..., Any]:
@@ -108,12 +102,9 @@ def _vit(classes: int, channels: int, size: int) -> Any:
     # the smallest patch that tiles the image with at most 8 a side
     patch = 16 if size > SMALL else next(p for p in range(size // 8, size + 1) if size % p == 0)
     return timm.create_model(
-        "vit_small_patch16_224",
-        num_classes=classes,
-        in_chans=channels,
-        img_size=size,
+        "vit_small_patch16_224", num_classes=classes, in_chans=channels, img_size=size,
         patch_size=patch,
-    )
+    )  # fmt: skip
 
 
 def _squeezenet(classes: int, channels: int, size: int) -> Any:
@@ -208,13 +199,7 @@ def _check_outputs(network: nn.Module, name: str, classes: int, channels: int, s
 
 
 def own(network: nn.Module) -> nn.Module:
-    """Return a copy of a user's network that can be worked with: in, images; out, logits.
-
-    Raises
-    ------
-    ModelError
-        See :func:`check`.
-    """
+    """Return a copy of a user's network that takes images and gives logits; see :func:`check`."""
     check(network)
     return _ready(clone(network))
 
@@ -294,13 +279,8 @@ def _take_logits(network: nn.Module, _: Any, answer: Any) -> Tensor:
 def logits_of(answer: Any, network: nn.Module) -> Tensor:
     """Return the logits in what a network answers.
 
-    Parameters
-    ----------
-    answer
-        A tensor, a mapping with ``logits``, an object with ``.logits``, or a mapping or sequence
-        that holds a single tensor.
-    network
-        For the message.
+    An answer is a tensor, a mapping with ``logits``, an object with ``.logits``, or a mapping or
+    sequence that holds a single tensor.
 
     Raises
     ------
@@ -334,13 +314,8 @@ def build_for(
 ) -> nn.Module:
     """Build a network that fits the images and the classes of a data set; load its weights."""
     _, channels, size, _ = data.images.shape
-    network = build(
-        name,
-        classes=len(data.classes),
-        channels=channels,
-        size=size,
-        architecture=architecture,
-    )
+    classes = len(data.classes)
+    network = build(name, classes=classes, channels=channels, size=size, architecture=architecture)
     if weights is not None:
         load_checkpoint(network, weights)
     return network
@@ -423,12 +398,8 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> None:
 def expect_code(network: nn.Module, code: str | None, path: str | Path) -> None:
     """Refuse the weights of a network whose code, options or normalization have changed since.
 
-    Parameters
-    ----------
-    network
-        From :func:`build`; any other is accepted.
-    code
-        The digest in the file; ``None`` of a file that was not written here.
+    ``code`` is the digest in the file, ``None`` of a file that was not written here. A network that
+    is not from :func:`build` is accepted.
     """
     known = vars(network).get("code")
     if known is not None and code is not None and known != code:
@@ -451,16 +422,7 @@ def save_weights(network: nn.Module, path: str | Path) -> None:
 
 
 def expect_accuracy(network: nn.Module, test: Samples, expected: float) -> None:
-    """Refuse a network that is less accurate than its user knows it to be.
-
-    Parameters
-    ----------
-    network
-        In float32, on any device.
-    test
-        The test samples.
-    expected
-        Accuracy from 0 to 1 that is known from elsewhere.
+    """Refuse a network that is less accurate than its user knows it to be, from 0 to 1.
 
     Raises
     ------
@@ -493,13 +455,7 @@ def as_input(images: Tensor, where: torch.device) -> Tensor:
 @all_digits()
 @torch.inference_mode()
 def logits(network: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
-    """Logits of uint8 images in evaluation mode.
-
-    Returns
-    -------
-    Tensor
-        float32, (N, classes), on the CPU.
-    """
+    """Return the logits of uint8 images in evaluation mode: float32, (N, classes), on the CPU."""
     where = next(network.parameters()).device
     network.eval()
     batches = [

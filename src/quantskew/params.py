@@ -160,14 +160,16 @@ class Params(Section):
             if model not in self.architectures or self.architectures[model].checkpoint is None:
                 continue
             where = f"architectures.{model}.checkpoint"
-            for name, method in self.all_methods().items():
+            methods = self.all_methods().items()
+            retrain = [name for name, method in methods if method.base_recipe() != Recipe()]
+            if retrain:
+                raise ValueError(
+                    f"{where}: nothing is trained there, and these have a recipe for the fp32 "
+                    f"network: {', '.join(retrain)}; leave out the methods or the checkpoint, or "
+                    "give the methods training: qat and recipe.during: qat"
+                )
+            for name, method in methods:
                 recipe = method.recipe
-                if method.base_recipe() != Recipe():
-                    raise ValueError(
-                        f"{where}: nothing is trained there, but {name} has a recipe for the fp32 "
-                        "network; leave out the method or the checkpoint, or give the method "
-                        "training: qat and recipe.during: qat"
-                    )
                 if recipe.loss.needs_history:
                     raise ValueError(
                         f"{where}: no training tells how hard each class is, which the weights of "

@@ -10,6 +10,7 @@ from quantskew.data.groups import Groups, group_codes
 from quantskew.quantization.calibration import BalancedChoice
 from quantskew.quantization.layers import fold_batch_norm, quantizable
 from quantskew.quantization.packing import open_variant
+from quantskew.quantization.policies import Allocation
 from quantskew.quantization.sensitivity import measured
 from quantskew.quantization.weights import IntegerWeights
 from quantskew.subject import Subject
@@ -45,10 +46,9 @@ def survey(
     if weights.fold_bn:
         network, _ = fold_batch_norm(network, images[:1])
     layers = quantizable(network)
-    rises = measured(
-        network, layers, images, test.labels[some].to(where), codes[some].to(where),
-        choices=(bits,), weights=weights,
-    )  # fmt: skip
+    labels, of_group = test.labels[some].to(where), codes[some].to(where)
+    problem = Allocation(network, layers, images, labels, of_group, bits, weights, seed=0)
+    rises = measured(problem, choices=(bits,))
     rows = pd.DataFrame(rises[:, 0].cpu().double().numpy(), index=[*layers], columns=names)
     rows = rows.rename_axis("layer").melt(var_name="group", value_name="rise", ignore_index=False)
     rows = rows.reset_index()

@@ -60,9 +60,9 @@ def evaluate(
     weights: dict[str, QuantizedWeight] = {}
     share = 1.0
     if bits != FLOAT:
-        weights, _, content = packing.read(file)
-        fold(original, content["notes"]["folded"])
-        share = content["notes"]["share"]["weights"]
+        weights, _, notes = packing.read(file)
+        fold(original, notes["folded"])
+        share = notes["share"]["weights"]
     before, after = _layer_weights(original), _layer_weights(network)
     rows = compare(before, after)
     widths = {name: weight.mean_bits() for name, weight in weights.items()}

@@ -19,12 +19,7 @@ from quantskew.impact.hessian import GroupLoss
 
 
 def subsample(members: ArrayLike, size: int, *, seed: int = 0) -> NDArray[np.int64]:
-    """Draw ``size`` of a group's samples without replacement, or all if there are no more.
-
-    Returns
-    -------
-    numpy.ndarray
-        Indices in ascending order.
+    """Draw ``size`` of a group's samples without replacement, sorted, or all if there are no more.
 
     Examples
     --------

@@ -35,22 +35,11 @@ def weight_change(original: nn.Module, quantized: nn.Module) -> Tensor:
 
 
 def predict(loss: GroupLoss, change: Tensor) -> dict[str, float]:
-    """Predict a group's excess loss from the loss surface around the original weights.
+    """Predict a group's excess loss from its loss at the original weights, and Δθ, shape (P,).
 
-    Parameters
-    ----------
-    loss
-        Loss of the group at the original weights θ.
-    change
-        Δθ, shape (P,).
-
-    Returns
-    -------
-    dict
-        ``weight_distance`` ‖Δθ‖ and, in nats, ``first_order`` g·Δθ, ``second_order``
-        g·Δθ + ½ Δθᵀ H Δθ with the exact product HΔθ, and ``bound`` ‖g‖‖Δθ‖. The second order
-        cannot exceed ``bound`` + ½ λmax ‖Δθ‖² (Tran et al. 2022;
-        :func:`quantskew.description.bounded`).
+    Returns ``weight_distance`` ‖Δθ‖ and, in nats, ``first_order`` g·Δθ, ``second_order``
+    g·Δθ + ½ Δθᵀ H Δθ with the exact product HΔθ, and ``bound`` ‖g‖‖Δθ‖. The second order cannot
+    exceed ``bound`` + ½ λmax ‖Δθ‖² (Tran et al. 2022; :func:`quantskew.description.bounded`).
     """
     first = inner(loss.gradient, change)
     square = inner(change, change)

@@ -38,13 +38,7 @@ class NoDerivativeError(UserError, NotImplementedError):
 
 @contextmanager
 def naming_operators() -> Iterator[None]:
-    """Name the operator where torch lacks a derivative of it; also a decorator.
-
-    Raises
-    ------
-    NoDerivativeError
-        In place of torch's own error.
-    """
+    """Raise :class:`NoDerivativeError` in place of torch's own error; also a decorator."""
     try:
         yield
     except RuntimeError as error:
@@ -110,21 +104,9 @@ def inner(a: Tensor, b: Tensor) -> float:
 def mean_gradient(
     network: nn.Module, images: Tensor, labels: Tensor, *, group: str = "all"
 ) -> Tensor:
-    """Gradient of the mean cross-entropy of a group's samples.
+    """Gradient of the mean cross-entropy of a group's samples, shape (P,).
 
-    Parameters
-    ----------
-    network
-        In evaluation mode, maps images to logits (n, K).
-    images, labels
-        Shape (n, …) and (n,).
-    group
-        Name of the group in error messages.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (P,).
+    ``images`` and ``labels`` are of shape (n, …) and (n,); ``group`` is for error messages.
 
     Raises
     ------
@@ -148,19 +130,9 @@ def mean_gradient(
 def per_sample(
     network: nn.Module, images: Tensor, labels: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Squared norm of each sample's gradient, and its inner product with a direction.
+    """Squared norm of each sample's gradient, and its inner product with a direction, shape (P,).
 
-    Parameters
-    ----------
-    network, images, labels
-        As in :func:`mean_gradient`.
-    direction
-        Shape (P,).
-
-    Returns
-    -------
-    squares, along
-        Each of shape (n,), in double precision: ‖g_i‖² and g_i · direction.
+    Both are of shape (n,), in double precision; for the arguments see :func:`mean_gradient`.
     """
     weights = trainable(network)
     # vmap fails on pooling with channels last, and contiguous() keeps such strides where a side
@@ -240,11 +212,7 @@ def explain(
 ) -> str:
     """Message that names the group and the first layer in which a number is NaN or infinite.
 
-    Parameters
-    ----------
-    parts
-        Names of parameters with their derivatives, which are examined if all weights and outputs
-        are finite.
+    The ``parts``, derivatives by the names of their parameters, are looked at last.
     """
 
     def broken(value: object) -> bool:

@@ -1,16 +1,8 @@
-"""Products with the Hessian of a group's loss.
+"""Products with the Hessian of a group's loss; ``benchmarks/curvature.py`` measures their time.
 
-``benchmarks/curvature.py`` measures the time of a product and what the factors save. Alternatives
-that were measured and rejected:
-
-- Forward over reverse mode, which keeps no graph: slower than a second backward pass at best.
-- All groups in one product (``vmap`` over one copy of the weights per group): a fifth faster at
-  best.
-- Batch normalizations as layers of :mod:`quantskew.impact.bilinear`: no measurable gain on a full
-  ResNet-18, where the convolutions take three quarters of a product.
-- Matrix products instead of convolutions where an image is smaller than the kernel: faster only if
-  the weights stay in the cache from one product to the next, which they do not.
-- Channels last, and weights packed in advance: no gain from either.
+Forward over reverse mode was slower, and so were all groups at once (``vmap``) but for a fifth at
+best; batch norms as layers of :mod:`quantskew.impact.bilinear`, matrix products for small images,
+channels last and weights packed in advance gained nothing.
 """
 
 from collections import Counter

@@ -14,14 +14,7 @@ from scipy.special import log_softmax
 def per_sample(logits: ArrayLike, reference: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     """Measure each sample's logits and their distance from those of the reference network.
 
-    Parameters
-    ----------
-    logits
-        Shape (n, K): logits of the variant.
-    reference
-        Shape (n, K): logits of the original network on the same samples.
-    labels
-        Shape (n,): true classes, integers in 0 … K−1.
+    Both are of shape (n, K), of the same samples; ``labels`` are integers in 0 … K−1, (n,).
 
     Returns
     -------
@@ -93,21 +86,10 @@ def per_sample(logits: ArrayLike, reference: ArrayLike, labels: ArrayLike) -> pd
 def by_group(samples: pd.DataFrame, groups: ArrayLike, n_groups: int) -> pd.DataFrame:
     """Average the columns of :func:`per_sample` over each group.
 
-    Parameters
-    ----------
-    samples
-        Result of :func:`per_sample`, n rows.
-    groups
-        Shape (n,): index of each sample's group in 0 … n_groups−1, or −1 for no group.
-    n_groups
-        Number of groups.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Row g is group g: its size ``n``, the count ``null_logits``, ``accuracy``, and the mean of
-        every other column. The mean cosine distance (equation 8) leaves null logits out and is NaN
-        if a group has no others; all means of an empty group are NaN.
+    ``groups`` holds the index of each sample's group in 0 … n_groups−1, or −1 for none, (n,). Row g
+    is group g: its size ``n``, the count ``null_logits``, ``accuracy``, and the mean of every other
+    column. The mean cosine distance (equation 8) leaves null logits out and is NaN if a group has
+    no others; all means of an empty group are NaN.
     """
     codes = _codes(groups, len(samples), n_groups)
     member = codes >= 0
@@ -123,17 +105,8 @@ def boundary_histograms(
 ) -> NDArray[np.int64]:
     """Histogram of each group's distances to the decision boundary, ``bins`` equal bins of 0 … 1.
 
-    Parameters
-    ----------
-    true_probability
-        Shape (n,): softmax probability of the true class, as in :func:`per_sample` (Figure 6b).
-    groups, n_groups
-        As in :func:`by_group`.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (n_groups, bins); each row sums to the size of its group.
+    The distance is the softmax probability of the true class, (n,), as in :func:`per_sample`
+    (Figure 6b); for the groups see :func:`by_group`. Each row sums to the size of its group.
 
     Examples
     --------

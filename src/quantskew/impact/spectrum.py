@@ -129,12 +129,8 @@ def eigenvalue_error(curvatures: Tensor) -> float:
     """Standard error of λmax over the draw of the group's n samples.
 
     To first order λ changes with the samples like the mean of their curvatures along its
-    eigenvector (the infinitesimal jackknife), so no eigenproblem of a resample has to be solved.
-
-    Parameters
-    ----------
-    curvatures
-        Shape (n,): curvature of each sample's loss along the eigenvector. One sample yields NaN.
+    eigenvector, (n,) (the infinitesimal jackknife), so no eigenproblem of a resample has to be
+    solved. One sample yields NaN.
 
     Examples
     --------
@@ -161,18 +157,14 @@ def trace(
 
     Parameters
     ----------
-    product
-        As in :func:`largest_eigenvalue`.
-    spectrum
-        From :func:`largest_eigenvalue` of the same operator.
+    product, spectrum
+        As in :func:`largest_eigenvalue`, and what it returned.
     size
         P, the length of a vector, if it differs from that of a row of the basis.
     image_of
         Maps a vector to its image.
     probes
         Number of random sign vectors, at least 1; each costs one product.
-    seed
-        Seed of the probes.
 
     Returns
     -------

@@ -20,11 +20,6 @@ Network = Mapping[str, torch.Tensor]
 def compare(original: Network, dequantized: Network) -> pd.DataFrame:
     """Measure how much the weights of each layer change, and how many become zero.
 
-    Parameters
-    ----------
-    original, dequantized
-        The same layers with the same shapes, in floating point.
-
     Returns
     -------
     pandas.DataFrame
@@ -88,14 +83,10 @@ def compare(original: Network, dequantized: Network) -> pd.DataFrame:
 
 
 def histogram(original: Network, network: Network, bins: int) -> pd.DataFrame:
-    """Histogram of all weights of a network, over the range of the original weights.
+    """Return ``low``, ``high`` and ``count`` of bins over the range of the original weights.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``low``, ``high`` and ``count`` of each bin. Weights beyond the range, which rounding may
-        exceed by half a step, count in the outermost bin, so that the counts sum to the number of
-        weights.
+    Weights beyond it, which rounding may exceed by half a step, count in the outermost bin, so that
+    the counts sum to the number of weights.
     """
     before, after = (
         np.concatenate([_values(layer, weights) for layer, weights in each.items()])

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from quantskew.errors import UserError
 from quantskew.quantization.affine import Scheme, scale_and_zero_point
 from quantskew.quantization.ranges import ActivationRange, InputMinMax
 from quantskew.sections import Choice, Width
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BINS = 2048
-
-
-class QuantizationError(UserError, ValueError):
-    """A network that cannot be quantized in this way, and where."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +50,12 @@ class Activations(Choice):
     def quantize(
         self, network: nn.Module, images: Tensor | None = None, groups: Tensor | None = None
     ) -> dict[str, Any] | None:
-        """Quantize the inputs of all quantizable layers of a network, in place.
+        """Quantize the inputs of all quantizable layers of a network in evaluation mode, in place.
 
-        Parameters
-        ----------
-        network
-            In evaluation mode.
-        images, groups
-            Calibration images and the group of each as a code from 0 on, (N,), for a kind with
-            ``needs_images``.
-
-        Returns
-        -------
-        dict or None
-            Plain values for :func:`quantskew.quantization.input_quantizers.restore`: mode, bits,
-            scheme, and ``[scale, zero point]`` a layer (``None``: that of each image); ``None``
-            where nothing is quantized.
+        A kind with ``needs_images`` takes calibration images and the group of each as a code from
+        0 on, (N,). Returns plain values for
+        :func:`quantskew.quantization.input_quantizers.restore`: mode, bits, scheme, and ``[scale,
+        zero point]`` a layer (``None``: that of each image); ``None`` where nothing is quantized.
         """
 
     def check_learnable(self) -> None:
@@ -182,7 +167,7 @@ def observe(
     """
     import torch
 
-    from quantskew.quantization.layers import dry_run, quantizable, watching
+    from quantskew.quantization.layers import LayerError, dry_run, quantizable, watching
 
     layers = quantizable(network)
     groups = torch.zeros(len(images), dtype=torch.long) if groups is None else groups
@@ -203,7 +188,7 @@ def observe(
         table = counts.setdefault(name, torch.zeros(int(groups.max()) + 1, BINS))
         rows, odd = divmod(len(given[0]), len(codes))
         if odd or not rows:
-            raise QuantizationError(
+            raise LayerError(
                 f"layer {name!r} gets {len(given[0])} rows of {len(codes)} images, so no row is of "
                 "one image; give activations: dynamic, or none"
             )

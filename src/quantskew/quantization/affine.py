@@ -67,19 +67,8 @@ def scale_and_zero_point(
     degenerate asymmetric range (``maximum == minimum``) needs no special case: its one value is an
     exact multiple of the scale, all codes are 0, and the tensor comes back unchanged.
 
-    Parameters
-    ----------
-    minimum, maximum
-        Ends of the range, of equal shape, finite, ``minimum <= maximum``.
-    bits
-        Width of the codes, 2 to 8.
-    scheme
-        See the table of the module.
-
-    Returns
-    -------
-    scale, zero_point
-        float32 above zero, and int32, of the shape of the ends.
+    The ends are of equal shape and finite, ``minimum <= maximum``. The scale is float32 and above
+    zero, the zero point int32, both of that shape.
     """
     low, high = code_range(bits, scheme)
     minimum, maximum = minimum.float(), maximum.float()

@@ -19,21 +19,9 @@ class CalibrationChoice(Choice):
     """How calibration images are chosen (``calibration.choice``)."""
 
     def choose(self, groups: Tensor, *, samples: int, seed: int) -> Tensor:
-        """Choose calibration images.
+        """Return the indices of ``samples`` images, or of all if there are fewer, in rising order.
 
-        Parameters
-        ----------
-        groups
-            Group of each image as a code from 0 on, (N,); a code below 0 belongs to no group.
-        samples
-            How many to choose; all if there are fewer.
-        seed
-            Of the draw.
-
-        Returns
-        -------
-        Tensor
-            Indices in rising order, each once.
+        ``groups`` holds the group of each image as a code from 0 on, (N,); below 0 is no group.
         """
         import torch
 

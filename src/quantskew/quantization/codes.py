@@ -17,21 +17,11 @@ Widths = int | tuple[int, ...]  # of a whole weight, or of each of its output ch
 class QuantizedWeight:
     """The weight of one layer as codes on a grid; see :mod:`quantskew.quantization.affine`.
 
-    Attributes
-    ----------
-    codes
-        int16, of the shape of the weight.
-    scale, zero_point
-        float32 and int32, broadcasting against the codes.
-    bits
-        Width of a code; a tuple gives every output channel its own, 32 keeping the channel as it
-        was.
-    scheme
-        Which codes are legal.
-    offset
-        float32, added to all weights of an output channel, or nothing.
-    kept
-        float32, the channels that are kept, in their order; their codes are 0.
+    The codes are int16, of the shape of the weight; scale and zero point, float32 and int32,
+    broadcast against them. ``bits`` is the width of a code; a tuple gives every output channel its
+    own, 32 keeping the channel as it was. An ``offset``, float32, is added to all weights of an
+    output channel. ``kept`` are the channels that are kept, float32, in their order; their codes
+    are 0.
     """
 
     codes: Tensor

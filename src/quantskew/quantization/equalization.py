@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from quantskew.quantization.layers import Uses, alone, dry_run, watching
+from quantskew.quantization.layers import alone, runs
 from quantskew.quantization.selfcheck import rewrite
 
 _COMMUTING = (nn.ReLU, nn.MaxPool2d)
@@ -24,18 +24,8 @@ def equalize(network: nn.Module, example: Tensor) -> list[list[str]]:
     where nothing else reads the tensors on the way. ReLU6, SiLU and GELU do not commute: networks
     built on them (MobileNetV2, EfficientNet, ViT) have few pairs or none.
 
-    Parameters
-    ----------
-    network
-        Batch norms folded, in evaluation mode.
-    example
-        An input batch.
-
-    Returns
-    -------
-    list
-        The pairs of names that were equalized. A pair after which the network would give other
-        logits is left as it is.
+    The network is in evaluation mode with its batch norms folded. Returns the names of the pairs
+    that were equalized; one after which the network would give other logits is left as it is.
     """
     scaled, pairs = rewrite(network, _pairs(network, example), _equalize_all, example)
     network.load_state_dict(scaled.state_dict())
@@ -78,31 +68,18 @@ class _Way(NamedTuple):
 
 
 def _pairs(network: nn.Module, example: Tensor) -> list[list[str]]:
+    every, uses = runs(network, example, (nn.Conv2d, nn.Linear, *_COMMUTING))
+    calls = Counter(run.name for run in every)
     ways: dict[int, _Way] = {}
     found: list[tuple[_Way, str]] = []
-    kept: list[Tensor] = []  # a tensor that lives keeps its id to itself
-    calls: Counter[str] = Counter()
-    uses = Uses()
-
-    def note(name: str, module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        source = ways.get(id(given[0]))
-        if output is not given[0]:
-            uses.count[id(output)] = 0  # of a tensor that had this id before
-            kept.append(output)
-        if isinstance(module, _COMMUTING):
-            if source is not None:
-                tensors = source.tensors | {id(output)}
-                ways[id(output)] = _Way(source.layer, tensors, source.steps + 1)
-            return
-        calls[name] += 1
-        if source is not None and _groups(module) in (1, _outputs(module)):
-            found.append((source, name))
-        ways[id(output)] = _Way(name, frozenset([id(output)]), 0)
-
-    layers = (nn.Conv2d, nn.Linear, *_COMMUTING)
-    watched = {name: m for name, m in network.named_modules() if isinstance(m, layers)}
-    with watching(watched, note), uses:
-        dry_run(network, example)
+    for run in every:
+        source, output = ways.get(id(run.given)), id(run.output)
+        if not isinstance(run.module, _COMMUTING):
+            if source is not None and _groups(run.module) in (1, _outputs(run.module)):
+                found.append((source, run.name))
+            ways[output] = _Way(run.name, frozenset([output]), 0)
+        elif source is not None:
+            ways[output] = _Way(source.layer, source.tensors | {output}, source.steps + 1)
     own = alone(network)
     return [
         [way.layer, second]
@@ -110,7 +87,7 @@ def _pairs(network: nn.Module, example: Tensor) -> list[list[str]]:
         if calls[way.layer] == calls[second] == 1
         and {way.layer, second} <= own
         # the modules on the way and the second layer, and nothing else
-        and sum(uses.count[tensor] for tensor in way.tensors) == way.steps + 1
+        and sum(uses[tensor] for tensor in way.tensors) == way.steps + 1
         and isinstance(network.get_submodule(way.layer), nn.Conv2d)
         == isinstance(network.get_submodule(second), nn.Conv2d)
     ]

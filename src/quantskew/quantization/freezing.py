@@ -13,18 +13,8 @@ class Freezer(nn.Module):
     the moving average of these events passes the threshold, the weight stays at the code that the
     moving average of its codes rounds to, for the rest of the training.
 
-    Parameters
-    ----------
-    network
-        From :func:`quantskew.quantization.qat.prepare`.
-    momentum
-        Share of the newest step in both averages; the paper uses 0.001 to 0.01.
-
-    Attributes
-    ----------
-    states
-        What is remembered of each weight, in the order of the layers; ``frozen_at`` is the code of
-        a weight that is frozen, else NaN.
+    ``momentum`` is the share of the newest step in both averages; the paper uses 0.001 to 0.01. In
+    ``states``, one a layer, ``frozen_at`` is the code of a weight that is frozen, else NaN.
     """
 
     def __init__(self, network: Prepared, *, momentum: float = 0.001) -> None:
@@ -36,13 +26,7 @@ class Freezer(nn.Module):
 
     @torch.no_grad()
     def step(self, threshold: float) -> None:
-        """Note which codes flipped, freeze above the threshold, keep the frozen where they are.
-
-        Parameters
-        ----------
-        threshold
-            Frequency of oscillation, e.g. falling from 0.1 to 0.01 along a cosine.
-        """
+        """Note which codes flipped, freeze above this frequency, keep the frozen where they are."""
         for state, codes, (weight, quantizer) in zip(
             self.states, self._codes(), self._pairs, strict=True
         ):

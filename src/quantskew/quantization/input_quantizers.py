@@ -6,26 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantskew.quantization.affine import (
-    Scheme,
-    code_range,
-    fake_quantize,
-    scale_and_zero_point,
-)
+from quantskew.quantization.affine import Scheme, code_range, fake_quantize, scale_and_zero_point
 
 
 class ActivationQuantizer:
     """A forward pre-hook that fake-quantizes the first input of a layer.
 
-    The gradient is passed straight through where a value moves by a step at most, and is 0 where it
-    is clipped by more.
-
-    Parameters
-    ----------
-    bits, scheme
-        The codes.
-    scale, zero_point
-        The grid, or ``None``: each sample gets the grid of its own minimum and maximum.
+    Without a scale each sample gets the grid of its own minimum and maximum. The gradient is passed
+    straight through where a value moves by a step at most, and is 0 where it is clipped by more.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,14 +36,9 @@ class LayerError(UserError, ValueError):
 def plain(network: nn.Module, example: Tensor) -> nn.Module:
     """Return a copy of a network in evaluation mode whose weights are parameters, and no more.
 
-    Parameters
-    ----------
-    network
-        Not changed. Parametrizations, the older hooks ``weight_norm`` and ``spectral_norm``,
-        pruning masks, and what a layer of one's own does to its weight (as weight standardization)
-        are baked into the weights of the copy (:func:`bake`).
-    example
-        An input batch, on which the copy is compared with the network.
+    Parametrizations, the older hooks ``weight_norm`` and ``spectral_norm``, pruning masks, and what
+    a layer of one's own does to its weight (as weight standardization) are baked into the weights
+    of the copy (:func:`bake`), which is compared with the network on ``example``, an input batch.
 
     Raises
     ------
@@ -63,15 +58,8 @@ def plain(network: nn.Module, example: Tensor) -> nn.Module:
 def bake(network: nn.Module) -> list[str]:
     """Replace tensors that are computed anew at each run by their values, in place.
 
-    Parameters
-    ----------
-    network
-        In evaluation mode, in which a spectral norm stays as it is.
-
-    Returns
-    -------
-    list
-        Names of the tensors, such as ``conv1.weight``.
+    The network is in evaluation mode, in which a spectral norm stays as it is. Returns the names of
+    the tensors, such as ``conv1.weight``.
     """
     baked: list[str] = []
     for name, module in list(network.named_modules()):
@@ -130,15 +118,11 @@ def _computing(network: nn.Module) -> dict[str, Layer]:
 
 @torch.no_grad()
 def computed(layer: Layer) -> Layer | None:
-    """Return a plain layer that does what one does which computes its weight anew at each run.
+    """Return a plain layer that does the same as one that computes its weight anew at each run.
 
     ``None`` where there is none: the weight depends on the input, or the layer does more than
-    convolve or multiply with it.
-
-    Notes
-    -----
-    The layer runs on two random inputs of different size, and what it gives to torch's own
-    operator is taken over; the plain layer must then give the same outputs.
+    convolve or multiply with it. The layer runs on two random inputs of different size, and what it
+    gives to torch's own operator is taken over; the plain layer must then give the same outputs.
     """
     trial = copy.deepcopy(layer).cpu().eval()
     given = _Given()
@@ -239,12 +223,8 @@ def computes_with_weight(layer: Layer) -> bool:
     """Whether the output of a layer is linear in its weight: whether codes for it have effect.
 
     It is in torch's own layers and in those that only pad or scale. It is not where a subclass
-    standardizes or binarizes its weight in a forward pass of its own.
-
-    Notes
-    -----
-    A foreign forward pass is tried: ``f(w + v) + f(0) = f(w) + f(v)`` for random w and v, and f is
-    not constant.
+    standardizes or binarizes its weight in a forward pass of its own, which is tried:
+    ``f(w + v) + f(0) = f(w) + f(v)`` for random w and v, and f is not constant.
     """
     kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
     if all(getattr(type(layer), name) is getattr(kind, name) for name in _METHODS[kind]):
@@ -382,14 +362,7 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> tuple[nn.Module, lis
     In evaluation mode a batch norm is an affine map a channel, so a convolution with scaled
     filters and a bias gives the same output. A pair is folded where the input of the batch norm
     *is* the output of the convolution, that output is used and changed by nothing else, each runs
-    once, neither shares a parameter, and the network answers as before.
-
-    Parameters
-    ----------
-    network
-        Not changed.
-    example
-        An input batch.
+    once, neither shares a parameter, and the network answers the ``example`` as before.
 
     Returns
     -------
@@ -454,35 +427,59 @@ def alone(network: nn.Module) -> set[str]:
     }
 
 
-def _pairs(network: nn.Module, example: Tensor) -> list[list[str]]:
-    made: dict[int, tuple[str, int]] = {}
-    kept: list[Tensor] = []  # a tensor that lives keeps its id to itself
-    candidates: list[tuple[str, str, int, bool]] = []
-    calls: Counter[str] = Counter()
+class Run(NamedTuple):
+    """One run of a module: what it got and gave, and how often each had been written in place."""
+
+    name: str
+    module: nn.Module
+    given: Tensor
+    given_version: int
+    output: Tensor
+    output_version: int
+
+
+def runs(
+    network: nn.Module, example: Tensor, kinds: tuple[type[nn.Module], ...]
+) -> tuple[list[Run], Counter[int]]:
+    """Return the runs of the modules of some kinds in order, and how often each tensor is used.
+
+    Tensors are counted by their id, which those in the runs keep to themselves.
+    """
+    found: list[Run] = []
+    uses = Uses()
 
     def note(name: str, module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        calls[name] += 1
-        if isinstance(module, nn.Conv2d):
-            made[id(output)] = name, output._version
+        x = given[0] if given else output  # given by keyword, it is not known
+        if output is not x:
             uses.count[id(output)] = 0  # of a tensor that had this id before
-            kept.append(output)
-        elif id(given[0]) in made and module.running_mean is not None:
-            convolution, version = made[id(given[0])]
-            candidates.append((convolution, name, id(given[0]), given[0]._version == version))
+        found.append(Run(name, module, x, x._version, output, output._version))
 
-    watched = {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d | _BatchNorm)}
-    uses = Uses()
-    with watching(watched, note), uses:
+    with watching({n: m for n, m in network.named_modules() if isinstance(m, kinds)}, note), uses:
         dry_run(network, example)
+    return found, uses.count
+
+
+def _pairs(network: nn.Module, example: Tensor) -> list[list[str]]:
+    every, uses = runs(network, example, (nn.Conv2d, _BatchNorm))
+    calls = Counter(run.name for run in every)
+    made: dict[int, Run] = {}
+    candidates: list[tuple[Run, Run]] = []
+    for run in every:
+        if isinstance(run.module, nn.Conv2d):
+            made[id(run.output)] = run
+        elif id(run.given) in made and run.module.running_mean is not None:
+            candidates.append((made[id(run.given)], run))
     own, layers = alone(network), quantizable(network)
     pairs = []
-    for convolution, norm, tensor, unchanged in candidates:
+    for before, after in candidates:
+        convolution, norm = before.name, after.name
+        unchanged = after.given_version == before.output_version
         reasons = {
             f"{convolution} shares its weight with another layer": {convolution, norm} <= own,
             f"the output of {convolution} is changed in place before it": unchanged,
             f"{convolution} does not compute with its weight as it is": convolution in layers,
             f"it or {convolution} runs more than once, or something else takes the output of "
-            f"{convolution}": calls[convolution] == calls[norm] == uses.count[tensor] == 1,
+            f"{convolution}": calls[convolution] == calls[norm] == uses[id(after.given)] == 1,
         }
         if all(reasons.values()):
             pairs.append([convolution, norm])

@@ -89,10 +89,7 @@ def learned_grids(network: nn.Module) -> dict[str, LearnedGrid]:
 def take_learned_grids(network: nn.Module) -> dict[str, Any] | None:
     """Remove the learned grids, in place, and describe them for ``input_quantizers.restore``.
 
-    Returns
-    -------
-    dict or None
-        ``None`` where activations are in floating point.
+    Returns ``None`` where there are none.
     """
     grids = learned_grids(network)
     if not grids:

@@ -2,16 +2,17 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 
-from quantskew.quantization.layers import Layer
-from quantskew.quantization.ptq import quantize_weight
-from quantskew.quantization.weights import IntegerWeights
+from quantskew.quantization.sensitivity import rounded
+
+if TYPE_CHECKING:
+    from quantskew.quantization.policies import Allocation
 
 
 class _Rounded(torch.autograd.Function):
@@ -47,37 +48,11 @@ class _LearnedWidth(nn.Module):
         return chosen
 
 
-def learn_widths(
-    network: nn.Module,
-    layers: Sequence[str],
-    images: Tensor,
-    labels: Tensor,
-    *,
-    choices: Sequence[int],
-    capacity: int,
-    weights: IntegerWeights,
-    steps: int = 100,
-    seed: int = 0,
-) -> Tensor:
+def learn_widths(problem: "Allocation", *, choices: Sequence[int], steps: int = 100) -> Tensor:
     """Learn how wide each layer should be; weights stay as they are.
 
     Adam trains one logit a layer, on batches of 64, for cross-entropy plus 10 times the
     share by which the expected size exceeds the capacity.
-
-    Parameters
-    ----------
-    network
-        In evaluation mode; not changed.
-    layers
-        Names of those whose width is free.
-    images, labels
-        Calibration set.
-    choices
-        Legal widths.
-    capacity
-        Most bits of these layers in all.
-    weights
-        How a weight is rounded at a width.
 
     Returns
     -------
@@ -85,22 +60,17 @@ def learn_widths(
         Learned place of each layer among the sorted choices, (layers,), a real number; see
         :func:`~quantskew.quantization.widths.fit_to_size`.
     """
-    network = copy.deepcopy(network).requires_grad_(False)
+    network, images = copy.deepcopy(problem.network).requires_grad_(False), problem.images
     choices = sorted(choices)
-    learned, sizes = [], []
-    for name in layers:
-        layer: Layer = network.get_submodule(name)  # type: ignore[assignment]
-        versions = [
-            quantize_weight(layer.weight, bits=b, weights=weights).dequantize() for b in choices
-        ]
-        learned.append(_LearnedWidth(versions))
-        sizes.append(layer.weight.numel())
-        parametrize.register_parametrization(layer, "weight", learned[-1])
+    learned = []
+    for name, layer in problem.layers.items():
+        learned.append(_LearnedWidth([rounded(layer, b, problem.weights) for b in choices]))
+        parametrize.register_parametrization(network.get_submodule(name), "weight", learned[-1])
     optimizer = torch.optim.Adam([width.logit for width in learned], 0.1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(problem.seed)
     places = torch.arange(len(choices) - 1, device=images.device)
     steps_between = torch.tensor(choices, device=images.device).diff().float()
-    shares = torch.tensor(sizes, device=images.device) / capacity
+    shares = torch.tensor(problem.sizes, device=images.device) / problem.capacity
     for _ in range(steps):
         picked = torch.randint(len(images), (64,), generator=generator)
         positions = torch.stack([width.position() for width in learned])
@@ -108,7 +78,7 @@ def learn_widths(
         filled = (positions[:, None] - places).clamp(0, 1)
         bits = choices[0] + (filled * steps_between).sum(1)
         excess = bits @ shares - 1
-        loss = cross_entropy(network(images[picked]), labels[picked]) + 10 * excess.relu()
+        loss = cross_entropy(network(images[picked]), problem.labels[picked]) + 10 * excess.relu()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -64,23 +64,11 @@ def _mapped(network: Any, _given: tuple[Tensor, ...], logits: Tensor) -> Tensor:
 def correct(
     network: nn.Module, correction: Correction, example: Tensor, *, coded: Container[str]
 ) -> str:
-    """Correct the logits of a network, in place.
+    """Correct the logits of a network in evaluation mode, in place.
 
-    Parameters
-    ----------
-    network
-        In evaluation mode, on the CPU.
-    correction
-        One bias a class.
-    example
-        An input batch, on which the network is compared with its corrected logits.
-    coded
-        Names of the parameters that have codes, which stay as they are.
-
-    Returns
-    -------
-    str
-        Name of the layer that holds the correction.
+    The network is compared with its corrected logits on ``example``, an input batch. Parameters
+    whose names are ``coded`` have codes and stay as they are. Returns the name of the layer that
+    holds the correction.
     """
     wanted = _Corrected(network, correction)
     last = _last(network, example, coded)

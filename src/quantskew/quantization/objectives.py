@@ -26,17 +26,8 @@ class Objective(Choice):
     def program(self, costs: np.ndarray) -> tuple[np.ndarray, list[LinearConstraint]]:
         """Return what an integer program minimises, and the constraints that this takes.
 
-        Parameters
-        ----------
-        costs
-            Of each 0/1 variable for each group, (variables, groups).
-
-        Returns
-        -------
-        coefficients
-            Of the variables and of one more that is free, (variables + 1,).
-        constraints
-            :class:`scipy.optimize.LinearConstraint` on the same variables.
+        ``costs`` are those of each 0/1 variable for each group, (variables, groups). The
+        coefficients and constraints are on the variables and one more that is free.
         """
 
 

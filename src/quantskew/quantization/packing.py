@@ -23,6 +23,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,12 +93,7 @@ class Share(NamedTuple):
 def quantized_share(network: nn.Module, codes: Mapping[str, QuantizedWeight]) -> Share:
     """Return which share of the numbers in a network has codes, or is in half precision.
 
-    Parameters
-    ----------
-    network
-        A parameter that layers share counts once.
-    codes
-        By the name of the parameter; channels that are kept in floating point do not count.
+    A parameter that layers share counts once, and channels kept in floating point do not count.
     """
     coded = {
         id(network.get_parameter(name)): weight.codes.numel()
@@ -142,7 +138,7 @@ def _facts(quantized: Quantized) -> dict[str, Any]:
     return facts | {"share": quantized_share(network, quantized.codes())._asdict()}
 
 
-def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | None = None) -> None:
+def save(path: str | Path, quantized: Quantized) -> None:
     """Write a quantized network as one safetensors file, whole or not at all.
 
     Parameters
@@ -152,8 +148,6 @@ def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | N
     quantized
         From :func:`~quantskew.quantization.ptq.quantize_network` or
         :func:`~quantskew.quantization.qat.convert`.
-    metadata
-        Further JSON values to keep beside the notes.
 
     Raises
     ------
@@ -176,7 +170,6 @@ def save(path: str | Path, quantized: Quantized, metadata: Mapping[str, Any] | N
     content: dict[str, Any] = {
         "parameters": parameters,
         "notes": {**quantized.notes, **_facts(quantized)},
-        "metadata": dict(metadata or {}),
     }
     content["checksum"] = _checksum(content, tensors)
     with replacing(path) as temporary:
@@ -219,8 +212,8 @@ def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor
         Name of each quantized layer → its weight.
     tensors
         All other tensors of the network by their names, the quantized ones dequantized.
-    content
-        ``notes`` and ``metadata`` as they were saved.
+    notes
+        As they were saved.
 
     Raises
     ------
@@ -236,7 +229,7 @@ def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor
             weights[name.removesuffix(".weight")] = made
         else:
             tensors[name] = made.dequantize()
-    return weights, tensors, {key: content[key] for key in ("notes", "metadata")}
+    return weights, tensors, content["notes"]
 
 
 def load(path: str | Path, network: nn.Module) -> nn.Module:
@@ -261,8 +254,7 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
     ModelError
         When the code of the network has changed since.
     """
-    weights, tensors, content = read(path)
-    notes = content["notes"]
+    weights, tensors, notes = read(path)
     models.expect_code(network, notes.get("code"), path)
     network.eval()
     behind = [tensors.pop(name) for name in BUFFERS if name in tensors]
@@ -309,21 +301,19 @@ def _is_packed(path: Path) -> bool:
 def in_half(network: nn.Module, precision: str) -> nn.Module:
     """Make a network compute in ``float16`` or ``bfloat16``, in place; logits stay float32."""
     network.to(_HALVES[precision])
-    network.register_forward_pre_hook(_Cast(_HALVES[precision]))
+    network.register_forward_pre_hook(partial(_cast, dtype=_HALVES[precision]))
     network.register_forward_hook(_logits_in_float32)
     return network
 
 
+def _cast(
+    _module: nn.Module, given: tuple[Tensor, ...], *, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    return tuple(tensor.to(dtype) for tensor in given)
+
+
 def _logits_in_float32(_module: nn.Module, _given: tuple[Tensor, ...], logits: Tensor) -> Tensor:
     return logits.float()
-
-
-class _Cast:
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-    def __call__(self, _module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(tensor.to(self.dtype) for tensor in given)
 
 
 def _narrowest(values: Tensor) -> Tensor:
@@ -335,7 +325,7 @@ def _narrowest(values: Tensor) -> Tensor:
 
 def _checksum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    parts = {key: content[key] for key in ("parameters", "notes", "metadata")}
+    parts = {key: content[key] for key in ("parameters", "notes")}
     digest.update(json.dumps(parts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

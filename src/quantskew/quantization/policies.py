@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 from typing_extensions import override
@@ -38,24 +37,13 @@ Choices = Annotated[tuple[Width, ...], Field(min_length=2)]
 CHOICES = (2, 4, 8)
 
 
-@dataclass(frozen=True)
-class Allocation:
+class Allocation(NamedTuple):
     """What a policy works on.
 
-    Attributes
-    ----------
-    network
-        In evaluation mode, a copy that may be changed.
-    layers
-        Those whose width is free, by name; one at least.
-    images, labels, groups
-        Calibration set, (N, …), (N,), (N,): input, class, and group as a code from 0 on.
-    bits
-        The uniform width, which sets the size.
-    weights
-        How weights are rounded at a width.
-    seed
-        Of what is drawn at random.
+    The network is a copy in evaluation mode, which may be changed, and ``layers`` are those whose
+    width is free, by name, one at least. ``images``, ``labels`` and ``groups`` are the calibration
+    set, (N, …), (N,), (N,): input, class, and group as a code from 0 on. The uniform width ``bits``
+    sets the size, ``weights`` how weights are rounded at a width.
     """
 
     network: nn.Module
@@ -76,11 +64,6 @@ class Allocation:
     def capacity(self) -> int:
         """Bits that the layers may have in all."""
         return self.bits * sum(self.sizes)
-
-    @property
-    def data(self) -> tuple[nn.Module, Mapping[str, Layer], Tensor, Tensor, Tensor]:
-        """The arguments that all measures of sensitivity begin with."""
-        return self.network, self.layers, self.images, self.labels, self.groups
 
 
 class Policy(Choice):
@@ -136,10 +119,7 @@ class Hawq(_OfCosts, kind="hawq"):
     def costs(self, problem: Allocation) -> Tensor:
         from quantskew.quantization import sensitivity
 
-        return sensitivity.hawq(
-            *problem.data, choices=self.choices, weights=problem.weights,
-            probes=self.probes, seed=problem.seed,
-        )  # fmt: skip
+        return sensitivity.hawq(problem, choices=self.choices, probes=self.probes)
 
 
 class Measured(_OfCosts, kind="measured"):
@@ -149,7 +129,7 @@ class Measured(_OfCosts, kind="measured"):
     def costs(self, problem: Allocation) -> Tensor:
         from quantskew.quantization import sensitivity
 
-        return sensitivity.measured(*problem.data, choices=self.choices, weights=problem.weights)
+        return sensitivity.measured(problem, choices=self.choices)
 
 
 class Learned(Policy, kind="learned"):
@@ -163,11 +143,7 @@ class Learned(Policy, kind="learned"):
     def allocate(self, problem: Allocation) -> Sequence[Widths]:
         from quantskew.quantization.learned_widths import learn_widths
 
-        scores = learn_widths(
-            problem.network, list(problem.layers), problem.images, problem.labels,
-            choices=self.choices, capacity=problem.capacity, weights=problem.weights,
-            seed=problem.seed,
-        )  # fmt: skip
+        scores = learn_widths(problem, choices=self.choices)
         places = scores.round().int()
         return fit_to_size(places, scores, problem.sizes, self.choices, problem.capacity)
 
@@ -360,7 +336,7 @@ class ByImportance(Policy, kind="importance"):
     def allocate(self, problem: Allocation) -> Sequence[Widths]:
         from quantskew.quantization import sensitivity
 
-        table = sensitivity.importance(*problem.data, kind=self.importance, unit=self.unit)
+        table = sensitivity.importance(problem, kind=self.importance, unit=self.unit)
         return self.unit.allocate(problem, self.reduce(table))
 
 
@@ -388,15 +364,12 @@ def allocate_bits(
     example
         An input batch, for the order in which the layers run.
     images, labels, groups, bits, weights, seed
-        See :class:`Allocation`; ``weights`` also says which layers are exempt.
-    policy
-        How the bits are shared.
+        See :class:`Allocation`.
 
     Returns
     -------
     dict
-        Name of each quantizable layer → bits, or the bits of each output channel, for
-        ``quantize_network``, and where they are of layers for ``prepare``.
+        Name of each quantizable layer → bits, or the bits of each output channel.
     """
     from quantskew.quantization.layers import fold_batch_norm, quantizable
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from quantskew.quantization.packing import Quantized
     from quantskew.training.losses import Floats
 
+    Fitted = tuple[Correction, Mapping[str, Any]]
+
 Aim = Literal["balanced", "worst_group"]
 Looked = Literal["nothing", "images", "labels"]
 STATIONARY = 1e-2
@@ -46,18 +48,10 @@ TAUS = np.linspace(0, 2, 41)
 class PostMaterial(NamedTuple):
     """What a correction may look at beside the quantized network.
 
-    Attributes
-    ----------
-    example
-        An input batch.
-    reference
-        The network before it was quantized, not changed.
-    seen
-        Calibration images, where a part of the method looks at any.
-    held_out
-        Whether the network was not trained on them.
-    frequencies
-        Samples of each class in an epoch of the training, (C,), where they are known.
+    ``reference`` is the network before it was quantized, not changed, ``seen`` the calibration
+    images, where a part of the method looks at any, and ``held_out`` whether the network was not
+    trained on them. ``frequencies`` counts the samples of each class in an epoch of the training,
+    (C,), where they are known.
     """
 
     example: Tensor
@@ -103,10 +97,7 @@ class Post(Choice):
     def __call__(self, quantized: Quantized, material: PostMaterial) -> dict[str, Any]:
         """Correct the network, in place; no code of it changes.
 
-        Returns
-        -------
-        dict
-            Plain values that say what was done, for the notes in the file.
+        What was done is returned as plain values, for the notes in the file.
         """
 
 
@@ -117,16 +108,13 @@ class _OfLogits(Post):
     def __call__(self, quantized: Quantized, material: PostMaterial) -> dict[str, Any]:
         from quantskew.quantization.logit_maps import correct
 
-        correction, chosen = self.correction(quantized.network, material)
-        where = correct(
-            quantized.network, correction, material.example, coded=quantized.codes().keys()
-        )
+        network, coded = quantized.network, quantized.codes().keys()
+        correction, chosen = self.correction(network, material)
+        where = correct(network, correction, material.example, coded=coded)
         return {"kind": self.kind, "in": where, "bias": correction.bias.tolist(), **chosen}
 
     @abstractmethod
-    def correction(
-        self, network: nn.Module, material: PostMaterial
-    ) -> tuple[Correction, Mapping[str, Any]]:
+    def correction(self, network: nn.Module, material: PostMaterial) -> Fitted:
         """Return the map, and what was chosen on the way."""
 
 
@@ -149,9 +137,7 @@ class LogitAdjustment(_OfLogits, kind="logit_adjustment"):
         return "labels" if isinstance(self.tau, str) else "nothing"
 
     @override
-    def correction(
-        self, network: nn.Module, material: PostMaterial
-    ) -> tuple[Correction, Mapping[str, Any]]:
+    def correction(self, network: nn.Module, material: PostMaterial) -> Fitted:
         if material.frequencies is None:
             raise MethodError(
                 "post: logit_adjustment needs the frequencies of the classes in training; give "
@@ -193,9 +179,7 @@ class ClassBiases(_OfLogits, kind="class_biases"):
         return "labels"
 
     @override
-    def correction(
-        self, network: nn.Module, material: PostMaterial
-    ) -> tuple[Correction, Mapping[str, Any]]:
+    def correction(self, network: nn.Module, material: PostMaterial) -> Fitted:
         seen = _look(network, material)
         absent = np.setdiff1d(np.arange(seen.logits.shape[1]), seen.labels[seen.groups >= 0])
         if len(absent):
@@ -217,18 +201,15 @@ class MatchReference(_OfLogits, kind="match_reference"):
     map: Literal["biases", "affine"] = "biases"
 
     @override
-    def correction(
-        self, network: nn.Module, material: PostMaterial
-    ) -> tuple[Correction, Mapping[str, Any]]:
+    def correction(self, network: nn.Module, material: PostMaterial) -> Fitted:
         import torch
 
         from quantskew import models
         from quantskew.quantization.logit_maps import Correction
 
         images = material.images().images
-        ours, theirs = (
-            models.logits(one, images).double() for one in (network, material.reference)
-        )
+        ours = models.logits(network, images).double()
+        theirs = models.logits(material.reference, images).double()
         if self.map == "biases":
             return Correction((theirs - ours).mean(0).float()), {"map": self.map}
         count, classes = ours.shape
@@ -276,18 +257,14 @@ class Temperature(_OfLogits, kind="temperature"):
         return "labels"
 
     @override
-    def correction(
-        self, network: nn.Module, material: PostMaterial
-    ) -> tuple[Correction, Mapping[str, Any]]:
+    def correction(self, network: nn.Module, material: PostMaterial) -> Fitted:
         import torch
 
         from quantskew.quantization.logit_maps import Correction
 
         temperature = best_temperature(_look(network, material))
-        correction = Correction(
-            torch.zeros(_classes(network, material)), torch.tensor([1 / temperature])
-        )
-        return correction, {"temperature": temperature}
+        bias = torch.zeros(_classes(network, material))
+        return Correction(bias, torch.tensor([1 / temperature])), {"temperature": temperature}
 
 
 class Threshold(_OfLogits, kind="threshold"):
@@ -307,9 +284,7 @@ class Threshold(_OfLogits, kind="threshold"):
         return "labels" if self.at is None else "nothing"
 
     @override
-    def correction(
-        self, network: nn.Module, material: PostMaterial
-    ) -> tuple[Correction, Mapping[str, Any]]:
+    def correction(self, network: nn.Module, material: PostMaterial) -> Fitted:
         classes = _classes(network, material)
         if classes != 2:
             raise MethodError(f"post: threshold is for two classes, and the network has {classes}")
@@ -344,12 +319,8 @@ def _look(network: nn.Module, material: PostMaterial) -> Looks:
 def best_tau(seen: Looks, prior: Floats) -> float:
     """Return the strength of :class:`LogitAdjustment` of the highest accuracy over classes.
 
-    Parameters
-    ----------
-    seen
-        Answers on images that the network was not trained on.
-    prior
-        Logarithm of the frequency of each class, (C,).
+    ``seen`` is of images that the network was not trained on; ``prior`` holds the logarithms of the
+    frequencies of the classes, (C,).
     """
     by_class = seen._replace(groups=seen.labels)
     accuracy = [

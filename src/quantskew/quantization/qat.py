@@ -242,17 +242,10 @@ def damp(network: Prepared) -> Tensor:
 
 @torch.no_grad()
 def convert(network: Prepared) -> Quantized:
-    """Turn a trained network into a plain one with the weights it computed with.
+    """Turn a trained network into a plain one with the weights that it computed with.
 
-    Parameters
-    ----------
-    network
-        From :func:`prepare`; not changed.
-
-    Returns
-    -------
-    Quantized
-        A copy in evaluation mode that gives bit by bit the logits of ``network`` in that mode.
+    The copy gives bit by bit the logits of the ``network``, as of :func:`prepare`, in evaluation
+    mode.
     """
     trained = copy.deepcopy(network).eval()
     codes = {}
@@ -264,11 +257,7 @@ def convert(network: Prepared) -> Quantized:
         weight.copy_(codes[name].dequantize())
     made = trained.network
     grids = take_learned_grids(made)
-    notes: dict[str, Any] = {
-        "format": "integer",
-        "folded": [],
-        "left_out": left_out(made, codes),
-    }
+    notes: dict[str, Any] = {"format": "integer", "folded": [], "left_out": left_out(made, codes)}
     if grids is not None:
         restore(made, grids)
         notes["activations"] = grids
@@ -276,10 +265,9 @@ def convert(network: Prepared) -> Quantized:
 
 
 def reestimate_batch_norm(network: nn.Module, images: Tensor, *, batch_size: int = 64) -> None:
-    """Take the statistics of the batch norms anew with the weights as they are, in place.
+    """Take the statistics of the batch norms anew, in place: plain means over batches of images.
 
-    While weights move and oscillate, the running statistics lag behind them, most of all at few
-    bits. Each norm gets the plain mean over the batches of some training images.
+    While weights move and oscillate, the running statistics lag behind, most of all at few bits.
     """
     mode = network.training
     # a last batch of one image may have no variance

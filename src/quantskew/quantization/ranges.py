@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 from typing_extensions import override
 
-from quantskew.quantization.affine import (
-    Scheme,
-    code_range,
-    fake_quantize,
-    scale_and_zero_point,
-)
+from quantskew.quantization.affine import Scheme, code_range, fake_quantize, scale_and_zero_point
 from quantskew.quantization.objectives import Mean, Objective
 from quantskew.sections import Choice
 
@@ -40,22 +35,10 @@ class WeightRange(Choice):
     def ends(
         self, weight: Tensor, *, bits: int, scheme: Scheme, per_channel: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return the ends of the range that a weight tensor is quantized over.
+        """Return the ends of the range that a weight, output channels first, is quantized over.
 
-        Parameters
-        ----------
-        weight
-            Output channels first.
-        bits, scheme
-            The codes, for ranges that depend on them.
-        per_channel
-            Whether each output channel has a range of its own.
-
-        Returns
-        -------
-        minimum, maximum
-            Shape ``(channels, 1, …)`` per channel, else ``(1, 1, …)``: both broadcast against
-            ``weight``. Never wider than min–max.
+        Their shape is ``(channels, 1, …)`` per channel, else ``(1, 1, …)``, and they are never
+        wider than min–max.
 
         Examples
         --------
@@ -221,14 +204,8 @@ class _InputSearch(ActivationRange):
     def cost(self, counts: Tensor, centers: Tensor, rounded: Tensor, inside: Tensor) -> Tensor:
         """Return the cost of a candidate, a scalar.
 
-        Parameters
-        ----------
-        counts
-            float64, values of each group in each bin, (groups, bins).
-        centers, rounded
-            The middle of each bin, and what the candidate's grid makes of it, (bins,).
-        inside
-            Whether the middle lies within the candidate, (bins,).
+        ``counts`` are the values of each group in each bin, float64 (groups, bins); of each bin
+        there is the center, what the candidate's grid makes of it, and whether it lies inside.
         """
 
     @override

@@ -54,17 +54,7 @@ class Rounding(Choice):
 
     @abstractmethod
     def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
-        """Choose the codes of a layer.
-
-        Parameters
-        ----------
-        layer
-            With its float weight; not changed.
-        nearest
-            The grid, and the nearest codes.
-        seen
-            What the layer does on the calibration images.
-        """
+        """Choose the codes of a layer, which has its float weight and is not changed."""
 
 
 class Nearest(Rounding, kind="nearest"):
@@ -104,13 +94,11 @@ class AdaRound(Rounding, kind="adaround"):
         optimizer = torch.optim.Adam([logits], 1e-2)
         often = max(1, self.steps // UPDATES)
         for step in range(self.steps):
-            if shares is not None and self.weighting.moves and step % often == 0:
-                up = (torch.sigmoid(logits.detach()) * _STRETCH - (_STRETCH - 1) / 2).clamp(0, 1)
-                soft = torch.clamp(floor + up, low, high) * scale
-                self.weighting.update(shares, _errors(layer, soft, inputs, targets))
-            picked = torch.randint(len(inputs), (_BATCH,), generator=generator)
             up = (torch.sigmoid(logits) * _STRETCH - (_STRETCH - 1) / 2).clamp(0, 1)
             soft = torch.clamp(floor + up, low, high) * scale
+            if shares is not None and self.weighting.moves and step % often == 0:
+                self.weighting.update(shares, _errors(layer, soft.detach(), inputs, targets))
+            picked = torch.randint(len(inputs), (_BATCH,), generator=generator)
             output = torch.func.functional_call(layer, {"weight": soft}, (inputs[picked],))
             # per output channel, as in the paper: summed over channels, averaged over the rest
             errors = (output - targets[picked]).square().flatten(1).mean(1)
@@ -209,17 +197,8 @@ def _errors(layer: Layer, weight: Tensor, inputs: Tensor, targets: Tensor) -> Te
 def second_moment(layer: Layer, inputs: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean outer product of the vectors that the rows of a weight are multiplied with.
 
-    Parameters
-    ----------
-    layer, inputs
-        A layer and what it gets, (N, …).
-    weights
-        (N,) how much each input counts, on average 1; all count alike by default.
-
-    Returns
-    -------
-    Tensor
-        float64, (groups, size, size); a linear layer has one group.
+    It is float64, (groups, size, size); a linear layer has one group. ``inputs`` is what the layer
+    gets, (N, …), and ``weights`` how much each input counts, (N,), on average 1.
     """
     from torch import nn
     from torch.nn.functional import pad, unfold

@@ -30,18 +30,9 @@ class SelfCheckError(UserError, ValueError):
 def difference(before: nn.Module, after: nn.Module, example: Tensor) -> float:
     """Return how far the logits of two networks lie apart, as a share of their spread.
 
-    Parameters
-    ----------
-    before, after
-        In evaluation mode.
-    example
-        An input batch (N, C, H, W). The networks run on it and on noise of its shape: an example
-        of zeros alone would hide what is done to a first weight.
-
-    Returns
-    -------
-    float
-        ``‖after − before‖ / ‖before − mean over classes‖``, not below 0. NaN where a logit is.
+    It is ``‖after − before‖ / ‖before − mean over classes‖``, NaN where a logit is. The networks,
+    in evaluation mode, run on the example, an input batch, and on noise of its shape: an example of
+    zeros alone would hide what is done to a first weight.
     """
     noise = torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
     images = torch.cat([example, noise])
@@ -52,19 +43,13 @@ def difference(before: nn.Module, after: nn.Module, example: Tensor) -> float:
 
 
 def same_logits(before: nn.Module, after: nn.Module, example: Tensor, *, step: str) -> None:
-    """Refuse a step after which a network gives other logits than before.
-
-    Parameters
-    ----------
-    before, after, example
-        As for :func:`difference`.
-    step
-        What was done, for the message.
+    """Refuse a step after which a network gives other logits than before; see :func:`difference`.
 
     Raises
     ------
     SelfCheckError
-        When the logits differ by more than :data:`TOLERANCE`, or are not finite.
+        When the logits differ by more than :data:`TOLERANCE`, or are not finite. It names the
+        ``step``.
     """
     change = difference(before, after, example)
     if not change <= TOLERANCE:
@@ -82,10 +67,7 @@ def rewrite(
 ) -> tuple[nn.Module, list[Pair]]:
     """Apply changes that must keep the logits, and leave out those that do not.
 
-    Returns
-    -------
-    network, changes
-        A changed copy, and the changes that were applied to it. Together they keep the logits.
+    Returns a changed copy, and the changes that were applied to it, which together keep the logits.
     """
 
     def changed(applied: Sequence[Pair]) -> nn.Module:

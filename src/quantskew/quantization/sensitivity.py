@@ -1,7 +1,8 @@
 """How much each layer matters at each width, for each group of people.
 
-All measures are tables over layers and groups, by the mean cross-entropy of a group. Images, labels
-and groups are those of a calibration set; a group code below 0 takes no part.
+All measures are tables over layers and groups, by the mean cross-entropy of a group. They take the
+network, its layers and the calibration set from an
+:class:`~quantskew.quantization.policies.Allocation`; a group code below 0 takes no part.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from quantskew.quantization.ptq import quantize_weight
 from quantskew.quantization.weights import IntegerWeights
 
 if TYPE_CHECKING:
-    from quantskew.quantization.policies import Importance, Unit
+    from quantskew.quantization.policies import Allocation, Importance, Unit
 
 _BATCH = 32
 
@@ -28,11 +29,6 @@ _BATCH = 32
 def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy, 0 of no image at all."""
     return cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))
-
-
-def _sums(losses: Tensor, groups: Tensor, count: int) -> Tensor:
-    known = groups >= 0
-    return losses.new_zeros(count).index_add(0, groups[known], losses[known])
 
 
 def _members(groups: Tensor) -> list[Tensor]:
@@ -47,36 +43,32 @@ def rounded(layer: Layer, bits: int, weights: IntegerWeights) -> Tensor:
 
 
 @torch.no_grad()
-def measured(
-    network: nn.Module,
-    layers: Mapping[str, Layer],
-    images: Tensor,
-    labels: Tensor,
-    groups: Tensor,
-    *,
-    choices: Sequence[int],
-    weights: IntegerWeights,
-) -> Tensor:
-    """Rise of each group's loss when one layer alone is quantized.
+def measured(problem: "Allocation", *, choices: Sequence[int]) -> Tensor:
+    """Return how much each group's loss rises when one layer alone is quantized.
 
     Returns
     -------
     Tensor
-        (layers, choices, groups), in the order of ``layers``; below 0 where the loss falls.
+        (layers, choices, groups), in the order of the layers; below 0 where the loss falls.
 
     Notes
     -----
     What runs before a layer does not change with it, so the layers before give again what they
     gave: that spares half of the work. Batches keep small what is remembered for it.
     """
-    versions = {name: [rounded(la, b, weights) for b in choices] for name, la in layers.items()}
+    network, layers, images, labels, groups, *_ = problem
+    versions = {
+        name: [rounded(layer, bits, problem.weights) for bits in choices]
+        for name, layer in layers.items()
+    }
     sizes = torch.tensor([len(some) for some in _members(groups)])
     total = torch.zeros(len(layers), len(choices), len(sizes))
     for some in torch.arange(len(images)).split(_BATCH):
 
         def losses(some: Tensor = some) -> Tensor:
             each = cross_entropy(network(images[some]), labels[some], reduction="none")
-            return _sums(each, groups[some], len(sizes))
+            known = groups[some] >= 0
+            return each.new_zeros(len(sizes)).index_add(0, groups[some][known], each[known])
 
         total += _rises(network, layers, versions, losses).cpu()
     return total / sizes.clamp_min(1)
@@ -122,67 +114,33 @@ def _again(given: Tensor, _input: Tensor) -> Tensor:
 
 
 @naming_operators()
-def hawq(
-    network: nn.Module,
-    layers: Mapping[str, Layer],
-    images: Tensor,
-    labels: Tensor,
-    groups: Tensor,
-    *,
-    choices: Sequence[int],
-    weights: IntegerWeights,
-    probes: int,
-    seed: int,
-) -> Tensor:
+def hawq(problem: "Allocation", *, choices: Sequence[int], probes: int) -> Tensor:
     """HAWQ-V2's second-order estimate of the same (Dong et al. 2020), group by group.
 
     ``Ω = (Tr H / n) · ‖Q(W) − W‖²``, H being the Hessian of the group's loss in the n weights of
-    the layer. A trace estimated below 0 counts as 0, since a minimum has none.
-
-    Parameters
-    ----------
-    probes
-        Random sign vectors of Hutchinson's estimate; all layers share them.
-
-    Returns
-    -------
-    Tensor
-        (layers, choices, groups).
+    the layer; (layers, choices, groups). A trace estimated below 0 counts as 0, since a minimum has
+    none. ``probes`` counts the random sign vectors of Hutchinson's estimate, which layers share.
     """
-    traces = hessian_traces(network, layers, images, labels, groups, probes=probes, seed=seed)
-    moved = torch.tensor(
+    moved = [
         [
-            [(rounded(la, b, weights) - la.weight.detach()).square().mean().item() for b in choices]
-            for la in layers.values()
+            (rounded(layer, bits, problem.weights) - layer.weight.detach()).square().mean().item()
+            for bits in choices
         ]
-    )
-    return traces.clamp_min(0)[:, None, :] * moved[:, :, None]
+        for layer in problem.layers.values()
+    ]
+    traces = hessian_traces(problem, probes=probes)
+    return traces.clamp_min(0)[:, None, :] * torch.tensor(moved)[:, :, None]
 
 
-def hessian_traces(
-    network: nn.Module,
-    layers: Mapping[str, Layer],
-    images: Tensor,
-    labels: Tensor,
-    groups: Tensor,
-    *,
-    probes: int,
-    seed: int = 0,
-) -> Tensor:
-    """Estimate the trace of each layer's block of each group's Hessian (Hutchinson).
-
-    Returns
-    -------
-    Tensor
-        (layers, groups).
-    """
-    generator = torch.Generator().manual_seed(seed)
+def hessian_traces(problem: "Allocation", *, probes: int) -> Tensor:
+    """Estimate the trace of each layer's block of each group's Hessian, (layers, groups)."""
+    generator = torch.Generator().manual_seed(problem.seed)
     # the fused attention kernels have no second derivative
-    with _gradients(layers) as parameters, sdpa_kernel(SDPBackend.MATH):
-        members = _members(groups)
+    with _gradients(problem.layers) as parameters, sdpa_kernel(SDPBackend.MATH):
+        members = _members(problem.groups)
         traces = torch.zeros(len(parameters), len(members))
         for group, some in enumerate(members):
-            loss = _mean_loss(network(images[some]), labels[some])
+            loss = _mean_loss(problem.network(problem.images[some]), problem.labels[some])
             gradients = torch.autograd.grad(loss, parameters, create_graph=True)
             for _ in range(probes):
                 signs = [
@@ -195,34 +153,15 @@ def hessian_traces(
     return traces
 
 
-def importance(
-    network: nn.Module,
-    layers: Mapping[str, Layer],
-    images: Tensor,
-    labels: Tensor,
-    groups: Tensor,
-    *,
-    kind: "Importance",
-    unit: "Unit",
-) -> Tensor:
-    """Return how important each layer, or each output channel, is to each group.
+def importance(problem: "Allocation", *, kind: "Importance", unit: "Unit") -> Tensor:
+    """Return how important each unit is to each group, (units, groups).
 
-    Parameters
-    ----------
-    kind
-        What the importance of a single weight is.
-    unit
-        What a width is chosen for.
-
-    Returns
-    -------
-    Tensor
-        (units, groups), the mean over the weights of a unit.
+    It is the mean over the weights of a layer or of an output channel, as ``unit`` says.
     """
-    with _gradients(layers) as parameters:
+    with _gradients(problem.layers) as parameters:
         columns = []
-        for some in _members(groups):
-            loss = _mean_loss(network(images[some]), labels[some])
+        for some in _members(problem.groups):
+            loss = _mean_loss(problem.network(problem.images[some]), problem.labels[some])
             gradients = torch.autograd.grad(loss, parameters)
             by_channel = [
                 kind(gradient, parameter.detach()).flatten(1).mean(1)

@@ -25,14 +25,8 @@ class Weighting(Choice):
     ) -> Shares | None:
         """Return the weights that a rounding starts with; ``None`` where all images count alike.
 
-        Parameters
-        ----------
-        groups
-            Group of each image as a code from 0 on, (N,); a code below 0 is no group.
-        count
-            Inputs that the layer got.
-        generator
-            Of a control whose groups are dealt at random.
+        ``groups`` holds the group of each image as a code from 0 on, (N,), below 0 for no group,
+        and ``count`` is the number of inputs of the layer. A control draws from the generator.
         """
         return None
 
@@ -87,13 +81,7 @@ class WorstGroup(Balanced, kind="worst_group"):
 
 
 class Shares:
-    """Weights of the groups of N images, which add up to 1.
-
-    Parameters
-    ----------
-    groups
-        Group of each, (N,); one below 0 weighs nothing.
-    """
+    """Weights of the groups of N images, which add up to 1; a group below 0 weighs nothing."""
 
     def __init__(self, groups: Tensor) -> None:
         import torch

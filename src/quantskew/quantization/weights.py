@@ -96,10 +96,14 @@ class Weights(Choice):
         widths: Mapping[str, Widths] | None,
         seed: int,
     ) -> Quantized:
-        """Quantize a network, which may be changed, after training.
+        """Quantize a network, in place; see :func:`quantskew.quantization.ptq.quantize_network`."""
 
-        Parameters and result are those of :func:`quantskew.quantization.ptq.quantize_network`.
-        """
+    def without_codes(self, network: nn.Module) -> Quantized:
+        """Return a network none of whose weights has codes."""
+        from quantskew.quantization.packing import Quantized
+
+        notes: dict[str, Any] = {"format": self.kind, "folded": [], "equalized": [], "left_out": {}}
+        return Quantized(network, {}, notes, {})
 
 
 class IntegerWeights(Weights, kind="integer"):
@@ -128,7 +132,7 @@ class IntegerWeights(Weights, kind="integer"):
     @property
     def per_channel(self) -> bool:
         """Whether each output channel has a grid of its own."""
-        return {"tensor": False, "channel": True}[self.granularity]
+        return self.granularity == "channel"
 
     @override
     def needs_calibration(self) -> bool:
@@ -163,10 +167,9 @@ class _HalfWeights(Weights):
 
     @override
     def quantize(self, network: nn.Module, example: Tensor, **given: Any) -> Quantized:
-        from quantskew.quantization.packing import Quantized, in_half
+        from quantskew.quantization.packing import in_half
 
-        notes: dict[str, Any] = {"format": self.kind, "folded": [], "equalized": [], "left_out": {}}
-        return Quantized(in_half(network, self.kind), {}, notes, {})
+        return self.without_codes(in_half(network, self.kind))
 
 
 class Float32(Weights, kind="float32"):
@@ -176,10 +179,7 @@ class Float32(Weights, kind="float32"):
 
     @override
     def quantize(self, network: nn.Module, example: Tensor, **given: Any) -> Quantized:
-        from quantskew.quantization.packing import Quantized
-
-        notes: dict[str, Any] = {"format": self.kind, "folded": [], "equalized": [], "left_out": {}}
-        return Quantized(network, {}, notes, {})
+        return self.without_codes(network)
 
 
 class Float16(_HalfWeights, kind="float16"):

@@ -37,13 +37,7 @@ def exempt(network: nn.Module, example: Tensor, weights: IntegerWeights) -> dict
 def uniform(
     network: nn.Module, example: Tensor, *, bits: int, weights: IntegerWeights
 ) -> dict[str, int]:
-    """Give every layer the same width but for the exempt ones.
-
-    Returns
-    -------
-    dict
-        Name of each quantizable layer → bits; an exemption never lowers a width.
-    """
+    """Return the width of each quantizable layer by name: ``bits``, or more of an exempt one."""
     from quantskew.quantization.layers import quantizable
 
     wider = {name: max(bits, width) for name, width in exempt(network, example, weights).items()}
@@ -60,32 +54,14 @@ def allocate(
 ) -> list[int]:
     """Choose one width a layer at the least cost within a size, by integer programming.
 
-    Parameters
-    ----------
-    costs
-        (layers, choices, groups).
-    sizes
-        Number of weights of each layer.
-    choices
-        Legal widths.
-    capacity
-        Most bits in all.
-    objective
-        What is minimised of the costs of groups, each the sum over layers.
-
-    Returns
-    -------
-    list
-        Width of each layer.
+    ``costs`` is (layers, choices, groups), ``sizes`` the number of weights of each layer, and
+    ``capacity`` the most bits that all may take; what is minimised is the ``objective`` of the
+    groups' costs, each the sum over layers.
 
     Raises
     ------
     ValueError
         When not even the smallest widths fit.
-
-    Notes
-    -----
-    The solver's tolerance is relative to the costs, so they are scaled to a largest one of 1.
     """
     layers, options, groups = costs.shape
     smallest = min(choices) * sum(sizes)
@@ -94,6 +70,7 @@ def allocate(
             f"{min(choices)} bits in every layer take {smallest} bits; there are {capacity}"
         )
     table = costs.double().numpy().reshape(layers * options, groups)
+    # the solver's tolerance is relative to the costs
     table = table / max(np.abs(table).max(), np.finfo(float).tiny)
     count = layers * options  # one 0/1 variable a layer and width, and then t
     bits = np.outer(sizes, choices).reshape(1, count)
@@ -117,12 +94,9 @@ def allocate(
 
 
 def by_quantile(importance: Tensor, choices: Sequence[int]) -> Tensor:
-    """Place layers among the sorted choices by importance: an equal share of them at each.
+    """Place layers among the sorted choices by importance, an equal share of them at each.
 
-    Returns
-    -------
-    Tensor
-        (layers,): 0 for the narrowest choice, and so on.
+    A place is 0 for the narrowest choice, and so on, (layers,).
     """
     ranks = importance.argsort(stable=True).argsort()
     return ranks * len(choices) // len(ranks)
@@ -131,24 +105,10 @@ def by_quantile(importance: Tensor, choices: Sequence[int]) -> Tensor:
 def fit_to_size(
     places: Tensor, importance: Tensor, sizes: Sequence[int], choices: Sequence[int], capacity: int
 ) -> list[int]:
-    """Turn places among the sorted choices into widths that fill a size.
+    """Turn places among the sorted choices, as :func:`by_quantile` gives, into widths of a size.
 
     The least important layers are lowered until the capacity suffices, then the most important
-    ones raised as long as it does.
-
-    Parameters
-    ----------
-    places
-        (layers,), from 0 to the number of choices less one.
-    importance
-        (layers,).
-    sizes, choices, capacity
-        As for :func:`allocate`.
-
-    Returns
-    -------
-    list
-        Width of each layer.
+    ones raised as long as it does. The arguments are those of :func:`allocate`.
     """
     choices = sorted(choices)
     picked: list[int] = places.tolist()
@@ -180,29 +140,12 @@ def fit_to_size(
 def keep_most_important(
     importance: Tensor, sizes: Sequence[int], *, share: float, width: int, bits: int
 ) -> list[int]:
-    """Widths with which the most important units stay wide, at the size of a uniform width.
+    """Return widths with which the most important units stay wide, at the size of a uniform width.
 
-    The others pay for it in equal parts: all are narrowed by as many bits, and where the size asks
-    for a part of a bit more, the least important of them by one more, down to 2. As many units are
-    kept as that allows, none at 2 bits.
-
-    Parameters
-    ----------
-    importance
-        (units,), such as channels.
-    sizes
-        Number of weights of each unit.
-    share
-        Of the units that are to be kept.
-    width
-        Of those that are kept: 2 to 8, or 32.
-    bits
-        The uniform width.
-
-    Returns
-    -------
-    list
-        Width of each unit.
+    A ``share`` of the units, such as channels, has the ``width`` 2 to 8, or 32. The others pay for
+    it in equal parts: all are narrowed by as many bits from the uniform width ``bits``, and where
+    the size asks for a part of a bit more, the least important of them by one more, down to 2. As
+    many units are kept as that allows, none at 2 bits. ``sizes`` counts the weights of each unit.
     """
     order = importance.argsort(stable=True)
     n = order.new_tensor(sizes)[order]

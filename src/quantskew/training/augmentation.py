@@ -123,26 +123,26 @@ class _Mixing(Augmentation):
     """Pairs of images are mixed; the share of each is drawn from Beta(alpha, alpha) for a batch."""
 
     mixes: ClassVar[bool] = True
+    transform: ClassVar[str]  # of torchvision.transforms.v2
+
     alpha: PositiveFloat = 1.0
+
+    @override
+    def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        from quantskew.training.transforms import v2
+
+        mix = getattr(v2, self.transform)(alpha=self.alpha, num_classes=classes)
+        images, labels = mix(images, labels)
+        return images, labels
 
 
 class Mixup(_Mixing, kind="mixup"):
     """Weighted means of two images (Zhang et al. 2018)."""
 
-    @override
-    def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        from quantskew.training.transforms import v2
-
-        images, labels = v2.MixUp(alpha=self.alpha, num_classes=classes)(images, labels)
-        return images, labels
+    transform: ClassVar[str] = "MixUp"
 
 
 class Cutmix(_Mixing, kind="cutmix"):
     """Images with a rectangle of another image pasted in (Yun et al. 2019)."""
 
-    @override
-    def change(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        from quantskew.training.transforms import v2
-
-        images, labels = v2.CutMix(alpha=self.alpha, num_classes=classes)(images, labels)
-        return images, labels
+    transform: ClassVar[str] = "CutMix"

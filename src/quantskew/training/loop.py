@@ -32,14 +32,9 @@ class DivergedError(RuntimeError):
 class History:
     """How a network answered some watched samples after each epoch, and what its training cost.
 
-    Attributes
-    ----------
-    correct, loss
-        One tensor for each epoch so far, (watched samples,), uint8 and float32.
-    images
-        Number of images that went forward and backward.
-    seconds
-        Wall time of the training, without work that an interruption lost.
+    ``correct`` and ``loss`` hold one tensor for each epoch so far, (watched samples,), uint8 and
+    float32. ``images`` counts those that went forward and backward, and ``seconds`` is the wall
+    time, without work that an interruption lost.
     """
 
     correct: list[Tensor] = field(default_factory=list)

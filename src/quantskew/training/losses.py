@@ -40,15 +40,9 @@ class Loss(Choice):
     ) -> Objective:
         """Return the loss as a module with the state that a training starts with.
 
-        Parameters
-        ----------
-        train
-            Training samples.
-        accuracy
-            (classes,), mean accuracy of each class over the training of the baseline.
-        reference
-            Network that the trained one is fine-tuned from. Its gaps in accuracy between groups
-            are not blamed on the trained network.
+        ``accuracy`` is the mean accuracy of each class over the training of the baseline,
+        (classes,). ``reference`` is the network that the trained one is fine-tuned from: its gaps
+        in accuracy between groups are not blamed on the trained network.
         """
         from quantskew.training.objective import Objective
 
@@ -62,14 +56,8 @@ class Loss(Choice):
     def of_batch(self, outputs: Tensor, targets: Tensor, batch: Tensor, state: State) -> Tensor:
         """Return the loss of a batch, a scalar; the state is updated in place.
 
-        Parameters
-        ----------
-        outputs
-            Logits, (n, classes).
-        targets
-            Labels, int64 (n,); or the share of each class, float32 (n, classes).
-        batch
-            Positions of the batch among the training samples, int64 (n,).
+        ``outputs`` are logits, (n, classes), ``targets`` labels, int64 (n,), or the share of each
+        class, float32 (n, classes), and ``batch`` the positions among the training samples, (n,).
         """
 
 

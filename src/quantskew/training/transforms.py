@@ -15,22 +15,11 @@ __all__ = ["erase", "move", "v2"]
 def move(
     images: Tensor, angles: Tensor, shifts: Tensor, scales: Tensor, mirrored: Tensor
 ) -> Tensor:
-    """Rotate, shift, scale and mirror each image about its centre.
+    """Rotate, shift, scale and mirror each image about its centre, (N, C, H, W) in floating point.
 
+    Left and right of the ``mirrored`` ones are swapped first. Angles are radians, clockwise;
+    shifts, (N, 2), are to the right and down, as shares of the sides; a scale above 1 enlarges.
     Pixels that come from outside the image take the value of its nearest edge.
-
-    Parameters
-    ----------
-    images
-        (N, C, H, W) in floating point.
-    angles
-        (N,), radians, clockwise.
-    shifts
-        (N, 2), to the right and down, as shares of the sides of the image.
-    scales
-        (N,), above 0; above 1 enlarges.
-    mirrored
-        (N,) booleans: left and right are swapped, before everything else.
     """
     height, width = images.shape[2:]
     cosine, sine = angles.cos() / scales, angles.sin() / scales
@@ -51,16 +40,9 @@ def move(
 
 
 def erase(images: Tensor, corners: Tensor, sides: Tensor) -> Tensor:
-    """Replace a square of each image by the mean of the image.
+    """Replace a square of each image, (N, C, H, W) in floating point, by the mean of the image.
 
-    Parameters
-    ----------
-    images
-        (N, C, H, W) in floating point.
-    corners
-        (N, 2), row and column of the upper left pixel of the square.
-    sides
-        (N,), pixels.
+    ``corners`` are row and column of its upper left pixel, (N, 2), and ``sides`` pixels, (N,).
     """
     inside = []
     for axis, size in enumerate(images.shape[2:]):
