@@ -8,6 +8,7 @@ from scipy.stats import mode
 from quantskew.analysis.effects import Predictions, analyze, references
 from quantskew.analysis.exemplars import exemplar_rows, exemplars
 from quantskew.analysis.frontier import frontier, judged, recommendations
+from quantskew.analysis.run import _without_basis
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Targets
 from quantskew.data.groups import Grouping
@@ -69,6 +70,25 @@ def test_numbers_of_the_frontier_are_those_of_the_levels(studied):
         assert rows.loc[method, "accuracy"] == pytest.approx(levels[method, "overall"])
     assert rows.loc["bad", "loss"] == pytest.approx(-studied[2].effects.query(
         "method == 'bad' and metric == 'accuracy'")["change"].min())  # fmt: skip
+
+
+def test_against_a_reference_that_one_class_would_beat_nothing_is_certified_or_recommended(studied):
+    predictions, sampled, _, sizes = studied
+    study, base = aiming(worst_group_loss=0.5), Point("faces", "net", "fp32", 32)
+    assert placed(studied, study)["recommended"].any()
+    most = np.bincount(predictions.labels).argmax()
+    answers = predictions.predicted[base].copy()
+    answers[1] = most  # of one seed
+    hollow = predictions._replace(predicted=predictions.predicted | {base: answers})
+    frames = analyze(hollow, [DIVISION], study)
+    assert frames.certificates["bound"].isna().all()
+    rows = frontier(sampled, sizes, frames.levels, frames.certificates, study)
+    assert not rows[rows["method"] != "fp32"]["recommended"].any()
+    assert "fp32 alone is sure" in recommendations(rows, study)[0]
+    (failure,) = _without_basis([hollow]).to_dict("records")
+    assert (failure["method"], failure["seed"], failure["step"]) == ("fp32", 1, "certify")
+    assert "one class alone would reach" in failure["reason"]
+    assert _without_basis([predictions]).empty
 
 
 def test_a_choice_of_channels_is_compared_with_its_shuffled_control():

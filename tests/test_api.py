@@ -273,6 +273,16 @@ def test_a_network_in_training_mode_stays_as_it_is(network, train, test):
     assert all(torch.equal(before[name], tensor) for name, tensor in given.state_dict().items())
 
 
+def test_a_reference_that_one_class_would_beat_is_no_basis(network, test):
+    constant = copy.deepcopy(network)
+    torch.nn.init.zeros_(constant[-1].weight)
+    result = api.audit(constant, test, bits=8, groups="ink", statistics=FEW)
+    (told,) = result.sentences()
+    assert "it is no basis for a verdict" in told
+    assert "equivalent" not in told
+    assert result.to_frame("certificates")["bound"].isna().all()
+
+
 def test_results_are_written_drawn_and_told(network, test, tmp_path):
     result = api.compare(
         network, methods={"ptq": {}, "fine": {"weights": {"granularity": "channel"}}},

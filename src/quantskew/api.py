@@ -106,8 +106,20 @@ class Result(result.Result):
     networks: dict[tuple[str, int], Quantized]
 
     def sentences(self) -> list[str]:
-        """Say who is hurt, and which networks are at their width in part only."""
-        said = super().sentences()
+        """Say how good the reference is, who is hurt, and which networks are narrow in part only.
+
+        A reference that does not beat the most frequent class is no basis for any verdict.
+        """
+        labels, answers = self.predictions["label"], self.predictions[BASELINE]
+        right, most = (answers == labels).mean(), labels.value_counts(normalize=True)
+        reference = f"fp32 answers {right:.1%} of {len(labels):,} images correctly"
+        if right <= most.iloc[0]:
+            return [
+                f"{reference}, and always answering {most.index[0]!r} would reach "
+                f"{most.iloc[0]:.1%}: it is no basis for a verdict. Check how images are scaled "
+                "and normalized, and the order of the classes."
+            ]
+        said = [f"{reference}.", *super().sentences()]
         for (method, bits), made in self.networks.items():
             share = packing.quantized_share(made.network, made.codes()).weights
             if share < NEARLY_ALL:

@@ -33,7 +33,7 @@ from quantskew.data.groups import Grouping, Groups, groupings, unit_codes
 from quantskew.data.people import read_people
 from quantskew.fairness.bounds import Pair
 from quantskew.fairness.catalogue import CATALOGUE, Metric, find
-from quantskew.fairness.certificate import certified_losses
+from quantskew.fairness.certificate import certified_losses, is_a_basis
 from quantskew.fairness.gaps import may_lose_most
 from quantskew.fairness.limits import change_limits
 from quantskew.fairness.paired import Measured, flips, holm, measure
@@ -486,6 +486,7 @@ def _certificates(
 ) -> pd.DataFrame:
     _, codes, names, counted = division
     sizes, labels = division.sizes, after.answers.labels
+    sound = all(is_a_basis(labels, one) for one in before.answers.predictions)
     parts = []
     pairs = zip(after.seeds, before.answers.predictions, after.answers.predictions, strict=True)
     for seed, one, other in pairs:
@@ -494,6 +495,8 @@ def _certificates(
             one == labels, other == labels, codes,
             counted=counted, alpha=settings.alpha, units=after.answers.units,
         )  # fmt: skip
+        if not sound:
+            bounds = np.full_like(bounds, np.nan)
         rows = pd.DataFrame({"group": names, "n": sizes, "lost": lost, "gained": gained})
         parts.append(rows.assign(seed=seed, still_wrong=still_wrong, bound=bounds))
     return pd.concat(parts)

@@ -16,7 +16,7 @@ from quantskew.data.groups import Grouping, groupings, unit_codes
 from quantskew.data.loading import Samples, load
 from quantskew.description import predictions
 from quantskew.engine.cells import Cell, attempt
-from quantskew.fairness.certificate import certified_losses
+from quantskew.fairness.certificate import certified_losses, is_a_basis
 from quantskew.fairness.limits import share_limits, shares
 from quantskew.fairness.metrics import group_accuracy
 from quantskew.fairness.paired import flips
@@ -174,6 +174,8 @@ def _by_group(
         right[1], right[0], codes, counted=division.counted, alpha=alpha, units=units,
         alternatives=max(1, alternatives),
     )  # fmt: skip
+    if not is_a_basis(labels, answers[1]):
+        bounds = np.full_like(bounds, np.nan)
     return pd.DataFrame(
         {
             "attribute": division.attribute,

@@ -65,6 +65,20 @@ def certificate(
     return Certificate(bounds, float(np.nanmax(bounds)) if counted.any() else np.nan)
 
 
+def is_a_basis(labels: Ints, answers: Ints) -> bool:
+    """Whether a reference is right more often than the most frequent class alone would be.
+
+    One that is not was probably built or fed otherwise than it was trained, so what another
+    network loses against it says nothing.
+
+    Examples
+    --------
+    >>> is_a_basis(np.array([0, 1, 1]), np.array([1, 1, 1]))
+    False
+    """
+    return bool((answers == labels).mean() > np.bincount(labels).max() / len(labels))
+
+
 def certified_losses(
     before: Bools,
     after: Bools,
