@@ -294,6 +294,7 @@ class Deaf(nn.Linear):
 def test_a_layer_with_a_forward_of_its_own_is_tried(layer, fits):
     before = layer.weight.detach().clone()
     assert layers.computes_with_weight(layer) is fits
+    assert layers.computes_with_weight(copy.deepcopy(layer).half()) is fits
     assert torch.equal(layer.weight, before)
     assert list(quantizable(nn.Sequential(layer))) == ["0"] * fits
 

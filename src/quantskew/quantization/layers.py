@@ -229,7 +229,7 @@ def computes_with_weight(layer: Layer) -> bool:
     kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
     if all(getattr(type(layer), name) is getattr(kind, name) for name in _METHODS[kind]):
         return True
-    trial = copy.deepcopy(layer).cpu().eval()
+    trial = copy.deepcopy(layer).cpu().float().eval()
     for hooks in (trial._forward_hooks, trial._forward_pre_hooks):
         hooks.clear()
     generator = torch.Generator().manual_seed(0)
