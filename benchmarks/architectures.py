@@ -75,6 +75,7 @@ OWN: Mapping[str, tuple[int, dict[str, Any]]] = {
     "nf_resnet26": (32, {}),
     "nf_regnet_b0": (32, {}),
     "nfnet_l0": (32, {}),
+    "dm_nfnet_f0": (32, {"depths": (1, 1, 1, 1)}),
     "resnetv2_50x1_bit": (32, {}),
 }
 """Pixels a side and options of networks that timm builds; the depth of large ones is cut."""
