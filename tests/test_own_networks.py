@@ -1,14 +1,20 @@
 """Networks as people bring them: each is handled exactly, or refused or left out by name."""
 
 import copy
+import io
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import data_layouts as layouts
 import numpy as np
+import own_factories
 import pandas as pd
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 from own_factories import images_of, plain_network
 from torch import nn
@@ -18,6 +24,9 @@ from torch.nn.utils import parametrizations, prune
 import quantskew
 from quantskew import inputs, methods, models
 from quantskew.architecture import Architecture
+from quantskew.data.loading import load
+from quantskew.data.prepare import prepare
+from quantskew.data.source import Source
 from quantskew.engine import fingerprint
 from quantskew.errors import UserError
 from quantskew.impact.curvature import measure
@@ -526,6 +535,36 @@ def test_a_checkpoint_needs_the_normalization_it_was_trained_with():
             architecture(checkpoint="w.safetensors", **stated)
     assert architecture().mean == (0.5,)
     assert architecture(checkpoint="w.safetensors", mean=[0], std=[1]).std == (1,)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_network_from_elsewhere_answers_as_it_did_there(tmp_path, inside):
+    """Fed by torchvision with its own normalization, or with one of its own within."""
+    from torchvision.transforms import v2
+
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
+    kind = "normalizing_network" if inside else "plain_network"
+    network = getattr(own_factories, kind)(classes=3, channels=3, size=16)
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "theirs.safetensors")
+    pictures = [layouts.picture(seed, 26, 31) for seed in range(12)]
+    table = pa.table({"image": pictures, "label": [*"abc"] * 4, "split": ["train", "test"] * 6})
+    pq.write_table(table, tmp_path / "mine.parquet")
+    steps = [v2.Resize(24), v2.CenterCrop(16), v2.PILToTensor(), v2.ConvertImageDtype()]
+    feed = v2.Compose([*steps, *([] if inside else [v2.Normalize(mean, std)])])
+    images = [feed(PIL.Image.open(io.BytesIO(one)).convert("RGB")) for one in pictures]
+    with torch.no_grad():
+        theirs = network.eval()(torch.stack(images))
+    path = str(tmp_path / "mine.parquet")
+    source = Source(reader="parquet", path=path, size=16, resize=24)
+    prepare("mine", source, tmp_path).write(tmp_path / "samples.parquet")
+    data = load(tmp_path / "samples.parquet")
+    stated = {"mean": [0], "std": [1]} if inside else {"mean": mean, "std": std}
+    architecture = Architecture(
+        factory=f"own_factories:{kind}", checkpoint=str(tmp_path / "theirs.safetensors"), **stated
+    )
+    mine = models.build_for(data, "mine", architecture, architecture.checkpoint)
+    order = [int(name.rpartition("/")[2]) for name in data.ids]
+    torch.testing.assert_close(models.logits(mine, data.images), theirs[order])
 
 
 def test_a_factory_with_another_number_of_outputs_is_refused():
