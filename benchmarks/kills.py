@@ -1,132 +1,176 @@
 """Kill a small study at random moments, go on each time, and see that no byte of it differs.
 
-The study runs once undisturbed. Then the same study is started from nothing again and again, and
-each run is hit after a random time: by SIGKILL, SIGINT or SIGTERM, sent to ``dvc``, to the stage,
-to one of its workers, or to all of them at once. It is started again until it is whole, and every
-file under ``data``, ``metrics`` and ``plots`` is compared with that of the undisturbed run.
+The study (``small_study.py``) is started from nothing again and again, and is hit after random
+times by SIGKILL, SIGINT or SIGTERM, sent to ``dvc``, to the stage, to a worker, to the fork server
+that starts the workers, or to all of them at once. What ends is started again until the study is
+whole. Every file under ``data``, ``metrics`` and ``plots`` is compared with that of a last run,
+which nobody disturbs, and no cell that was finished before a kill may be lost or made again.
 
     python benchmarks/kills.py --kills 60
+    python benchmarks/kills.py --ray --kills 10      # on a cluster of Ray, its workers among those
 
 Goes on where it stopped (``--done``). Prints how often each kind of process was hit, in which
-stage, and what was found afterwards; exits with 1 if a byte differs, or a run hangs or ends with a
-traceback.
+stage, and what was found afterwards; exits with 1 if a byte differs, a cell is lost, or a run
+hangs, fails unhit, or prints a traceback that is not that of the kill.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import psutil
-import yaml
+from small_study import Study
 from tqdm import tqdm
 
-ROOT = Path(__file__).parents[1]
-SMALL: dict[str, Any] = {"datasets": ["digits"], "models": ["resnet18_quarter"], "bits": [4, 2],
-                         "seeds": [0, 1]}  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
-TARGETS = ("dvc", "stage", "worker", "all")
+SURVIVED = ("worker", "fork server", "ray worker")
+"""Processes whose end the stage survives, as long as no cell loses its process three times."""
 LIMIT = 1800  # seconds of one run
-RESULTS = ("data", "metrics", "plots")
-DIFFERS = ("seconds", "inputs")  # folders of times of day and of this machine
+ADDRESS = "127.0.0.1:6399"
+NOT_OURS = ("KeyboardInterrupt", "InterruptedError")
+"""Ends of tracebacks that Python or DVC prints where a signal meets it before the program."""
 
 
-def project(folder: Path) -> Path:
-    """A repository with the files of this one and a small study."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if name.startswith(("tests/", "docs/", "data/", "metrics/", "plots/")):
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, folder / name)
-    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")) | SMALL
-    params["training"] |= {"epochs": 4}
-    params["qat"] |= {"epochs": 3}
-    params["statistics"] |= {"draws": 100}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    (folder / "dvc.lock").unlink(missing_ok=True)
-    who = ["-c", "user.name=kills", "-c", "user.email=kills@example.com"]
-    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-        subprocess.run(["git", *who, *arguments], cwd=folder, check=True)
-    return folder
-
-
-def start(folder: Path) -> subprocess.Popen[str]:
-    """Start ``dvc repro`` as the leader of a group of processes."""
-    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": tools, "PYTHONPATH": str(folder / "src")}
-    with (folder / "output.txt").open("w") as output:
-        return subprocess.Popen(
-            ["dvc", "repro"], cwd=folder, env=environment, start_new_session=True, text=True,
-            stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Digests of all results, by their names."""
-    files = (file for name in RESULTS for file in (folder / name).rglob("*"))
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-        if file.is_file() and file.name != ".gitignore" and not {*DIFFERS} & {*file.parts}
+def processes(run: subprocess.Popen[str], cluster: int | None) -> dict[str, list[psutil.Process]]:
+    """Processes of a run by kind; ``cluster`` is the process that started Ray."""
+    below = psutil.Process(run.pid).children(recursive=True)
+    stages = [one for one in below if any(part.startswith("stages/") for part in one.cmdline())]
+    stage = [one for one in stages if "python" in one.name()][:1]
+    forked = [one for one in below if any("forkserver" in part for part in one.cmdline())]
+    servers = [one for one in forked if stage and one.ppid() == stage[0].pid]
+    found = {
+        "dvc": [psutil.Process(run.pid)],
+        "stage": stage,
+        "fork server": servers,
+        "worker": [one for one in forked if one not in servers],
     }
+    if cluster is not None:
+        there = psutil.Process(cluster).children(recursive=True)
+        named = [one for one in there if one.cmdline()[:1] and one.cmdline()[0].startswith("ray::")]
+        found["ray worker"] = [one for one in named if "IDLE" not in one.cmdline()[0]]
+    return found
 
 
-def forget(folder: Path) -> None:
-    """Remove all results, also those of the store and of DVC's cache."""
-    for name in (*RESULTS, ".cells", ".dvc/cache", ".dvc/tmp"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / "dvc.lock").unlink(missing_ok=True)
+def hit(
+    run: subprocess.Popen[str], study: Study, survivable: bool, cluster: int | None
+) -> list[str] | None:
+    """Send a signal to a process of a run.
 
-
-def hit(process: subprocess.Popen[str], target: str, sent: signal.Signals) -> str | None:
-    """Send a signal to one kind of the processes of a run; return the stage that was running."""
+    Returns
+    -------
+    list or None
+        What was hit, by which signal, in which stage, and whether a training had left a checkpoint
+        from which it can go on. None if nothing was there to be hit.
+    """
+    sent = random.choice(SIGNALS)
     try:
-        below = psutil.Process(process.pid).children(recursive=True)
-        stages = [one for one in below if any(part.startswith("stages/") for part in one.cmdline())]
-        names = [part for one in stages for part in one.cmdline() if part.startswith("stages/")]
-        first = [one for one in stages if "python" in one.name()]
-        workers = [one for one in below if first and first[0] in one.parents()]
-        chosen = {"dvc": [psutil.Process(process.pid)], "stage": first[:1], "worker": workers,
-                  "all": []}[target]  # fmt: skip
+        found = processes(run, cluster)
+        there = [kind for kind, some in found.items() if some]
+        allowed = [kind for kind in (*there, "all") if survivable or kind not in SURVIVED]
+        target = random.choice(allowed)
+        stage = next((part for one in found["stage"] for part in one.cmdline()
+                      if part.startswith("stages/")), "between stages")  # fmt: skip
+        resumable = any(study.folder.glob(".cells/??/*.part/checkpoint*"))
         if target == "all":
-            os.killpg(process.pid, sent)
-        elif not chosen:
-            return None
+            os.killpg(run.pid, sent)
         else:
-            random.choice(chosen).send_signal(sent)
-    except (psutil.NoSuchProcess, ProcessLookupError):
+            random.choice(found[target]).send_signal(sent)
+    except (psutil.NoSuchProcess, psutil.ZombieProcess, ProcessLookupError):
         return None
-    return names[0] if names else "between stages"
+    return [target, sent.name, stage, "in training" if resumable else "elsewhere"]
 
 
-def ended(process: subprocess.Popen[str]) -> int | None:
-    """Wait for a run to end; return its status, or None if it hangs."""
-    try:
-        return process.wait(LIMIT)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return None
+def traceback(text: str) -> str:
+    """The first traceback in the output of a run that is not that of a signal, if there is one."""
+    for found in re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*.*", text):
+        if not found.splitlines()[-1].startswith(NOT_OURS):
+            return str(found[-600:])
+    return ""
 
 
-def unexpected(folder: Path) -> str:
-    """The traceback in the output of a run that was not killed, if there is one."""
-    text = (folder / "output.txt").read_text(errors="replace")
-    found = re.search(r"Traceback \(most recent call last\).*", text, flags=re.S)
-    return found[0][-600:] if found else ""
+@contextmanager
+def ray_cluster() -> Iterator[int]:
+    """Start Ray on this machine; give the process that did."""
+    command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={ADDRESS[-4:]}",
+               "--include-dashboard=false", "--disable-usage-stats"]  # fmt: skip
+    tool = Path(sys.executable).parent / command[0]
+    with subprocess.Popen([tool, *command[1:]], stdout=subprocess.DEVNULL) as process:
+        try:
+            time.sleep(20)
+            yield process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+
+
+def campaign(
+    study: Study,
+    kills: int,
+    minutes: float,
+    every: float,
+    known: list[list[str]],
+    note: Callable[[list[str]], None],
+    cluster: int | None,
+) -> list[str]:
+    """Run until kills or time are enough; append each to ``known``; return what is wrong.
+
+    The last run starts from nothing and is not hit: the others must have its bytes.
+    """
+    start, faults, whole = time.monotonic(), list[str](), list[dict[str, str]]()
+    where = {} if cluster is None else {"where": "ray", "address": ADDRESS}
+    study.set(compute=study.default["compute"] | {"workers": 2} | where)
+    cells: dict[str, int] = {}
+    last = False
+    while True:
+        run, began, here = study.start(), time.monotonic(), list[list[str]]()
+        while True:
+            enough = last or len(known) >= kills or time.monotonic() - start > 60 * minutes
+            try:
+                # often too short for a stage, sometimes long enough for several
+                run.wait(LIMIT if enough else random.expovariate(1 / every))
+                break
+            except subprocess.TimeoutExpired:
+                if time.monotonic() - began > LIMIT:
+                    os.killpg(run.pid, signal.SIGKILL)
+                    faults.append(f"hangs after {here}")
+                    break
+            cells |= study.cells()
+            survived = sum(what[0] in SURVIVED for what in here)
+            if what := hit(run, study, survivable=survived < 2, cluster=cluster):
+                known.append(what)
+                here.append(what)
+                note(what)
+        kept = study.cells()
+        lost = [name for name, made in cells.items() if kept.get(name) != made]
+        faults += [f"cell {name} lost or made again after {here}" for name in lost]
+        if found := traceback(study.output()):
+            faults.append(f"a traceback after {here}: {found}")
+        if run.returncode == 0:
+            whole.append(study.contents())
+            print(f"whole after {len(known)} kills: {len(whole[-1])} files, {len(kept)} cells")
+            if last:
+                break
+            last, cells = enough, {}
+            study.forget()
+        elif all(what[0] in SURVIVED for what in here):
+            return [*faults, f"failed, though only {here} were hit: {study.output()[-2000:]}"]
+    *others, truth = whole
+    return faults + [
+        f"{name} of whole run {number} differs"
+        for number, results in enumerate(others)
+        for name in sorted(truth | results)
+        if results.get(name) != truth.get(name)
+    ]
 
 
 def main() -> None:
@@ -135,51 +179,36 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--minutes", type=float, default=600, help="no kill is begun after these")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=float, default=15, help="mean seconds between signals")
+    parser.add_argument("--ray", action="store_true", help="run the cells on a cluster of Ray")
     parser.add_argument("--done", type=Path, default=Path("kills.jsonl"), help="kept results")
     options = parser.parse_args()
-    known = []
+    known: list[list[str]] = []
     if options.done.exists():
         known = [json.loads(line) for line in options.done.read_text().splitlines()]
     random.seed(options.seed + len(known))
-    faults = []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = project(Path(scratch))
-        began = time.monotonic()
-        if ended(start(folder)) != 0:
-            sys.exit((folder / "output.txt").read_text()[-3000:])
-        duration, truth = time.monotonic() - began, contents(folder)
-        forget(folder)
-        bar = tqdm(total=options.kills, initial=len(known), unit="kill")
-        with bar, options.done.open("a") as log:
-            while len(known) < options.kills:
-                process = start(folder)
-                # short waits hit the first stages, the store makes the later ones come sooner
-                waited = random.uniform(1, max(duration / 3, 5))
-                try:
-                    process.wait(waited)
-                except subprocess.TimeoutExpired:
-                    target, sent = random.choice(TARGETS), random.choice(SIGNALS)
-                    stage = hit(process, target, sent)
-                    if stage is not None:
-                        log.write(json.dumps([target, sent.name, stage]) + "\n")
-                        log.flush()
-                        known.append([target, sent.name, stage])
-                        bar.update()
-                    status = ended(process)
-                    if status is None:
-                        faults.append(f"hangs after {sent.name} to {target} in {stage}")
-                    continue
-                if process.returncode != 0 or unexpected(folder):
-                    faults.append(f"a run that nobody hit failed: {unexpected(folder)}")
-                    break
-                found = contents(folder)
-                differ = [name for name in truth if found.get(name) != truth[name]]
-                faults += [f"{name} differs" for name in differ]
-                forget(folder)
-            if ended(start(folder)) != 0 or contents(folder) != truth:
-                faults.append("the last run does not end with the same bytes")
-    for what, counts in zip(("target", "signal", "stage"), zip(*known, strict=True), strict=True):
+    bar = tqdm(total=options.kills, initial=len(known), unit="kill")
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        options.done.open("a") as log,
+        bar,
+        ray_cluster() if options.ray else nullcontext() as cluster,
+    ):
+
+        def note(what: list[str]) -> None:
+            log.write(json.dumps(what) + "\n")
+            log.flush()
+            bar.update()
+
+        study = Study(Path(scratch))
+        faults = campaign(
+            study, options.kills, options.minutes, options.every, known, note, cluster
+        )
+    for what, counts in zip(
+        ("process", "signal", "stage", "where"), zip(*known, strict=True), strict=True
+    ):
         print(f"by {what}: {', '.join(f'{k} {n}' for k, n in Counter(counts).most_common())}")
     print(f"{len(known)} kills, {len(faults)} faults", *faults, sep="\n")
     sys.exit(bool(faults))
