@@ -129,11 +129,11 @@ class Many(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Probabilities of two networks for one group."""
+    """Probabilities of two networks for one group, or numbers that they predict."""
 
     samples: int
-    classes: int
-    change: str  # what became of the logits: see CHANGES
+    classes: int  # 1: numbers
+    change: str  # what became of the logits: see CHANGES; of numbers, see OF_NUMBERS
     images: int = 1  # most of one person
     correlation: float = 0.0  # of the images of one person
 
@@ -187,7 +187,7 @@ def designs() -> Iterator[Cell]:
         yield Trends(networks, 10, widths, shared)
     for effects in (0.0, 0.1, 0.5):
         yield Many(200, effects)
-    for n, classes, change in product([30, 100, 338, 1000], [2, 10], CHANGES):
+    for n, classes, change in product([30, 100, 338, 1000], [1, 2, 10], CHANGES):
         yield Scored(n, classes, change)
         yield Scored(n, classes, change, images=5, correlation=0.5)
     for total, seen in product([1500, 5000], ["value", "number"]):
@@ -216,7 +216,7 @@ def describe(cell: Cell) -> str:
         case Many(tests, effects):
             return f"{tests} tests, {effects:.0%} with an effect"
         case Scored(n, classes, change, images, icc):
-            text = f"{n} samples of {classes} classes, {change}"
+            text = f"{n} samples of {classes if classes > 1 else 'no'} classes, {change}"
             return text + (f", 1–{images} images a person, ICC {icc}" if images > 1 else "")
         case Sliced(total, hidden, seen, loss, everyone, images):
             text = f"{hidden} of {total:,} lose {100 * loss:.0f}, the rest {100 * everyone:.0f}"
@@ -506,6 +506,13 @@ CHANGES: dict[str, Change] = {
         lost, -9 * signal, 1.3 * signal + 0.3 * noise
     ),
 }
+OF_NUMBERS: dict[str, Change] = {  # of the true numbers, and the rest as above
+    "noise of the same size": lambda truth, _, noise, __: truth + 0.3 * noise,
+    "more noise": lambda truth, _, noise, __: truth + noise,
+    "too sure": lambda truth, noise, _, __: 1.3 * truth + 0.3 * noise,
+    "1 % surely wrong": lambda truth, noise, _, lost: truth + 0.3 * noise + 6 * lost,
+}
+LARGEST_ERROR = 10.0
 
 
 def _units(n: int, most: int) -> np.ndarray:
@@ -526,6 +533,10 @@ def say(cell: Scored, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         return np.asarray(np.sqrt(cell.correlation) * shared + np.sqrt(1 - cell.correlation) * own)
 
     signal, noise, other = 2 * normal(cell.classes), normal(cell.classes), normal(cell.classes)
+    if cell.classes == 1:
+        signal = signal.clip(-LARGEST_ERROR / 2, LARGEST_ERROR / 2)
+        after = OF_NUMBERS[cell.change](signal, noise, other, normal(1) > norm.isf(0.01))
+        return signal[:, 0], (signal + 0.3 * noise)[:, 0], after[:, 0], persons
     labels = (signal + rng.gumbel(size=signal.shape)).argmax(1)
     after = CHANGES[cell.change](signal, noise, other, normal(1) > norm.isf(0.01))
     return labels, probabilities(1.3 * signal + 0.3 * noise), probabilities(after), persons
@@ -537,8 +548,10 @@ def true_changes(classes: int, change: str) -> dict[str, float]:
     labels, *both, persons = say(Scored(100_000, classes, change), np.random.default_rng(1))
     changes = {}
     for name, score in score_catalogue.SCORES.items():
-        if score.of == "classes":
-            values = [score.value(Outputs(labels, p, both[0], persons)) for p in both]
+        if score.of == ("classes" if classes > 1 else "numbers"):
+            values = [
+                score.value(Outputs(labels, p, both[0], persons, range=LARGEST_ERROR)) for p in both
+            ]
             before, after = (
                 v.value if isinstance(v, score_catalogue.Scored) else float(np.nanmean(v))
                 for v in values
@@ -555,7 +568,9 @@ def of_scores(cell: Scored, samples: int, rng: np.random.Generator) -> Iterator[
     told: dict[str, list[bool]] = {name: [] for name in truth}
     for _ in range(samples):
         labels, before, after, persons = say(cell, rng)
-        rows = scores.compare(before, after, labels, [nobody], persons, margin=MARGIN)
+        rows = scores.compare(
+            before, after, labels, [nobody], persons, margin=MARGIN, largest_error=LARGEST_ERROR
+        )
         for row in rows.dropna(subset="low").itertuples():
             if row.low == row.high:
                 raise AssertionError("an interval of width zero")

@@ -49,7 +49,7 @@ def write(written: pd.DataFrame, folder: Path) -> dict[Point, dict[int, Path]]:
 
 def test_predictions_of_all_networks_are_the_table_pivoted(tmp_path):
     written = rows(200)
-    found, ids = effects.read_predictions(write(written, tmp_path))
+    found, ids = effects.read_predictions(write(written, tmp_path), 4)
     assert found.seeds == [1, 3]
     assert found.n_classes == 4
     assert [*found.predicted] == sorted(found.predicted)
@@ -64,7 +64,7 @@ def test_predictions_of_all_networks_are_the_table_pivoted(tmp_path):
 def test_a_network_that_answers_other_samples_is_named(tmp_path):
     paths = write(rows(5).iloc[:-1], tmp_path)
     with pytest.raises(TableError, match=r"ptq-4bit-seed1.parquet answers other samples than"):
-        effects.read_predictions(paths)
+        effects.read_predictions(paths, 4)
 
 
 def test_a_table_written_in_parts_is_the_table_written_whole(tmp_path):
@@ -90,7 +90,7 @@ def test_a_comparison_of_its_own_is_that_of_all_and_reads_no_image(tmp_path):
     pixels = np.zeros((1, 1, 1, 1), np.uint8)
     nothing = np.zeros(300, int)
     Prepared(people, pixels, nothing, pd.DataFrame(), notes).write(tmp_path / "samples.parquet")
-    read, _ = effects.read_predictions(paths)
+    read, _ = effects.read_predictions(paths, 4)
     baseline = paths[Point("d", "m", "fp32", 32)]
     study = parse(
         {"datasets": ["d"], "models": ["m"], "bits": [8, 4], "seeds": [1, 3],

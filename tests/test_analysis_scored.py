@@ -75,7 +75,7 @@ def test_who_lost_is_named_although_no_answer_changed(points, tmp_path):
     }  # fmt: skip
     assert (rows.query("score == 'agreement'")["after"] == 1).all()
     of_all = rows.query("score == 'nll' and group == 'all' and bits == 4").iloc[0]
-    ids, labels, logits = read_logits(points[PTQ].values())
+    ids, labels, _, logits = read_logits(points[PTQ].values())
     assert list(ids) == sorted(ids)
     losses = [log_loss(labels, softmax(one.astype(float), axis=1)) for one in logits]
     assert of_all["after"] == pytest.approx(np.mean(losses))

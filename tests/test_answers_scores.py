@@ -274,3 +274,115 @@ def test_one_group_is_and_several_are(worse, text):
     alone = compare_answers(few, few, by="race", statistics=QUICK).decisions[0].sentence
     assert "the only group is equivalent to" in alone
     assert "1 group of fewer than 30 is not judged" in alone
+
+
+def ages(n=600, seed=0):
+    """True ages and those that two networks say; the second errs more for group c."""
+    rng = np.random.default_rng(seed)
+    people = pd.DataFrame({"id": range(n), "race": rng.choice([*"abc"], n)})
+    people["label"] = rng.integers(1, 90, n)
+    before = people["label"] + rng.normal(scale=5, size=n)
+    after = before + rng.normal(size=n) * np.where(people["race"] == "c", 12, 0.1)
+    return people.assign(prediction=before.round(3)), people.assign(prediction=after.round(3))
+
+
+def test_numbers_are_judged_by_their_absolute_error(tmp_path):
+    before, after = ages(1200)
+    before.to_csv(tmp_path / "before.csv", index=False)
+    after.assign(label=after["label"].astype(float)).to_parquet(tmp_path / "after.parquet")
+    files = (tmp_path / "before.csv", tmp_path / "after.parquet")
+    found = compare_answers(*files, by="race", numeric=(0, 116), margin=2)
+    groups = found.decisions[0].groups.set_index("group")
+    assert groups["verdict"].to_dict() == {"a": "equivalent", "b": "equivalent", "c": "worse"}
+    for name, part in before.groupby("race"):
+        for side, table in (("before", part), ("after", after.loc[part.index])):
+            error = (table["prediction"] - table["label"]).abs().mean()
+            assert groups.loc[name, side] == pytest.approx(error)
+    assert found.verdict == "fail"
+    assert found.margin == pytest.approx(2)
+    assert "race c: +" in found.sentences()[0]
+    assert "in absolute error" in found.sentences()[0]
+    tables.write("scores", found.to_frame("scores"), tmp_path / "scores.parquet")
+    frame = found.metric_frame("race", answers=str(found.predictions.columns[-1]))
+    assert frame.by_group["c"] == pytest.approx(groups.loc["c", "after"])
+    assert "worse" in found._repr_html_()
+    with pytest.raises(AnswersError, match="the report is about classes"):
+        found.report(tmp_path / "report.html")
+
+
+def test_the_command_judges_numbers_and_its_evidence_is_verified(tmp_path, capsys):
+    for name, table in zip(("before.csv", "after.csv"), ages(), strict=True):
+        table.to_csv(tmp_path / name, index=False)
+    of = ("--by", "race", "--numeric", "0", "116", "--margin", "2")
+    kept = {name: str(tmp_path / f"found.{name}") for name in ("json", "junit", "evidence")}
+    options = [text for name, path in kept.items() for text in (f"--{name}", path)]
+    files = (tmp_path / "before.csv", tmp_path / "after.csv")
+    status, shown, _ = run(capsys, "compare", *files, *of, *options)
+    assert status == 1
+    assert "race c " in shown
+    content = json.loads(Path(kept["json"]).read_text())
+    schema = json.loads((ROOT / "docs" / "compare.schema.json").read_text())
+    jsonschema.validate(content, schema)
+    assert (content["margin"], content["numeric"], content["classes"]) == (2, [0, 116], [])
+    assert "points" not in Path(kept["junit"]).read_text()
+    assert run(capsys, "verify", kept["evidence"])[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"margin": None}, "margin: got None; of a numeric target"),
+        ({}, {"margin": 116}, "margin: got 116"),
+        ({}, {"numeric": (116, 0)}, "give the lowest number, then the highest"),
+        ({}, {"numeric": (0, 50)}, "the label of id '?[0-9]+'? is [0-9]+, outside of 0 to 50"),
+        ({}, {"scores": True}, "a numeric target has none"),
+        (
+            {"prediction": "old"},
+            {},
+            "the prediction of after of id .* is 'old', which is no number",
+        ),
+        ({"label": "old"}, {}, "label differs in 600 of 600"),
+        ({"logits": [[0, 1]] * 600, "prediction": None}, {}, "after: .*prediction"),
+    ],
+)
+def test_numbers_that_cannot_be_judged_are_named(change, options, message):
+    before, after = ages()
+    after = after.assign(**change)
+    if "logits" in change:
+        after = after.drop(columns="prediction")
+    with pytest.raises(AnswersError, match=message):
+        compare_answers(
+            before, after, **{"by": "race", "numeric": (0, 116), "margin": 2, **options}
+        )
+
+
+def test_each_question_of_a_network_with_several_labels_is_judged():
+    """A row a question and image; a question alone is judged as its own table of images is."""
+    rng = np.random.default_rng(0)
+    n, questions = 500, ["Smiling", "Young", "Male"]
+    truth = rng.integers(2, size=(n, 3))
+    before = np.clip(0.1 + 0.8 * truth + 0.25 * rng.normal(size=(n, 3)), 0.01, 0.99)
+    race = rng.choice(["a", "b"], n)
+    lost = (race == "b") & (rng.random(n) < 0.3)
+    after = before.copy()
+    after[lost, 0] = 1 - after[lost, 0]
+
+    def table(shares):
+        wide = pd.DataFrame(shares, columns=questions).assign(image=range(n), race=race)
+        rows = wide.melt(["image", "race"], questions, "question", "score")
+        return rows.assign(
+            id=rows["question"] + "/" + rows["image"].astype(str), label=truth.T.ravel().astype(str)
+        )
+
+    by = ["question", "question*race"]
+    of = {"threshold": 0.5, "scores": True, "statistics": QUICK}
+    found = compare_answers(table(before), table(after), by=by, unit="image", **of)
+    worse = found.decisions[0].groups.query("verdict == 'worse'")["group"]
+    assert [*worse] == ["Smiling", "Smiling*b"]
+    alone = [table(shares).query("question == 'Smiling'") for shares in (before, after)]
+    one = compare_answers(*alone, by="race", **of).decisions[0].groups.set_index("group")
+    rows = found.decisions[0].groups.query("attribute == 'question*race'").set_index("group")
+    numbers = ["before", "after", "change", "low", "high", "p_value"]
+    np.testing.assert_allclose(
+        rows.loc[["Smiling*a", "Smiling*b"], numbers].to_numpy(float), one[numbers].to_numpy(float)
+    )

@@ -32,6 +32,8 @@ def small(c):
         c.Many(100, 0.1),
         c.Scored(100, 2, "more noise", images=5, correlation=0.5),
         c.Scored(100, 10, "1 % surely wrong"),
+        c.Scored(100, 1, "1 % surely wrong", images=5, correlation=0.5),
+        c.Scored(100, 1, "noise of the same size"),
         c.Sliced(600, 300, "value", 0.05, 0.05),
         c.Files("10 × 200", 0.08, 0.05, 2),
         c.Files("10 × 200", 0.04, 0.0, 2),

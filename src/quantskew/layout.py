@@ -4,11 +4,12 @@
 ``data/inputs``                            what the study depends on outside of itself
 ``data/samples/<data set>.parquet``        images, labels and attributes
 ``data/<folder>/<data set>/<model>/``      what a stage made: networks, their answers, tables
+``data/given/<data set>/<name>/``          the same of answers that the study was given
 ``data/analysis``, ``metrics``, ``plots``  what was found
 =========================================  ====================================================
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ FOLDERS = {
     "mitigate": "mitigated",
     "deploy": "deployed",
     "evaluate": "evaluations",
+    "given": "given",
 }
 NETWORKS = ("train", "quantize", "mitigate")
 """Stages that make networks."""
@@ -50,14 +52,25 @@ def folder_of(stage: str, dataset: str, model: str) -> Path:
 
 
 def predictions_path(folder: Path, variant: Variant) -> Path:
-    """Table of what a variant answered, in the folder of stage ``evaluate`` or ``deploy``."""
+    """Table of what a variant answered, in the folder of the stage that wrote it."""
     return folder / "predictions" / f"{variant.stem}.parquet"
+
+
+def origin(model: str, given: Container[str]) -> tuple[tuple[str, ...], str]:
+    """Stages that list the variants of a model, and the one that holds their answers.
+
+    Parameters
+    ----------
+    given
+        Names of the models of which the study has tables of answers and no networks.
+    """
+    return (("given",), "given") if model in given else (NETWORKS, "evaluate")
 
 
 def stored_variants(
     dataset: str, model: str, stages: Iterable[str] = NETWORKS
 ) -> dict[Variant, Stored]:
-    """Every network of a data set and a model that some stages made."""
+    """Every network of a data set and a model that some stages made, or were given answers of."""
     stored = {}
     for stage in stages:
         folder = folder_of(stage, dataset, model)
@@ -68,13 +81,10 @@ def stored_variants(
     return stored
 
 
-def gathered(
-    stages: Iterable[str], table: str, datasets: Iterable[str], models: Iterable[str]
-) -> pd.DataFrame:
-    """Rows of a table of some stages, of all data sets and models."""
-    places = [(stage, d, m) for stage in stages for d in datasets for m in models]
-    paths = [folder_of(*place) / f"{table}.parquet" for place in places]
-    return pd.concat(tables.read(table, path).to_pandas() for path in paths)
+def gathered(folders: Iterable[Path], table: str) -> pd.DataFrame:
+    """Rows of a table in some folders together."""
+    read = [tables.read(table, folder / f"{table}.parquet").to_pandas() for folder in folders]
+    return pd.concat(read) if read else empty(table)
 
 
 def empty(table: str) -> pd.DataFrame:

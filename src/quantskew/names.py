@@ -29,7 +29,8 @@ class Variant(NamedTuple):
     @property
     def stem(self) -> str:
         """Name of its files."""
-        return f"{self.method}-{self.bits}bit-seed{self.seed}"
+        width = "" if self.bits == UNKNOWN_WIDTH else f"-{self.bits}bit"
+        return f"{self.method}{width}-seed{self.seed}"
 
     def name(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Add the columns of the variant to rows of a table."""

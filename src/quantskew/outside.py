@@ -13,6 +13,7 @@ stages depend:
 ``data/inputs/models/<model>.json``  the code of the factory and what it imports, the checkpoint
 ``data/inputs/methods.json``         the code of the user's own functions
 ``data/inputs/extensions.json``      the code of the user's own modules (``extensions``)
+``data/inputs/answers.json``         tables of answers
 ===================================  ===========================================================
 """
 
@@ -30,7 +31,7 @@ from quantskew.engine.fingerprint import (
 )
 from quantskew.errors import UserError
 from quantskew.files import write_json
-from quantskew.layout import INPUTS
+from quantskew.layout import FOLDERS, INPUTS, NETWORKS
 from quantskew.params import Params
 from quantskew.sections import Code
 
@@ -41,9 +42,22 @@ def write_inputs(study: Params) -> None:
     Raises
     ------
     UserError
-        When a parameter names code that is not there, before any work is done.
+        When a parameter names code or a table that is not there, before any work is done.
     """
     _refuse_missing_code(study)
+    given = {
+        str(path): (f"answers.{name}", path)
+        for name, one in study.answers.items()
+        for path in one.files().values()
+    }
+    for key, path in given.values():
+        if not path.is_file():
+            raise UserError(f"{key}: {path}: no such file")
+    _write(INPUTS / "answers.json", {name: tree_hash(path) for name, (_, path) in given.items()})
+    if not study.models:
+        print("models: none, so nothing is trained, quantized or shipped; answers are judged")
+        for stage in (*NETWORKS, "deploy", "evaluate"):  # of which DVC asks for the folders
+            Path("data", FOLDERS[stage]).mkdir(parents=True, exist_ok=True)
     _write(INPUTS / "quantskew.json", {"sha256": package_hash()})
     for name in study.datasets:
         files = study.source(name).files(name, study.downloads)

@@ -24,6 +24,7 @@ from quantskew.data.source import Source
 from quantskew.deployment.settings import Deploy
 from quantskew.engine.compute import Compute
 from quantskew.errors import close_names
+from quantskew.evaluation.given import Given
 from quantskew.evaluation.plan import Curvature
 from quantskew.names import FULL_PRECISION
 from quantskew.quantization.fitting import Qat
@@ -48,7 +49,7 @@ class Params(Section):
     """All of ``params.yaml``."""
 
     datasets: Listed
-    models: Listed
+    models: tuple[str, ...]
     bits: Widths
     seeds: Seeds
     reference: str = "ptq"
@@ -58,6 +59,7 @@ class Params(Section):
     architectures: dict[str, Architecture] = {}
     training: Training = Training()
     qat: Qat = Qat()
+    answers: dict[str, Given] = {}
     methods: dict[str, Method]
     mitigations: dict[str, Method] = {}
     groups: Groups = Groups()
@@ -87,12 +89,15 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _names_fit_together(self) -> "Params":
-        for kind in ("datasets", "models", "methods", "mitigations", "deploy.calibrations"):
+        for kind in (
+            "datasets", "models", "answers", "methods", "mitigations", "deploy.calibrations"
+        ):  # fmt: skip
             for name in attrgetter(kind)(self):
                 if not _NAME.fullmatch(name):
                     raise ValueError(
                         f"{kind}: {name!r} becomes a file name; use letters, digits, '_' and '-'"
                     )
+        self._answers_have_a_place()
         both = sorted(set(self.methods) & set(self.mitigations))
         if both:
             raise ValueError(f"{', '.join(both)} stands in methods and in mitigations; rename one")
@@ -135,6 +140,28 @@ class Params(Section):
                 f"{close_names(missing[0], self.sources)}"
             )
         return self
+
+    def _answers_have_a_place(self) -> None:
+        if not self.models and not self.answers:
+            raise ValueError("models: none is given, nor tables of answers; nothing can be judged")
+        for name, given in self.answers.items():
+            if name in self.models:
+                raise ValueError(f"answers: {name} is a model, too; rename the entry")
+            if given.dataset not in self.datasets:
+                raise ValueError(
+                    f"answers.{name}.dataset: {given.dataset!r} is none of the datasets; there are "
+                    f"{', '.join(self.datasets)}{close_names(given.dataset, self.datasets)}"
+                )
+        for dataset in self.datasets:
+            known = self.sources.get(dataset)
+            if known is not None and known.reader == "labels" and self.models:
+                raise ValueError(
+                    f"models: {dataset} has no images (reader: labels), so no network can be "
+                    "trained on it; give models: [], or leave the data set out"
+                )
+            answered = any(given.dataset == dataset for given in self.answers.values())
+            if not self.models and not answered:
+                raise ValueError(f"datasets: {dataset} has neither models nor tables of answers")
 
     def _reference_is_plain(self) -> None:
         if self.reference not in self.methods:
@@ -192,7 +219,9 @@ class Params(Section):
             section: {name: method.described() for name, method in getattr(self, section).items()}
             for section in ("methods", "mitigations")
         }
-        return Study(**shared, **parts)
+        given = {name: one.dataset for name, one in self.answers.items()}
+        shared["models"] = (*self.models, *given)
+        return Study(**shared, **parts, answers=given)
 
     def source(self, dataset: str) -> Source:
         """How a data set is made; an entry left empty in the file means the defaults."""

@@ -5,19 +5,22 @@ import pandas as pd
 
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import groups_named, points
+from quantskew.analysis.views import judged
 from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, UNDEFINED, WORSE
-from quantskew.names import BASELINE, WHOLE, width_name
+from quantskew.names import UNKNOWN_WIDTH, WHOLE, state_name, width_name
 from quantskew.schemas import POINT
 
 
 def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
     """What plain quantization does at each width, against fp32, on the first grouping.
 
+    Of a network of which only answers are known, under names of their own, each stands for a width.
+
     Returns
     -------
     pandas.DataFrame
-        One row a data set, model and width: the changes of overall accuracy and FVO with their
-        intervals; how many groups are large enough to be judged, how many are not, and of the
+        One row a data set, model, method and width: the changes of overall accuracy and FVO with
+        their intervals; how many groups are large enough to be judged, how many are not, and of the
         former how many have each verdict; the largest loss of any of them with an interval that
         holds whichever it is, and who loses that much: one group, or "one of" those of which none
         is known to lose less than another; and the remedy with the highest accuracy of the worst
@@ -25,13 +28,13 @@ def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
     """
     plain = study.reference
     rows = []
-    first = effects["attribute"] == effects["dataset"].map(lambda d: study.groups_of(d)[0])
-    for (dataset, model), part in effects[first].groupby(["dataset", "model"], sort=True):
-        for bits in sorted(study.bits, reverse=True):
-            here = part[part["bits"] == bits]
-            own = here[(here["method"] == plain) & (here["reference"] == BASELINE)]
-            if own.empty:
-                continue
+    first = effects["dataset"].map(lambda dataset: study.groups_of(dataset)[0])
+    effects = effects[effects["attribute"] == first]
+    for (dataset, model), part in judged(effects, study).groupby(["dataset", "model"], sort=True):
+        there = effects[(effects["dataset"] == dataset) & (effects["model"] == model)]
+        widths = part.sort_values("bits", ascending=False, kind="stable")
+        for (bits, method), own in widths.groupby(["bits", "method"], sort=False):
+            here = there[there["bits"] == bits]
             by_metric = own[own["group"] == WHOLE].set_index("metric")
             everyone = own[own["metric"] == "accuracy"].set_index("group")
             groups = everyone[everyone["counted"]]
@@ -47,6 +50,7 @@ def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
                 {
                     "dataset": dataset,
                     "model": model,
+                    "method": method,
                     "bits": bits,
                     "accuracy_change": overall["change"],
                     "accuracy_verdict": overall["verdict"],
@@ -87,7 +91,8 @@ def metrics(
 
     In points, against fp32: the changes of ``accuracy`` and of ``fvo``, and the largest loss of a
     group, ``worst``; ``harmed`` counts the groups that are worse. Of the cheapest remedy: how many
-    points it leaves ``off`` the targets, and its ``training`` as a ratio to that of fp32.
+    points it leaves ``off`` the targets, and its ``training`` as a ratio to that of fp32. Tables of
+    answers, whose width is not known, stand under their own names.
     """
     cheapest = remedies[remedies["cheapest"]].drop_duplicates(list(POINT))
     costs = cheapest.set_index(["dataset", "model", "bits"])[["excess", "training"]]
@@ -95,7 +100,7 @@ def metrics(
     joined = rows.join(costs, on=["dataset", "model", "bits"])
     for row in joined.to_dict("records"):
         place = result.setdefault(row["dataset"], {}).setdefault(row["model"], {})
-        place[width_name(row["bits"])] = {
+        place[state_name(row["method"], row["bits"])] = {
             short: round(factor * row[name], 2) + 0
             for name, (short, factor) in SUMMARY.items()
             if not pd.isna(row[name])
@@ -139,8 +144,10 @@ def sentences(rows: pd.DataFrame, study: Study) -> list[str]:
 
 
 def _of_width(row: pd.Series, study: Study) -> str:
-    attribute, plain = study.groups_of(row["dataset"])[0], study.reference
-    start = f"At {width_name(row['bits'])}"
+    attribute, plain = study.groups_of(row["dataset"])[0], row["method"]
+    start, who = f"At {width_name(row['bits'])}", plain
+    if row["bits"] == UNKNOWN_WIDTH:
+        start, who = f"With {plain}", "it"
     if not row["groups"]:
         few = f"{row['groups_too_small']} groups under {study.groups.minimum} images"
         return f"{start} no {attribute} group could be judged: {few}."
@@ -151,7 +158,7 @@ def _of_width(row: pd.Series, study: Study) -> str:
         for word, name in counts.items()
         if row[name]
     ]
-    parts = [f"{plain} is {' and '.join(is_so)}"] if is_so else []
+    parts = [f"{who} is {' and '.join(is_so)}"] if is_so else []
     if row["groups_untold"]:
         parts.append(
             f"for {row['groups_untold']} of {row['groups']} groups these images cannot tell "
@@ -170,6 +177,8 @@ def _of_width(row: pd.Series, study: Study) -> str:
             f"{points(row['fvo_high'])}] ({row['fvo_verdict']})"
         )
     text = f"{start} {'; '.join(parts)}."
+    if row["bits"] == UNKNOWN_WIDTH:
+        return text
     if not row["best_remedy"]:
         return f"{text} No remedy tried is known to be better than {plain} for the worst group."
     gain = f"{points(row['best_remedy_change'])} points over {plain}"

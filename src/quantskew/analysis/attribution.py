@@ -16,6 +16,7 @@ import pandas as pd
 
 from quantskew.analysis.study import Study
 from quantskew.analysis.views import first_groupings, plain
+from quantskew.layout import empty
 from quantskew.names import FULL_PRECISION, width_name
 from quantskew.schemas import VARIANT
 
@@ -99,7 +100,10 @@ def attribution(moved: pd.DataFrame) -> dict[str, pd.DataFrame]:
             if group == EVERY:
                 mediated = mediation(rows, LOST, [*STEPS]).assign(**where)
                 frames["mediation"].append(mediated.drop(columns="group"))
-    return {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
+    return {
+        name: pd.concat(parts, ignore_index=True) if parts else empty(name)
+        for name, parts in frames.items()
+    }
 
 
 def rank_correlations(

@@ -121,7 +121,7 @@ def read_answers(paths: Iterable[Path]) -> tuple[pd.DataFrame, dict[Variant, np.
 
 
 def read_predictions(
-    points: Mapping[Point, Mapping[int, Path]],
+    points: Mapping[Point, Mapping[int, Path]], n_classes: int
 ) -> tuple[Predictions, np.ndarray]:
     """Read the predicted classes of the networks of a data set and a model.
 
@@ -129,6 +129,8 @@ def read_predictions(
     ----------
     points
         Tables ``predictions`` of each point by seed; all points have the same seeds.
+    n_classes
+        Of the data set.
 
     Returns
     -------
@@ -136,7 +138,6 @@ def read_predictions(
     """
     paths = [path for by_seed in points.values() for path in by_seed.values()]
     samples, answers = read_answers(paths)
-    n_classes = len(tables.read("predictions", paths[0], ["logits"])["logits"][0])
     predicted = {
         point: np.stack([answers[Variant(seed=seed, **point._asdict())] for seed in by_seed])
         for point, by_seed in points.items()

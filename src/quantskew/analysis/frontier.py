@@ -12,7 +12,7 @@ from quantskew.fairness.frontier import frontier_probability, on_frontier
 from quantskew.fairness.gaps import gap_limits
 from quantskew.fairness.limits import Shares
 from quantskew.fairness.metrics import fvo
-from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
+from quantskew.names import BASELINE, FULL_PRECISION, UNKNOWN_WIDTH, Point, width_name
 from quantskew.schemas import POINT
 
 MAXIMIZE = (True, False, False)  # accuracy, FVO, bytes
@@ -54,7 +54,8 @@ def frontier(
         places = [i for i, point in enumerate(sampled.points) if point.model == model]
         points = [sampled.points[i] for i in places]
         size = np.array([sizes[point] for point in points])
-        repeated = np.broadcast_to(size[:, None], (len(means), len(size), 1))
+        # files of a size that is not known are taken to be alike
+        repeated = np.broadcast_to(np.nan_to_num(size)[:, None], (len(means), len(size), 1))
         values = np.concatenate([means[:, places], repeated], axis=-1)
         rows = pd.DataFrame(points).assign(
             attribute=attribute,
@@ -92,9 +93,11 @@ def judged(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
         over.append(np.maximum(0.0, rows["fvo_high"] - targets.fvo))
     # a bound that is not known is not met
     excess = np.max(over, axis=0)
-    meets = (excess == 0) & (rows["bytes"] <= (targets.bytes or np.inf))
-    order = ["bits", "trained", "bytes", "accuracy"]
-    ranked = rows.assign(trained=rows["method"].map(study.retrained))[meets]
+    small = True if targets.bytes is None else rows["bytes"] <= targets.bytes
+    meets = (excess == 0) & small
+    order = ["width", "trained", "bytes", "accuracy"]
+    width = rows["bits"].replace(UNKNOWN_WIDTH, FULL_PRECISION - 1)  # after what is known narrower
+    ranked = rows.assign(width=width, trained=rows["method"].map(study.retrained))[meets]
     best = ranked.sort_values(order, ascending=[True, True, True, False]).index[:1]
     return rows.assign(excess=excess, meets=meets, recommended=rows.index.isin(best))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from quantskew.analysis import answer
 from quantskew.analysis.study import Study
@@ -17,6 +18,7 @@ from quantskew.errors import UserError, close_names, explained
 from quantskew.names import BASELINE
 
 if TYPE_CHECKING:
+    import numpy as np
     from fairlearn.metrics import MetricFrame
     from matplotlib.figure import Figure
 
@@ -103,7 +105,7 @@ class Result:
             An attribute, or several joined by ``*``, which are fairlearn's intersections.
         metrics
             As fairlearn takes them: a function of labels and answers, or several by name; the
-            accuracy unless given.
+            accuracy unless given, or of numbers the mean absolute error.
         answers
             Whose answers: a column of ``predictions``, the last one unless given.
 
@@ -129,13 +131,19 @@ class Result:
                     f"{close_names(given, map(str, known))}"
                 )
 
-        def accuracy(labels: "pd.Series[Any]", given: "pd.Series[Any]") -> float:
+        def accuracy(labels: "np.ndarray", given: "np.ndarray") -> float:
             return float((labels == given).mean())
 
+        def absolute_error(labels: "np.ndarray", given: "np.ndarray") -> float:
+            return float(abs(labels - given).mean())
+
+        said = self.predictions[["label", own]]
+        numeric = is_numeric_dtype(said["label"])
+        said = said if numeric else said.astype(str)
         return MetricFrame(
-            metrics=metrics or accuracy,
-            y_true=self.predictions["label"].astype(str),
-            y_pred=self.predictions[own].astype(str),
+            metrics=metrics or (absolute_error if numeric else accuracy),
+            y_true=said["label"],
+            y_pred=said[own],
             sensitive_features=self.attributes[features].astype(str),
         )
 

@@ -48,11 +48,12 @@ from quantskew.fairness.catalogue import CATALOGUE
 from quantskew.files import write_json, write_text
 from quantskew.layout import (
     ANALYSIS,
-    FOLDERS,
     NETWORKS,
     PLOTS,
+    empty,
     folder_of,
     gathered,
+    origin,
     predictions_path,
     samples_path,
     stored_variants,
@@ -85,17 +86,20 @@ class Source(NamedTuple):
 
 def analyze_all(study: Study, source: Source, compute: Compute) -> None:
     """Compare all networks of the study; write tables, metrics, plots and the report."""
-    every_model, study = study.models, with_baselines(study)
-    answers = {dataset: answered(study, dataset) for dataset in study.datasets}
+    failures = gathered(folders(study, *NETWORKS, "deploy", "evaluate"), "failures")
+    parts = divided(study)
+    study = together(study, parts)
+    by_part = [(part, d, answered(part, d)) for part in parts for d in part.datasets]
+    answers: dict[str, Paths] = {dataset: {} for dataset in study.datasets}
+    for _, dataset, points in by_part:
+        answers[dataset] |= points
     compared = compare_all(study, answers, compute)
-    parts = [_decided(study, dataset, answers[dataset], compared) for dataset in study.datasets]
-    frames = {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
-    measured = {
-        name: gathered(["evaluate"], name, study.datasets, study.models) for name in MEASURED
-    }
+    decided = [_decided(*part, compared) for part in by_part]
+    frames = {name: pd.concat([one[name] for one in decided]) for name in decided[0]}
+    measured = {name: gathered(folders(study, "evaluate"), name) for name in MEASURED}
     frames |= compared._asdict() | attribution.attribution(attribution.changes(measured, study))
     frames["scores"] = score_all(study, answers, compute)
-    frames["failures"] = gathered(FOLDERS, "failures", study.datasets, every_model)
+    frames["failures"] = failures
     shutil.rmtree(ANALYSIS, ignore_errors=True)
     for name, rows in frames.items():
         tables.write(name, rows, ANALYSIS / f"{name}.parquet")
@@ -106,9 +110,37 @@ def stored(study: Study) -> dict[str, pd.DataFrame]:
     """All tables of a study that was compared: what pages are made of."""
     files = sorted(ANALYSIS.glob("*.parquet"))
     frames = {file.stem: tables.read(file.stem, file).to_pandas() for file in files}
-    where = study.datasets, study.models
-    frames |= {name: gathered(["evaluate"], name, *where) for name in MEASURED}
-    return frames | {name: gathered(["deploy"], name, *where) for name in SHIPPED}
+    frames |= {name: gathered(folders(study, "evaluate"), name) for name in MEASURED}
+    return frames | {name: gathered(folders(study, "deploy"), name) for name in SHIPPED}
+
+
+def folders(study: Study, *stages: str) -> list[Path]:
+    """Folders of what some stages made; those of given answers hold what one stage made."""
+    return [
+        folder_of(stage, dataset, model)
+        for dataset in study.datasets
+        for model in study.models
+        if study.answers.get(model, dataset) == dataset
+        for stage in (stages if model not in study.answers else ["given"])
+    ]
+
+
+def divided(study: Study) -> list[Study]:
+    """Divide a study into its networks and each of its entries of answers, which has own seeds."""
+    networks = tuple(model for model in study.models if model not in study.answers)
+    parts = [with_baselines(study.model_copy(update={"models": networks}))] if networks else []
+    for name, dataset in study.answers.items():
+        seeds = evaluated(study, dataset, name)[Point(dataset, name, *_FP32)]
+        own = {"datasets": (dataset,), "models": (name,), "seeds": tuple(sorted(seeds))}
+        parts.append(study.model_copy(update=own))
+    return parts
+
+
+def together(study: Study, parts: list[Study]) -> Study:
+    """Return the study with the models of its parts, and the seeds of the part that has most."""
+    models = tuple(model for part in parts for model in part.models)
+    seeds = max((part.seeds for part in parts), key=len)
+    return study.model_copy(update={"models": models, "seeds": seeds})
 
 
 def with_baselines(study: Study) -> Study:
@@ -118,7 +150,8 @@ def with_baselines(study: Study) -> Study:
     """
 
     def seeds_of(model: str) -> set[int]:
-        runs = (evaluated(d, model).get(Point(d, model, *_FP32), {}) for d in study.datasets)
+        every = ((d, Point(d, model, *_FP32)) for d in study.datasets)
+        runs = (evaluated(study, d, model).get(point, {}) for d, point in every)
         return set(study.seeds).intersection(*runs)
 
     seeds = {model: seeds_of(model) for model in study.models}
@@ -132,11 +165,12 @@ def with_baselines(study: Study) -> Study:
     return study.model_copy(update={"models": models, "seeds": tuple(sorted(shared))})
 
 
-def evaluated(dataset: str, model: str) -> Paths:
+def evaluated(study: Study, dataset: str, model: str) -> Paths:
     """Return what the networks of a data set and a model answered."""
     found: Paths = {}
-    folder = folder_of("evaluate", dataset, model)
-    for variant in stored_variants(dataset, model):
+    stages, answering = origin(model, study.answers)
+    folder = folder_of(answering, dataset, model)
+    for variant in stored_variants(dataset, model, stages):
         path = predictions_path(folder, variant)
         if path.exists():
             found.setdefault(point_of(variant), {})[variant.seed] = path
@@ -150,7 +184,7 @@ def answered(study: Study, dataset: str) -> Paths:
     """
     found: Paths = {}
     for model in study.models:
-        found |= evaluated(dataset, model)
+        found |= evaluated(study, dataset, model)
     seeds = set(study.seeds)
     return {
         point: {seed: paths[seed] for seed in sorted(seeds)}
@@ -181,8 +215,8 @@ def compare_all(study: Study, answers: Mapping[str, Paths], compute: Compute) ->
         for dataset, points in answers.items()
         for (point, paths), grouping in product(points.items(), study.groups_of(dataset))
     ]
-    folders = run(cells, title="compare", compute=compute)
-    return joined(read_frames(folders[cell.name] for cell in cells), study)
+    done = run(cells, title="compare", compute=compute)
+    return joined(read_frames(done[cell.name] for cell in cells), study)
 
 
 def score_all(study: Study, answers: Mapping[str, Paths], compute: Compute) -> pd.DataFrame:
@@ -190,30 +224,35 @@ def score_all(study: Study, answers: Mapping[str, Paths], compute: Compute) -> p
     cells: dict[Point, Cell] = {}
     for dataset, points in answers.items():
         cells |= score_cells(study, dataset, points)
-    folders = run([*cells.values()], title="score", compute=compute)
-    return read_scores({p: folders[cell.name] for p, cell in cells.items()}, study.statistics)
+    done = run([*cells.values()], title="score", compute=compute)
+    return read_scores({p: done[cell.name] for p, cell in cells.items()}, study.statistics)
 
 
 def _decided(
     study: Study, dataset: str, points: Paths, compared: Frames
 ) -> dict[str, pd.DataFrame]:
-    """Test the claims and place the points of a data set, all its models on the same draws."""
+    """Test the claims and place the points of a data set, all its models on the same draws.
+
+    Claims and remedies are about how networks are made, which tables of answers do not tell.
+    """
     people = read_people(samples_path(dataset))
     read = {}
     for model in study.models:
         own = {point: paths for point, paths in points.items() if point.model == model}
-        read[model] = read_predictions(own)
+        read[model] = read_predictions(own, len(people.classes))
     sampled = _sampled(study, people, read)
-    sizes, images = costs(dataset, study.models)
+    here = study.model_copy(update={"datasets": (dataset,)})
+    sizes, images = costs(here)
     levels, effects, certificates = (rows[rows["dataset"] == dataset] for rows in compared)
     placed = frontier(sampled, sizes, levels, certificates, study)
-    files = {name: gathered(["deploy"], name, [dataset], study.models) for name in SHIPPED}
+    files = {name: gathered(folders(here, "deploy"), name) for name in SHIPPED}
     placed = files_first(placed, shipped(files, study))
-    measured = [gathered(["evaluate"], n, [dataset], study.models) for n in ("groups", "curvature")]
+    measured = [gathered(folders(here, "evaluate"), name) for name in ("groups", "curvature")]
+    made = not {*study.models} & {*study.answers}
     return {
-        "claims": assess(study, sampled, sizes, *measured),
+        "claims": assess(study, sampled, sizes, *measured) if made else empty("claims"),
         "frontier": placed,
-        "remedies": remedies(placed, images, levels, effects, study),
+        "remedies": remedies(placed, images, levels, effects, study) if made else empty("remedies"),
         "exemplars": pd.concat(exemplar_rows(answers, ids) for answers, ids in read.values()),
     }
 
@@ -240,9 +279,9 @@ def _sampled(
     return sample(correct, division, train_sizes, study.statistics, units)
 
 
-def costs(dataset: str, models: tuple[str, ...]) -> list[dict[Point, float]]:
-    """Size of the file and images trained on by point, mean over seeds."""
-    rows = gathered(NETWORKS, "variants", [dataset], models)
+def costs(study: Study) -> list[dict[Point, float]]:
+    """Size of the file and images trained on by point, mean over seeds; NaN where not known."""
+    rows = gathered(folders(study, *NETWORKS), "variants")
     means = rows.groupby(list(POINT), as_index=False)[["bytes", "images_trained"]].mean()
     points = [Point(*key) for key in means[list(POINT)].itertuples(index=False)]
     return [dict(zip(points, means[name], strict=True)) for name in ("bytes", "images_trained")]
@@ -302,7 +341,7 @@ def write_report(path: Path, study: Study, source: Source) -> None:
         raise tables.TableError(
             f"{ANALYSIS} holds no tables: run `dvc repro` in the folder of the study first"
         )
-    study = with_baselines(study)
+    study = together(study, divided(study))
     frames = stored(study)
     report.write(path, frames | facts(study), study, **described(study, frames, source))
 
@@ -326,10 +365,18 @@ def described(
     wanted = source.parameters.get("report", {}).get("pictures", False)
     return {
         "parameters": source.parameters,
-        "hashes": {str(samples_path(d)): file_hash(samples_path(d)) for d in study.datasets},
+        "hashes": {
+            str(path): file_hash(path)
+            for path in [*map(samples_path, study.datasets), *_tables_given(study)]
+        },
         "versions": source.versions,
         "pictures": flipped(study, frames["exemplars"]) if wanted else {},
     }
+
+
+def _tables_given(study: Study) -> list[Path]:
+    given = folders(study.model_copy(update={"models": (*study.answers,)}), "given")
+    return [Path(file) for file in gathered(given, "variants")["file"]]
 
 
 def flipped(study: Study, exemplars: pd.DataFrame) -> dict[str, str]:
@@ -345,6 +392,8 @@ def flipped(study: Study, exemplars: pd.DataFrame) -> dict[str, str]:
     for dataset, part in rows.groupby("dataset"):
         people = read_people(samples_path(str(dataset)))
         shape, names = people.metadata["shape"], people.classes
+        if 0 in shape:
+            continue  # there are labels and groups alone
         kept = tables.read("samples", samples_path(str(dataset)), ["id", "image"]).to_pandas()
         images = kept.set_index("id")["image"]
         for row in part.head(MOST_PICTURES).itertuples():

@@ -37,8 +37,14 @@ def score_cells(
     """
     grouping = study.groups_of(dataset)[0]
 
-    def cell(point: Point) -> Cell:
-        fp32 = point._replace(method=BASELINE, bits=FULL_PRECISION)
+    def speaks(point: Point) -> bool:
+        """Whether more than the answer is known; tables that were given may hold no numbers."""
+        return point.model not in study.answers or not any(
+            tables.read("predictions", path, ["logits"])["logits"].null_count
+            for path in points[point].values()
+        )
+
+    def cell(point: Point, fp32: Point) -> Cell:
         return Cell(
             "/".join(map(str, point)),
             "quantskew.analysis.scored:score_point",
@@ -52,7 +58,14 @@ def score_cells(
             unit=study.unit_of(dataset),
         )
 
-    return {point: cell(point) for point in points if point.method != BASELINE}
+    bases = {
+        point: point._replace(method=BASELINE, bits=FULL_PRECISION)
+        for point in points
+        if point.method != BASELINE
+    }
+    return {
+        point: cell(point, fp32) for point, fp32 in bases.items() if speaks(point) and speaks(fp32)
+    }
 
 
 def score_point(
@@ -79,6 +92,8 @@ def score_point(
     before, after = read_logits(reference), read_logits(answers)
     if not np.array_equal(before.ids, after.ids):
         raise tables.TableError(f"{answers[0]} answers other samples than {reference[0]}")
+    assert before.logits is not None  # see score_cells
+    assert after.logits is not None
     order = pd.Series(np.arange(len(people.ids)), people.ids).loc[after.ids].to_numpy()
     attributes = people.attributes.iloc[order]
     units = unit_codes(attributes, unit)
@@ -96,7 +111,8 @@ class Said(NamedTuple):
 
     ids: np.ndarray  # (n,)
     labels: np.ndarray  # (n,)
-    logits: np.ndarray  # (S, n, K)
+    answers: np.ndarray  # (S, n)
+    logits: np.ndarray | None  # (S, n, K); None where they are not known
 
 
 def read_logits(paths: Iterable[Path]) -> Said:
@@ -112,14 +128,19 @@ def read_logits(paths: Iterable[Path]) -> Said:
     TableError
         When a network answers other samples than the first one does.
     """
-    read = [(path, tables.read("predictions", path, ["id", "label", "logits"])) for path in paths]
+    columns = ["id", "label", "prediction", "logits"]
+    read = [(path, tables.read("predictions", path, columns)) for path in paths]
     first, table = read[0]
     for path, other in read:
         if not other.select(["id", "label"]).equals(table.select(["id", "label"])):
             raise tables.TableError(f"{path} answers other samples than {first}")
-    logits = [other["logits"].combine_chunks().flatten().to_numpy() for _, other in read]
     ids, labels = (table[name].to_numpy() for name in ("id", "label"))
-    return Said(ids, labels, np.stack(logits).reshape(len(read), len(ids), -1))
+    answers = np.stack([other["prediction"].to_numpy() for _, other in read])
+    if any(other["logits"].null_count for _, other in read):
+        return Said(ids, labels, answers, None)
+    flat = [other["logits"].combine_chunks().flatten() for _, other in read]
+    logits = [values.to_numpy(zero_copy_only=False) for values in flat]
+    return Said(ids, labels, answers, np.stack(logits).reshape(len(read), len(ids), -1))
 
 
 def read_scores(folders: Mapping[Point, Path], settings: Statistics) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from quantskew.data.groups import unit_codes
 from quantskew.data.people import read_people
 from quantskew.errors import UserError, close_names, one_of
 from quantskew.fairness.slices import clusters, find_slices, image_properties
-from quantskew.layout import folder_of, predictions_path, samples_path, stored_variants
+from quantskew.layout import folder_of, origin, predictions_path, samples_path, stored_variants
 from quantskew.names import BASELINE, FULL_PRECISION, Variant
 
 
@@ -49,10 +49,11 @@ def slices_of_study(
     UserError
         When there is no such data set, model or variant, with those there are.
     """
-    dataset = one_of("dataset", dataset, study.datasets)
     model = one_of("model", model, study.models)
+    dataset = one_of("dataset", study.answers.get(model, dataset), study.datasets)
     wanted = variant or f"{study.reference}-{min(study.bits)}bit"
-    stored = stored_variants(dataset, model)
+    stages, answering = origin(model, study.answers)
+    stored = stored_variants(dataset, model, stages)
     known: dict[str, list[Variant]] = {}
     for one in sorted(stored):
         if one.method != BASELINE or one.bits != FULL_PRECISION:
@@ -63,18 +64,19 @@ def slices_of_study(
             f"no variant {wanted!r} of {model} on {dataset}{close_names(wanted, known)}; there are "
             f"{', '.join(known)}"
         )
-    folder = folder_of("evaluate", dataset, model)
+    folder = folder_of(answering, dataset, model)
     after = read_logits(predictions_path(folder, one) for one in known[wanted])
     before = read_logits(predictions_path(folder, stored[one].base) for one in known[wanted])
     if not np.array_equal(before.ids, after.ids):
         raise tables.TableError(f"{wanted} and fp32 answer other samples")
     features = study_features(samples_path(dataset), after.ids)
-    features["cluster"] = clusters(before.logits, after.logits).astype(str)
+    if before.logits is not None and after.logits is not None:
+        features["cluster"] = clusters(before.logits, after.logits).astype(str)
     column = study.unit_of(dataset)
     rows = find_slices(
         features.drop(columns=column or []),
-        before.logits.argmax(-1),
-        after.logits.argmax(-1),
+        before.answers,
+        after.answers,
         after.labels,
         unit_codes(features, column),
         minimum=study.groups.minimum,
@@ -96,6 +98,8 @@ def study_features(samples: Path, ids: np.ndarray) -> pd.DataFrame:
         (n,) those of test that are described, in this order.
     """
     people = read_people(samples).test
+    if 0 in people.metadata["shape"]:
+        return people.attributes.set_axis(people.ids, axis=0).loc[ids].reset_index(drop=True)
     parts = []
     with pq.ParquetFile(samples) as file:
         for batch in file.iter_batches(4096, columns=["split", "image"]):

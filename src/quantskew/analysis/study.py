@@ -59,6 +59,8 @@ class Study(Section):
         among ``methods`` compares them with the fp32 network alone.
     groups, statistics, targets
         Sections of ``params.yaml``.
+    answers
+        Data set of each of the ``models`` of which there are tables of answers and no networks.
     """
 
     datasets: tuple[str, ...]
@@ -71,6 +73,7 @@ class Study(Section):
     groups: Groups = Groups()
     statistics: Statistics = Statistics()
     targets: Targets = Targets()
+    answers: dict[str, str] = {}
 
     def all_methods(self) -> dict[str, dict[str, Any]]:
         """Methods of both stages by name."""

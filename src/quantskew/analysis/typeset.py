@@ -40,6 +40,28 @@ def interval(value: float, low: float, high: float) -> str:
     return f"{points(value)} [{points(low)}, {points(high)}]"
 
 
+def decimal(value: float, sign: str = "") -> str:
+    """Write a number with three decimals, after ``+`` or ``−`` where it is a change.
+
+    Examples
+    --------
+    >>> decimal(0.12345), decimal(-0.0004, "+"), decimal(float("nan"))
+    ('0.123', '+0.000', '–')
+    """
+    return "–" if np.isnan(value) else f"{round(value, 3) + 0.0:{sign}.3f}".replace("-", "−")
+
+
+def in_units(value: float, low: float, high: float) -> str:
+    """Write a change with its limits, in its own unit.
+
+    Examples
+    --------
+    >>> in_units(-0.391, -0.434, -0.329)
+    '−0.391 [−0.434, −0.329]'
+    """
+    return f"{decimal(value, '+')} [{decimal(low, '+')}, {decimal(high, '+')}]"
+
+
 def percent(share: float) -> str:
     """Write a share in percent; nothing for NaN."""
     return "" if np.isnan(share) else f"{100 * share:.1f} %"

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
 from quantskew.analysis.study import Study
-from quantskew.names import BASELINE, WHOLE, width_name
+from quantskew.names import BASELINE, UNKNOWN_WIDTH, WHOLE, width_name
 from quantskew.schemas import POINT
 
 _PLACE = ["dataset", "model", "bits"]
@@ -28,9 +29,27 @@ def panel(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def judged(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Rows against fp32 of what is judged: the reference method, or all methods where it is not.
+
+    A network of which only answers are known, under names of their own, has no reference method.
+    """
+    rows = effects[effects["reference"] == BASELINE]
+    plain = rows["method"] == study.reference
+    network = rows["dataset"] + "\n" + rows["model"]
+    return rows[plain | ~network.isin(network[plain])]
+
+
 def plain(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Rows of fp32, fp16 and the reference method, from wide to narrow."""
-    rows = rows[rows["method"].isin([BASELINE, "fp16", study.reference])]
+    """Rows of fp32, fp16 and the reference method, from wide to narrow; all tables of answers.
+
+    What a table of answers, whose width is not known, has as ``width`` is its name.
+    """
+    named = rows["method"].isin([BASELINE, "fp16", study.reference])
+    rows = rows[named | (rows["bits"] == UNKNOWN_WIDTH)]
+    if "width" in rows:
+        width = np.where(rows["bits"] == UNKNOWN_WIDTH, rows["method"], rows["width"])
+        rows = rows.assign(width=width.astype(object))
     return rows.sort_values(_PLACE, ascending=[True, True, False], kind="stable")
 
 

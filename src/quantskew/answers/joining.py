@@ -41,9 +41,9 @@ class Joined(NamedTuple):
     """Answers to the same n samples.
 
     ``labels`` (n,) and each of ``answers`` (n,), by the name of its table, are indices of
-    ``classes``; ``attributes`` are texts by name, ``units`` (n,) codes, or None. ``numbers`` are
-    those of the tables that have any, and ``features`` the attributes that describe samples, where
-    they were asked for.
+    ``classes``, or numbers where there are none; ``attributes`` are texts by name, ``units`` (n,)
+    codes, or None. ``numbers`` are those of the tables that have any, and ``features`` the
+    attributes that describe samples, where they were asked for.
     """
 
     ids: pa.Array
@@ -100,6 +100,7 @@ def join(
     missing: float = 0.0,
     numbers: bool = False,
     features: bool = False,
+    span: tuple[float, float] | None = None,
 ) -> Joined:
     """Read tables of answers and join them by id, in the order of the first.
 
@@ -123,6 +124,8 @@ def join(
     features
         Whether to read all other columns that may describe samples. One on which tables disagree
         is left out, with a warning.
+    span
+        Lowest and highest label, where labels and predictions are numbers and not classes.
 
     Raises
     ------
@@ -143,6 +146,8 @@ def join(
         for name, source in tables.items()
     ]
     found += [read(source, name, texts, answers=False) for name, source in others.items()]
+    if span is not None:
+        found = [_in_one_form(one) for one in found]
     rows, warnings = _matched(found, len(tables), missing)
     attributes = {column: _agreed(found, rows, column) for column in columns}
     known = dict.fromkeys(
@@ -171,8 +176,16 @@ def join(
     given = [one._replace(answers=_rows(one.answers, r)) for one, r in zip(found, rows, strict=True)
              if one.answers is not None]  # fmt: skip
     ids = found[0].ids.take(pa.array(rows[0]))
-    names, label, answers = _classes(given, values["label"], tuple(classes), ids)
-    values["label"] = Codes(label, list(names))
+    if (values["label"].codes < 0).any():
+        row = int((values["label"].codes < 0).argmax())
+        raise AnswersError(f"the label of id {ids[row].as_py()!r} is missing")
+    names: tuple[str, ...] = ()
+    if span is None:
+        names, label, answers = _classes(given, values["label"], tuple(classes), ids)
+        values["label"] = Codes(label, list(names))
+    else:
+        label, answers, outside = _numbers(given, values["label"], span, ids)
+        warnings += outside
     units = None
     if unit is not None:
         own = values[unit]
@@ -310,9 +323,6 @@ def _classes(
     ids: pa.Array,
 ) -> tuple[tuple[str, ...], np.ndarray, list[np.ndarray]]:
     """Names of the classes, and the label and all answers as their indices."""
-    if (label.codes < 0).any():
-        row = int((label.codes < 0).argmax())
-        raise AnswersError(f"the label of id {ids[row].as_py()!r} is missing")
     if len({*declared}) < len(declared):
         raise AnswersError(f"the classes name one twice: {listed(declared)}")
     lists = {one.name: tuple(one.answers.names) for one in given if one.answers and one.by_place}
@@ -340,6 +350,57 @@ def _classes(
         else:
             answers.append(_placed(one.answers, named, f"the prediction of {one.name}", ids))
     return named, codes, answers
+
+
+def _in_one_form(table: Table) -> Table:
+    """Write a label that is a number in one way, so that 31 and 31.0 agree."""
+    if "label" not in table.columns:
+        return table
+    codes, names = table.columns["label"]
+    values = pd.to_numeric(pd.Series(names, dtype=object), errors="coerce").to_numpy(float)
+    if np.isnan(values).any():
+        return table  # which _numbers refuses
+    unique, places = np.unique(values, return_inverse=True)
+    label = Codes(np.append(places, -1)[codes], [*map(str, unique.tolist())])
+    return table._replace(columns={**table.columns, "label": label})
+
+
+def _numbers(
+    given: list[Table], label: Codes, span: tuple[float, float], ids: pa.Array
+) -> tuple[np.ndarray, list[np.ndarray], list[str]]:
+    """True numbers, those of each table, and which of these lie outside of the legal ones."""
+
+    def values(codes: Codes, what: str) -> np.ndarray:
+        numbers = pd.to_numeric(pd.Series(codes.names, dtype=object), errors="coerce")
+        own = np.asarray(numbers.to_numpy(float)[codes.codes])
+        if not np.isfinite(own).all():
+            row = int((~np.isfinite(own)).argmax())
+            text = codes.names[codes.codes[row]]
+            raise AnswersError(f"{what} of id {ids[row].as_py()!r} is {text!r}, which is no number")
+        return own
+
+    low, high = span
+    truth = values(label, "the label")
+    if ((truth < low) | (truth > high)).any():
+        row = int(((truth < low) | (truth > high)).argmax())
+        raise AnswersError(
+            f"the label of id {ids[row].as_py()!r} is {truth[row]:g}, outside of {low:g} to "
+            f"{high:g}; state the range of all labels that there may be"
+        )
+    answers, outside = [], []
+    for one in given:
+        assert one.answers is not None
+        if one.by_place:
+            raise AnswersError(
+                f"{one.name}: a predicted number stands in the column prediction; it has classes"
+            )
+        answers.append(values(one.answers, f"the prediction of {one.name}"))
+        if count := int(((answers[-1] < low) | (answers[-1] > high)).sum()):
+            outside.append(
+                f"{count:,} predictions of {one.name} lie outside of {low:g} to {high:g}; an error "
+                f"counts as at most {high - low:g}"
+            )
+    return truth, answers, outside
 
 
 def _of_texts(given: list[Table], label: Codes) -> list[str]:

@@ -4,6 +4,7 @@ The first table is the reference of all others. No group that is large enough ma
 each must be *equivalent* or *better*, for the comparison to pass; with a policy, its rules decide.
 """
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,25 @@ from quantskew.analysis import gate, result
 from quantskew.analysis.effects import Predictions, analyze
 from quantskew.analysis.gate import Evidence, Finding, Policy, Verdict
 from quantskew.analysis.study import Statistics, Study
-from quantskew.analysis.typeset import points
+from quantskew.analysis.typeset import in_units, points
 from quantskew.answers.joining import Joined, join
 from quantskew.answers.reading import AnswersError, Source
-from quantskew.answers.scoring import Slices, score_tables, score_threshold, slice_tables
+from quantskew.answers.scoring import (
+    Slices,
+    error_tables,
+    score_tables,
+    score_threshold,
+    slice_tables,
+)
 from quantskew.data.groups import Grouping, Groups
-from quantskew.fairness.verdicts import BETTER, EQUIVALENT, WORSE
-from quantskew.names import BASELINE, FULL_PRECISION, UNKNOWN_WIDTH, Point
+from quantskew.fairness.verdicts import (
+    BETTER,
+    CANNOT_TELL,
+    EQUIVALENT,
+    WORSE,
+    deciding_samples,
+)
+from quantskew.names import BASELINE, FULL_PRECISION, UNKNOWN_WIDTH, WHOLE, Point
 from quantskew.schemas import TABLES
 from quantskew.sections import checked
 
@@ -36,7 +49,8 @@ _FOR_FILES = {"bytes", "preprocess", "preprocess_of", "output", "max_rejects", "
 class Decision(NamedTuple):
     """What was decided of one table of answers, by groups or by the rules of a policy.
 
-    ``scores`` and ``slices`` decide nothing; they are None where they were not asked for.
+    ``scores`` and ``slices`` decide nothing; they are None where they were not asked for. With
+    ``numeric`` the columns of ``groups`` are mean absolute errors, in the unit of the target.
     """
 
     name: str
@@ -46,6 +60,7 @@ class Decision(NamedTuple):
     findings: list[Finding]
     scores: pd.DataFrame | None = None
     slices: Slices | None = None
+    numeric: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,11 +79,20 @@ class Compared(result.Result):
         What is to be doubted, or was left out.
     threshold
         Probability from which on recall and false positive rate count a class as given.
+    numeric
+        Lowest and highest number of a numeric target; None where there are classes. Then the table
+        ``scores`` is the only one.
     """
 
     decisions: tuple[Decision, ...]
     warnings: tuple[str, ...]
     threshold: float = 0.5
+    numeric: tuple[float, float] | None = None
+
+    @property
+    def margin(self) -> float:
+        """Largest change that does not matter: a share, or in the unit of a numeric target."""
+        return self.study.statistics.margin * (np.ptp(self.numeric) if self.numeric else 1)
 
     @property
     def reference(self) -> str:
@@ -85,6 +109,19 @@ class Compared(result.Result):
         """Say of each table what was decided, and what is to be doubted."""
         said = [one.sentence for one in self.decisions]
         return [*said, *(f"warning: {text}" for text in self.warnings)]
+
+    def report(self, path: str | Path) -> None:
+        """Write the report, one page of HTML that opens offline."""
+        if self.numeric:
+            raise AnswersError("the report is about classes; a numeric target has none")
+        super().report(path)
+
+    def _repr_html_(self) -> str:
+        if not self.numeric:
+            return super()._repr_html_()
+        parts = {one.name: one.groups for one in self.decisions}
+        said = "".join(f"<p>{html.escape(text)}</p>" for text in self.sentences())
+        return said + str(pd.concat(parts, names=["table", None]).to_html())
 
 
 def compare_answers(
@@ -103,6 +140,7 @@ def compare_answers(
     policy: Policy | None = None,
     scores: bool = False,
     find_slices: bool = False,
+    numeric: Sequence[float] | None = None,
 ) -> Compared:
     """Judge tables of answers against a reference, by group.
 
@@ -136,6 +174,10 @@ def compare_answers(
         Whether to search all other columns of the tables, the label and clusters of the numbers
         for the parts of the samples that lose most. Columns must describe samples: one that a
         network made, such as its confidence, makes the other look better.
+    numeric
+        Lowest and highest value of a numeric or ordinal target, such as an age (0, 116). ``label``
+        and ``prediction`` are then numbers, absolute errors are compared, and ``margin`` is needed,
+        in the unit of the target.
 
     Raises
     ------
@@ -164,6 +206,9 @@ def compare_answers(
         unit = unit or policy.unit
         bins = {**grouping.bins, **policy.bins}
         grouping = grouping.model_copy(update={"minimum": policy.minimum, "bins": bins})
+    span = None if numeric is None else _span(numeric, margin, policy, scores or find_slices)
+    if span is not None and margin is not None:
+        margin /= span[1] - span[0]
     if margin is not None:
         statistics = checked(Statistics, {**statistics.model_dump(), "margin": margin}, "margin")
     several = after if isinstance(after, Mapping) else {_name(after, "after"): after}
@@ -176,6 +221,7 @@ def compare_answers(
         },
         by=by, unit=unit, labels=None if labels is None else _source(labels), classes=classes,
         threshold=threshold, missing=missing, numbers=scores or find_slices, features=find_slices,
+        span=span,
     )  # fmt: skip
     reference, *others = joined.answers
     study = Study(
@@ -189,6 +235,8 @@ def compare_answers(
         statistics=statistics,
     )
     divisions = joined.divisions(by, study.groups)
+    if span is not None:
+        return _of_numbers(joined, divisions, study, span)
     predicted = {
         Point(DATASET, reference, BASELINE, FULL_PRECISION): joined.answers[reference][None]
     }
@@ -225,6 +273,52 @@ def compare_answers(
         frames, study, _said(joined), _attributes(joined), tuple(decisions), tuple(warnings),
         score_threshold(joined, threshold),
     )  # fmt: skip
+
+
+def _span(
+    numeric: Sequence[float], margin: float | None, policy: Policy | None, more: bool
+) -> tuple[float, float]:
+    """Check what is asked of a numeric target, and return its range."""
+    if len(numeric) != 2 or not -np.inf < numeric[0] < numeric[1] < np.inf:
+        raise AnswersError(f"numeric: got {[*numeric]}; give the lowest number, then the highest")
+    low, high = map(float, numeric)
+    if margin is None or not 0 <= margin < high - low:
+        raise AnswersError(
+            f"margin: got {margin}; of a numeric target, state the largest change of the absolute "
+            f"error that does not matter, in its unit, below {high - low:g}"
+        )
+    if policy is not None or more:
+        raise AnswersError(
+            "a policy, scores and slices are about classes; a numeric target has none"
+        )
+    return low, high
+
+
+def _of_numbers(
+    joined: Joined, divisions: list[Grouping], study: Study, span: tuple[float, float]
+) -> Compared:
+    """Judge the absolute errors of each table."""
+    reference, *others = joined.answers
+    errors = error_tables(joined, divisions, study, span)
+    margin = study.statistics.margin * (span[1] - span[0])
+    decisions, parts = [], []
+    for name in others:
+        point = Point(DATASET, reference, name, UNKNOWN_WIDTH)
+        parts.append(errors[name].assign(**point._asdict()))
+        rows = errors[name].rename(columns={"counted": "judged"})
+        decide = deciding_samples(rows["n"], rows["change"], rows["low"], rows["high"], margin)
+        open_ = rows["judged"] & (rows["verdict"] == CANNOT_TELL)
+        word = rows["verdict"].where(rows["judged"], NOT_JUDGED)
+        rows = rows.assign(verdict=word, decide=np.where(open_, decide, np.nan))
+        rows = rows[rows["group"] != WHOLE].drop(columns=["score", "note"]).reset_index(drop=True)
+        decisions.append(_decided(name, reference, rows, [], study, span)._replace(numeric=True))
+    columns, key = TABLES["scores"].schema.names, list(TABLES["scores"].key)
+    frames = {"scores": pd.concat(parts)[columns].sort_values(key, ignore_index=True)}
+    ids = pd.Series(joined.ids, dtype=pd.ArrowDtype(joined.ids.type))
+    said = pd.DataFrame({"id": ids, "label": joined.labels, **joined.answers})
+    return Compared(
+        frames, study, said, _attributes(joined), tuple(decisions), joined.warnings, numeric=span
+    )
 
 
 def _check(policy: Policy) -> None:
@@ -307,8 +401,9 @@ def _judged(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _decided(
-    name: str, reference: str, groups: pd.DataFrame, findings: list[Finding], study: Study
-) -> Decision:
+    name: str, reference: str, groups: pd.DataFrame, findings: list[Finding], study: Study,
+    span: tuple[float, float] | None = None,
+) -> Decision:  # fmt: skip
     """Decide by the rules of a policy where there are findings, else by the groups."""
     judged = groups[groups["judged"]]
     few = len(groups) - len(judged)
@@ -317,17 +412,22 @@ def _decided(
         are = "group of fewer than {} is" if few == 1 else "groups of fewer than {} are"
         small = f" {few} {are.format(study.groups.minimum)} not judged."
     margin = f"{100 * study.statistics.margin:g} points"
+    if span is not None:
+        margin = f"{study.statistics.margin * (span[1] - span[0]):g} in absolute error"
     worse = judged[judged["verdict"] == WORSE]
     untold = judged[~judged["verdict"].isin([WORSE, BETTER, EQUIVALENT])]
     verdict: Verdict = "pass"
     if len(worse):
         verdict = "fail"
-        most = worse.loc[worse["change"].idxmin()]
+        most = worse.loc[worse["change"].idxmin() if span is None else worse["change"].idxmax()]
+        change, low, high = (most[part] for part in ("change", "low", "high"))
+        lost = f"{points(change)} points [{points(low)}, {points(high)}]"
+        if span is not None:
+            lost = f"{in_units(change, low, high)} in absolute error"
         are, lead = ("is", "") if len(worse) == 1 else ("are", "most of all ")
         text = (
             f"{_share(len(worse), len(judged))} {are} worse than with {reference}, {lead}"
-            f"{most['attribute']} {most['group']}: {points(most['change'])} points "
-            f"[{points(most['low'])}, {points(most['high'])}]."
+            f"{most['attribute']} {most['group']}: {lost}."
         )
     elif len(untold) or judged.empty:
         verdict = "could not tell"

@@ -13,7 +13,15 @@ import pandas as pd
 
 from quantskew.analysis import gate
 from quantskew.analysis.gate import Finding, Policy
-from quantskew.analysis.typeset import escape_markdown, interval, markdown, points
+from quantskew.analysis.typeset import (
+    decimal,
+    escape_markdown,
+    in_units,
+    interval,
+    markdown,
+    percent,
+    points,
+)
 from quantskew.answers.judging import NOT_JUDGED, Compared, Decision, compare_answers
 from quantskew.answers.reading import AnswersError, listed
 from quantskew.data.groups import Groups
@@ -42,14 +50,15 @@ def _images(number: float) -> str:
 def table(decision: Decision) -> pd.DataFrame:
     """The groups of a table of answers, with what matters first, as texts."""
     rows = decision.groups
+    level, limits = (decimal, in_units) if decision.numeric else (percent, interval)
     rows = rows.iloc[rows["verdict"].map(_ORDER.index).argsort(kind="stable")]
     shown = pd.DataFrame(
         {
             "group": rows["attribute"] + " " + rows["group"],
             "n": rows["n"].map("{:,}".format),
-            "before": (100 * rows["before"]).map("{:.1f} %".format),
-            "after": (100 * rows["after"]).map("{:.1f} %".format),
-            "change [limits]": [interval(r.change, r.low, r.high) for r in rows.itertuples()],
+            "before": rows["before"].map(level),
+            "after": rows["after"].map(level),
+            "change [limits]": [limits(r.change, r.low, r.high) for r in rows.itertuples()],
             "verdict": rows["verdict"],
         }
     )
@@ -68,19 +77,12 @@ def scores_table(scores: pd.DataFrame) -> pd.DataFrame:
             "group": np.where(
                 rows["group"] == WHOLE, "everyone", rows["attribute"] + " " + rows["group"]
             ),
-            "before": rows["before"].map(_number),
-            "after": rows["after"].map(_number),
-            "change [limits]": [
-                f"{_number(r.change, '+')} [{_number(r.low, '+')}, {_number(r.high, '+')}]"
-                for r in rows.itertuples()
-            ],
+            "before": rows["before"].map(decimal),
+            "after": rows["after"].map(decimal),
+            "change [limits]": [in_units(r.change, r.low, r.high) for r in rows.itertuples()],
             "verdict": rows["verdict"],
         }
     )
-
-
-def _number(value: float, sign: str = "") -> str:
-    return "–" if np.isnan(value) else f"{round(value, 3) + 0.0:{sign}.3f}".replace("-", "−")
 
 
 def slices_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -89,8 +91,8 @@ def slices_table(rows: pd.DataFrame) -> pd.DataFrame:
         {
             "slice": rows["slice"],
             "n": rows["n"].map("{:,}".format),
-            "before": (100 * rows["before"]).map("{:.1f} %".format),
-            "after": (100 * rows["after"]).map("{:.1f} %".format),
+            "before": rows["before"].map(percent),
+            "after": rows["after"].map(percent),
             "change [limits]": [interval(r.change, r.low, r.high) for r in rows.itertuples()],
             "of all others": rows["rest"].map(points),
             "fdr": rows["fdr"].map("{:.2g}".format),
@@ -153,10 +155,12 @@ def as_markdown(found: Compared) -> str:
             lines += ["", markdown(shown.head(_LONGEST))] if len(shown) else []
             lines += [*_more(shown), ""]
     confidence = 100 * (1 - found.study.statistics.alpha)
-    margin = 100 * found.study.statistics.margin
+    of, margin = "points of accuracy", f"{100 * found.margin:g} points"
+    if found.numeric:
+        of, margin = "mean absolute error", f"{found.margin:g}"
     lines += [
-        f"Changes are in points of accuracy against {escape_markdown(found.reference)}, with "
-        f"limits at {confidence:g} %; equivalent: surely within {margin:g} points.",
+        f"Changes are in {of} against {escape_markdown(found.reference)}, with limits at "
+        f"{confidence:g} %; equivalent: surely within {margin}.",
         "",
         *(f"- {escape_markdown(text)}" for text in found.warnings),
     ]
@@ -175,20 +179,24 @@ def as_json(
     predictions, settings = found.predictions, found.study.statistics
     labels = predictions["label"]
 
-    def accuracy(name: str) -> float:
-        return float((labels.cat.codes == predictions[name].cat.codes).mean())
+    def of_all(name: str) -> dict[str, float]:
+        own = predictions[name]
+        if found.numeric:
+            return {"absolute_error": (own - labels).abs().clip(upper=np.ptp(found.numeric)).mean()}
+        return {"accuracy": float((labels.cat.codes == own.cat.codes).mean())}
 
     return {
         "schema": SCHEMA,
         "verdict": found.verdict,
         "exit": STATUS[found.verdict],
-        "reference": {"name": found.reference, "accuracy": accuracy(found.reference)},
+        "reference": {"name": found.reference, **of_all(found.reference)},
         "samples": len(predictions),
-        "classes": [*labels.cat.categories],
+        "classes": [] if found.numeric else [*labels.cat.categories],
+        "numeric": found.numeric and [*found.numeric],
         "by": [*found.study.groups_of(found.study.datasets[0])],
         "unit": unit,
         "minimum": found.study.groups.minimum,
-        "margin": settings.margin,
+        "margin": found.margin,
         "alpha": settings.alpha,
         "draws": settings.draws,
         "seed": settings.seed,
@@ -199,7 +207,7 @@ def as_json(
                 "name": one.name,
                 "verdict": one.verdict,
                 "sentence": one.sentence,
-                "accuracy": accuracy(one.name),
+                **of_all(one.name),
                 "groups": one.groups.to_dict("records"),
                 "rules": [finding._asdict() for finding in one.findings],
                 "scores": None if one.scores is None else one.scores.to_dict("records"),
@@ -247,8 +255,11 @@ def as_junit(found: Compared) -> str:
 def _group_cases(decision: Decision) -> Iterator[tuple[str, str, str, str]]:
     kinds = {WORSE: "failure", BETTER: "", EQUIVALENT: "", NOT_JUDGED: "skipped"}
     for row in decision.groups.itertuples():
-        limits = f"[{points(row.low)}, {points(row.high)}]"
-        said = f"{row.verdict}: {points(row.change)} points {limits}, n = {row.n:,}"
+        change = in_units(row.change, row.low, row.high)
+        if not decision.numeric:
+            limits = f"[{points(row.low)}, {points(row.high)}]"
+            change = f"{points(row.change)} points {limits}"
+        said = f"{row.verdict}: {change}, n = {row.n:,}"
         needs = _images(row.decide)
         said += f"; samples that would do: {needs}" if needs else ""
         yield row.attribute, row.group, kinds.get(row.verdict, "error"), said
@@ -265,7 +276,7 @@ def run(
     by: Sequence[str] = (), unit: str | None = None, margin: float | None = None,
     classes: Sequence[str] = (), threshold: float | None = None, missing: float = 0.0,
     minimum: int | None = None, date: str | None = None, scores: bool = False,
-    find_slices: bool = False,
+    find_slices: bool = False, numeric: Sequence[float] | None = None,
 ) -> tuple[Compared, dict[str, Any]]:  # fmt: skip
     """Compare files, and describe the comparison as :func:`as_json` does.
 
@@ -290,7 +301,7 @@ def run(
         before, dict(zip(names, after, strict=True)), by=by, unit=unit, labels=labels,
         margin=margin, classes=classes, threshold=threshold, missing=missing, policy=rules,
         grouping=Groups() if minimum is None else Groups(minimum=minimum), scores=scores,
-        find_slices=find_slices,
+        find_slices=find_slices, numeric=numeric,
     )  # fmt: skip
     files = [before, *after, *([labels] if labels else []), *([policy] if policy else [])]
     hashes = {str(path): file_hash(path) for path in files}

@@ -1,6 +1,6 @@
 """What tables of answers say beyond answers: scores of every group, and slices that lose most."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,15 +76,7 @@ def score_tables(
             f"{listed(lacking)}: scores need logits, probabilities, p_<class> of each class or a "
             "score beside the prediction, and there are none"
         )
-    single = {name: _shares(one) for name, one in joined.numbers.items() if one.kind == "score"}
-    if len({*single.values()}) > 1:
-        inside, outside = (
-            next(n for n, own in single.items() if own is is_) for is_ in (True, False)
-        )
-        raise AnswersError(
-            f"each score of {inside} lies within 0..1, as probabilities do, and some of {outside} "
-            "do not, as logits; write p_<class> of each class or logits, so that they compare"
-        )
+    _refuse_mixed(joined.numbers)
     cut = score_threshold(joined, threshold)
     cut = min(
         cut, float(np.float32(cut))
@@ -98,11 +90,73 @@ def score_tables(
         )
         for name in others
     }  # fmt: skip
+    return _one_family(parts, study)
+
+
+def error_tables(
+    joined: Joined, divisions: Sequence[Grouping], study: Study, span: tuple[float, float]
+) -> dict[str, pd.DataFrame]:
+    """Compare the absolute errors of every table with those of the first, by group.
+
+    Parameters
+    ----------
+    span
+        Lowest and highest number; ``study.statistics.margin`` is a share of their distance.
+
+    Returns
+    -------
+    Rows of :func:`quantskew.fairness.scores.compare` by name of table, judged as one family.
+    """
+    reference, *others = joined.answers
+    settings, most = study.statistics, span[1] - span[0]
+    parts = {
+        name: compare(
+            joined.answers[reference], joined.answers[name], joined.labels, divisions, joined.units,
+            largest_error=most, margin=settings.margin, alpha=settings.alpha,
+        )
+        for name in others
+    }  # fmt: skip
+    return _one_family(parts, study)
+
+
+def _one_family(parts: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.DataFrame]:
+    """Judge the scores of all tables together."""
+    settings = study.statistics
     rows = judged(pd.concat(parts, names=["table", None]), settings.margin, settings.alpha)
     return {
         name: own.drop(columns="scale").reset_index(drop=True)
         for name, own in rows.groupby(level="table", sort=False)
     }
+
+
+def log_probabilities(numbers: Mapping[str, Numbers]) -> dict[str, np.ndarray]:
+    """Logits of every table that holds numbers, (n, K); of probabilities, their logarithms.
+
+    Raises
+    ------
+    AnswersError
+        When some tables give a ``score`` as a probability and others as a logit.
+    """
+    _refuse_mixed(numbers)
+    smallest = np.finfo(np.float32).tiny
+    return {
+        name: one.values
+        if one.kind == "logits"
+        else np.log(np.maximum(_probabilities(one), smallest)).astype(np.float32)
+        for name, one in numbers.items()
+    }
+
+
+def _refuse_mixed(numbers: Mapping[str, Numbers]) -> None:
+    single = {name: _shares(one) for name, one in numbers.items() if one.kind == "score"}
+    if len({*single.values()}) > 1:
+        inside, outside = (
+            next(n for n, own in single.items() if own is is_) for is_ in (True, False)
+        )
+        raise AnswersError(
+            f"each score of {inside} lies within 0..1, as probabilities do, and some of {outside} "
+            "do not, as logits; write p_<class> of each class or logits, so that they compare"
+        )
 
 
 def _shares(one: Numbers) -> bool:

@@ -47,6 +47,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{name}", type=kind, metavar=metavar, help=what)
     parser.add_argument(
+        "--numeric", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="label and prediction are numbers within this range, such as ages, of which the "
+        "absolute error is compared; --margin is in their unit",
+    )  # fmt: skip
+    parser.add_argument(
         "--scores",
         action="store_true",
         help="compare NLL, Brier score, calibration, AUC, … of tables that hold numbers, by group",
@@ -71,7 +76,7 @@ def _run(options: argparse.Namespace) -> int:
 
     asked = {name: getattr(options, name) for name in
              ("before", "after", "policy", "unit", "margin", "minimum", "date", "scores",
-              "find_slices")}  # fmt: skip
+              "find_slices", "numeric")}  # fmt: skip
     asked |= of_tables(options)
     found, content = output.run(**asked)
     on_screen = str(options.markdown) == "-"

@@ -60,7 +60,7 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
         unusable, or the imbalance does not fit its classes.
     """
     raw = read(name, source, root)
-    label = raw.label
+    label, draw = raw.label, draw and not raw.imageless
     if source.label not in (None, label):
         raise SourceError(f"sources.{name}.label: {source.label!r}; the label is {label!r} here")
     rows, classes, reasons = _judged(raw, name, label)
@@ -78,15 +78,20 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
     Path(root).mkdir(parents=True, exist_ok=True)
     size = height_and_width(source.size or raw.size)
     channels, positions = source.channels or raw.channels, np.flatnonzero(wanted)
-    images = (image for image, want in zip(raw.images, wanted, strict=True) if want)
     total = len(positions)
-    middle = source.resize and partial(
-        fit, resize=source.resize, crop=size, interpolation=source.interpolation
-    )
-    pixels, digests, unusable = decode_all(
-        images, total, size=size, channels=channels, native=raw.native, fit=middle or None,
-        folder=root, title=name,
-    )  # fmt: skip
+    if raw.imageless:  # no two samples have the same pixels
+        size = (0, 0)
+        pixels, digests = np.zeros((total, channels, *size), np.uint8), np.arange(total)
+        unusable: Mapping[int, str] = {}
+    else:
+        images = (image for image, want in zip(raw.images, wanted, strict=True) if want)
+        middle = source.resize and partial(
+            fit, resize=source.resize, crop=size, interpolation=source.interpolation
+        )
+        pixels, digests, unusable = decode_all(
+            images, total, size=size, channels=channels, native=raw.native, fit=middle or None,
+            folder=root, title=name,
+        )  # fmt: skip
     for position, reason in unusable.items():
         reasons[positions[position]] = reason
     rejects = _rejects(name, source, raw, rows["id"], reasons)

@@ -56,7 +56,7 @@ class Prepared:
         spec = TABLES["samples"].schema
         further = sorted(set(self.rows.columns.astype(str)) - set(spec.names))
         stride = int(np.prod(self.pixels.shape[1:]))
-        step = max(_PART // stride, 1)
+        step = max(_PART // max(stride, 256), 1)
         # the types of the whole column, so that a part of nothing but unknowns has them too
         rows = pa.Table.from_pandas(self.rows, preserve_index=False)
         fields = [field for field in spec if field.name != "image"]

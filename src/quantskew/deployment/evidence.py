@@ -10,9 +10,10 @@ import pandas as pd
 
 from quantskew import tables
 from quantskew.analysis.gate import Evidence, Policy
+from quantskew.analysis.scored import read_logits
 from quantskew.answers.reading import AnswersError, read
 from quantskew.data.groups import Groups, groupings, unit_codes
-from quantskew.data.loading import load
+from quantskew.data.people import read_people
 from quantskew.deployment.answers import answered, check_finite, class_names, label_codes
 from quantskew.deployment.feeding import (
     EvidenceError,
@@ -24,7 +25,7 @@ from quantskew.deployment.feeding import (
 from quantskew.deployment.runtimes import MINIMUM_INTEGER, inventory
 from quantskew.engine.fingerprint import file_hash
 from quantskew.errors import close_names, one_of
-from quantskew.layout import folder_of, predictions_path, samples_path, stored_variants
+from quantskew.layout import folder_of, origin, predictions_path, samples_path, stored_variants
 from quantskew.names import FULL_PRECISION, Variant
 from quantskew.sections import checked
 
@@ -56,14 +57,16 @@ def from_study(
     UserError
         When there is no such data set, model or variant, with those there are.
     """
-    dataset = one_of("dataset", dataset, study.datasets)
-    model = one_of("model", model, study.models)
+    model = one_of("model", model, (*study.models, *study.answers))
+    given = study.answers.get(model)
+    dataset = one_of("dataset", dataset if given is None else given.dataset, study.datasets)
     known = {}
-    evaluated = folder_of("evaluate", dataset, model)
-    stored = stored_variants(dataset, model)
+    stages, answering = origin(model, study.answers)
+    evaluated = folder_of(answering, dataset, model)
+    stored = stored_variants(dataset, model, stages)
     for one, (file, base) in stored.items():
         known[one.stem] = (one, base, file, stored[base].file, evaluated)
-    deployed = folder_of("deploy", dataset, model)
+    deployed = folder_of("deploy", dataset, model) if given is None else evaluated
     for row in tables.read("deployed", deployed / "deployed.parquet").to_pylist():
         one = Variant(*(row[column] for column in Variant._fields))
         base = one._replace(method=row["base"], bits=FULL_PRECISION)
@@ -75,44 +78,41 @@ def from_study(
             f"there are {', '.join(known)}"
         )
     used = {"bins", "preprocess", "preprocess_of", "output", "threshold"} & policy.model_fields_set
+    if given:  # of which there is no file
+        used |= {"bytes"} & policy.model_fields_set
     if used:
         raise EvidenceError(
             f"{', '.join(sorted(used))} in the policy is for a pair of files (--fp32, --int8); the "
             f"answers of {variant} are stored"
         )
     found, base, file, base_file, folder = known[variant]
-    simulated = folder == evaluated and found.bits != FULL_PRECISION
+    simulated = given is None and folder == evaluated and found.bits != FULL_PRECISION
     note = f"{variant} is simulated in PyTorch; no runtime executes this file"
-    test = load(samples_path(dataset)).test
+    test = read_people(samples_path(dataset)).test
+    paths = [predictions_path(folder, one) for one in (base, found)]
+    said = read_logits(paths)
+    if said.logits is not None:
+        check_finite(dict(zip(map(str, paths), said.logits, strict=True)), said.ids)
+    order = pd.Series(np.arange(len(test.ids)), test.ids).loc[said.ids].to_numpy()
+    attributes = test.attributes.iloc[order].reset_index(drop=True)
     groups = study.groups.model_copy(update={"minimum": policy.minimum})
     unit = policy.unit or groups.unit.get(dataset)
-    units = unit_codes(test.attributes, unit)
+    units = unit_codes(attributes, unit)
     return Evidence(
         name=f"{dataset} {model} {found.stem}",
         reference=base.stem,
-        labels=test.labels.numpy(),
-        before=_answers(folder, base, test.ids),
-        after=_answers(folder, found, test.ids),
+        labels=said.labels,
+        before=said.answers[0],
+        after=said.answers[1],
         n_classes=len(test.classes),
-        divisions=groupings(
-            test.attributes, policy.groups or study.groups_of(dataset), groups, units
-        ),
-        bytes=file.stat().st_size,
+        divisions=groupings(attributes, policy.groups or study.groups_of(dataset), groups, units),
+        bytes=0 if given else file.stat().st_size,
         classes=test.classes,
         warnings=(note,) if simulated else (),
         provenance=_provenance(network=[file], reference=[base_file], data=[samples_path(dataset)]),
         units=units,
         unit=unit or "",
     )
-
-
-def _answers(folder: Path, variant: Variant, ids: np.ndarray) -> np.ndarray:
-    path = predictions_path(folder, variant)
-    rows = tables.read("predictions", path, ["id", "prediction", "logits"]).to_pandas()
-    rows = rows.set_index("id").loc[ids]
-    check_finite({str(path): np.stack([*rows["logits"]])}, ids)
-    answers: np.ndarray = rows["prediction"].to_numpy()
-    return answers
 
 
 def _provenance(*libraries: str, **files: list[Path]) -> dict[str, Any]:

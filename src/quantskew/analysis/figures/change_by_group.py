@@ -8,8 +8,8 @@ import pandas as pd
 from quantskew.analysis.figures.drawing import Drawing, legend_below, margin_band, whiskers
 from quantskew.analysis.figures.registry import figure
 from quantskew.analysis.study import Study
-from quantskew.analysis.views import first_groupings
-from quantskew.names import BASELINE, state_name
+from quantskew.analysis.views import first_groupings, judged
+from quantskew.names import state_name
 
 SHOWN = 15
 """Most groups of a field: those that lose most."""
@@ -66,12 +66,10 @@ def change_by_group(study: Study, effects: pd.DataFrame) -> pd.DataFrame:
 
     Under the reference method at every width; under every method where there is no reference.
     """
-    rows = effects[(effects["metric"] == "accuracy") & (effects["reference"] == BASELINE)]
+    rows = judged(effects[effects["metric"] == "accuracy"], study)
     rows = first_groupings(rows[rows["counted"].astype(bool)], study)
-    plain = rows["method"] == study.reference
-    rows = rows[plain] if plain.any() else rows
     states = [
-        state if plain.any() or state == method else f"{method} {state}"
+        state if method in (study.reference, state) else f"{method} {state}"
         for method, bits in zip(rows["method"], rows["bits"], strict=True)
         for state in [state_name(method, bits)]
     ]

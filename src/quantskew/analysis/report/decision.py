@@ -11,6 +11,7 @@ from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.report.words import HARMS, SAFE
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import groups_named, interval, number, percent, size
+from quantskew.analysis.views import judged
 from quantskew.fairness.gaps import may_lose_most
 from quantskew.fairness.limits import Changes, change_limits
 from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, WORSE, within
@@ -45,14 +46,12 @@ class Decision(NamedTuple):
 def decisions(frames: Frames, study: Study) -> list[Decision]:
     """Judge the reference method at every width, and every file that ships.
 
-    Where the answers hold no reference method, such as in a comparison of tables, every method is
+    Of a network without the reference method, such as in a comparison of tables, every method is
     judged. A verdict speaks of all groupings: *safe* if every group is equivalent or better, which
     needs no adjustment because every one must be; *harms someone* if a group is worse.
     """
-    effects = frames["effects"]
-    own = effects[(effects["reference"] == BASELINE) & (effects["metric"] == "accuracy")]
-    if (own["method"] == study.reference).any():
-        own = own[own["method"] == study.reference]
+    own = judged(frames["effects"], study)
+    own = own[own["metric"] == "accuracy"]
     files = shipped(frames, study)
     rows = []
     for key, part in own.groupby(list(POINT), sort=False):
@@ -77,13 +76,14 @@ def _of_point(
     network = frontier[_same_network(frontier, place)]
     at = network[(network["method"] == place["method"]) & (network["bits"] == place["bits"])]
     told = ""
-    if len(at):
+    if at["bytes"].notna().any():  # it is not known where there are answers alone
         share = at["bytes"].iloc[0] / network.loc[network["method"] == BASELINE, "bytes"]
         told = size(at["bytes"].iloc[0]) + "".join(f" ({100 * x:.0f} % of fp32)" for x in share)
+    simulated = place["method"] in study.all_methods() and place["model"] not in study.answers
     shipped_here = not files.empty and _same_network(files, place).any()
     return {**place, "ships": False}, _decided(
         place, groups, frames, study,
-        note="simulated" if place["method"] in study.all_methods() else "",
+        note="simulated" if simulated else "",
         more=_by_seed(frames.get("certificates"), place, study),
         accuracy=_accuracy(frames["levels"], place),
         size=told,

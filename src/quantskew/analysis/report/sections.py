@@ -26,7 +26,7 @@ from quantskew.analysis.report.tables import (
 from quantskew.analysis.report.words import methods_described
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import number, points
-from quantskew.analysis.views import first_groupings
+from quantskew.analysis.views import first_groupings, judged
 from quantskew.data.people import People
 from quantskew.fairness.catalogue import CATALOGUE
 from quantskew.fairness.verdicts import CANNOT_TELL, EQUIVALENT
@@ -104,9 +104,7 @@ def _place(rows: pd.DataFrame) -> dict[str, Show]:
 
 def _groups(frames: Frames, study: Study) -> Iterator[Table]:
     effects, levels = frames["effects"], frames["levels"]
-    own = effects[(effects["reference"] == BASELINE) & (effects["metric"] == "accuracy")]
-    if study.reference in set(own["method"]):
-        own = own[own["method"] == study.reference]
+    own = judged(effects[effects["metric"] == "accuracy"], study)
     for dataset in study.datasets:
         for place, attribute in enumerate(study.groups_of(dataset)):
             for model in study.models:
@@ -249,23 +247,22 @@ def every_metric(levels: pd.DataFrame, effects: pd.DataFrame, study: Study) -> p
     -------
     pandas.DataFrame
         One row a data set, model, grouping and metric, in the order of the catalogue: the value at
-        fp32, missing where ``levels`` has none, then the change and its verdict at every width, and
+        fp32, missing where ``levels`` has none, then the change and its verdict at every width (or
+        in every table of answers), and
         the note of the level. A metric without a meaning for a grouping has no row in ``effects``
         and none here.
     """
     key = ["dataset", "model", "attribute", "metric"]
-    effects = effects[
-        (effects["group"] == WHOLE)
-        & (effects["reference"] == BASELINE)
-        & (effects["method"] == study.reference)
-    ]
+    effects = judged(effects[effects["group"] == WHOLE], study)
+    state = [*map(state_name, effects["method"], effects["bits"])]
     start = levels[(levels["group"] == WHOLE) & (levels["method"] == BASELINE)].set_index(key)
     rows = effects[key].drop_duplicates().set_index(key)
     rows[BASELINE] = start["value"].reindex(rows.index)
-    for bits, part in sorted(effects.groupby("bits"), reverse=True):
+    states = effects.assign(state=state).sort_values("bits", ascending=False, kind="stable")
+    for name, part in states.groupby("state", sort=False):
         at = part.set_index(key)
-        rows[f"{width_name(bits)}_change"] = at["change"]
-        rows[f"{width_name(bits)}_verdict"] = at["verdict"].reindex(rows.index, fill_value="")
+        rows[f"{name}_change"] = at["change"]
+        rows[f"{name}_verdict"] = at["verdict"].reindex(rows.index, fill_value="")
     notes = start["note"] if "note" in start else pd.Series("", start.index, dtype=str)
     rows["note"] = notes.reindex(rows.index).fillna("")
     order = {name: place for place, name in enumerate(CATALOGUE)}

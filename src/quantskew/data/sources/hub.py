@@ -101,7 +101,7 @@ def _whole(path: Path) -> Iterator[None]:
 
 
 def read_rows(
-    files: list[Path], image: str, root: Path | None = None, digits: int = 5
+    files: list[Path], image: str | None, root: Path | None = None, digits: int = 5
 ) -> tuple[pd.DataFrame, "pd.Series[str]", "pd.Series[str]"]:
     """Read every column but the image of some Parquet files.
 
@@ -123,7 +123,7 @@ def read_rows(
         with _whole(path):
             file = pq.ParquetFile(path, page_checksum_verification=True)
             schema = file.schema_arrow
-            registry.need(schema.names, str(path), image)
+            registry.need(schema.names, str(path), *([image] if image else []))
             columns = [field.name for field in schema if field.name != image and _plain(field)]
             part = file.read(columns).to_pandas(types_mapper=_INTEGERS.get, ignore_metadata=True)
         for name, words in _declared(path, schema.metadata or {}).items():

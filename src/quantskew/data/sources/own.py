@@ -21,6 +21,7 @@ from quantskew.data.sources.store import PICTURES, Store
 
 SIZE = 64
 FILE = "\0file"  # where an image is: no name that a table has
+_ANSWERS = ("prediction", "logits", "probabilities", "score")
 _METADATA = ("metadata.csv", "metadata.jsonl")
 _OWN = Terms(page="", licence="as agreed with whoever made the data")
 
@@ -134,6 +135,19 @@ def webdataset(source: Source, where: Path) -> Raw:
     label = source.label or ("cls" if "cls" in table else "label")
     source = source.model_copy(update={"label": label})
     return _raw(source, table, chain.from_iterable(reads), where, pd.Series(shards))
+
+
+@source("labels", keys=("classes", "split"))
+def labels(source: Source, where: Path) -> Raw:
+    """A Parquet file, CSV or JSON lines of labels and groups without images, for ``answers:``.
+
+    It may be a table of answers itself; what a network answered describes no sample, and is left
+    out.
+    """
+    table = read_rows([where], None)[0] if where.suffix == ".parquet" else read_csv(where)
+    need(table, str(where), "id")
+    said = [name for name in table if name in _ANSWERS or str(name).startswith("p_")]
+    return _raw(source, table.drop(columns=said), (), where)
 
 
 def _fields(kind: str, content: Any, name: str) -> dict[str, Any]:

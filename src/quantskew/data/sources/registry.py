@@ -49,7 +49,8 @@ class Raw:
         One row a sample with the columns ``id`` and ``label``, ``split`` where one is published
         (``train``, ``test``, ``validation``), and the attributes.
     images
-        One a row, in the same order; gone through once, so it may read as it goes.
+        One a row, in the same order; gone through once, so it may read as it goes. Samples without
+        images have ``()``, and are all of test unless a split is published.
     classes
         Legal labels in the order of their indices; None takes the values found, sorted.
     label
@@ -82,6 +83,11 @@ class Raw:
     imbalance: Literal["paper"] | None = None
     rejects: tuple[tuple[str, str], ...] = ()
     absent: int = 0
+
+    @property
+    def imageless(self) -> bool:
+        """Whether there are labels and groups alone."""
+        return isinstance(self.images, tuple) and not self.images
 
 
 Reader = Callable[[Source, Path], Raw]
@@ -136,7 +142,7 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
         raise SourceError(
             f"sources.{name}: no reader is named {given!r}{close_names(given, READERS)}; "
             f"there are {', '.join(sorted(READERS))}. Your own images are read by reader: parquet, "
-            "folder or webdataset"
+            "folder or webdataset; labels and groups without images by labels"
         )
     for key in sorted(set().union(*KEYS.values())):
         idle = key not in KEYS.get(given, ())
