@@ -31,7 +31,7 @@ from quantskew.data.people import People, read_people
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.files import write_json
-from quantskew.layout import samples_path
+from quantskew.layout import empty, samples_path
 from quantskew.tables import read as read_table
 
 ROOT = Path(__file__).parents[1]
@@ -717,3 +717,12 @@ def test_a_long_table_is_paged_sorted_and_filtered(page, tmp_path):
             f"rows {start}–{start + len(shown) - 1} of {len(rows)}" if names else "no rows"
         )
         assert disabled == [number == 0, 25 * (number + 1) >= len(rows)]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, one in FIGURES.items() if not {"levels", "effects"} & {*one.tables}]
+)
+def test_a_figure_of_what_was_not_measured_has_no_rows(name):
+    """Networks with weights of their own have no history, and tables of answers no weights."""
+    one = FIGURES[name]
+    assert not len(one.rows({name: empty(name) for name in one.tables}, STUDY))

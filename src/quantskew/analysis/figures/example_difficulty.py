@@ -71,8 +71,8 @@ def example_difficulty(study: Study, history: pd.DataFrame) -> pd.DataFrame:
     rows = rows.groupby(keys, as_index=False)["accuracy"].mean()
     last = rows[rows["epoch"] == rows.groupby("panel")["epoch"].transform("max")]
     last = last.sort_values("split", kind="stable").drop_duplicates(["panel", "group"])
-    ranks = last.set_index(["panel", "group"]).groupby("panel")["accuracy"].rank("first") - 1
-    rows = rows.join(ranks.astype(int).rename("rank"), on=["panel", "group"])
+    last["rank"] = last.groupby("panel")["accuracy"].rank("first").astype(int) - 1
+    rows = rows.merge(last[["panel", "group", "rank"]], on=["panel", "group"])
     rows = rows.rename(columns={"group": "series", "epoch": "x", "accuracy": "y"})
     order = ["panel", "drawing", "series", "x"]
     rows = rows.sort_values(order, ascending=[True, False, True, True])
