@@ -149,7 +149,7 @@ def test_tables_stand_beside_a_network(project, tmp_path):
     pd.testing.assert_frame_equal(own, same)
     rows = json.loads((study.folder / "plots/rows/change_by_group.json").read_text())
     assert {row["panel"] for row in rows} == {"digits · resnet18_quarter", "digits · phone"}
-    (study.folder / "policy.yaml").write_text("accuracy_drop: 0.02\n")
+    (study.folder / "policy.yaml").write_text("largest_group_loss: 0.02\n")
     gate = ("quantskew", "gate", "policy.yaml")
     failed = study.run(*gate, "broken-seed0", "--model", "phone", check=False)
     assert failed.returncode == 1, failed.stdout + failed.stderr
