@@ -35,7 +35,7 @@ NETWORKS = ("train", "quantize", "mitigate")
 
 
 class Stored(NamedTuple):
-    """A network on disk: its file, and the fp32 network that it was made from."""
+    """A network on disk: its file, or its table of answers, and the network it was made from."""
 
     file: Path
     base: Variant
@@ -77,7 +77,8 @@ def stored_variants(
         for row in tables.read("variants", folder / "variants.parquet").to_pylist():
             variant = Variant(*(row[column] for column in Variant._fields))
             base = variant._replace(method=row["base"], bits=FULL_PRECISION)
-            stored[variant] = Stored(folder / row["file"], base)
+            file = Path(row["file"]) if stage == "given" else folder / row["file"]
+            stored[variant] = Stored(file, base)
     return stored
 
 
