@@ -58,8 +58,8 @@ def test_tables_alone_are_a_study(tmp_path):
     told = project.dvc("repro").stdout
     assert "models: none, so nothing is trained, quantized or shipped" in told
     summary = json.loads((tmp_path / "metrics/summary.json").read_text())
-    assert summary["people"]["phone"]["int8"]["harmed"] == 0
-    assert summary["people"]["phone"]["pruned"]["harmed"] == 1
+    assert summary["phone"]["int8"]["harmed"] == 0
+    assert summary["phone"]["pruned"]["harmed"] == 1
     found = frames(tmp_path)
     # of one table answers alone are known, and neither file nor training of any
     assert {*found["scores"]["method"]} == {"int8"}
@@ -137,11 +137,11 @@ def test_tables_stand_beside_a_network(project, tmp_path):
     params.write_text(text.replace("answers: {}", f"answers: {json.dumps({'phone': phone})}"))
     told = study.dvc("repro").stdout
     assert "Running stage 'evaluate" not in told
-    summary = json.loads((study.folder / "metrics/summary.json").read_text())["digits"]
-    before = json.loads((project.folder / "metrics/summary.json").read_text())["digits"]
+    summary = json.loads((study.folder / "metrics/summary.json").read_text())
+    before = json.loads((project.folder / "metrics/summary.json").read_text())
     assert summary["phone"].keys() == {"int8", "broken"}
     assert summary["resnet18_quarter"].keys() == before["resnet18_quarter"].keys()
-    assert "digits.phone.broken.worst" in study.dvc("metrics", "diff").stdout
+    assert "phone.broken.worst" in study.dvc("metrics", "diff").stdout
     effects = frames(study.folder)["effects"]
     assert {*effects["model"]} == {"resnet18_quarter", "phone"}
     own, theirs = frames(project.folder)["levels"], frames(study.folder)["levels"]
@@ -152,7 +152,8 @@ def test_tables_stand_beside_a_network(project, tmp_path):
     (study.folder / "policy.yaml").write_text("largest_group_loss: 0.02\n")
     gate = ("quantskew", "gate", "policy.yaml")
     failed = study.run(*gate, "broken-seed0", "--model", "phone", check=False)
-    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert failed.returncode in (1, 2), failed.stdout + failed.stderr  # by how many images differ
+    assert "digits phone broken-seed0 against fp32-32bit-seed0" in failed.stdout
     unknown = study.run(*gate, "brocken-seed0", "--model", "phone", check=False)
     assert "did you mean 'broken-seed0'" in unknown.stderr
     sliced = study.run("quantskew", "slices", "--model", "phone", "--variant", "broken")
