@@ -1,3 +1,4 @@
+import errno
 import os
 import platform
 import resource
@@ -90,6 +91,21 @@ def test_other_cells_finish_when_one_fails(store):
     with pytest.raises(CellError, match=r"1 of 3 cells failed.*\n.*3: ValueError: three is not"):
         cells.run(work, title="t", compute=HERE)
     assert sorted(p.read_text() for p in store.rglob("out.txt")) == ["1", "2"]
+
+
+def disk_is_full(folder: Path, *, words: str) -> None:
+    if words:
+        raise RuntimeError(words)
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("words", ["", "I/O error: No space left on device (os error 28)"])
+@pytest.mark.parametrize("where", [HERE, TWO])
+def test_a_full_disk_ends_the_stage_and_is_no_result_of_a_cell(where, words):
+    work = [Cell(str(n), f"{__name__}:disk_is_full", words=words) for n in range(2)]
+    work += [Cell("sound", f"{__name__}:fail_on_three", number=1)]
+    with pytest.raises((OSError, RuntimeError), match="No space left"):
+        cells.attempt(work, title="t", compute=where)
 
 
 def test_an_interrupted_cell_goes_on_from_its_checkpoint(store):

@@ -23,6 +23,7 @@ from quantskew.data.source import Source
 from quantskew.description import bounded
 from quantskew.evaluation import layer_damage
 from quantskew.evaluation.loss_surface import survey
+from quantskew.evaluation.plan import Curvature
 from quantskew.evaluation.run import evaluate
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
@@ -306,6 +307,21 @@ def test_a_survey_fills_its_table(surfaces):
     assert after.drop(columns="trace_error").notna().all(axis=None)
     assert (after["residual"] <= 1e-3).all()
     assert (bounded(after, before)["bound"] >= after["second_order"] - 1e-6).all()
+
+
+def test_groups_that_are_too_small_are_not_surveyed_and_the_price_is_told(surfaces, tmp_path):
+    data, base, *_ = surfaces
+    sizes = data.test.attributes["slant"].value_counts()
+    for minimum, left in ((sizes.max(), {sizes.idxmax()}), (sizes.max() + 1, set())):
+        survey(
+            tmp_path, subject=subject(base), base=None, attribute="slant",
+            groups=Groups(minimum=minimum), size=2, probes=0, errors=False,
+        )  # fmt: skip
+        rows = pd.read_parquet(tmp_path / "curvature.parquet")
+        assert {*rows.get("group", ())} == left
+    told = Curvature(samples=4, errors=True, probes=2).price(networks=3, groups=5)
+    assert "3 networks in 5 groups" in told
+    assert f"at most {3 * 5 * (100 + 3 + 2):,}" in told
 
 
 def test_a_survey_is_of_the_folded_network(surfaces):

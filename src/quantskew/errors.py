@@ -1,6 +1,8 @@
 """Errors that a user can put right, and the names that they may have meant."""
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable, Sequence
 from importlib.metadata import metadata, requires
 
@@ -19,6 +21,25 @@ def close_names(given: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(str(given), [str(name) for name in known], n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE}
+"""Numbers of errors that say something of the machine and nothing of the work."""
+
+
+def of_the_machine(error: BaseException) -> bool:
+    """Whether a full disk or the like is behind an error; libraries in Rust say so in words.
+
+    Examples
+    --------
+    >>> of_the_machine(OSError(28, "No space left on device"))
+    True
+    >>> of_the_machine(ValueError("I/O error: No space left on device (os error 28)"))
+    True
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    words = re.search(r"\(os error (\d+)\)", str(error))
+    return (int(words[1]) if words else number) in OF_THE_MACHINE
 
 
 class MissingExtraError(UserError, ImportError):

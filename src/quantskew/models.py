@@ -35,7 +35,6 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -430,6 +429,8 @@ def expect_accuracy(network: nn.Module, test: Samples, expected: float) -> None:
         When a network of that accuracy would answer as few samples correctly with a probability
         below 0.001 (one-sided binomial test).
     """
+    from scipy.stats import binomtest  # a second and 40 MB, which only this needs
+
     correct = int((logits(network, test.images).argmax(1) == test.labels).sum())
     if binomtest(correct, len(test.labels), expected, "less").pvalue < 0.001:
         raise ModelError(

@@ -1,6 +1,7 @@
 """From files, bytes or arrays to pixels of one size: in parallel, once, in bounded memory."""
 
 import io
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -173,6 +174,8 @@ def decode_all(
     """
     shape = (max(total, 1), channels, *height_and_width(size))  # no file of 0 bytes is mapped
     with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk is told here, not by a bus error later
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))
         pixels = np.memmap(file, np.uint8, "w+", shape=shape)
     digests = np.zeros(total, "V16")
     unusable: dict[int, str] = {}

@@ -42,7 +42,7 @@ from quantskew.engine.fingerprint import code_hash, identity, libraries
 from quantskew.engine.pool import processes
 from quantskew.engine.ray_pool import cluster
 from quantskew.engine.store import default_store
-from quantskew.errors import UserError
+from quantskew.errors import UserError, of_the_machine
 
 
 class CellError(UserError, RuntimeError):
@@ -134,12 +134,10 @@ def attempt(cells: Sequence[Cell], *, title: str, compute: Compute) -> Done:
     compute
         Where the cells run. Results depend only on its ``cpus``, the threads of a cell.
     """
-    store = default_store()
-    names = {cell.name: cell.fingerprint(compute.cpus) for cell in cells}
-    folders = {name: store / digest[:2] / digest for name, digest in names.items()}
+    folders = {cell.name: _folder(cell, compute) for cell in cells}
     if len(folders) < len(cells):
         raise ValueError("two cells of a stage share a name")
-    waiting = {folders[cell.name]: cell for cell in cells if not folders[cell.name].is_dir()}
+    waiting = {folders[cell.name]: cell for cell in unfinished(cells, compute)}
     tasks = {
         cell.name: (cell.function, folder, cell.arguments, compute.cpus, cell.modules)
         for folder, cell in waiting.items()
@@ -161,6 +159,16 @@ def attempt(cells: Sequence[Cell], *, title: str, compute: Compute) -> Done:
         {name: folder for name, folder in folders.items() if folder not in failures},
         {name: failures[folder] for name, folder in folders.items() if folder in failures},
     )
+
+
+def unfinished(cells: Sequence[Cell], compute: Compute) -> list[Cell]:
+    """Return the cells that :func:`attempt` would run."""
+    return [cell for cell in cells if not _folder(cell, compute).is_dir()]
+
+
+def _folder(cell: Cell, compute: Compute) -> Path:
+    digest = cell.fingerprint(compute.cpus)
+    return default_store() / digest[:2] / digest
 
 
 def _outcomes(tasks: Tasks, modules: set[str], compute: Compute) -> Outcomes:
@@ -204,6 +212,8 @@ def _do(
             _start_alike(threads)
             call(part, **arguments)
         except Exception as error:
+            if of_the_machine(error):  # no result of the cell: the stage ends, and can go on
+                raise
             (part / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
             return f"{type(error).__name__}: {error}  (trace: {part / 'error.txt'})"
         # names with a dot are files that an earlier attempt was writing when it was killed

@@ -11,14 +11,15 @@ from filelock import FileLock, Timeout
 
 from quantskew.engine.costs import noted
 from quantskew.engine.store import default_store
-from quantskew.errors import UserError
+from quantskew.errors import UserError, of_the_machine
 
 
 def run(main: Callable[..., None]) -> None:
     """Call a function with the arguments of the command line, one per parameter.
 
     The user's own modules are imported from the folder in which the command runs. A
-    :class:`UserError` ends the program with its message and status 1, without a traceback. If the
+    :class:`UserError` ends the program with its message and status 1, without a traceback, and so
+    does a full disk or a folder that cannot be written. If the
     same command is already running, for example after its ``dvc repro`` was killed, this one waits
     for it. :mod:`quantskew.engine.costs` records time and memory.
     """
@@ -33,6 +34,10 @@ def run(main: Callable[..., None]) -> None:
             main(**arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Exception as error:
+        if not of_the_machine(error):
+            raise
+        sys.exit(f"error: {error}; finished cells are kept, the next run goes on from them")
     except KeyboardInterrupt:
         sys.exit("interrupted: finished cells are kept, the next run goes on from them")
 

@@ -1,6 +1,7 @@
 """From the cells of stage ``evaluate`` to its tables."""
 
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +12,10 @@ import pandas as pd
 import safetensors.numpy
 
 from quantskew import tables
-from quantskew.data.groups import groupings
-from quantskew.data.people import read_people
+from quantskew.data.groups import Grouping, groupings
+from quantskew.data.people import People, read_people
 from quantskew.description import bounded, describe, history_by_group, predictions
-from quantskew.engine.cells import attempt
+from quantskew.engine.cells import attempt, unfinished
 from quantskew.evaluation.plan import Plan, plan
 from quantskew.layout import (
     Stored,
@@ -42,10 +43,16 @@ def evaluate_all(study: "Params", dataset: str, model: str) -> None:
     # the longest first
     steps = {"curvature": planned.surveys, "layers": planned.layers, "evaluate": planned.answers}
     cells = [cell for part in steps.values() for cell in part.values()]
+    data = read_people(samples_path(dataset))
+    divisions = groupings(data.test.attributes, study.groups_of(dataset), study.groups)
+    if waiting := unfinished([*planned.surveys.values()], study.compute):
+        price = study.curvature.price(len(waiting), int(divisions[0].counted.sum()))
+        print(price, file=sys.stderr)
     done = attempt(cells, title=f"evaluate {dataset} {model}", compute=study.compute)
     target = folder_of("evaluate", dataset, model)
     shutil.rmtree(target, ignore_errors=True)
-    for name, rows in _described(study, dataset, variants, planned, done.folders, target).items():
+    described = _described(data, divisions, variants, planned, done.folders, target)
+    for name, rows in described.items():
         tables.write(name, rows, target / f"{name}.parquet")
     for name, rows in _surveyed(planned, done.folders).items():
         tables.write(name, rows, target / f"{name}.parquet")
@@ -63,17 +70,15 @@ def evaluate_all(study: "Params", dataset: str, model: str) -> None:
 
 
 def _described(
-    study: "Params",
-    dataset: str,
+    data: People,
+    divisions: list[Grouping],
     variants: Mapping[Variant, Stored],
     planned: Plan,
     folders: Mapping[str, Path],
     target: Path,
 ) -> dict[str, pd.DataFrame]:
     """Write the answers of every network, and say what they mean for each group."""
-    data = read_people(samples_path(dataset))
     test = data.test
-    divisions = groupings(test.attributes, study.groups_of(dataset), study.groups)
     ran = {v: folders[cell.name] for v, cell in planned.answers.items() if cell.name in folders}
     at = {variant: folder for variant, folder in ran.items() if variants[variant].base in ran}
     rows: dict[str, dict[Variant, pd.DataFrame]] = defaultdict(dict)
@@ -100,9 +105,10 @@ def _logits(folder: Path) -> np.ndarray:
 def _surveyed(planned: Plan, folders: Mapping[str, Path]) -> dict[str, pd.DataFrame]:
     """Tables of the surveys that succeeded, of a network and of the one that it was made from."""
     surfaces = {
-        variant: pd.read_parquet(folders[cell.name] / "curvature.parquet")
+        variant: rows
         for variant, cell in planned.surveys.items()
         if cell.name in folders
+        and len(rows := pd.read_parquet(folders[cell.name] / "curvature.parquet"))
     }
     bases = planned.surveyed
     complete = {

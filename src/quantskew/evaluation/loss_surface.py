@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from quantskew import models
-from quantskew.data.groups import Groups, group_codes
+from quantskew.data.groups import Groups, group_codes, small
 from quantskew.impact.curvature import measure, subsample
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
@@ -38,6 +38,9 @@ def survey(
 ) -> None:
     """Measure one variant on the test set; write ``curvature.parquet``, one row a group.
 
+    Groups that ``groups`` calls too small, by their test samples, are left out; so the table can be
+    empty.
+
     Parameters
     ----------
     subject
@@ -53,11 +56,13 @@ def survey(
     test, where = data.test, models.device()
     codes, names = group_codes(data.attributes, attribute, groups)
     in_test = data.split == "test"
+    few = small(codes[in_test], names, groups.minimum)
     members = {
-        name: rows
-        for g, name in enumerate(names)
-        if len(rows := np.flatnonzero(codes[in_test] == g))
+        name: np.flatnonzero(codes[in_test] == g) for g, name in enumerate(names) if not few[g]
     }
+    if not members:
+        pd.DataFrame().to_parquet(folder / "curvature.parquet")
+        return
     images, labels = models.as_input(test.images, where), test.labels.to(where)
 
     def folded(subject: Subject) -> nn.Module:

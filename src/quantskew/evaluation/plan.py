@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from pydantic import Field
 
 from quantskew.engine.cells import Cell
+from quantskew.impact import MAX_PRODUCTS
 from quantskew.layout import Stored
 from quantskew.names import Variant
 from quantskew.sections import Names, Section, Width
@@ -32,6 +33,14 @@ class Curvature(Section):
     probes: Annotated[int, Field(ge=0)] = 0
     errors: bool = False
     layers: bool = False
+
+    def price(self, networks: int, groups: int) -> str:
+        """Say in a sentence what surveying some networks costs, before it is paid."""
+        each = MAX_PRODUCTS + 3 * self.errors + self.probes
+        return (
+            f"curvature of {networks} networks in {groups} groups: a few Hessian products of "
+            f"{self.samples} samples for each, at most {networks * groups * each:,} in all"
+        )
 
 
 class Plan(NamedTuple):

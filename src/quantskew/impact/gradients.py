@@ -23,7 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 from quantskew.errors import UserError
 from quantskew.precision import all_digits
 
-BATCH = 256
+BATCH = 64
 PER_SAMPLE_NUMBERS = 2**27
 """Numbers of per-sample gradients held in memory at once (half a GiB in single precision)."""
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantskew.impact import MAX_PRODUCTS
 from quantskew.impact.gradients import inner
 
 Map = Callable[[Tensor], Tensor]
@@ -42,7 +43,7 @@ def largest_eigenvalue(
     *,
     image: Map = identity,
     tolerance: float = 1e-3,
-    max_products: int = 100,
+    max_products: int = MAX_PRODUCTS,
     seed: int = 0,
 ) -> Spectrum:
     """Largest algebraic eigenvalue of a symmetric operator, by Lanczos.
