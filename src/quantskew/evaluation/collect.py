@@ -70,7 +70,7 @@ def evaluate_all(study: "Params", dataset: str, model: str) -> None:
 
 
 def _described(
-    data: People,
+    data: People[np.ndarray],
     divisions: list[Grouping],
     variants: Mapping[Variant, Stored],
     planned: Plan,
