@@ -13,7 +13,7 @@ stages depend:
 ``data/inputs/models/<model>.json``  the code of the factory and what it imports, the checkpoint
 ``data/inputs/methods.json``         the code of the user's own functions
 ``data/inputs/extensions.json``      the code of the user's own modules (``extensions``)
-``data/inputs/answers.json``         tables of answers
+``data/inputs/answers.json``         what ``answers`` says, and its tables; a study need not have it
 ===================================  ===========================================================
 """
 
@@ -53,7 +53,8 @@ def write_inputs(study: Params) -> None:
     for key, path in given.values():
         if not path.is_file():
             raise UserError(f"{key}: {path}: no such file")
-    _write(INPUTS / "answers.json", {name: tree_hash(path) for name, (_, path) in given.items()})
+    digests = {name: tree_hash(path) for name, (_, path) in given.items()}
+    _write(INPUTS / "answers.json", {"settings": study.answers, "tables": digests})
     if not study.models:
         print("models: none, so nothing is trained, quantized or shipped; answers are judged")
         for stage in (*NETWORKS, "deploy", "evaluate"):  # of which DVC asks for the folders

@@ -338,7 +338,7 @@ def _price(row: dict[str, Any]) -> Cell:
     trained = row["training"]
     told = ["free"] if row["free"] else [f"{number(trained)} × training"] if trained > 0 else []
     told += [f"{number(row[name])} {name}" for name in ("images", "labels") if row.get(name, 0) > 0]
-    return Cell(", ".join(told), None if pd.isna(trained) else float(trained))
+    return Cell(", ".join(told))  # without a number, so that it wraps
 
 
 def _flow(frames: Frames) -> Iterator[Table]:
