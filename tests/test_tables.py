@@ -38,7 +38,7 @@ def test_rows_are_sorted_and_bytes_do_not_depend_on_the_order_given(tmp_path):
         (variants().drop(columns="bits"), "bits"),
         (variants(extra=1), "extra"),
         (variants(dataset="a"), "more than once"),
-        (variants(bytes=[1, None]), "bytes is missing where dataset = a"),
+        (variants(file=["x", None]), "file is missing where dataset = a"),
         (variants(bits=["four", "four"]), "four"),
     ],
 )
@@ -67,7 +67,7 @@ def test_every_column_says_what_it_holds(tmp_path):
         assert table.describe()["description"].str.len().min() > 1
     tables.write("variants", variants(), tmp_path / "t.parquet")
     field = pq.read_schema(tmp_path / "t.parquet").field("bytes")
-    assert field.metadata[b"description"] == b"size of that file"
+    assert field.metadata[b"description"] == b"size of the weights"
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
