@@ -76,7 +76,7 @@ JUDGING = '''
 from my_kinds.words import LABEL, SCALE, TITLE
 from quantskew.analysis.claims import Contrast
 from quantskew.analysis.figures import figure
-from quantskew.analysis.figures.drawing import LinesByWidth
+from quantskew.analysis.figures.fvo_by_width import LinesByWidth
 from quantskew.analysis.hypotheses import claim
 from quantskew.fairness.catalogue import metric
 from quantskew.fairness.score_catalogue import score
@@ -105,8 +105,9 @@ def label_probability(outputs):
 def evenness_by_width(study, levels):
     """Evenness of every method at each width."""
     rows = levels[(levels["metric"] == "evenness") & (levels["attribute"] == "tone")]
-    rows = rows.assign(panel=rows["dataset"], width=rows["bits"].astype(str))
-    return rows[["panel", "method", "width", "bits", "value", "low", "high", "chance_upper"]]
+    rows = rows.assign(panel=rows["dataset"], width=rows["bits"].astype(str), margin=0.02, at_fp32=1.0)
+    shares = ["value", "low", "high", "chance_upper", "margin", "at_fp32"]
+    return rows[["panel", "method", "width", "bits", *shares]]
 
 
 @claim("down_hurts", -1, "overall accuracy, down less nearest")
