@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from quantskew import tables
+from quantskew import cli, tables
+from quantskew.analysis.typeset import escape_markdown
 from quantskew.answers.judging import compare_answers
 from quantskew.errors import UserError
 
@@ -137,3 +138,14 @@ def test_published_tables_are_small_and_hold_no_images(path):
         assert file.stat().st_size < 300_000
         kinds = {str(field.type) for field in pq.read_schema(file)}
         assert kinds <= {"int32", "string"}
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.parts[-3])
+def test_a_pair_is_judged_as_the_page_says(path, capsys):
+    page = (RESULTS / "footing.md").read_text(encoding="utf-8")
+    pair = [str(path.parent / f"{name}-seed0.parquet") for name in ("fp32-32bit", "ptq-3bit")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["compare", *pair])
+    assert ended.value.code in (0, 1, 2)
+    sentence = capsys.readouterr().out.splitlines()[0]
+    assert f"- {escape_markdown(sentence)}\n" in page

@@ -30,6 +30,7 @@ from quantskew.analysis.published import published
 from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.typeset import escape_markdown, markdown
 from quantskew.analysis.views import first_groupings
+from quantskew.answers.judging import compare_answers
 from quantskew.engine.command import run
 from quantskew.fairness.plan import seeds_to_decide
 from quantskew.files import write_text
@@ -307,6 +308,17 @@ class Results:
         free = listed["entry"].isin(self.study.free_remedies())
         listed.insert(2, "free", np.where(free, "free", ""))
         return markdown(listed)
+
+    def pairs(self, *networks: str) -> str:
+        """Say what ``quantskew compare`` says of networks of the first seed, against their fp32."""
+        where = self.folder / "answers" / self.study.datasets[0] / self.study.models[0]
+        if not where.is_dir():
+            return "*No answers are published.*\n"
+        seed = self.study.seeds[0]
+        before = where / f"{BASELINE}-{FULL_PRECISION}bit-seed{seed}.parquet"
+        files = [where / f"{name}-seed{seed}.parquet" for name in networks]
+        found = compare_answers(before, {file.name: file for file in files})
+        return "".join(f"- {escape_markdown(one.sentence)}\n" for one in found.decisions)
 
     def columns(self, bits: int) -> str:
         """Set what policies do for the worst group, each against uniform widths so trained."""
