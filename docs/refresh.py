@@ -27,8 +27,9 @@ from quantskew.engine.command import run
 from quantskew.errors import UserError
 from quantskew.files import write_text
 
-OF_THE_STUDY = ("README.md", "docs/reproduce.md", "docs/ship.md")
-"""Pages that show numbers of the default study: only their marked blocks are run, and run there."""
+OF_THE_STUDY = ("README.md", "docs/reproduce.md", "docs/ship.md", "docs/benchmark.md")
+"""Pages with numbers of the default study or of kept tables: only their marked blocks are run, and
+run there."""
 OF_THEMSELVES = ("docs/compare.md", "docs/sure.md")
 """Pages that make their own data: all of them is run, in a folder that is thrown away."""
 MARK = "<!-- refresh -->"

@@ -78,6 +78,9 @@ def test_an_entry_more_changes_no_verdict_of_another(folder):
     after = ENTRIES["entries"](folder)
     assert verdicts(after)["mine", 4, "overall"] == "worse"
     others = after[after["method"] != "mine"].reset_index(drop=True)
+    alone = ENTRIES["entries"](folder, ["spares"])
+    same = before[before["method"] == "spares"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, same, check_dtype=False)
     pd.testing.assert_frame_equal(others, before, check_dtype=False)
 
 
@@ -88,6 +91,8 @@ def test_entries_may_be_compared_with_another_method(folder):
 
 
 def test_what_does_not_fit_is_refused(folder):
+    with pytest.raises(UserError, match="no entry 'spare'; did you mean 'spares'"):
+        ENTRIES["entries"](folder, ["spare"])
     with pytest.raises(UserError, match="no table of gone to compare with"):
         ENTRIES["entries"](folder, against="gone")
     path = folder / "hurts-4bit-seed0.parquet"
@@ -100,7 +105,8 @@ def test_what_does_not_fit_is_refused(folder):
 def test_published_answers_give_the_verdicts_of_their_study(project):
     target = project.folder / "docs/results"
     target.mkdir(parents=True)
-    shutil.copyfile(RESULTS / "publish.py", target / "publish.py")
+    for name in ("publish.py", "export.py", "entries.py"):
+        shutil.copyfile(RESULTS / name, target / name)
     try:
         project.run("python", "docs/results/publish.py", "digits")
         (published,) = target.glob("digits/answers/digits/resnet18_quarter")
@@ -125,6 +131,11 @@ def test_published_answers_give_the_verdicts_of_their_study(project):
             for column in ("n", "lost", "gained"):
                 assert (found[column] == wanted[column]).all()
             np.testing.assert_allclose(found["bound"], wanted["bound"])
+        claims, wanted = (
+            tables.read("claims", path / "claims.parquet").to_pandas()
+            for path in (target / "digits", project.folder / "data/analysis")
+        )
+        pd.testing.assert_frame_equal(claims, wanted)
     finally:
         shutil.rmtree(project.folder / "docs")
 
@@ -138,6 +149,15 @@ def test_published_tables_are_small_and_hold_no_images(path):
         assert file.stat().st_size < 300_000
         kinds = {str(field.type) for field in pq.read_schema(file)}
         assert kinds <= {"int32", "string"}
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.parts[-3])
+def test_kept_entries_are_judged_from_the_tables(path):
+    kept = pd.read_parquet(path.parents[3] / "entries.parquet")
+    kept = kept[(kept["against"] == "ptq") & (kept["by"] == kept["by"].iloc[0])]
+    own = kept[kept["method"] == "adjusted"].drop(columns=["by", "against"])
+    again = ENTRIES["entries"](path.parent, ["adjusted"], kept["by"].iloc[0])
+    pd.testing.assert_frame_equal(again, own.reset_index(drop=True), check_dtype=False)
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.parts[-3])

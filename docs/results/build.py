@@ -44,7 +44,7 @@ COLUMNS = {
     "fine-tuned": ("_tuned", "qat"),
     "fine-tuned with a fairness loss": ("_fair", "qat_fair"),
 }
-"""How the networks of a column are called behind the name of their policy, and the uniform ones."""
+"""How the networks of a column end behind the name of their policy, and the uniform ones."""
 PARITY = ("demographic_parity", "equalized_odds", "predictive_equality", "disparate_impact")
 
 
@@ -241,14 +241,15 @@ class Results:
         counts = rows[rows["width"] == ALL]["verdict"].value_counts()
         return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
-    def decided(self, *names: str, widths: bool = True) -> str:
-        """Set claims with all that their verdicts rest on; by default at each width, too.
+    def decided(self, *names: str) -> str:
+        """Set claims with all that their verdicts rest on, at each width too.
 
         ``could show`` is the difference from the boundary that networks with this error would show
         with a chance of 80 %, before any adjustment.
         """
-        rows = self.frame("claims").set_index("claim").loc[[*names]].reset_index()
-        rows = rows[widths | (rows["width"] == ALL)]
+        rows = self.frame("claims")
+        rows = rows.sort_values("width", key=lambda w: w.map(_order), kind="stable")
+        rows = rows.set_index("claim").loc[[*names]].reset_index()
         shown = pd.DataFrame(
             {
                 "claim": rows["text"],
@@ -258,8 +259,10 @@ class Results:
                     f"{_limits(row.low, row.high)}"
                     for row in rows.itertuples()
                 ],
-                "boundary": rows["boundary"].map(lambda v: "" if pd.isna(v) else _points(v)),
-                "p": rows["p_holm"].map(lambda p: "" if pd.isna(p) else _p(p)),
+                "boundary": [
+                    "" if pd.isna(value) else _points(value, "z.1f") for value in rows["boundary"]
+                ],
+                "p": rows["p_holm"].map(lambda p: "" if pd.isna(p) else _p(p).removeprefix("= ")),
                 "seeds": rows["units"].where(rows["units"] > 0, ""),
                 "could show": [self._could_show(row) for row in rows.itertuples()],
                 "verdict": np.where(rows["missing"] == "", "**" + rows["verdict"] + "**",
@@ -291,18 +294,17 @@ class Results:
         least = next(s for s in np.arange(1, 1000) / 1000 if seeds_to_decide(s, seed_sd) <= seeds)
         return _points(float(least), ".1f")
 
-    def _published_answers(self, **options: Any) -> pd.DataFrame:
-        """Judge the published answers of the first data set and model, as the benchmark does."""
-        where = self.folder / "answers" / self.study.datasets[0] / self.study.models[0]
-        entries = runpy.run_path(str(HERE / "entries.py"))["entries"]
-        rows: pd.DataFrame = entries(where, **options)
-        return rows
+    def _judged(self, by: str | None = None, against: str = "ptq") -> pd.DataFrame:
+        """Return the kept entries of the first data set and model; by its first grouping."""
+        rows = pd.read_parquet(self.folder / "entries.parquet")
+        by = by or self.study.groups_of(self.study.datasets[0])[0]
+        return rows[(rows["by"] == by) & (rows["against"] == against)]
 
-    def entries(self, *methods: str, by: str = "label") -> str:
+    def entries(self, *methods: str, by: str | None = None) -> str:
         """List entries, judged from the published answers; free remedies are marked."""
-        if not (self.folder / "answers").is_dir():
+        if not (self.folder / "entries.parquet").exists():
             return "*No answers are published.*\n"
-        rows = self._published_answers(by=by)
+        rows = self._judged(by)
         rows = rows[rows["method"].isin(methods)] if methods else rows
         listed = runpy.run_path(str(HERE / "entries.py"))["listed"](rows)
         free = listed["entry"].isin(self.study.free_remedies())
@@ -322,29 +324,23 @@ class Results:
 
     def columns(self, bits: int) -> str:
         """Set what policies do for the worst group, each against uniform widths so trained."""
-        if not (self.folder / "answers").is_dir():
+        if not (self.folder / "entries.parquet").exists():
             return "*No answers are published.*\n"
-        cells: dict[str, dict[str, str]] = {}
+        methods = self.study.all_methods()
+        policies = [name for name, m in methods.items() if m["policy"]["kind"] != "uniform"]
+        bare = [name for name in policies if not self.study.retrained(name)]
+        cells: dict[str, dict[str, str]] = {name: {} for name in ("uniform", *bare)}
         for title, (ending, uniform) in COLUMNS.items():
-            rows = self._published_answers(against=uniform)
-            rows = rows[(rows["bits"] == bits) & (rows["metric"] == "worst_group")]
-            for name in self.study.all_methods():
-                policy = "uniform" if name == uniform else name.removesuffix(ending)
-                known = f"{policy}{ending}" == name and (policy in self.study.methods)
-                row = rows[rows["method"] == name]
-                if len(row) and (name == uniform or (known and self._allots(name))):
-                    (one,) = row.itertuples()
-                    said = f"{_share(one.value)} %"
-                    if name != uniform:
-                        said += f", {_points(one.change)} {_limits(one.low, one.high)} "
-                        said += str(one.verdict)
-                    cells.setdefault(policy, {})[title] = said
-        rows = [{"widths": policy} | of for policy, of in cells.items()]
-        return markdown(pd.DataFrame(rows, columns=["widths", *COLUMNS]).fillna("not run"))
-
-    def _allots(self, name: str) -> bool:
-        method = self.study.all_methods()[name]
-        return method["policy"]["kind"] != "uniform" and not method.get("post")
+            rows = self._judged(against=uniform).set_index(["bits", "metric", "method"])
+            for policy, of in cells.items():
+                place = (bits, "worst_group", uniform if policy == "uniform" else policy + ending)
+                if place in rows.index:
+                    row = rows.loc[place]
+                    change = f", {_points(row['change'])} {_limits(row['low'], row['high'])} "
+                    change += str(row["verdict"])
+                    of[title] = f"{_share(row['value'])} %" + change * (policy != "uniform")
+        lines = [{"widths": policy} | of for policy, of in cells.items() if of]
+        return markdown(pd.DataFrame(lines, columns=["widths", *COLUMNS]).fillna("not run"))
 
     def change(
         self,

@@ -11,6 +11,7 @@ are a family (Holm), so that an entry of yours changes no verdict of another.
 import argparse
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,30 @@ from quantskew.analysis.study import Statistics, Study
 from quantskew.analysis.typeset import interval, markdown
 from quantskew.answers.joining import join
 from quantskew.data.groups import Groups
-from quantskew.errors import UserError
+from quantskew.errors import UserError, close_names
 from quantskew.fairness.parity import Answers
 from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
 
 NAME = re.compile(r"(?P<method>\w+)-(?P<bits>\d+)bit-seed(?P<seed>\d+)\.(parquet|csv|jsonl)")
 REFERENCE = "ptq"
+UNIFORM = {"": REFERENCE, "_tuned": "qat", "_fair": "qat_fair"}
+"""Uniform widths that are trained as the methods whose names end so."""
 OUTCOMES = {"overall": "accuracy", "worst_group": "worst group", "fvo": "FVO"}
 STATISTICS = Statistics(margin=0.02, draws=1000, seed=0, parity=False)
 """What every entry is judged with; frozen."""
 
 
-def entries(folder: Path, by: str = "label", against: str = REFERENCE) -> pd.DataFrame:
+def entries(
+    folder: Path, methods: Collection[str] = (), by: str = "label", against: str = REFERENCE
+) -> pd.DataFrame:
     """Judge every entry of a folder of tables of answers to the same samples.
 
     Parameters
     ----------
     folder
         Of tables of answers.
+    methods
+        Those to judge; all unless given.
     by
         The grouping, a column of the tables or several joined by ``*``.
     against
@@ -61,9 +68,14 @@ def entries(folder: Path, by: str = "label", against: str = REFERENCE) -> pd.Dat
         if found := NAME.fullmatch(path.name):
             point = Point(folder.name, "", found["method"], int(found["bits"]))
             files[point][int(found["seed"])] = path.name
-    methods = list(dict.fromkeys(point.method for point in files))
-    if lacking := {BASELINE, against}.difference(methods):
+    known = dict.fromkeys(point.method for point in files)
+    if lacking := {BASELINE, against}.difference(known):
         raise UserError(f"{folder}: no table of {' and '.join(sorted(lacking))} to compare with")
+    for method in methods:
+        if method not in known:
+            raise UserError(f"{folder}: no entry {method!r}{close_names(method, known)}")
+    wanted = {*(methods or known), BASELINE, against}
+    files = {point: by_seed for point, by_seed in files.items() if point.method in wanted}
     names = [name for by_seed in files.values() for name in by_seed.values()]
     table, groups = join({name: folder / name for name in names}, by=[by]), Groups()
     (division,) = table.divisions([by], groups)
@@ -85,7 +97,7 @@ def entries(folder: Path, by: str = "label", against: str = REFERENCE) -> pd.Dat
         return compare(point, networks(point), others, division, STATISTICS, retrained=True)
 
     families = []
-    for method in methods:
+    for method in methods or known:
         parts = [judged(point) for point in files if point.method == method]
         parts = [part._replace(effects=_outcomes(part.effects)) for part in parts]
         levels = _outcomes(pd.concat([part.levels for part in parts]))
@@ -136,9 +148,8 @@ def main() -> None:
     parser.add_argument("--by", default="label")
     parser.add_argument("--against", default=REFERENCE)
     given = parser.parse_args()
-    rows = entries(given.folder, given.by, given.against)
-    shown = rows["method"].isin(given.method) if given.method else slice(None)
-    print(markdown(listed(rows[shown])), end="")
+    rows = entries(given.folder, given.method, given.by, given.against)
+    print(markdown(listed(rows)), end="")
 
 
 if __name__ == "__main__":

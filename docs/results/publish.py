@@ -1,17 +1,24 @@
 """Publish what the networks of a study answer: ``python docs/results/publish.py NAME``.
 
-Run at the root of the project after ``dvc repro``. Writes, for each data set and model,
-``docs/results/NAME/answers/DATA SET/MODEL``: for each network a Parquet table
-``METHOD-BITSbit-seedSEED.parquet`` with ``id``, ``label``, the attributes that define groups and
-the ``prediction``, which ``quantskew compare`` and ``entries.py`` read; and ``samples.parquet``,
-which says for each ``id`` under which name the data set knows the sample. No images.
+Run at the root of the project after ``dvc repro evaluate``. Writes ``docs/results/NAME``:
 
-Samples are numbered in the order of their labels and groups, in which answers take 2 to 6 kB a
+- ``answers/DATA SET/MODEL``: for each network a Parquet table ``METHOD-BITSbit-seedSEED.parquet``
+  with ``id``, ``label``, the attributes that define groups and the ``prediction``, which
+  ``quantskew compare`` and ``entries.py`` read; and ``samples.parquet``, which says for each ``id``
+  under which name the data set knows the sample. No images.
+- ``entries.parquet``, the entries judged from the tables of answers alone, by each grouping; on the
+  first one against uniform widths that are tuned alike, too.
+- ``claims.parquet``, the declared claims tested on these answers, ``params.yaml`` and
+  ``provenance.json``.
+
+Samples are numbered in the order of their labels and groups, in which answers take 1 to 6 kB a
 network.
 """
 
-from collections.abc import Iterable
-from itertools import chain
+import runpy
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,32 +26,49 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from quantskew import params
+from quantskew import params, tables
 from quantskew.analysis.effects import read_answers
-from quantskew.analysis.run import answered
+from quantskew.analysis.hypotheses import assess
+from quantskew.analysis.run import Paths, answered, costs
+from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Study
-from quantskew.data.groups import attribute
+from quantskew.data.groups import attribute, groupings, unit_codes
 from quantskew.data.people import People, read_people
 from quantskew.engine.command import run
 from quantskew.errors import UserError
-from quantskew.files import replacing
-from quantskew.layout import samples_path
+from quantskew.files import replacing, write_json
+from quantskew.layout import gathered, samples_path
+from quantskew.names import Point
 
+HERE = Path("docs/results")
 MOST_BYTES = 300_000
 
 
 def main(name: str) -> None:
-    """Write the tables of all networks of the study that was run last."""
-    study = params.load().judged()
+    """Write all that is published of the study that was run last."""
+    study, target = params.load().judged(), HERE / name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    shutil.copyfile("params.yaml", target / "params.yaml")
+    claims, judged = [], []
     for dataset in study.datasets:
-        points, people = answered(study, dataset), read_people(samples_path(dataset)).test
-        names, samples = np.array(people.classes, object), numbered(study, dataset, people)
+        points, people = answered(study, dataset), read_people(samples_path(dataset))
+        claims.append(tested(study, dataset, points, people))
+        test = people.test
+        names, samples = np.array(test.classes, object), numbered(study, dataset, test)
         for model in study.models:
-            folder = Path("docs/results", name, "answers", dataset, model)
-            own = [paths.values() for point, paths in points.items() if point.model == model]
-            written = publish(samples, names, chain.from_iterable(own), folder)
+            folder = target / "answers" / dataset / model
+            own = {p: paths for p, paths in points.items() if p.model == model}
+            written = publish(
+                samples, names, [p for paths in own.values() for p in paths.values()], folder
+            )
             sizes = [path.stat().st_size for path in written]
+            judged += [*judged_entries(study, dataset, folder)]
             print(f"{folder}: {len(sizes)} tables, {sum(sizes):,} bytes, at most {max(sizes):,}")
+    tables.write("claims", pd.concat(claims), target / "claims.parquet")
+    pd.concat(judged).to_parquet(target / "entries.parquet", index=False)
+    provenance = runpy.run_path(str(HERE / "export.py"))["provenance"]
+    write_json(target / "provenance.json", provenance(study))
 
 
 def numbered(study: Study, dataset: str, people: People[np.ndarray]) -> pd.DataFrame:
@@ -57,6 +81,37 @@ def numbered(study: Study, dataset: str, people: People[np.ndarray]) -> pd.DataF
     rows = rows.sort_values([*rows], ignore_index=True)
     rows.insert(0, "id", np.arange(len(rows), dtype=np.int32))
     return rows
+
+
+def tested(study: Study, dataset: str, points: Paths, people: People[np.ndarray]) -> pd.DataFrame:
+    """Test the declared claims on a data set, as the stage analyze does."""
+    test, train = people.test, people.train
+    place, predicted = read(points)
+    order = pd.Series(np.arange(len(test.ids)), test.ids).loc[place["id"]].to_numpy()
+    attributes, first = test.attributes.iloc[order], study.groups_of(dataset)[:1]
+    units = unit_codes(attributes, study.unit_of(dataset))
+    (division,) = groupings(attributes, first, study.groups, units)
+    (trained,) = groupings(train.attributes, first, study.groups)
+    numbers = dict(zip(trained.names, trained.sizes, strict=True))
+    labels = place["label"].to_numpy()
+    correct = {
+        point: np.stack([predicted[point, seed] == labels for seed in by_seed])
+        for point, by_seed in points.items()
+    }
+    sizes = np.array([numbers.get(name, 0) for name in division.names])
+    sampled = sample(correct, division, sizes, study.statistics, units)
+    measured = [gathered(["evaluate"], n, [dataset], study.models) for n in ("groups", "curvature")]
+    return assess(study, sampled, costs(dataset, study.models)[0], *measured)
+
+
+Answers = dict[tuple[Point, int], np.ndarray]
+
+
+def read(points: Paths) -> tuple[pd.DataFrame, Answers]:
+    """Read the samples, and what the network of each point and seed answers."""
+    place, answers = read_answers(path for paths in points.values() for path in paths.values())
+    kept = {(Point(v.dataset, v.model, v.method, v.bits), v.seed): p for v, p in answers.items()}
+    return place, kept
 
 
 def publish(
@@ -73,6 +128,18 @@ def publish(
         rows = samples.drop(columns="sample").assign(prediction=names[classes[order]])
         written.append(_write(folder / f"{variant.stem}.parquet", rows))
     return written
+
+
+def judged_entries(study: Study, dataset: str, folder: Path) -> Iterator[pd.DataFrame]:
+    """Judge the published answers of a folder as ``entries.py`` does."""
+    entries = runpy.run_path(str(HERE / "entries.py"))
+    first, *others = study.groups_of(dataset)
+    columns = [name for name in entries["UNIFORM"].values() if name in study.all_methods()]
+    for by, against in [*product([first], columns), *product(others, [study.reference])]:
+        ending = next(e for e, name in entries["UNIFORM"].items() if name == against)
+        tuned = [name for name in study.all_methods() if name.endswith(ending)]
+        alike = [against, *(name for name in tuned if name != against)] if ending else []
+        yield entries["entries"](folder, alike, by, against).assign(by=by, against=against)
 
 
 def _write(path: Path, rows: pd.DataFrame) -> Path:
