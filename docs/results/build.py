@@ -250,6 +250,7 @@ class Results:
         rows = self.frame("claims")
         rows = rows.sort_values("width", key=lambda w: w.map(_order), kind="stable")
         rows = rows.set_index("claim").loc[[*names]].reset_index()
+        rows = rows[(rows["missing"] == "") | (rows["width"] == ALL)]
         shown = pd.DataFrame(
             {
                 "claim": rows["text"],
@@ -338,9 +339,10 @@ class Results:
                     row = rows.loc[place]
                     change = f", {_points(row['change'])} {_limits(row['low'], row['high'])} "
                     change += str(row["verdict"])
-                    of[title] = f"{_share(row['value'])} %" + change * (policy != "uniform")
+                    of[title] = f"{_share(row['value'])} %" + change * (row["reference"] == uniform)
         lines = [{"widths": policy} | of for policy, of in cells.items() if of]
-        return markdown(pd.DataFrame(lines, columns=["widths", *COLUMNS]).fillna("not run"))
+        rows = pd.DataFrame(lines, columns=["widths", *COLUMNS]).astype(object)
+        return markdown(rows.fillna("not run"))
 
     def change(
         self,
@@ -496,7 +498,7 @@ Code `{how["revision"]}`, {versions}.
 
 def _as_written(rows: pd.DataFrame) -> str:
     """Set a table whose cells hold Markdown."""
-    return markdown(rows).replace("\\*", "*")
+    return markdown(rows).replace("\\*", "*").replace("\\<", "<")
 
 
 def _sentences(text: str) -> str:
