@@ -153,7 +153,7 @@ def test_published_tables_are_small_and_hold_no_images(path):
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.parts[-3])
 def test_kept_entries_are_judged_from_the_tables(path):
-    kept = pd.read_parquet(path.parents[3] / "entries.parquet")
+    kept = pd.read_parquet(path.parents[2] / "entries.parquet")
     kept = kept[(kept["against"] == "ptq") & (kept["by"] == kept["by"].iloc[0])]
     own = kept[kept["method"] == "adjusted"].drop(columns=["by", "against"])
     again = ENTRIES["entries"](path.parent, ["adjusted"], kept["by"].iloc[0])

@@ -297,13 +297,13 @@ class Results:
 
     def _judged(self, by: str | None = None, against: str = "ptq") -> pd.DataFrame:
         """Return the kept entries of the first data set and model; by its first grouping."""
-        rows = pd.read_parquet(self.folder / "entries.parquet")
+        rows = pd.read_parquet(self.folder / "answers/entries.parquet")
         by = by or self.study.groups_of(self.study.datasets[0])[0]
         return rows[(rows["by"] == by) & (rows["against"] == against)]
 
     def entries(self, *methods: str, by: str | None = None) -> str:
         """List entries, judged from the published answers; free remedies are marked."""
-        if not (self.folder / "entries.parquet").exists():
+        if not (self.folder / "answers/entries.parquet").exists():
             return "*No answers are published.*\n"
         rows = self._judged(by)
         rows = rows[rows["method"].isin(methods)] if methods else rows
@@ -319,13 +319,12 @@ class Results:
             return "*No answers are published.*\n"
         seed = self.study.seeds[0]
         before = where / f"{BASELINE}-{FULL_PRECISION}bit-seed{seed}.parquet"
-        files = [where / f"{name}-seed{seed}.parquet" for name in networks]
-        found = compare_answers(before, {file.name: file for file in files})
-        return "".join(f"- {escape_markdown(one.sentence)}\n" for one in found.decisions)
+        found = (compare_answers(before, where / f"{n}-seed{seed}.parquet") for n in networks)
+        return "".join(f"- {escape_markdown(one.decisions[0].sentence)}\n" for one in found)
 
     def columns(self, bits: int) -> str:
         """Set what policies do for the worst group, each against uniform widths so trained."""
-        if not (self.folder / "entries.parquet").exists():
+        if not (self.folder / "answers/entries.parquet").exists():
             return "*No answers are published.*\n"
         methods = self.study.all_methods()
         policies = [name for name, m in methods.items() if m["policy"]["kind"] != "uniform"]

@@ -6,8 +6,8 @@ Run at the root of the project after ``dvc repro evaluate``. Writes ``docs/resul
   with ``id``, ``label``, the attributes that define groups and the ``prediction``, which
   ``quantskew compare`` and ``entries.py`` read; and ``samples.parquet``, which says for each ``id``
   under which name the data set knows the sample. No images.
-- ``entries.parquet``, the entries judged from the tables of answers alone, by each grouping; on the
-  first one against uniform widths that are tuned alike, too.
+- ``answers/entries.parquet``, the entries judged from the tables of answers alone, by each
+  grouping; on the first one against uniform widths that are tuned alike, too.
 - ``claims.parquet``, the declared claims tested on these answers, ``params.yaml`` and
   ``provenance.json``.
 
@@ -66,7 +66,7 @@ def main(name: str) -> None:
             judged += [*judged_entries(study, dataset, folder)]
             print(f"{folder}: {len(sizes)} tables, {sum(sizes):,} bytes, at most {max(sizes):,}")
     tables.write("claims", pd.concat(claims), target / "claims.parquet")
-    pd.concat(judged).to_parquet(target / "entries.parquet", index=False)
+    pd.concat(judged).to_parquet(target / "answers/entries.parquet", index=False)
     provenance = runpy.run_path(str(HERE / "export.py"))["provenance"]
     write_json(target / "provenance.json", provenance(study))
 
