@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from quantskew import params, tables
 from quantskew.analysis.effects import read_answers
 from quantskew.analysis.hypotheses import assess
-from quantskew.analysis.run import Paths, answered, costs
+from quantskew.analysis.run import Paths, answered, costs, folders
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Study
 from quantskew.data.groups import attribute, groupings, unit_codes
@@ -100,8 +100,9 @@ def tested(study: Study, dataset: str, points: Paths, people: People[np.ndarray]
     }
     sizes = np.array([numbers.get(name, 0) for name in division.names])
     sampled = sample(correct, division, sizes, study.statistics, units)
-    measured = [gathered(["evaluate"], n, [dataset], study.models) for n in ("groups", "curvature")]
-    return assess(study, sampled, costs(dataset, study.models)[0], *measured)
+    here = study.model_copy(update={"datasets": (dataset,)})
+    measured = [gathered(folders(here, "evaluate"), name) for name in ("groups", "curvature")]
+    return assess(study, sampled, costs(here)[0], *measured)
 
 
 Answers = dict[tuple[Point, int], np.ndarray]
