@@ -105,7 +105,8 @@ def label_probability(outputs):
 def evenness_by_width(study, levels):
     """Evenness of every method at each width."""
     rows = levels[(levels["metric"] == "evenness") & (levels["attribute"] == "tone")]
-    rows = rows.assign(panel=rows["dataset"], width=rows["bits"].astype(str), margin=0.02, at_fp32=1.0)
+    rows = rows.assign(panel=rows["dataset"], width=rows["bits"].astype(str))
+    rows = rows.assign(margin=0.02, at_fp32=1.0)
     shares = ["value", "low", "high", "chance_upper", "margin", "at_fp32"]
     return rows[["panel", "method", "width", "bits", *shares]]
 
