@@ -91,7 +91,7 @@ def test_own_weights_have_no_training_to_compare_with():
 
 
 def test_metrics_tell_what_the_cheapest_leaves_and_takes():
-    head = pd.DataFrame({"dataset": "d", "model": "m", "bits": [8, 4]}).assign(
+    head = pd.DataFrame({"dataset": "d", "model": "m", "method": "ptq", "bits": [8, 4]}).assign(
         accuracy_change=0.0, fvo_change=0.0, groups_harmed=0, most_harmed_change=0.0
     )
     found = metrics(head, table())["d"]["m"]
