@@ -65,7 +65,7 @@ def test_digits_round_trip(tmp_path):
 
 
 def test_written_in_parts_is_the_same_table_and_the_same_bytes_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("quantskew.data.storing._PART", 64 * 100)
+    monkeypatch.setattr("quantskew.data.storing._PART", 256 * 100)
     prepared = prepare("digits", Source(), tmp_path)
     prepared.write(tmp_path / "parts.parquet")
     assert pq.ParquetFile(tmp_path / "parts.parquet").num_row_groups == 18
