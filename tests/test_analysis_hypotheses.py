@@ -254,6 +254,16 @@ def test_balanced_calibration_is_recognized_by_its_settings(choice):
     assert rows.loc["H3", "compared"] == "qat − mpqat"
 
 
+def test_the_default_has_two_methods_that_differ_in_balanced_calibration_alone():
+    own = {"qat": STUDY.methods["static_balanced"], "mpqat": STUDY.methods["static"]}
+    assert own["qat"]["labels"] != own["mpqat"]["labels"]  # balancing needs them
+    study = STUDY.model_copy(
+        update={"methods": {"ptq": STUDY.methods["ptq"], **own}, "mitigations": {}}
+    )
+    sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)
+    assert pooled(assessed(sampled, study)).loc["H3", "compared"] == "qat − mpqat"
+
+
 FOOTING = load(Path(__file__).parents[1] / "studies" / "footing.yaml").judged()
 ARMS = {
     "uniform": ("ptq", "qat", "qat_fair"),

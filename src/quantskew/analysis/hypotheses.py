@@ -133,7 +133,11 @@ def _balanced_calibration(evidence: Evidence) -> Contrast:
     """Calibration images balanced over groups make quantization fairer."""
     for pair in permutations(evidence.study.all_methods().items(), 2):
         choices = [kind(method, "calibration", "choice") for _, method in pair]
-        one, other = ({**m, "calibration": part(m, "calibration", "samples")} for _, m in pair)
+        # balancing needs labels, which is no other difference
+        same = {"labels": None}
+        one, other = (
+            {**m, **same, "calibration": part(m, "calibration", "samples")} for _, m in pair
+        )
         if choices == ["balanced", "random"] and one == other:
             return evidence.between(evidence.sampled.debiased, *(name for name, _ in pair))
     raise NotTestable(
