@@ -26,8 +26,7 @@ class LinesByWidth(Drawing):
         widths = rows.drop_duplicates("bits").sort_values("bits", ascending=False)["width"].tolist()
         styles, entries = looks(rows["method"]), {}
         for ax, part in self.fields(figure, rows, 3):
-            (at_fp32,) = {*part["at_fp32"]}
-            margin_band(ax.axhspan, ax.axhline, part["margin"].iloc[0], at_fp32)
+            margin_band(ax.axhspan, ax.axhline, *part[["margin", "at_fp32"]].iloc[0])
             chance = part.groupby("width")["chance_upper"].max().reindex(widths)
             ax.fill_between(range(len(widths)), 0, chance, color=CHANCE, alpha=0.35, lw=0)
             ax.annotate("within chance", (len(widths) - 1, 0), (0, 2), textcoords="offset points",
@@ -61,9 +60,12 @@ class LinesByWidth(Drawing):
     drawing=LinesByWidth(x_label="width", y_label="FVO, points"),
 )
 def fvo_by_width(study: Study, levels: pd.DataFrame) -> pd.DataFrame:
-    """FVO of every method at each width in points, beside the 95th percentile of chance."""
+    """FVO of every method at each width in points, beside the 95th percentile of chance.
+
+    Where no two groups are large enough there is no FVO, and no panel.
+    """
     rows = first_groupings(levels, study)
-    rows = rows[rows["metric"] == "fvo"]
+    rows = rows[rows["metric"] == "fvo"].dropna(subset="value")
     shares = ["value", "low", "high", "chance_upper"]
     rows = rows.assign(**100 * rows[shares], margin=100 * study.statistics.margin)
     base = rows[rows["method"] == BASELINE].set_index("panel")["value"].rename("at_fp32")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.report.tables import (
+    UNBROKEN,
     Cell,
     Show,
     Table,
@@ -338,7 +339,7 @@ def _price(row: dict[str, Any]) -> Cell:
     trained = row["training"]
     told = ["free"] if row["free"] else [f"{number(trained)} × training"] if trained > 0 else []
     told += [f"{number(row[name])} {name}" for name in ("images", "labels") if row.get(name, 0) > 0]
-    return Cell(", ".join(told))  # without a number, so that it wraps
+    return Cell(", ".join(part.replace(" ", UNBROKEN) for part in told))
 
 
 def _flow(frames: Frames) -> Iterator[Table]:

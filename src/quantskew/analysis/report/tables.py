@@ -19,6 +19,8 @@ MATTERS = {
 """What matters most: the first of these columns that a table has."""
 MARKS = {WORSE: "▼", BETTER: "▲", EQUIVALENT: "=", CANNOT_TELL: "?"}
 """A sign beside each change, so that colours are not needed."""
+UNBROKEN = "\N{NO-BREAK SPACE}"
+"""Holds together what must not be parted where a cell wraps."""
 
 
 class Cell(NamedTuple):
@@ -148,7 +150,7 @@ def change_with_limits(value: str, low: str, high: str, word: str = "") -> Show:
         if pd.isna(row[value]):
             return Cell("")
         told = row[word] or "" if word else ""
-        change = interval(row[value], row[low], row[high])
+        change = interval(row[value], row[low], row[high]).replace(" ", UNBROKEN)
         return Cell(f"{change} {told}".strip(), float(row[value]), TONES.get(told, ""))
 
     return show
