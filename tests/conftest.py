@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from hypothesis import settings
 
 # tests run side by side, one process a core: more threads would only stand in each other's way
@@ -32,34 +33,11 @@ TINY = {
 }
 
 
-class Project:
-    """A git repository with the files of this one and parameters of its own."""
+class Repository:
+    """A folder with a study under git, and the commands that are run in it."""
 
-    def __init__(self, folder: Path, **changes) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT, check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
-        for name in filter(None, listed.split("\0")):
-            if name.startswith(NOT_THE_PROGRAM) or not (ROOT / name).is_file():
-                continue
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-        (folder / "dvc.lock").unlink(missing_ok=True)
-        params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-        params |= TINY
-        params["training"] |= {"epochs": 2}
-        params["qat"] |= {"epochs": 1}
-        params["statistics"] |= {"draws": 100}
-        retrained = {"recipe": {"sampling": "balanced", "loss": "weighted"}}
-        params["mitigations"] |= {"uo_wcr": retrained}
-        params |= changes
-        (folder / "params.yaml").write_text(
-            yaml.safe_dump(params, sort_keys=False), encoding="utf-8"
-        )
-        for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-            self.git(*arguments)
 
     def environment(self) -> dict[str, str]:
         tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -93,14 +71,49 @@ class Project:
         assert process.wait() == -signal.SIGKILL
 
 
-@pytest.fixture(scope="session")
-def project(tmp_path_factory) -> Project:
-    """The tiny study after ``dvc repro``."""
-    made = Project(tmp_path_factory.mktemp("study"))
-    made.dvc("repro")
-    made.git("add", "-A")
-    made.git("commit", "-qm", "run")
-    return made
+class Project(Repository):
+    """A git repository with the files of this one and parameters of its own."""
+
+    def __init__(self, folder: Path, **changes) -> None:
+        super().__init__(folder)
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        for name in filter(None, listed.split("\0")):
+            if name.startswith(NOT_THE_PROGRAM) or not (ROOT / name).is_file():
+                continue
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+        params |= TINY
+        params["training"] |= {"epochs": 2}
+        params["qat"] |= {"epochs": 1}
+        params["statistics"] |= {"draws": 100}
+        retrained = {"recipe": {"sampling": "balanced", "loss": "weighted"}}
+        params["mitigations"] |= {"uo_wcr": retrained}
+        params |= changes
+        (folder / "params.yaml").write_text(
+            yaml.safe_dump(params, sort_keys=False), encoding="utf-8"
+        )
+        for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+            self.git(*arguments)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, worker_id) -> Repository:
+    """The tiny study after ``dvc repro``: made once for all processes, copied for each module."""
+    run = tmp_path_factory.getbasetemp()
+    made = (run if worker_id == "master" else run.parent) / "made"
+    with FileLock(f"{made}.lock"):
+        if not made.exists():
+            study = Project(made.with_name("half_made"))
+            study.dvc("repro")
+            study.git("add", "-A")
+            study.git("commit", "-qm", "run")
+            study.folder.rename(made)
+    return Repository(Path(shutil.copytree(made, tmp_path_factory.mktemp("study") / "study")))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import Project
+from conftest import Project, Repository
 
 from quantskew import tables
 from quantskew.params import ParamsError, parse
@@ -265,8 +265,7 @@ def test_a_claim_of_ones_own_is_tested(study):
 
 @pytest.mark.slow
 def test_a_changed_module_computes_anew_what_depends_on_it_alone(study, tmp_path):
-    changed = Project.__new__(Project)
-    changed.folder = tmp_path / "copy"
+    changed = Repository(tmp_path / "copy")
     shutil.copytree(study.folder, changed.folder, symlinks=True)
     before = {name: cells(changed, f"{name}*") for name in ("network", "levels", "figure")}
     figure = "plots/figures/evenness_by_width.svg"
