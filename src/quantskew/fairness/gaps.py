@@ -256,9 +256,11 @@ def _above_widest(before: _Level, after: _Level, change: _Level, mask: Bools) ->
     alone = np.where(best, down**2, 0) + np.where(worst, up**2, 0)
     squares = (first**2 - alone)[..., :, None] + (second**2 - alone)[..., None, :]
     squares += alone.sum(-1)[..., None, None]
+    np.sqrt(np.maximum(squares, 0, out=squares), out=squares)
     widest = (np.where(best, before.value, 0) - np.where(worst, before.value, 0)).sum(-1)
-    difference = after.value[..., :, None] - after.value[..., None, :] - widest[..., None, None]
-    return np.asarray(difference + np.sqrt(np.maximum(squares, 0)))
+    difference = after.value[..., :, None] - after.value[..., None, :]
+    difference -= widest[..., None, None]
+    return np.asarray(np.add(difference, squares, out=squares))
 
 
 def worst_group_limits(rates: Shares, counted: ArrayLike, tail: float | Floats) -> Limits:
