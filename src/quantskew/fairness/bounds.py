@@ -150,17 +150,19 @@ class Pair:
             for rows in (one.rows for one in self.seeds)
         ]  # fmt: skip
         by_seed = {name: joined([one[name] for one in rates], np.stack) for name in rates[0]}
-        return {name: _of_enough(rate, own.least) for name, rate in by_seed.items()}
+        true, false = own.rated.swapaxes(1, 2)[:, 1 if own.n_classes == 2 else 0 :]
+        rated = {
+            "equal_opportunity": true,
+            "predictive_equality": false,
+            "equalized_odds": np.concatenate([true, false]),
+        }
+        return by_seed | {name: _of_enough(by_seed[name], enough) for name, enough in rated.items()}
 
 
-def _of_enough(rates: Paired, least: int) -> Paired:
-    """Leave out the rates of fewer than ``least`` samples: they count as rates of nobody."""
-    before, after, changes = rates
-    return Paired(
-        before._replace(n=np.where(before.n < least, 0, before.n)),
-        after._replace(n=np.where(after.n < least, 0, after.n)),
-        changes._replace(n=np.where(changes.n < least, 0, changes.n)),
-    )
+def _of_enough(rates: Paired, enough: Bools) -> Paired:
+    """Leave out the rates (K, G) of too few samples: they count as rates of nobody."""
+    before, after, changes = (one._replace(n=np.where(enough, one.n, 0)) for one in rates)
+    return Paired(before, after, changes)
 
 
 class Bounds(NamedTuple):
