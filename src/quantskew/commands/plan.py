@@ -56,6 +56,8 @@ def _run(given: argparse.Namespace) -> int:
 
     sure = {"alpha": given.alpha, "power": given.power}
     lines: list[str] = []
+    if given.loss is None and (given.pilot or given.flips is not None):
+        raise UserError("a pilot or --flips needs --loss")
     if given.loss is not None and (not given.pilot) == (given.flips is None):
         raise UserError("--loss needs either a pilot or --flips")
     if given.loss is not None and len(given.pilot) == 1:
