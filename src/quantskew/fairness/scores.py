@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import t
 
 from quantskew.fairness.limits import Limits, change_limits, changes, unit_totals
-from quantskew.fairness.metrics import Bools, Floats, Ints
+from quantskew.fairness.metrics import Bools, Floats, Ints, numbered
 from quantskew.fairness.paired import exchange_p_value
 from quantskew.fairness.score_catalogue import (
     SCORES,
@@ -147,7 +147,7 @@ def compare(
     if not labels.size or not divisions:
         raise ScoreError(f"{len(labels)} samples in {len(divisions)} divisions: nothing to compare")
     one, other = (np.asarray(values, float) for values in (before, after))
-    of_unit = np.arange(len(labels)) if units is None else pd.factorize(np.asarray(units))[0]
+    of_unit = np.arange(len(labels)) if units is None else numbered(units)
     if of_unit.shape != labels.shape[:1]:
         raise ScoreError(f"units are {of_unit.shape}, where there are {len(labels)} samples")
     samples = _Samples(labels, list(divisions), of_unit)

@@ -32,7 +32,7 @@ from scipy.stats import norm
 from quantskew.errors import UserError
 from quantskew.fairness.gaps import against_rest_limits, rest_rates
 from quantskew.fairness.limits import change_limits, unit_totals
-from quantskew.fairness.metrics import Bools, Floats, Ints
+from quantskew.fairness.metrics import Bools, Floats, Ints, numbered
 from quantskew.fairness.paired import exchange_p_value
 from quantskew.fairness.verdicts import false_discovery_rate, p_value_of_limits, verdicts
 
@@ -110,7 +110,7 @@ def find_slices(
     """
     labels = np.asarray(labels)
     networks = [np.atleast_2d(answers) == labels for answers in (before, after)]
-    of_unit = np.arange(len(labels)) if units is None else pd.factorize(np.asarray(units))[0]
+    of_unit = np.arange(len(labels)) if units is None else numbered(units)
     shapes = {one.shape for one in networks}
     if len(shapes) > 1 or not len(features) == len(labels) == len(of_unit):
         raise SliceError(
@@ -158,25 +158,21 @@ def describe(features: pd.DataFrame, bins: int = 4) -> list[Slice]:
         When no column divides the samples.
     """
     items = []
-    for name in map(str, features):
-        values = features[name]
+    for name, values in features.items():
         numeric = is_numeric_dtype(values) and not is_bool_dtype(values)
         if numeric and values.nunique() > bins and name != "label":
             codes, edges = pd.qcut(values, bins, labels=False, retbins=True, duplicates="drop")
-            words = {
-                code: f"{name} {low:.2g} to {high:.2g}"
-                for code, (low, high) in enumerate(pairwise(edges))
-            }
+            shown = _told_apart(edges)
+            words = {code: f"{name} {a} to {b}" for code, (a, b) in enumerate(pairwise(shown))}
         else:
             codes, names = pd.factorize(values)
-            codes = pd.Series(codes).replace(-1, np.nan)
             words = {code: f"{name} {value}" for code, value in enumerate(names)}
             if len(words) > _MANY and name != "label":
                 continue
         masks = [(text, np.asarray(codes == code)) for code, text in words.items()]
         masks.append((f"{name} unknown", np.asarray(values.isna())))
         items += [
-            Slice(text, (name,), mask) for text, mask in masks if mask.any() and not mask.all()
+            Slice(text, (str(name),), mask) for text, mask in masks if mask.any() and not mask.all()
         ]
     if not items:
         raise SliceError(
@@ -184,6 +180,12 @@ def describe(features: pd.DataFrame, bins: int = 4) -> list[Slice]:
             f"more than {_MANY} texts"
         )
     return items
+
+
+def _told_apart(edges: Floats) -> list[str]:
+    """Write rising numbers with two digits, or as many more as tell them apart."""
+    texts = ([f"{edge:.{digits}g}" for edge in edges] for digits in range(2, 18))
+    return next(written for written in texts if len({*written}) == len(edges))
 
 
 def _half(units: Ints, seed: int) -> Bools:
