@@ -51,5 +51,7 @@ def test_models_are_averaged_after_their_seeds():
 def test_one_seed_says_nothing_of_another_training():
     found = contrast_over_seeds([0.1], np.zeros((5, 1)), [0])
     assert (found.low, found.high, found.p_value) == (-np.inf, np.inf, 1.0)
+    undrawn = contrast_over_seeds([0.1, 0.2], np.full((5, 2), np.nan), [0, 0])
+    assert (undrawn.low, undrawn.high, undrawn.p_value) == (-np.inf, np.inf, 1.0)
     unknown = contrast_over_seeds([0.1, np.nan], np.zeros((5, 2)), [0, 0])
     assert np.isnan([unknown.estimate, unknown.low, unknown.p_value]).all()
