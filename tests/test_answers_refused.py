@@ -14,6 +14,7 @@ import pytest
 from quantskew import cli
 from quantskew.answers.judging import compare_answers
 from quantskew.answers.reading import AnswersError
+from quantskew.data.groups import Groups
 
 N = 60
 LABELS = ["cat", "dog"] * (N // 2)
@@ -438,6 +439,8 @@ def test_there_are_sixty_bad_tables_or_more():
         (["--classes", "cat,cat"], ["--classes names a class twice"]),
         (["--classes", "dog,cow"], ["the label of id 'i00' is 'cat', which is none of"]),
         (["--missing", "2"], ["--missing 2: a share"]),
+        (["--threshold", "nan"], ["--threshold nan: a number"]),
+        (["--classes", ",".join(map(str, range(200)))], ["'cat', which is none of"]),
         (["--margin", "7"], ["margin"]),
         (["--minimum", "0"], ["--minimum 0: at least 1"]),
         (["--labels", "none.csv"], ["none.csv: no such file"]),
@@ -479,8 +482,21 @@ def test_a_table_given_twice_or_named_as_the_tables_name_the_reference_is_refuse
     assert "two tables to judge are called alike: " in twice
     with pytest.raises(AnswersError, match="no table is given"):
         compare_answers(frame(), {})
-    with pytest.raises(AnswersError, match="'fp32'"):
-        compare_answers(frame(), {"fp32": frame()})
+    for name in ("fp32", "id", "label"):
+        with pytest.raises(AnswersError, match=f"'{name}'"):
+            compare_answers(frame(), {name: frame()})
+
+
+@pytest.mark.parametrize("missing", [2, -1, np.nan])
+def test_a_share_that_may_be_missing_is_one_from_python_too(missing):
+    with pytest.raises(AnswersError, match="a share from 0"):
+        compare_answers(frame(), frame().iloc[:30], missing=missing)
+
+
+def test_an_attribute_that_no_sample_has_is_refused(here):
+    nobody = frame(race=[None] * N)
+    with pytest.raises(AnswersError, match="'race' is known of no sample"):
+        compare_answers(nobody, frame(race=None), by="race", grouping=Groups(unknown="leave_out"))
 
 
 def test_two_groups_of_one_name_are_refused(here):

@@ -69,6 +69,8 @@ class Joined(NamedTuple):
                 "are compared"
             )
         codes, named = crossed(spec, parts)
+        if not named:
+            raise AnswersError(f"{spec!r} is known of no sample")
         for name in named:
             if named.count(name) > 1:
                 raise AnswersError(f"{spec!r}: two groups are called {name!r}; rename their values")
@@ -137,8 +139,12 @@ def join(
         raise AnswersError("id names single samples; groups and units are other columns")
     others = {} if labels is None else {_label_name(labels): labels}
     for name in [*tables, *others]:
-        if name == BASELINE or (name in tables and name in others):
+        if name in (BASELINE, "id", "label") or (name in tables and name in others):
             raise AnswersError(f"a table is called {name!r}, which another is; rename one of them")
+    if threshold is not None and not math.isfinite(threshold):
+        raise AnswersError(f"--threshold {threshold}: a number from which on a score answers")
+    if not 0 <= missing < 1:
+        raise AnswersError(f"--missing {missing:g}: a share from 0 to below 1")
     more = _describing({**tables, **others}, columns, unit) if features else []
     texts = [*columns, *(column for column in more if column not in columns)]
     found = [

@@ -1,6 +1,7 @@
 """What commands share: what a command is, exit statuses, options that several of them have."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,8 +73,6 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 
 def of_tables(options: argparse.Namespace) -> dict[str, Any]:
     """What :func:`add_table_options` asked, as ``compare_answers`` takes it."""
-    if not 0 <= options.missing < 1:
-        raise UserError(f"--missing {options.missing:g}: a share from 0 to below 1")
     return {
         "by": options.by,
         "labels": options.labels,
@@ -97,8 +96,8 @@ def feeding(options: argparse.Namespace) -> dict[str, Any]:
 
 def names_of(text: str) -> tuple[str, ...]:
     """Names of classes: the lines of a file, or a list separated by commas."""
-    file = Path(text)
-    parts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
+    is_file = os.path.isfile(text)  # which a list that is too long for a path is not
+    parts = Path(text).read_text(encoding="utf-8").splitlines() if is_file else text.split(",")
     names = tuple(part.strip() for part in parts if part.strip())
     if len(set(names)) < len(names):
         raise UserError(f"--classes names a class twice: {', '.join(names)}")
