@@ -226,6 +226,10 @@ def compare(
     grid_bits = (bits,) if isinstance(bits, int) else tuple(bits)
     resolved = {name: named(method, params) for name, method in by_name.items()}
     grid = [Applied(n, m, width) for n, m in resolved.items() for width in widths(m, grid_bits)]
+    if not grid:
+        raise MethodError("no method at any width is given, so nothing is compared")
+    if BASELINE in resolved:
+        raise MethodError(f"a method is called {BASELINE!r}, as the network itself is; rename it")
     model = models.own(model)
     test = samples(data, model, split="test")
     inputs = material(model, calibration, train, training, qat, example=test.images)
