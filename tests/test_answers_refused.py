@@ -15,6 +15,7 @@ from quantskew import cli
 from quantskew.answers.judging import compare_answers
 from quantskew.answers.reading import AnswersError
 from quantskew.data.groups import Groups
+from quantskew.errors import UserError
 
 N = 60
 LABELS = ["cat", "dog"] * (N // 2)
@@ -509,3 +510,25 @@ def test_a_frame_of_mixed_types_is_named(here):
     mixed = frame(label=at(LABELS, 0, 3))
     with pytest.raises(AnswersError, match="after cannot be read"):
         compare_answers(frame(), mixed)
+
+
+def test_indices_of_classes_that_are_called_like_numbers_are_so_in_all_tables():
+    """A network that never answers the first class says 1 and 2, as class names are, too."""
+    ratings = frame(label=["1", "2", "3"] * 20, prediction=["0", "1", "2"] * 20)
+    collapsed = frame(label=None, race=None, prediction=["1", "1", "2"] * 20)
+    found = compare_answers(ratings, collapsed, classes=("1", "2", "3"))
+    said = found.predictions
+    assert (said["before"] == said["label"]).all()
+    assert said["after"].tolist() == ["2", "2", "3"] * 20
+
+
+def test_a_value_that_is_no_number_is_named_by_its_sample():
+    aged = frame(age=at(["3", "40"] * 30, 59, "old"))
+    with pytest.raises(UserError, match="'old' of sample 'i59'"):
+        compare_answers(aged, frame(race=None), by="age")
+
+
+def test_a_threshold_of_scores_is_a_probability():
+    numbers = frame(p_cat=HOT[:, 0], p_dog=HOT[:, 1], prediction=None)
+    with pytest.raises(AnswersError, match="--threshold 5: recall"):
+        compare_answers(numbers, numbers, threshold=5, scores=True)

@@ -79,8 +79,11 @@ class Joined(NamedTuple):
     def _attribute(self, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
         """Divide the samples by an attribute, of which only the distinct values are looked at."""
         own = self.attributes[name]
-        unknown = [None] if (own.codes < 0).any() else []
-        distinct = pd.DataFrame({name: np.array([*own.names, *unknown], object)})
+        values = [*own.names, *([None] if (own.codes < 0).any() else [])]
+        first = np.zeros(len(values), np.int64)  # sample of each value, which errors name
+        first[own.codes[::-1]] = np.arange(len(own.codes))[::-1]
+        ids = self.ids.take(pa.array(first)).to_pylist()
+        distinct = pd.DataFrame({"id": ids, name: np.array(values, object)})
         codes, names = attribute(distinct, name, groups)
         return codes[own.codes], names  # a missing text is code −1, the last
 
@@ -347,14 +350,16 @@ def _classes(
             f"labels and answers have {len(named):,} different values, such as {listed(named, 5)}; "
             f"they are to be classes, 2 to {MOST_CLASSES:,}"
         )
-    codes = _placed(label, named, "the label", ids)
+    codes = _placed(label, named, {*label.names}, "the label", ids)
+    said = {name for one in given if one.answers and not one.by_place for name in one.answers.names}
     answers = []
     for one in given:
         assert one.answers is not None
         if one.by_place:
             answers.append(one.answers.codes)
         else:
-            answers.append(_placed(one.answers, named, f"the prediction of {one.name}", ids))
+            what = f"the prediction of {one.name}"
+            answers.append(_placed(one.answers, named, said, what, ids))
     return named, codes, answers
 
 
@@ -433,12 +438,21 @@ def _of_texts(given: list[Table], label: Codes) -> list[str]:
     return in_order([*known.union(*said)])
 
 
-def _placed(codes: Codes, classes: tuple[str, ...], what: str, ids: pa.Array) -> np.ndarray:
-    """Indices of classes, of names of classes or of indices written as texts."""
+def _placed(
+    codes: Codes, classes: tuple[str, ...], said: set[str], what: str, ids: pa.Array
+) -> np.ndarray:
+    """Indices of classes, of names of classes or of indices written as texts.
+
+    What all tables ``said`` together tells which of both these are, where a class is called 1.
+    """
     place = {name: index for index, name in enumerate(classes)}
-    if not {*codes.names} <= {*place}:
-        indices = {str(index): index for index in range(len(classes))}
-        place = indices if {*codes.names} <= {*indices} else place
+    indices = {str(index): index for index in range(len(classes))}
+    for texts in (said, {*codes.names}):
+        if texts <= {*place}:
+            break
+        if texts <= {*indices}:
+            place = indices
+            break
     for code, name in enumerate(codes.names):
         if name not in place:
             row = int((codes.codes == code).argmax())

@@ -78,9 +78,11 @@ def score_tables(
         )
     _refuse_mixed(joined.numbers)
     cut = score_threshold(joined, threshold)
-    cut = min(
-        cut, float(np.float32(cut))
-    )  # lists are float32; what is at the threshold stays there
+    if not 0 <= cut <= 1:
+        raise AnswersError(
+            f"--threshold {cut:g}: recall and false positive rate are taken at a probability, 0..1"
+        )
+    cut = min(cut, float(np.float32(cut)))  # of lists in float32 too, what is at it stays there
     before = _probabilities(joined.numbers[reference])
     settings = study.statistics
     parts = {
