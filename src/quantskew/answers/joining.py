@@ -18,7 +18,6 @@ from quantskew.answers.reading import (
     Source,
     Table,
     describing,
-    header,
     listed,
     read,
 )
@@ -158,31 +157,15 @@ def join(
     if span is not None:
         found = [_in_one_form(one) for one in found]
     rows, warnings = _matched(found, len(tables), missing)
-    attributes = {column: _agreed(found, rows, column) for column in columns}
-    known = dict.fromkeys(
-        column
-        for name, source in {**tables, **others}.items()
-        for column in header(source, name)
-        if column != "id"
-    )
-    for column, codes in attributes.items():
-        if codes is None:
-            raise AnswersError(
-                f"no table has the column {column!r}{close_names(column, known)}; there are "
-                f"{listed(known)}"
-            )
-    values = {column: codes for column, codes in attributes.items() if codes is not None}
+    values = {column: _agreed(found, rows, column) for column in columns}
     described = [*more]
     for column in texts[len(columns) :]:
         try:
-            agreed = _agreed(found, rows, column)
+            values[column] = _agreed(found, rows, column)
         except AnswersError as error:
             described.remove(column)
             warnings.append(f"{error}; it describes no slice")
-            continue
-        assert agreed is not None
-        values[column] = agreed
-    given = [one._replace(answers=_rows(one.answers, r)) for one, r in zip(found, rows, strict=True)
+    given = [one._replace(answers=one.answers.rows(r)) for one, r in zip(found, rows, strict=True)
              if one.answers is not None]  # fmt: skip
     ids = found[0].ids.take(pa.array(rows[0]))
     if (values["label"].codes < 0).any():
@@ -197,8 +180,7 @@ def join(
         warnings += outside
     units = None
     if unit is not None:
-        own = values[unit]
-        units = unit_codes(pd.DataFrame({unit: _categorical(own)}), unit)
+        units = unit_codes(pd.DataFrame({unit: values[unit].categorical()}), unit)
     answered = {one.name: codes for one, codes in zip(given, answers, strict=True)}
     kept = {
         one.name: one.numbers._replace(values=one.numbers.values[place])
@@ -219,14 +201,6 @@ def _describing(sources: Mapping[str, Source], columns: list[str], unit: str | N
 
 def _label_name(labels: Source) -> str:
     return labels.name if isinstance(labels, Path) else "labels"
-
-
-def _rows(codes: Codes | None, rows: np.ndarray) -> Codes | None:
-    return None if codes is None else Codes(codes.codes[rows], codes.names)
-
-
-def _categorical(codes: Codes) -> pd.Categorical:
-    return pd.Categorical.from_codes(codes.codes, pd.Index(codes.names, dtype=object))
 
 
 def _matched(
@@ -297,17 +271,18 @@ def _refuse_twice(one: Table, rows: np.ndarray) -> None:
         )
 
 
-def _agreed(found: list[Table], rows: list[np.ndarray], column: str) -> Codes | None:
-    """Values of a column, on which all tables that have it agree; None where no table has it."""
-    agreed: tuple[Table, Codes] | None = None
-    for one, place in zip(found, rows, strict=True):
-        own = _rows(one.columns.get(column), place)
-        if own is None:
-            continue
-        if agreed is None:
-            agreed = (one, own)
-            continue
-        first, values = agreed
+def _agreed(found: list[Table], rows: list[np.ndarray], column: str) -> Codes:
+    """Values of a column, on which all tables that have it must agree."""
+    have = [pair for pair in zip(found, rows, strict=True) if column in pair[0].columns]
+    if not have:
+        known = dict.fromkeys(name for one in found for name in one.header if name != "id")
+        raise AnswersError(
+            f"no table has the column {column!r}{close_names(column, known)}; there are "
+            f"{listed(known)}"
+        )
+    first, values = have[0][0], have[0][0].columns[column].rows(have[0][1])
+    for one, place in have[1:]:
+        own = one.columns[column].rows(place)
         at = {name: code for code, name in enumerate(values.names)}
         same = np.array([at.get(name, -2) for name in own.names] + [-1])[own.codes]
         differ = np.flatnonzero(same != values.codes)
@@ -322,7 +297,7 @@ def _agreed(found: list[Table], rows: list[np.ndarray], column: str) -> Codes | 
                 f"{first.name} says {said[0]}, {one.name} says {said[1]} in "
                 f"{one.row(int(place[row]))}"
             )
-    return None if agreed is None else agreed[1]
+    return values
 
 
 def _classes(

@@ -212,4 +212,4 @@ def _feature(codes: Codes) -> pd.Series:
     numbers = pd.to_numeric(pd.Series(codes.names, dtype=object), errors="coerce").to_numpy(float)
     if len(numbers) and np.isfinite(numbers).all():
         return pd.Series(np.append(numbers, np.nan)[codes.codes])
-    return pd.Series(pd.Categorical.from_codes(codes.codes, pd.Index(codes.names, dtype=object)))
+    return pd.Series(codes.categorical())
