@@ -101,12 +101,12 @@ class Pair:
         codes = np.where(places == len(own.counted), -1, places)
         return Rows(labels, one[None], other[None], codes, None, weights)
 
-    def _accuracies(self, groups: Ints, n_groups: int) -> Paired:
+    def _accuracies(
+        self, groups: Ints, n_groups: int, rates: Callable[..., Paired] = accuracy_rates
+    ) -> Paired:
         rows = self.rows
         right = rows.before == rows.labels, rows.after == rows.labels
-        return accuracy_rates(
-            right[0], right[1], groups, n_groups, units=rows.units, weights=rows.weights
-        )
+        return rates(*right, groups, n_groups, units=rows.units, weights=rows.weights)
 
     @cached_property
     def accuracy(self) -> Paired:
@@ -121,10 +121,7 @@ class Pair:
     @cached_property
     def rest(self) -> Paired:
         """Accuracy of each group and of all other groups together, mean over seeds, (G, 2)."""
-        rows = self.rows
-        right = rows.before == rows.labels, rows.after == rows.labels
-        of = {"units": rows.units, "weights": rows.weights}
-        return rest_rates(right[0], right[1], rows.codes, len(self.counted), **of)
+        return self._accuracies(self.rows.codes, len(self.counted), rest_rates)
 
     @cached_property
     def each_accuracy(self) -> Paired:
@@ -201,14 +198,6 @@ def _against_rest(pair: Pair) -> Bound:
     return bound
 
 
-def _worst_level(pair: Pair) -> Bound:
-    return lambda tail: _mean(worst_group_limits(pair.each_accuracy.after, pair.counted, tail))
-
-
-def _worst_change(pair: Pair) -> Bound:
-    return lambda tail: _mean(worst_group_change_limits(pair.each_accuracy, pair.counted, tail))
-
-
 SHARE = Bounds(
     lambda pair: lambda tail: _first(share_limits(pair.everyone.after, tail)),
     lambda pair: lambda tail: _first(change_limits(pair.everyone.changes, tail)),
@@ -220,7 +209,14 @@ SHARE_OF_GROUP = Bounds(
 AGAINST_REST = Bounds(
     _against_rest, lambda pair: lambda tail: against_rest_limits(pair.rest.changes, tail)
 )
-WORST_GROUP = Bounds(_worst_level, _worst_change)
+WORST_GROUP = Bounds(
+    lambda pair: (
+        lambda tail: _mean(worst_group_limits(pair.each_accuracy.after, pair.counted, tail))
+    ),
+    lambda pair: (
+        lambda tail: _mean(worst_group_change_limits(pair.each_accuracy, pair.counted, tail))
+    ),
+)
 
 
 def gap(rates: Callable[[Pair], Paired], counted: Callable[[Pair], Bools]) -> Bounds:
@@ -246,18 +242,18 @@ def parity(name: str, *, macro: bool) -> Bounds:
     ratios = name == "disparate_impact"
     source = "demographic_parity" if ratios else name
 
+    per_class = 2 if name == "equalized_odds" else 1
+
+    def by_class(field: Floats) -> Floats:
+        """Divide rates (S, R·K, G), R of each class, by class: (S, K, R, G)."""
+        seeds, _, groups = field.shape
+        return field.reshape(seeds, per_class, -1, groups).swapaxes(1, 2)
+
     def rates(pair: Pair) -> Paired:
         own = pair.each_parity[source]
-        return joined([own], _by_class(2 if name == "equalized_odds" else 1)) if macro else own
+        return own.map(by_class) if macro else own
 
     return _ratio(rates) if ratios else gap(rates, lambda pair: pair.counted)
-
-
-def _by_class(per_class: int) -> Callable[[list[Floats]], Floats]:
-    """Divide rates (S, R·K, G), R of each class, by class: (S, K, R, G)."""
-    return lambda fields: (
-        fields[0].reshape(len(fields[0]), per_class, -1, fields[0].shape[-1]).swapaxes(1, 2)
-    )
 
 
 def _ratio(rates: Callable[[Pair], Paired]) -> Bounds:

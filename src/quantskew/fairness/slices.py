@@ -31,7 +31,7 @@ from scipy.stats import norm
 
 from quantskew.errors import UserError
 from quantskew.fairness.gaps import against_rest_limits, rest_rates
-from quantskew.fairness.limits import change_limits, unit_totals
+from quantskew.fairness.limits import Changes, change_limits, unit_totals
 from quantskew.fairness.metrics import Bools, Floats, Ints, numbered
 from quantskew.fairness.paired import exchange_p_value
 from quantskew.fairness.verdicts import false_discovery_rate, p_value_of_limits, verdicts
@@ -121,12 +121,12 @@ def find_slices(
         features = features.assign(label=labels)
     items = describe(features, bins)
     searched = _half(of_unit, seed)
-    right = _Right(networks[0], networks[1], of_unit)
     candidates = _candidates(items, searched, of_unit, minimum)
-    chosen = _search(candidates, right.part(searched).change.mean(0), searched, most)
-    tested = right.part(~searched)
+    before, after = (one.astype(np.int64) for one in networks)
+    chosen = _search(candidates, (after - before)[:, searched].mean(0), searched, most)
+    tested = before[:, ~searched], after[:, ~searched], of_unit[~searched]
     rows = pd.DataFrame(
-        [{"slice": one.text, **_test(one.mask[~searched], tested, alpha)} for one in chosen],
+        [{"slice": one.text, **_test(one.mask[~searched], *tested, alpha)} for one in chosen],
         columns=[name for name in COLUMNS if name not in ("fdr", "verdict")],
     )
     fdr = _adjusted(rows["p_value"].to_numpy(float))
@@ -193,21 +193,6 @@ def _half(units: Ints, seed: int) -> Bools:
     count = int(units.max()) + 1
     drawn = np.random.default_rng(seed).permutation(count) < count // 2
     return np.asarray(drawn[units])
-
-
-class _Right(NamedTuple):
-    """Whether the networks are right, (S, n) each, and the unit of each sample."""
-
-    before: Bools
-    after: Bools
-    units: Ints
-
-    def part(self, mask: Bools) -> "_Right":
-        return _Right(self.before[:, mask], self.after[:, mask], self.units[mask])
-
-    @property
-    def change(self) -> Ints:
-        return self.after.astype(np.int64) - self.before
 
 
 def _candidates(items: list[Slice], searched: Bools, units: Ints, minimum: int) -> list[Slice]:
@@ -283,15 +268,17 @@ def _adjusted(p_values: Floats) -> Floats:
     return false_discovery_rate(np.minimum(weighted, 1))
 
 
-def _test(inside: Bools, right: _Right, alpha: float) -> dict[str, float]:
-    """Test that a slice loses, and that it loses more than the rest."""
-    rates = rest_rates(
-        right.before, right.after, np.where(inside, 0, 1), 1,
-        units=None if len(np.unique(right.units)) == inside.size else right.units,
-    ).changes  # fmt: skip
-    own = type(rates)(*(field[:, 0] for field in rates))
+def _test(inside: Bools, before: Ints, after: Ints, units: Ints, alpha: float) -> dict[str, float]:
+    """Test that a slice loses, and that it loses more than the rest.
+
+    ``before`` and ``after`` (S, n) say whether the networks are right.
+    """
+    alone = len(np.unique(units)) == inside.size
+    codes = np.where(inside, 0, 1)
+    rates = rest_rates(before, after, codes, 1, units=None if alone else units).changes
+    own = Changes(*(field[:, 0] for field in rates))
     change, rest = rates.value[0]
-    total, _ = unit_totals(right.change[:, inside].sum(0), right.units[inside])
+    total, _ = unit_totals((after - before)[:, inside].sum(0), units[inside])
     loses = exchange_p_value(np.rint(total).astype(np.int64)) / 2 if total.sum() < 0 else 1.0
     more = 1.0
     if change < rest:
@@ -299,8 +286,8 @@ def _test(inside: Bools, right: _Right, alpha: float) -> dict[str, float]:
     low, high = change_limits(own, alpha / 2)
     return {
         "n": int(inside.sum()),
-        "before": float(right.before[:, inside].mean()),
-        "after": float(right.after[:, inside].mean()),
+        "before": float(before[:, inside].mean()),
+        "after": float(after[:, inside].mean()),
         "change": float(change),
         "low": float(low[0]),
         "high": float(high[0]),
