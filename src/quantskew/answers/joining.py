@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -326,7 +327,7 @@ def _classes(
             f"they are to be classes, 2 to {MOST_CLASSES:,}"
         )
     codes = _placed(label, named, {*label.names}, "the label", ids)
-    said = {name for one in given if one.answers and not one.by_place for name in one.answers.names}
+    by_name = [one.answers.names for one in given if one.answers and not one.by_place]
     answers = []
     for one in given:
         assert one.answers is not None
@@ -334,7 +335,7 @@ def _classes(
             answers.append(one.answers.codes)
         else:
             what = f"the prediction of {one.name}"
-            answers.append(_placed(one.answers, named, said, what, ids))
+            answers.append(_placed(one.answers, named, {*chain(*by_name)}, what, ids))
     return named, codes, answers
 
 

@@ -44,6 +44,12 @@ class Command(NamedTuple):
     epilog: str = ""
 
 
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Add what says which data set and model of a study is meant."""
+    for name in ("dataset", "model"):
+        parser.add_argument(f"--{name}", help=f"{name} of the study, required if it has several")
+
+
 def add_labels(parser: argparse.ArgumentParser) -> None:
     """Add what says how labelled images are read."""
     parser.add_argument("--label", default="label", help="column with the label (default: label)")
@@ -76,7 +82,7 @@ def of_tables(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "by": options.by,
         "labels": options.labels,
-        "classes": names_of(options.classes) if options.classes else (),
+        "classes": names_of(options.classes),
         "threshold": options.threshold,
         "missing": options.missing,
     }
@@ -90,12 +96,13 @@ def feeding(options: argparse.Namespace) -> dict[str, Any]:
     policy = Feeding.model_validate({})
     if options.policy:
         policy = sections.read(Feeding, options.policy, "see quantskew gate --help")
-    classes = names_of(options.classes) if options.classes else ()
-    return {"policy": policy, "label": options.label, "classes": classes}
+    return {"policy": policy, "label": options.label, "classes": names_of(options.classes)}
 
 
-def names_of(text: str) -> tuple[str, ...]:
-    """Names of classes: the lines of a file, or a list separated by commas."""
+def names_of(text: str | None) -> tuple[str, ...]:
+    """Names of classes: the lines of a file, or a list separated by commas; none of None."""
+    if text is None:
+        return ()
     is_file = os.path.isfile(text)  # which a list that is too long for a path is not
     parts = Path(text).read_text(encoding="utf-8").splitlines() if is_file else text.split(",")
     names = tuple(part.strip() for part in parts if part.strip())

@@ -158,8 +158,12 @@ class Pair:
 
 def _of_enough(rates: Paired, enough: Bools) -> Paired:
     """Leave out the rates (K, G) of too few samples: they count as rates of nobody."""
-    before, after, changes = (one._replace(n=np.where(enough, one.n, 0)) for one in rates)
-    return Paired(before, after, changes)
+    before, after, changes = rates
+    return Paired(
+        before._replace(n=np.where(enough, before.n, 0)),
+        after._replace(n=np.where(enough, after.n, 0)),
+        changes._replace(n=np.where(enough, changes.n, 0)),
+    )
 
 
 class Bounds(NamedTuple):

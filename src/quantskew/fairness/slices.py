@@ -122,9 +122,9 @@ def find_slices(
     items = describe(features, bins)
     searched = _half(of_unit, seed)
     candidates = _candidates(items, searched, of_unit, minimum)
-    before, after = (one.astype(np.int64) for one in networks)
-    chosen = _search(candidates, (after - before)[:, searched].mean(0), searched, most)
-    tested = before[:, ~searched], after[:, ~searched], of_unit[~searched]
+    right, still = (one.astype(np.int64) for one in networks)
+    chosen = _search(candidates, (still - right)[:, searched].mean(0), searched, most)
+    tested = right[:, ~searched], still[:, ~searched], of_unit[~searched]
     rows = pd.DataFrame(
         [{"slice": one.text, **_test(one.mask[~searched], *tested, alpha)} for one in chosen],
         columns=[name for name in COLUMNS if name not in ("fdr", "verdict")],
