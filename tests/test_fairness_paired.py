@@ -337,3 +337,14 @@ def test_limits_of_units_are_of_the_groups_that_the_value_compares():
     left_out = measure(replace(answers, least=11), rng=np.random.default_rng(0))
     assert np.isnan(left_out["equal_opportunity_worst"].value)
     assert np.isnan(left_out["equal_opportunity_worst"].high)
+
+
+def test_limits_of_equalized_odds_are_of_the_classes_that_its_value_compares():
+    """Only one group has samples of class 2, so its true positive rates compare nothing."""
+    codes = np.repeat([0, 1], 200)
+    labels = np.where(codes == 0, np.arange(400) % 3, np.arange(400) % 2)
+    wrong = (codes == 1) & (np.arange(400) % 10 > 0)  # class 2 is said of nearly all of group 1
+    answers = Answers(labels, np.where(wrong, 2, labels)[None], codes, np.ones(2, bool), 3)
+    found = measure(answers, metrics=PARITY, rng=np.random.default_rng(0))
+    for one in found.values():
+        assert one.low - 1e-9 <= one.value <= one.high

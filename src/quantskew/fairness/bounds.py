@@ -148,10 +148,12 @@ class Pair:
         ]  # fmt: skip
         by_seed = {name: joined([one[name] for one in rates], np.stack) for name in rates[0]}
         true, false = own.rated.swapaxes(1, 2)[:, 1 if own.n_classes == 2 else 0 :]
+        # equalized odds of a class take both rates, each of two groups at least
+        both = np.logical_and(*((own.counted & rate).sum(-1) >= 2 for rate in (true, false)))
         rated = {
             "equal_opportunity": true,
             "predictive_equality": false,
-            "equalized_odds": np.concatenate([true, false]),
+            "equalized_odds": np.concatenate([true, false]) & np.tile(both, 2)[:, None],
         }
         return by_seed | {name: _of_enough(by_seed[name], enough) for name, enough in rated.items()}
 
