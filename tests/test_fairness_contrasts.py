@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from quantskew.fairness.contrasts import common_sd, contrast_over_seeds
-from quantskew.fairness.seeds import seed_and_sampling_variance
+from quantskew.fairness.seeds import variance_of_mean
 
 
 def test_on_an_endless_test_set_it_is_student_s_test():
@@ -32,10 +32,9 @@ def test_what_networks_share_does_not_average_out():
     draws = rng.normal(0, 0.03, (20_000, 1)) + rng.normal(0, 0.05, (20_000, 4))
     weights = np.full(4, 0.25)
     assert common_sd(draws, weights) == pytest.approx(0.03, rel=0.05)
-    # as the split of variances has it: sampling of the mean less the seeds' own
-    parts = seed_and_sampling_variance(rng.normal(0, 0.05, 4), draws)
+    # as the split of variances has it, of seeds that do not differ: the mean's less the seeds' own
     own = draws.var(0, ddof=1).mean()
-    common = (4 * parts.sampling - own) / 3
+    common = (4 * variance_of_mean(np.zeros(4), draws) - own) / 3
     assert common_sd(draws, weights) == pytest.approx(np.sqrt(common), rel=0.01)
     assert np.isnan(common_sd(draws[:1], weights))
 
