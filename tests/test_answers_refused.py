@@ -526,6 +526,9 @@ def test_a_value_that_is_no_number_is_named_by_its_sample():
     aged = frame(age=at(["3", "40"] * 30, 59, "old"))
     with pytest.raises(UserError, match="'old' of sample 'i59'"):
         compare_answers(aged, frame(race=None), by="age")
+    # nor is one refused that is left out
+    found = compare_answers(aged, frame(race=None).iloc[:59], by="age", missing=0.1)
+    assert found.decisions[0].groups["group"].tolist() == ["0-18", "40-59"]
 
 
 def test_a_threshold_of_scores_is_a_probability():

@@ -79,13 +79,14 @@ class Joined(NamedTuple):
     def _attribute(self, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
         """Divide the samples by an attribute, of which only the distinct values are looked at."""
         own = self.attributes[name]
-        values = [*own.names, *([None] if (own.codes < 0).any() else [])]
-        first = np.zeros(len(values), np.int64)  # sample of each value, which errors name
-        first[own.codes[::-1]] = np.arange(len(own.codes))[::-1]
+        places, present = pd.factorize(own.codes)
+        # the first sample of each value, which errors name
+        first = np.flatnonzero(np.diff(np.maximum.accumulate(places), prepend=-1))
         ids = self.ids.take(pa.array(first)).to_pylist()
+        values = [own.names[code] if code >= 0 else None for code in present]
         distinct = pd.DataFrame({"id": ids, name: np.array(values, object)})
         codes, names = attribute(distinct, name, groups)
-        return codes[own.codes], names  # a missing text is code −1, the last
+        return codes[places], names
 
 
 def needed(by: Iterable[str], unit: str | None) -> list[str]:

@@ -23,7 +23,7 @@ from quantskew.fairness.bounds import Pair
 from quantskew.fairness.catalogue import CATALOGUE, Chance, Metric
 from quantskew.fairness.contrasts import contrast_over_seeds
 from quantskew.fairness.limits import unit_totals
-from quantskew.fairness.metrics import Bools, Floats, Ints
+from quantskew.fairness.metrics import Floats, Ints
 from quantskew.fairness.parity import Answers, Counts
 from quantskew.fairness.resampling import (
     basic_interval,
@@ -38,7 +38,7 @@ _SHARED_DRAWS = 200
 
 
 class Flips(NamedTuple):
-    """Samples of each group by how the answer changed from the reference; each (..., G)."""
+    """Samples of each group by how the answer changed from the reference; each (G,)."""
 
     right_to_wrong: Ints
     wrong_to_right: Ints
@@ -61,21 +61,15 @@ def flips(
     labels
         (n,) true classes.
     reference, predictions
-        (..., n) classes given before and after.
+        (n,) classes given before and after.
     groups
         (n,) codes from −1 (no group) to ``n_groups`` − 1.
     """
     labels, reference, predictions = (np.asarray(a) for a in (labels, reference, predictions))
     before, after, other = reference == labels, predictions == labels, reference != predictions
     places = np.asarray(groups) + 1  # those of no group come first
-
-    def count(kind: Bools) -> Ints:
-        rows = kind.reshape(-1, places.size)
-        counts = [np.bincount(places, row, n_groups + 1)[1:].astype(np.int64) for row in rows]
-        return np.reshape(counts, (*kind.shape[:-1], n_groups))
-
     kinds = (before & ~after, ~before & after, ~before & ~after & other)
-    return Flips(*map(count, kinds))
+    return Flips(*(np.bincount(places[kind], minlength=n_groups + 1)[1:] for kind in kinds))
 
 
 def exchange_p_value(change: ArrayLike) -> float:
@@ -221,7 +215,13 @@ def measure(
         undefined = np.isnan(value.mean(0))
         low, high = (np.where(undefined, np.nan, np.clip(end, *metric.span)) for end in (low, high))
         measured[metric.name] = Measured(value, low, high, chance, change, "")
-    return {m.name: measured.get(m.name) or _undefined(m, variant, reference) for m in asked}
+    nothing = np.array(np.nan)
+    change = None if reference is None else Effect(*[nothing] * len(Effect._fields))
+    seeds = np.full(len(variant.predictions), np.nan)
+    return {
+        name: measured.get(name) or Measured(seeds, nothing, nothing, Chance(), change, reason)
+        for name, reason in reasons.items()
+    }
 
 
 class _Drawn(NamedTuple):
@@ -336,10 +336,3 @@ def _exact(metric: Metric, pair: Pair) -> Floats:
         for own in groups
     ]
     return np.array(p_values if metric.of == "each group" else p_values[0])
-
-
-def _undefined(metric: Metric, variant: Answers, reference: Answers | None) -> Measured:
-    nothing = np.array(np.nan)
-    change = None if reference is None else Effect(*[nothing] * len(Effect._fields))
-    seeds = np.full(len(variant.predictions), np.nan)
-    return Measured(seeds, nothing, nothing, Chance(), change, metric.missing(variant))
