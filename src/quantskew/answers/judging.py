@@ -202,7 +202,11 @@ def compare_answers(
     by = (by,) if isinstance(by, str) else tuple(by)
     by = tuple(dict.fromkeys(by or (policy.groups if policy else ()) or ("label",)))
     if policy is not None:
-        _check(policy)
+        if used := policy.model_fields_set & _FOR_FILES:
+            raise AnswersError(
+                f"{', '.join(sorted(used))} in the policy is for networks in files, and tables of "
+                "answers have none; leave it out"
+            )
         unit = unit or policy.unit
         bins = {**grouping.bins, **policy.bins}
         grouping = grouping.model_copy(update={"minimum": policy.minimum, "bins": bins})
@@ -323,15 +327,6 @@ def _of_numbers(
     columns, key = TABLES["scores"].schema.names, list(TABLES["scores"].key)
     frames = {"scores": pd.concat(parts)[columns].sort_values(key, ignore_index=True)}
     return Compared(frames, study, *_said(joined), tuple(decisions), joined.warnings, numeric=span)
-
-
-def _check(policy: Policy) -> None:
-    used = policy.model_fields_set & _FOR_FILES
-    if used:
-        raise AnswersError(
-            f"{', '.join(sorted(used))} in the policy is for networks in files, and tables of "
-            "answers have none; leave it out"
-        )
 
 
 def _name(given: Given, unnamed: str) -> str:

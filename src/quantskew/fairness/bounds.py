@@ -33,7 +33,6 @@ from quantskew.fairness.limits import (
     Limits,
     Shares,
     change_limits,
-    difference_limits,
     share_limits,
 )
 from quantskew.fairness.metrics import Bools, Floats, Ints, ratio
@@ -193,17 +192,6 @@ def _first(limits: Limits) -> Limits:
     return Limits(limits.low[0], limits.high[0])
 
 
-def _against_rest(pair: Pair) -> Bound:
-    rates = pair.rest.after
-
-    def bound(tail: Floats) -> Limits:
-        limits = share_limits(rates, np.asarray(tail)[..., None])
-        found = difference_limits(np.nan_to_num(rates.value), limits)
-        return Limits(*(end[..., 0, 1] for end in found))
-
-    return bound
-
-
 SHARE = Bounds(
     lambda pair: lambda tail: _first(share_limits(pair.everyone.after, tail)),
     lambda pair: lambda tail: _first(change_limits(pair.everyone.changes, tail)),
@@ -213,7 +201,8 @@ SHARE_OF_GROUP = Bounds(
     lambda pair: lambda tail: change_limits(pair.accuracy.changes, tail),
 )
 AGAINST_REST = Bounds(
-    _against_rest, lambda pair: lambda tail: against_rest_limits(pair.rest.changes, tail)
+    lambda pair: lambda tail: against_rest_limits(pair.rest.after, tail),
+    lambda pair: lambda tail: against_rest_limits(pair.rest.changes, tail),
 )
 WORST_GROUP = Bounds(
     lambda pair: (

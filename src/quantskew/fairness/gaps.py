@@ -356,14 +356,14 @@ def may_lose_most(change: Changes, counted: ArrayLike, tail: float | Floats) -> 
     return np.asarray(mask & ~beaten.any(-1))
 
 
-def against_rest_limits(change: Changes, tail: ArrayLike) -> Limits:
-    """Bound each group's change less the change of all other groups together.
+def against_rest_limits(rates: Shares | Changes, tail: ArrayLike) -> Limits:
+    """Bound each group's accuracy, or its change, less that of all other groups together.
 
-    Below zero a group pays more than the others.
+    A change below zero says that a group pays more than the others.
 
     Parameters
     ----------
-    change
+    rates
         (..., G, 2) of each group, and of all others.
     tail
         (...) or (..., G).
@@ -372,8 +372,9 @@ def against_rest_limits(change: Changes, tail: ArrayLike) -> Limits:
     -------
     (..., G).
     """
-    limits = change_limits(change, np.asarray(tail)[..., None])
-    found = difference_limits(np.nan_to_num(change.value), limits)
+    tail = np.asarray(tail)[..., None]
+    bound = share_limits(rates, tail) if isinstance(rates, Shares) else change_limits(rates, tail)
+    found = difference_limits(np.nan_to_num(rates.value), bound)
     return Limits(*(end[..., 0, 1] for end in found))
 
 

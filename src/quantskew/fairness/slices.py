@@ -221,10 +221,7 @@ def _candidates(items: list[Slice], searched: Bools, units: Ints, minimum: int) 
 def _search(candidates: list[Slice], change: Floats, searched: Bools, most: int) -> list[Slice]:
     """Choose the slices that most surely lose more than the rest, of the searched half.
 
-    Parameters
-    ----------
-    change
-        (n searched,) of each sample, mean over seeds.
+    ``change`` (n searched,) is that of each sample, mean over seeds.
     """
     if not candidates:
         return []
