@@ -189,6 +189,13 @@ def test_the_policy_in_the_help_is_a_policy(tmp_path):
     assert policy.preprocess.crop == 224
 
 
+@pytest.mark.parametrize("asked", [("--threads", 0), ("--seconds", 0), ("--seconds", "nan")])
+def test_a_latency_of_no_time_or_threads_is_refused(capsys, asked):
+    status, _, said = run(capsys, "latency", *asked)
+    assert status == cli.USAGE
+    assert asked[0] in said
+
+
 def test_latency_is_that_of_pairs_run_in_turn(pair, tmp_path, monkeypatch):
     from quantskew.deployment import latency
 
