@@ -317,11 +317,9 @@ def _of_numbers(
     for name in others:
         point = Point(DATASET, reference, name, UNKNOWN_WIDTH)
         parts.append(errors[name].assign(**point._asdict()))
-        rows = errors[name].rename(columns={"counted": "judged"})
+        rows = _judged(errors[name])
         decide = deciding_samples(rows["n"], rows["change"], rows["low"], rows["high"], margin)
-        open_ = rows["judged"] & (rows["verdict"] == CANNOT_TELL)
-        word = rows["verdict"].where(rows["judged"], NOT_JUDGED)
-        rows = rows.assign(verdict=word, decide=np.where(open_, decide, np.nan))
+        rows["decide"] = np.where(rows["verdict"] == CANNOT_TELL, decide, np.nan)
         rows = rows[rows["group"] != WHOLE].drop(columns=["score", "note"]).reset_index(drop=True)
         decisions.append(_decided(name, reference, rows, [], study, span)._replace(numeric=True))
     columns, key = TABLES["scores"].schema.names, list(TABLES["scores"].key)
@@ -353,15 +351,14 @@ def _groups(frames: Mapping[str, pd.DataFrame], evidence: Evidence) -> pd.DataFr
     columns = ["change", "low", "high", "p_value", "fdr", "verdict", "decide"]
     rows = own[["n", "counted"]].assign(before=before, after=own["value"]).join(change[columns])
     order = [(d.attribute, name) for d in evidence.divisions for name in d.names]
-    rows = rows.join(counts).rename(columns={"counted": "judged"}).loc[order].reset_index()
-    rows.loc[~rows["judged"], "decide"] = np.nan
-    return rows.assign(verdict=rows["verdict"].where(rows["judged"], NOT_JUDGED))
+    rows = _judged(rows.join(counts).loc[order].reset_index())
+    return rows.assign(decide=rows["decide"].where(rows["judged"]))
 
 
-def _judged(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores without verdicts on groups that are too small."""
-    word = scores["verdict"].where(scores["counted"], NOT_JUDGED)
-    return scores.assign(verdict=word).rename(columns={"counted": "judged"})
+def _judged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows without verdicts on groups that are too small."""
+    word = rows["verdict"].where(rows["counted"], NOT_JUDGED)
+    return rows.assign(verdict=word).rename(columns={"counted": "judged"})
 
 
 def _decided(
