@@ -14,6 +14,8 @@ import pytest
 from quantskew import cli
 from quantskew.answers.judging import compare_answers
 from quantskew.answers.reading import AnswersError
+from quantskew.data.groups import Groups
+from quantskew.errors import UserError
 
 N = 60
 LABELS = ["cat", "dog"] * (N // 2)
@@ -438,6 +440,8 @@ def test_there_are_sixty_bad_tables_or_more():
         (["--classes", "cat,cat"], ["--classes names a class twice"]),
         (["--classes", "dog,cow"], ["the label of id 'i00' is 'cat', which is none of"]),
         (["--missing", "2"], ["--missing 2: a share"]),
+        (["--threshold", "nan"], ["--threshold nan: a number"]),
+        (["--classes", ",".join(map(str, range(200)))], ["'cat', which is none of"]),
         (["--margin", "7"], ["margin"]),
         (["--minimum", "0"], ["--minimum 0: at least 1"]),
         (["--labels", "none.csv"], ["none.csv: no such file"]),
@@ -479,8 +483,21 @@ def test_a_table_given_twice_or_named_as_the_tables_name_the_reference_is_refuse
     assert "two tables to judge are called alike: " in twice
     with pytest.raises(AnswersError, match="no table is given"):
         compare_answers(frame(), {})
-    with pytest.raises(AnswersError, match="'fp32'"):
-        compare_answers(frame(), {"fp32": frame()})
+    for name in ("fp32", "id", "label"):
+        with pytest.raises(AnswersError, match=f"'{name}'"):
+            compare_answers(frame(), {name: frame()})
+
+
+@pytest.mark.parametrize("missing", [2, -1, np.nan])
+def test_a_share_that_may_be_missing_is_one_from_python_too(missing):
+    with pytest.raises(AnswersError, match="a share from 0"):
+        compare_answers(frame(), frame().iloc[:30], missing=missing)
+
+
+def test_an_attribute_that_no_sample_has_is_refused(here):
+    nobody = frame(race=[None] * N)
+    with pytest.raises(AnswersError, match="'race' is known of no sample"):
+        compare_answers(nobody, frame(race=None), by="race", grouping=Groups(unknown="leave_out"))
 
 
 def test_two_groups_of_one_name_are_refused(here):
@@ -493,3 +510,28 @@ def test_a_frame_of_mixed_types_is_named(here):
     mixed = frame(label=at(LABELS, 0, 3))
     with pytest.raises(AnswersError, match="after cannot be read"):
         compare_answers(frame(), mixed)
+
+
+def test_indices_of_classes_that_are_called_like_numbers_are_so_in_all_tables():
+    """A network that never answers the first class says 1 and 2, as class names are, too."""
+    ratings = frame(label=["1", "2", "3"] * 20, prediction=["0", "1", "2"] * 20)
+    collapsed = frame(label=None, race=None, prediction=["1", "1", "2"] * 20)
+    found = compare_answers(ratings, collapsed, classes=("1", "2", "3"))
+    said = found.predictions
+    assert (said["before"] == said["label"]).all()
+    assert said["after"].tolist() == ["2", "2", "3"] * 20
+
+
+def test_a_value_that_is_no_number_is_named_by_its_sample():
+    aged = frame(age=at(["3", "40"] * 30, 59, "old"))
+    with pytest.raises(UserError, match="'old' of sample 'i59'"):
+        compare_answers(aged, frame(race=None), by="age")
+    # nor is one refused that is left out
+    found = compare_answers(aged, frame(race=None).iloc[:59], by="age", missing=0.1)
+    assert found.decisions[0].groups["group"].tolist() == ["0-18", "40-59"]
+
+
+def test_a_threshold_of_scores_is_a_probability():
+    numbers = frame(p_cat=HOT[:, 0], p_dog=HOT[:, 1], prediction=None)
+    with pytest.raises(AnswersError, match="--threshold 5: recall"):
+        compare_answers(numbers, numbers, threshold=5, scores=True)

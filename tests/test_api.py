@@ -390,6 +390,10 @@ def test_other_mistakes_are_answered(network, train, test, tmp_path):
         api.audit(network, test, bits=1)
     with pytest.raises(UserError, match="2 to 8"):
         api.quantize(network, bits=16)
+    with pytest.raises(UserError, match="no method at any width"):
+        api.audit(network, test, bits=())
+    with pytest.raises(UserError, match="called 'fp32'"):
+        api.compare(network, methods={"fp32": {}}, data=test)
     with pytest.raises(UserError, match="shuffle=False"):
         api.audit(network, DataLoader(WithAttributes(test), shuffle=True), groups="ink")
     with pytest.raises(UserError, match=r"own\.parquet"):

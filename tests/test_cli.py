@@ -189,6 +189,13 @@ def test_the_policy_in_the_help_is_a_policy(tmp_path):
     assert policy.preprocess.crop == 224
 
 
+@pytest.mark.parametrize("asked", [("--threads", 0), ("--seconds", 0), ("--seconds", "nan")])
+def test_a_latency_of_no_time_or_threads_is_refused(capsys, asked):
+    status, _, said = run(capsys, "latency", *asked)
+    assert status == cli.USAGE
+    assert asked[0] in said
+
+
 def test_latency_is_that_of_pairs_run_in_turn(pair, tmp_path, monkeypatch):
     from quantskew.deployment import latency
 
@@ -285,6 +292,13 @@ def test_a_plan_from_a_pilot_says_how_many_more_of_each_group(capsys, tmp_path):
         ((), "nothing is asked"),
         (("--loss", 0.02), "either a pilot or --flips"),
         (("--loss", 0.02, "--flips", 3), "they are shares"),
+        (("--loss", 5, "--flips", 0.05), "they are shares"),
+        (("--loss", 0.02, "--flips", 0.05, "--alpha", 2), "they are shares"),
+        (("--loss", 0.02, "--flips", 0.05, "--power", 0), "they are shares"),
+        (("pilot.parquet", "--difference", 0.02, "--seed-sd", 0.1), "needs --loss"),
+        (("--flips", 0.05, "--difference", 0.02, "--seed-sd", 0.1), "needs --loss"),
+        (("--difference", 0.02, "--seed-sd", -0.1), "0 or more"),
+        (("--difference", 0.02, "--seed-sd", "nan"), "0 or more"),
         (("--difference", 0.02), "go together"),
         (("--difference", -1, "--seed-sd", 0.1), "must be above 0"),
     ],

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from quantskew.fairness.contrasts import common_sd, contrast_over_seeds
-from quantskew.fairness.seeds import seed_and_sampling_variance
+from quantskew.fairness.seeds import variance_of_mean
 
 
 def test_on_an_endless_test_set_it_is_student_s_test():
@@ -32,10 +32,9 @@ def test_what_networks_share_does_not_average_out():
     draws = rng.normal(0, 0.03, (20_000, 1)) + rng.normal(0, 0.05, (20_000, 4))
     weights = np.full(4, 0.25)
     assert common_sd(draws, weights) == pytest.approx(0.03, rel=0.05)
-    # as the split of variances has it: sampling of the mean less the seeds' own
-    parts = seed_and_sampling_variance(rng.normal(0, 0.05, 4), draws)
+    # as the split of variances has it, of seeds that do not differ: the mean's less the seeds' own
     own = draws.var(0, ddof=1).mean()
-    common = (4 * parts.sampling - own) / 3
+    common = (4 * variance_of_mean(np.zeros(4), draws) - own) / 3
     assert common_sd(draws, weights) == pytest.approx(np.sqrt(common), rel=0.01)
     assert np.isnan(common_sd(draws[:1], weights))
 
@@ -51,5 +50,7 @@ def test_models_are_averaged_after_their_seeds():
 def test_one_seed_says_nothing_of_another_training():
     found = contrast_over_seeds([0.1], np.zeros((5, 1)), [0])
     assert (found.low, found.high, found.p_value) == (-np.inf, np.inf, 1.0)
+    undrawn = contrast_over_seeds([0.1, 0.2], np.full((5, 2), np.nan), [0, 0])
+    assert (undrawn.low, undrawn.high, undrawn.p_value) == (-np.inf, np.inf, 1.0)
     unknown = contrast_over_seeds([0.1, np.nan], np.zeros((5, 2)), [0, 0])
     assert np.isnan([unknown.estimate, unknown.low, unknown.p_value]).all()

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantskew.fairness.frontier import frontier_probability, on_frontier
+from quantskew.fairness.frontier import on_frontier
 
 ROWS = st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=9)
 
@@ -23,8 +23,3 @@ def test_on_the_frontier_is_who_is_dominated_by_nobody(rows):
 def test_an_unknown_value_is_off_the_frontier_and_beats_nobody():
     values = [[0.9, np.nan], [0.8, 3.0]]
     np.testing.assert_array_equal(on_frontier(values, [True, False]), [False, True])
-
-
-def test_probability_is_the_share_of_draws():
-    draws = np.array([[[1.0, 1], [2, 1]], [[3, 1], [2, 1]], [[2, 1], [2, 1]], [[1, 1], [2, 1]]])
-    np.testing.assert_allclose(frontier_probability(draws, [True, True]), [0.5, 0.75])

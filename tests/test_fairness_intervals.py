@@ -28,7 +28,7 @@ def test_the_interval_covers_the_true_d():
     assert 140 <= covered <= 180
 
 
-@pytest.mark.parametrize("changes", [[1, 1, 1], [1], [-0.1, -0.1, -0.1], [0, 0]])
+@pytest.mark.parametrize("changes", [[1, 1, 1], [1], [-0.1, -0.1, -0.1], [0, 0], [0.1, np.nan]])
 def test_no_d_without_variance(changes):
     assert np.isnan(cohens_d(changes)).all()
 

@@ -321,3 +321,30 @@ def test_units_that_are_single_samples_change_nothing_and_units_are_drawn_togeth
         *(replace(one, units=units) for one in pair), metrics=[squared], rng=rng
     ).values()
     assert "knows no units" in left_out.reason
+
+
+def test_limits_of_units_are_of_the_groups_that_the_value_compares():
+    """A rate of few units is a rate; however little they say, it is in the value and the limits."""
+    units = np.arange(600) // 5
+    codes, few = units % 2, np.isin(units, [1, 3])  # all positives of group 1: ten images of two
+    labels = (few | ((codes == 0) & (units % 4 == 0))).astype(int)
+    answers = Answers(labels, np.where(few, 0, labels)[None], codes, np.ones(2, bool), 2, units)
+    for least in (1, 10):
+        found = measure(replace(answers, least=least), rng=np.random.default_rng(0))
+        for name in ("equal_opportunity_worst", "equalized_odds_worst", "equalized_odds_macro"):
+            assert found[name].value == 1
+            assert found[name].low <= 1 <= found[name].high
+    left_out = measure(replace(answers, least=11), rng=np.random.default_rng(0))
+    assert np.isnan(left_out["equal_opportunity_worst"].value)
+    assert np.isnan(left_out["equal_opportunity_worst"].high)
+
+
+def test_limits_of_equalized_odds_are_of_the_classes_that_its_value_compares():
+    """Only one group has samples of class 2, so its true positive rates compare nothing."""
+    codes = np.repeat([0, 1], 200)
+    labels = np.where(codes == 0, np.arange(400) % 3, np.arange(400) % 2)
+    wrong = (codes == 1) & (np.arange(400) % 10 > 0)  # class 2 is said of nearly all of group 1
+    answers = Answers(labels, np.where(wrong, 2, labels)[None], codes, np.ones(2, bool), 3)
+    found = measure(answers, metrics=PARITY, rng=np.random.default_rng(0))
+    for one in found.values():
+        assert one.low - 1e-9 <= one.value <= one.high

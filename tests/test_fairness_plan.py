@@ -34,6 +34,19 @@ def test_planning_says_what_cannot_be_reached():
         seeds_to_decide(0, 0.1)
 
 
+@pytest.mark.parametrize("wrong", [{"loss": 2}, {"alpha": 2}, {"power": 1}, {"alpha": math.nan}])
+def test_what_is_no_share_plans_nothing(wrong):
+    asked = {"loss": 0.02, "flip_rate": 0.05, **wrong}
+    with pytest.raises(ValueError, match="they are shares"):
+        images_to_certify(**asked)
+    with pytest.raises(ValueError, match="they are shares"):
+        images_from_pilot(5, 5, 200, **{"loss": 0.02, **wrong})
+
+
+def test_no_number_of_units_stays_no_number():
+    assert math.isinf(images_to_certify(1e-7, 0.5, images_per_unit=5, correlation=0.5))
+
+
 def test_several_images_of_a_person_count_for_less():
     alone = images_to_certify(0.05, 0.1)
     assert images_to_certify(0.05, 0.1, images_per_unit=5, correlation=0.5) == 3 * alone

@@ -1,6 +1,7 @@
 """Scores equal what scikit-learn and a second derivation compute, and reach the tables."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import entropy
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
@@ -323,3 +324,12 @@ def test_a_new_score_has_rows_limits_and_a_verdict():
     assert rows.loc["largest", "low"] < rows.loc["largest", "change"] < rows.loc["largest", "high"]
     with pytest.raises(ValueError, match="there is a score 'nll' already"):
         score(better="lower", title="", span=(0, 1))(score_catalogue.nll)
+
+
+def test_samples_without_a_unit_are_units_of_their_own():
+    labels, before, after = drawn(2, 100)
+    alone = scores.compare(before, after, labels, [everyone(100)])
+    units = np.where(np.arange(100) < 50, np.arange(100).astype(object), None)
+    pd.testing.assert_frame_equal(
+        scores.compare(before, after, labels, [everyone(100)], units), alone
+    )

@@ -250,3 +250,18 @@ def test_the_command_prints_them(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "d m ptq-4bit against fp32" in printed
     assert "worse" in printed
+
+
+def test_samples_without_a_unit_are_units_of_their_own():
+    features, before, after, labels = drawn(0)
+    units = np.array([f"u{at}" for at in range(len(labels))], object)
+    alone = find_slices(features, before, after, labels, units)
+    units[500:] = None
+    pd.testing.assert_frame_equal(find_slices(features, before, after, labels, units), alone)
+
+
+def test_parts_of_a_number_have_names_of_their_own():
+    years = pd.DataFrame({0: np.arange(1980, 2020), "flat": np.linspace(1.0001, 1.0002, 40)})
+    texts = [one.text for one in describe(years)]
+    assert len({*texts}) == 8
+    assert texts[0] == "0 1.98e+03 to 1.99e+03"

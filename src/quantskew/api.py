@@ -67,14 +67,14 @@ class Applied(NamedTuple):
 
 
 class Material(NamedTuple):
-    """Images and settings that methods may use besides the network; see :func:`material`."""
+    """Images and settings that :func:`quantskew.methods.apply` takes; see :func:`material`."""
 
     example: Tensor
     calibration: Samples | None
     train: Samples | None
     training: Training
-    qat: Qat
-    held_out: Samples | None = None
+    qat_settings: Qat
+    held_out: Samples | None
 
 
 class Options(TypedDict, total=False):
@@ -167,14 +167,9 @@ def audit(
     [('ptq', 4)]
     """
     name = "ptq" if method == PLAIN else method if isinstance(method, str) else "method"
+    own = {name: method}
     return compare(
-        model,
-        methods={name: method},
-        data=data,
-        bits=bits,
-        groups=groups,
-        reference=name,
-        **options,
+        model, methods=own, data=data, bits=bits, groups=groups, reference=name, **options
     )
 
 
@@ -226,6 +221,10 @@ def compare(
     grid_bits = (bits,) if isinstance(bits, int) else tuple(bits)
     resolved = {name: named(method, params) for name, method in by_name.items()}
     grid = [Applied(n, m, width) for n, m in resolved.items() for width in widths(m, grid_bits)]
+    if not grid:
+        raise MethodError("no method at any width is given, so nothing is compared")
+    if BASELINE in resolved:
+        raise MethodError(f"a method is called {BASELINE!r}, as the network itself is; rename it")
     model = models.own(model)
     test = samples(data, model, split="test")
     inputs = material(model, calibration, train, training, qat, example=test.images)
@@ -440,18 +439,8 @@ def _any_input(model: nn.Module) -> Tensor:
 def _apply(model: nn.Module, method: Method, bits: int, inputs: Material) -> Quantized:
     """Apply a method in memory."""
     _refuse(method, bits, inputs)
-    quantized = composing.apply(
-        copy.deepcopy(model).cpu(),
-        method,
-        bits,
-        example=inputs.example,
-        calibration=inputs.calibration,
-        train=inputs.train,
-        training=inputs.training,
-        qat_settings=inputs.qat,
-        seed=SEED,
-        held_out=inputs.held_out,
-    )
+    network = copy.deepcopy(model).cpu()
+    quantized = composing.apply(network, method, bits, seed=SEED, **inputs._asdict())
     # the network carries its codes, so that packed_bytes needs nothing else
     vars(quantized.network)["quantized"] = quantized[1:]
     return quantized

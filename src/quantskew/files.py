@@ -32,9 +32,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: Any, digits: int = 4) -> None:
-    """Write JSON atomically, with sorted keys and rounded floats; NaN and infinity become null."""
+    """Write JSON atomically; see :func:`as_json_text`."""
+    write_text(path, as_json_text(content, digits))
+
+
+def as_json_text(content: Any, digits: int) -> str:
+    """Lay out JSON with sorted keys and rounded floats; NaN and infinity become null."""
     text = json.dumps(_plain(content, digits), indent=1, sort_keys=True, allow_nan=False)
-    write_text(path, text + "\n")
+    return text + "\n"
 
 
 def _plain(value: Any, digits: int) -> Any:

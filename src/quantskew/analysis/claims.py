@@ -49,7 +49,7 @@ from quantskew.analysis.study import Study, kind
 from quantskew.fairness.intervals import cohens_d
 from quantskew.fairness.metrics import Floats
 from quantskew.fairness.paired import holm
-from quantskew.fairness.seeds import seed_and_sampling_variance
+from quantskew.fairness.seeds import variance_of_mean
 from quantskew.fairness.verdicts import CANNOT_TELL, EQUIVALENT, within
 from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
 
@@ -165,7 +165,7 @@ class Contrast(NamedTuple):
         if np.isnan(observed).any():
             raise NotTestable("needs two groups that are large enough")
         estimate = float(observed.mean())
-        error = float(np.sqrt(seed_and_sampling_variance(observed, self.values[1:]).total))
+        error = float(np.sqrt(variance_of_mean(observed, self.values[1:])))
         degrees = observed.size - 1
         half = stats.t.ppf(1 - alpha / 2, degrees) * error
         away = abs(estimate - self.boundary)

@@ -8,7 +8,7 @@ import pandas as pd
 from quantskew.analysis.sampled import Sampled
 from quantskew.analysis.study import Study
 from quantskew.fairness.certificate import certificate
-from quantskew.fairness.frontier import frontier_probability, on_frontier
+from quantskew.fairness.frontier import on_frontier
 from quantskew.fairness.gaps import gap_limits
 from quantskew.fairness.limits import Shares
 from quantskew.fairness.metrics import fvo
@@ -67,7 +67,7 @@ def frontier(
             loss_bound=[0.0 if p.method == BASELINE else bounds[p] for p in points],
             floor=_floor(sampled, study.statistics.alpha),
             on_frontier=on_frontier(values[0], MAXIMIZE),
-            probability=frontier_probability(values[1:], MAXIMIZE),
+            probability=np.mean([on_frontier(draw, MAXIMIZE) for draw in values[1:]], axis=0),
         )
         parts.append(judged(rows, study))
     return pd.concat(parts, ignore_index=True)

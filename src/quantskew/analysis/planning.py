@@ -94,13 +94,10 @@ def from_rate(
             f"{groups} groups, {images_per_unit:g} images a unit, correlation {correlation:g}; "
             "at least 1 each, and a correlation from 0 to 1"
         )
-    try:
-        images = images_to_certify(
-            loss, flips, alpha=alpha / groups, power=power,
-            images_per_unit=images_per_unit, correlation=correlation,
-        )  # fmt: skip
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    images = images_to_certify(
+        loss, flips, alpha=alpha / groups, power=power,
+        images_per_unit=images_per_unit, correlation=correlation,
+    )  # fmt: skip
     text = f"{images:,.0f} images of each group"
     if images_per_unit > 1:
         text += f", of {math.ceil(images / images_per_unit):,} units"
@@ -115,12 +112,9 @@ def of_seeds(
 
     Parameters are those of :func:`quantskew.fairness.plan.seeds_to_decide`.
     """
-    try:
-        seeds = seeds_to_decide(
-            difference, seed_sd, common_sd=common_sd, models=models, alpha=alpha, power=power
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    seeds = seeds_to_decide(
+        difference, seed_sd, common_sd=common_sd, models=models, alpha=alpha, power=power
+    )
     if math.isinf(seeds):
         return "no number of seeds: the test samples are too few for a difference of this size"
     return f"{seeds:,.0f} seeds, to show a difference of {100 * difference:g} points"

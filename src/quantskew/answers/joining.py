@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,6 @@ from quantskew.answers.reading import (
     Source,
     Table,
     describing,
-    header,
     listed,
     read,
 )
@@ -69,6 +69,8 @@ class Joined(NamedTuple):
                 "are compared"
             )
         codes, named = crossed(spec, parts)
+        if not named:
+            raise AnswersError(f"{spec!r} is known of no sample")
         for name in named:
             if named.count(name) > 1:
                 raise AnswersError(f"{spec!r}: two groups are called {name!r}; rename their values")
@@ -77,10 +79,14 @@ class Joined(NamedTuple):
     def _attribute(self, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:
         """Divide the samples by an attribute, of which only the distinct values are looked at."""
         own = self.attributes[name]
-        unknown = [None] if (own.codes < 0).any() else []
-        distinct = pd.DataFrame({name: np.array([*own.names, *unknown], object)})
+        places, present = pd.factorize(own.codes)
+        # the first sample of each value, which errors name
+        first = np.flatnonzero(np.diff(np.maximum.accumulate(places), prepend=-1))
+        ids = self.ids.take(pa.array(first)).to_pylist()
+        values = [own.names[code] if code >= 0 else None for code in present]
+        distinct = pd.DataFrame({"id": ids, name: np.array(values, object)})
         codes, names = attribute(distinct, name, groups)
-        return codes[own.codes], names  # a missing text is code −1, the last
+        return codes[places], names
 
 
 def needed(by: Iterable[str], unit: str | None) -> list[str]:
@@ -137,8 +143,12 @@ def join(
         raise AnswersError("id names single samples; groups and units are other columns")
     others = {} if labels is None else {_label_name(labels): labels}
     for name in [*tables, *others]:
-        if name == BASELINE or (name in tables and name in others):
+        if name in (BASELINE, "id", "label") or (name in tables and name in others):
             raise AnswersError(f"a table is called {name!r}, which another is; rename one of them")
+    if threshold is not None and not math.isfinite(threshold):
+        raise AnswersError(f"--threshold {threshold}: a number from which on a score answers")
+    if not 0 <= missing < 1:
+        raise AnswersError(f"--missing {missing:g}: a share from 0 to below 1")
     more = _describing({**tables, **others}, columns, unit) if features else []
     texts = [*columns, *(column for column in more if column not in columns)]
     found = [
@@ -149,31 +159,15 @@ def join(
     if span is not None:
         found = [_in_one_form(one) for one in found]
     rows, warnings = _matched(found, len(tables), missing)
-    attributes = {column: _agreed(found, rows, column) for column in columns}
-    known = dict.fromkeys(
-        column
-        for name, source in {**tables, **others}.items()
-        for column in header(source, name)
-        if column != "id"
-    )
-    for column, codes in attributes.items():
-        if codes is None:
-            raise AnswersError(
-                f"no table has the column {column!r}{close_names(column, known)}; there are "
-                f"{listed(known)}"
-            )
-    values = {column: codes for column, codes in attributes.items() if codes is not None}
+    values = {column: _agreed(found, rows, column) for column in columns}
     described = [*more]
     for column in texts[len(columns) :]:
         try:
-            agreed = _agreed(found, rows, column)
+            values[column] = _agreed(found, rows, column)
         except AnswersError as error:
             described.remove(column)
             warnings.append(f"{error}; it describes no slice")
-            continue
-        assert agreed is not None
-        values[column] = agreed
-    given = [one._replace(answers=_rows(one.answers, r)) for one, r in zip(found, rows, strict=True)
+    given = [one._replace(answers=one.answers.rows(r)) for one, r in zip(found, rows, strict=True)
              if one.answers is not None]  # fmt: skip
     ids = found[0].ids.take(pa.array(rows[0]))
     if (values["label"].codes < 0).any():
@@ -188,8 +182,7 @@ def join(
         warnings += outside
     units = None
     if unit is not None:
-        own = values[unit]
-        units = unit_codes(pd.DataFrame({unit: _categorical(own)}), unit)
+        units = unit_codes(pd.DataFrame({unit: values[unit].categorical()}), unit)
     answered = {one.name: codes for one, codes in zip(given, answers, strict=True)}
     kept = {
         one.name: one.numbers._replace(values=one.numbers.values[place])
@@ -210,14 +203,6 @@ def _describing(sources: Mapping[str, Source], columns: list[str], unit: str | N
 
 def _label_name(labels: Source) -> str:
     return labels.name if isinstance(labels, Path) else "labels"
-
-
-def _rows(codes: Codes | None, rows: np.ndarray) -> Codes | None:
-    return None if codes is None else Codes(codes.codes[rows], codes.names)
-
-
-def _categorical(codes: Codes) -> pd.Categorical:
-    return pd.Categorical.from_codes(codes.codes, pd.Index(codes.names, dtype=object))
 
 
 def _matched(
@@ -288,17 +273,18 @@ def _refuse_twice(one: Table, rows: np.ndarray) -> None:
         )
 
 
-def _agreed(found: list[Table], rows: list[np.ndarray], column: str) -> Codes | None:
-    """Values of a column, on which all tables that have it agree; None where no table has it."""
-    agreed: tuple[Table, Codes] | None = None
-    for one, place in zip(found, rows, strict=True):
-        own = _rows(one.columns.get(column), place)
-        if own is None:
-            continue
-        if agreed is None:
-            agreed = (one, own)
-            continue
-        first, values = agreed
+def _agreed(found: list[Table], rows: list[np.ndarray], column: str) -> Codes:
+    """Values of a column, on which all tables that have it must agree."""
+    have = [pair for pair in zip(found, rows, strict=True) if column in pair[0].columns]
+    if not have:
+        known = dict.fromkeys(name for one in found for name in one.header if name != "id")
+        raise AnswersError(
+            f"no table has the column {column!r}{close_names(column, known)}; there are "
+            f"{listed(known)}"
+        )
+    first, values = have[0][0], have[0][0].columns[column].rows(have[0][1])
+    for one, place in have[1:]:
+        own = one.columns[column].rows(place)
         at = {name: code for code, name in enumerate(values.names)}
         same = np.array([at.get(name, -2) for name in own.names] + [-1])[own.codes]
         differ = np.flatnonzero(same != values.codes)
@@ -313,7 +299,7 @@ def _agreed(found: list[Table], rows: list[np.ndarray], column: str) -> Codes | 
                 f"{first.name} says {said[0]}, {one.name} says {said[1]} in "
                 f"{one.row(int(place[row]))}"
             )
-    return None if agreed is None else agreed[1]
+    return values
 
 
 def _classes(
@@ -341,14 +327,16 @@ def _classes(
             f"labels and answers have {len(named):,} different values, such as {listed(named, 5)}; "
             f"they are to be classes, 2 to {MOST_CLASSES:,}"
         )
-    codes = _placed(label, named, "the label", ids)
+    codes = _placed(label, named, {*label.names}, "the label", ids)
+    by_name = [one.answers.names for one in given if one.answers and not one.by_place]
     answers = []
     for one in given:
         assert one.answers is not None
         if one.by_place:
             answers.append(one.answers.codes)
         else:
-            answers.append(_placed(one.answers, named, f"the prediction of {one.name}", ids))
+            what = f"the prediction of {one.name}"
+            answers.append(_placed(one.answers, named, {*chain(*by_name)}, what, ids))
     return named, codes, answers
 
 
@@ -427,12 +415,21 @@ def _of_texts(given: list[Table], label: Codes) -> list[str]:
     return in_order([*known.union(*said)])
 
 
-def _placed(codes: Codes, classes: tuple[str, ...], what: str, ids: pa.Array) -> np.ndarray:
-    """Indices of classes, of names of classes or of indices written as texts."""
+def _placed(
+    codes: Codes, classes: tuple[str, ...], said: set[str], what: str, ids: pa.Array
+) -> np.ndarray:
+    """Indices of classes, of names of classes or of indices written as texts.
+
+    What all tables ``said`` together tells which of both these are, where a class is called 1.
+    """
     place = {name: index for index, name in enumerate(classes)}
-    if not {*codes.names} <= {*place}:
-        indices = {str(index): index for index in range(len(classes))}
-        place = indices if {*codes.names} <= {*indices} else place
+    indices = {str(index): index for index in range(len(classes))}
+    for texts in (said, {*codes.names}):
+        if texts <= {*place}:
+            break
+        if texts <= {*indices}:
+            place = indices
+            break
     for code, name in enumerate(codes.names):
         if name not in place:
             row = int((codes.codes == code).argmax())

@@ -19,7 +19,7 @@ from quantskew.analysis.gate import Evidence, Finding, Policy, Verdict
 from quantskew.analysis.study import Statistics, Study
 from quantskew.analysis.typeset import in_units, points
 from quantskew.answers.joining import Joined, join
-from quantskew.answers.reading import AnswersError, Source
+from quantskew.answers.reading import AnswersError, Codes, Source
 from quantskew.answers.scoring import (
     Slices,
     error_tables,
@@ -202,7 +202,11 @@ def compare_answers(
     by = (by,) if isinstance(by, str) else tuple(by)
     by = tuple(dict.fromkeys(by or (policy.groups if policy else ()) or ("label",)))
     if policy is not None:
-        _check(policy)
+        if used := policy.model_fields_set & _FOR_FILES:
+            raise AnswersError(
+                f"{', '.join(sorted(used))} in the policy is for networks in files, and tables of "
+                "answers have none; leave it out"
+            )
         unit = unit or policy.unit
         bins = {**grouping.bins, **policy.bins}
         grouping = grouping.model_copy(update={"minimum": policy.minimum, "bins": bins})
@@ -214,16 +218,16 @@ def compare_answers(
     several = after if isinstance(after, Mapping) else {_name(after, "after"): after}
     if not several:
         raise AnswersError("after: no table is given to judge")
+    reference = _name(before, "before")
+    if reference in several:  # one tries a table on itself
+        reference = f"{reference} (reference)"
     joined = join(
-        {
-            _reference_name(before, several): _source(before),
-            **{str(name): _source(one) for name, one in several.items()},
-        },
+        {str(name): _source(one) for name, one in {reference: before, **several}.items()},
         by=by, unit=unit, labels=None if labels is None else _source(labels), classes=classes,
         threshold=threshold, missing=missing, numbers=scores or find_slices, features=find_slices,
         span=span,
     )  # fmt: skip
-    reference, *others = joined.answers
+    _, *others = joined.answers
     study = Study(
         datasets=(DATASET,),
         models=(reference,),
@@ -260,7 +264,12 @@ def compare_answers(
         frames[table] = rows[columns].sort_values(key, ignore_index=True)
     decisions, warnings = [], list(joined.warnings)
     for name in others:
-        evidence = _evidence(name, reference, joined, divisions, unit or "")
+        evidence = Evidence(
+            name=name, reference=reference, labels=joined.labels, before=joined.answers[reference],
+            after=joined.answers[name], n_classes=len(joined.classes), divisions=divisions,
+            bytes=0, classes=joined.classes, units=joined.units, unit=unit or "",
+            warnings=joined.warnings,
+        )  # fmt: skip
         findings = [] if policy is None else gate.judge(evidence, policy)
         groups = _groups(frames, evidence)
         decided = _decided(name, reference, groups, findings, study)
@@ -268,11 +277,14 @@ def compare_answers(
         decisions.append(decided._replace(scores=own, slices=sliced.get(name)))
         same = bool((evidence.before == evidence.after).all())
         warnings += [f"{name} answers every sample as {reference} does"] if same else []
-    warnings += _doubts(evidence, reference)
-    return Compared(
-        frames, study, _said(joined), _attributes(joined), tuple(decisions), tuple(warnings),
-        score_threshold(joined, threshold),
-    )  # fmt: skip
+    accuracy, (majority, share) = evidence.accuracies[0], evidence.majority
+    if accuracy <= share:
+        warnings.append(
+            f"the reference {reference} answers {100 * accuracy:.1f} % rightly, and always "
+            f"answering {majority!r} would reach {100 * share:.1f} %"
+        )
+    cut = score_threshold(joined, threshold)
+    return Compared(frames, study, *_said(joined), tuple(decisions), tuple(warnings), cut)
 
 
 def _span(
@@ -305,72 +317,22 @@ def _of_numbers(
     for name in others:
         point = Point(DATASET, reference, name, UNKNOWN_WIDTH)
         parts.append(errors[name].assign(**point._asdict()))
-        rows = errors[name].rename(columns={"counted": "judged"})
+        rows = _judged(errors[name])
         decide = deciding_samples(rows["n"], rows["change"], rows["low"], rows["high"], margin)
-        open_ = rows["judged"] & (rows["verdict"] == CANNOT_TELL)
-        word = rows["verdict"].where(rows["judged"], NOT_JUDGED)
-        rows = rows.assign(verdict=word, decide=np.where(open_, decide, np.nan))
+        rows["decide"] = np.where(rows["verdict"] == CANNOT_TELL, decide, np.nan)
         rows = rows[rows["group"] != WHOLE].drop(columns=["score", "note"]).reset_index(drop=True)
         decisions.append(_decided(name, reference, rows, [], study, span)._replace(numeric=True))
     columns, key = TABLES["scores"].schema.names, list(TABLES["scores"].key)
     frames = {"scores": pd.concat(parts)[columns].sort_values(key, ignore_index=True)}
-    ids = pd.Series(joined.ids, dtype=pd.ArrowDtype(joined.ids.type))
-    said = pd.DataFrame({"id": ids, "label": joined.labels, **joined.answers})
-    return Compared(
-        frames, study, said, _attributes(joined), tuple(decisions), joined.warnings, numeric=span
-    )
-
-
-def _check(policy: Policy) -> None:
-    used = policy.model_fields_set & _FOR_FILES
-    if used:
-        raise AnswersError(
-            f"{', '.join(sorted(used))} in the policy is for networks in files, and tables of "
-            "answers have none; leave it out"
-        )
+    return Compared(frames, study, *_said(joined), tuple(decisions), joined.warnings, numeric=span)
 
 
 def _name(given: Given, unnamed: str) -> str:
     return unnamed if isinstance(given, pd.DataFrame) else Path(given).name
 
 
-def _reference_name(before: Given, several: Mapping[str, Given]) -> str:
-    """Name of the reference, which another table may be called too: one tries a table on itself."""
-    name = _name(before, "before")
-    return f"{name} (reference)" if name in several else name
-
-
 def _source(given: Given) -> Source:
     return given if isinstance(given, pd.DataFrame) else Path(given)
-
-
-def _evidence(
-    name: str, reference: str, joined: Joined, divisions: list[Grouping], unit: str
-) -> Evidence:
-    return Evidence(
-        name=name,
-        reference=reference,
-        labels=joined.labels,
-        before=joined.answers[reference],
-        after=joined.answers[name],
-        n_classes=len(joined.classes),
-        divisions=divisions,
-        bytes=0,
-        classes=joined.classes,
-        units=joined.units,
-        unit=unit,
-        warnings=joined.warnings,
-    )
-
-
-def _doubts(evidence: Evidence, reference: str) -> list[str]:
-    accuracy, (majority, share) = evidence.accuracies[0], evidence.majority
-    if accuracy > share:
-        return []
-    return [
-        f"the reference {reference} answers {100 * accuracy:.1f} % rightly, and always answering "
-        f"{majority!r} would reach {100 * share:.1f} %"
-    ]
 
 
 def _groups(frames: Mapping[str, pd.DataFrame], evidence: Evidence) -> pd.DataFrame:
@@ -389,15 +351,14 @@ def _groups(frames: Mapping[str, pd.DataFrame], evidence: Evidence) -> pd.DataFr
     columns = ["change", "low", "high", "p_value", "fdr", "verdict", "decide"]
     rows = own[["n", "counted"]].assign(before=before, after=own["value"]).join(change[columns])
     order = [(d.attribute, name) for d in evidence.divisions for name in d.names]
-    rows = rows.join(counts).rename(columns={"counted": "judged"}).loc[order].reset_index()
-    rows.loc[~rows["judged"], "decide"] = np.nan
-    return rows.assign(verdict=rows["verdict"].where(rows["judged"], NOT_JUDGED))
+    rows = _judged(rows.join(counts).loc[order].reset_index())
+    return rows.assign(decide=rows["decide"].where(rows["judged"]))
 
 
-def _judged(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores without verdicts on groups that are too small."""
-    word = scores["verdict"].where(scores["counted"], NOT_JUDGED)
-    return scores.assign(verdict=word).rename(columns={"counted": "judged"})
+def _judged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows without verdicts on groups that are too small."""
+    word = rows["verdict"].where(rows["counted"], NOT_JUDGED)
+    return rows.assign(verdict=word).rename(columns={"counted": "judged"})
 
 
 def _decided(
@@ -451,19 +412,13 @@ def _share(some: int, many: int) -> str:
     return "the only group" if many == 1 else f"{some} of {many} groups"
 
 
-def _said(joined: Joined) -> pd.DataFrame:
-    """Ids, labels and answers, without a Python object for each."""
-    names = pd.Index(joined.classes, dtype=object)
+def _said(joined: Joined) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ids, labels and answers, then the attributes."""
+    names = [*joined.classes]
+    columns = {
+        name: Codes(values, names).categorical() if names else values
+        for name, values in {"label": joined.labels, **joined.answers}.items()
+    }
     ids = pd.Series(joined.ids, dtype=pd.ArrowDtype(joined.ids.type))
-    codes = {"label": joined.labels, **joined.answers}
-    columns = {name: pd.Categorical.from_codes(c, names) for name, c in codes.items()}
-    return pd.DataFrame({"id": ids, **columns})
-
-
-def _attributes(joined: Joined) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            name: pd.Categorical.from_codes(one.codes, pd.Index(one.names, dtype=object))
-            for name, one in joined.attributes.items()
-        }
-    )
+    attributes = {name: one.categorical() for name, one in joined.attributes.items()}
+    return pd.DataFrame({"id": ids, **columns}), pd.DataFrame(attributes)

@@ -28,7 +28,7 @@ from quantskew.data.groups import Groups
 from quantskew.engine.fingerprint import file_hash
 from quantskew.errors import UserError
 from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, UNDEFINED, WORSE
-from quantskew.files import write_json
+from quantskew.files import as_json_text, write_json
 from quantskew.names import WHOLE
 from quantskew.sections import read
 
@@ -47,18 +47,29 @@ def _images(number: float) -> str:
     return f"about {number:,.0f}" if np.isfinite(number) else "no number would"
 
 
+def _changes(rows: pd.DataFrame, *, in_points: bool) -> dict[str, Any]:
+    """Columns that say in texts what was, what is, and what changed."""
+    level, limits = (percent, interval) if in_points else (decimal, in_units)
+    return {
+        "before": rows["before"].map(level),
+        "after": rows["after"].map(level),
+        "change [limits]": [limits(r.change, r.low, r.high) for r in rows.itertuples()],
+    }
+
+
+def _by_weight(rows: pd.DataFrame) -> pd.DataFrame:
+    """What matters first."""
+    return rows.iloc[rows["verdict"].map(_ORDER.index).argsort(kind="stable")]
+
+
 def table(decision: Decision) -> pd.DataFrame:
     """The groups of a table of answers, with what matters first, as texts."""
-    rows = decision.groups
-    level, limits = (decimal, in_units) if decision.numeric else (percent, interval)
-    rows = rows.iloc[rows["verdict"].map(_ORDER.index).argsort(kind="stable")]
+    rows = _by_weight(decision.groups)
     shown = pd.DataFrame(
         {
             "group": rows["attribute"] + " " + rows["group"],
             "n": rows["n"].map("{:,}".format),
-            "before": rows["before"].map(level),
-            "after": rows["after"].map(level),
-            "change [limits]": [limits(r.change, r.low, r.high) for r in rows.itertuples()],
+            **_changes(rows, in_points=not decision.numeric),
             "verdict": rows["verdict"],
         }
     )
@@ -69,17 +80,14 @@ def table(decision: Decision) -> pd.DataFrame:
 
 def scores_table(scores: pd.DataFrame) -> pd.DataFrame:
     """The scores of a table of answers that are not equivalent, what matters first, as texts."""
-    rows = scores[~scores["verdict"].isin([EQUIVALENT, UNDEFINED])]
-    rows = rows.iloc[rows["verdict"].map(_ORDER.index).argsort(kind="stable")]
+    rows = _by_weight(scores[~scores["verdict"].isin([EQUIVALENT, UNDEFINED])])
     return pd.DataFrame(
         {
             "score": rows["score"],
             "group": np.where(
                 rows["group"] == WHOLE, "everyone", rows["attribute"] + " " + rows["group"]
             ),
-            "before": rows["before"].map(decimal),
-            "after": rows["after"].map(decimal),
-            "change [limits]": [in_units(r.change, r.low, r.high) for r in rows.itertuples()],
+            **_changes(rows, in_points=False),
             "verdict": rows["verdict"],
         }
     )
@@ -91,9 +99,7 @@ def slices_table(rows: pd.DataFrame) -> pd.DataFrame:
         {
             "slice": rows["slice"],
             "n": rows["n"].map("{:,}".format),
-            "before": rows["before"].map(percent),
-            "after": rows["after"].map(percent),
-            "change [limits]": [interval(r.change, r.low, r.high) for r in rows.itertuples()],
+            **_changes(rows, in_points=True),
             "of all others": rows["rest"].map(points),
             "fdr": rows["fdr"].map("{:.2g}".format),
             "verdict": rows["verdict"],
@@ -273,10 +279,7 @@ def _rule_cases(findings: Sequence[Finding]) -> Iterator[tuple[str, str, str, st
 
 def run(
     before: Path, after: Sequence[Path], *, policy: Path | None = None, labels: Path | None = None,
-    by: Sequence[str] = (), unit: str | None = None, margin: float | None = None,
-    classes: Sequence[str] = (), threshold: float | None = None, missing: float = 0.0,
-    minimum: int | None = None, date: str | None = None, scores: bool = False,
-    find_slices: bool = False, numeric: Sequence[float] | None = None,
+    unit: str | None = None, minimum: int | None = None, date: str | None = None, **options: Any,
 ) -> tuple[Compared, dict[str, Any]]:  # fmt: skip
     """Compare files, and describe the comparison as :func:`as_json` does.
 
@@ -298,10 +301,8 @@ def run(
     if len({*names}) < len(names):
         raise UserError(f"two tables to judge are called alike: {listed(names)}")
     found = compare_answers(
-        before, dict(zip(names, after, strict=True)), by=by, unit=unit, labels=labels,
-        margin=margin, classes=classes, threshold=threshold, missing=missing, policy=rules,
-        grouping=Groups() if minimum is None else Groups(minimum=minimum), scores=scores,
-        find_slices=find_slices, numeric=numeric,
+        before, dict(zip(names, after, strict=True)), unit=unit, labels=labels, policy=rules,
+        grouping=Groups() if minimum is None else Groups(minimum=minimum), **options,
     )  # fmt: skip
     files = [before, *after, *([labels] if labels else []), *([policy] if policy else [])]
     hashes = {str(path): file_hash(path) for path in files}
@@ -366,7 +367,7 @@ def verify(path: Path) -> list[str]:
         if changed:
             return [*changed, f"and cannot be compared any more: {error}"]
         raise
-    again = json.loads(_written(content))
+    again = json.loads(as_json_text(content, DIGITS))
     ignored = ("sha256", "versions")
     return changed + [
         line
@@ -374,16 +375,6 @@ def verify(path: Path) -> list[str]:
         if name not in ignored
         for line in _differences(name, before[name], again.get(name))
     ]
-
-
-def _written(content: Mapping[str, Any]) -> str:
-    """A comparison as :func:`write_evidence` writes it."""
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
-        file = Path(folder, "found.json")
-        write_json(file, content, digits=DIGITS)
-        return file.read_text(encoding="utf-8")
 
 
 def _differences(name: str, before: Any, after: Any) -> Iterator[str]:

@@ -56,6 +56,14 @@ class Codes(NamedTuple):
     codes: np.ndarray
     names: list[str]
 
+    def rows(self, rows: np.ndarray) -> "Codes":
+        """Texts of some rows."""
+        return Codes(self.codes[rows], self.names)
+
+    def categorical(self) -> pd.Categorical:
+        """The texts as a column, without a Python object for each."""
+        return pd.Categorical.from_codes(self.codes, pd.Index(self.names, dtype=object))
+
 
 class Numbers(NamedTuple):
     """Numbers behind answers: ``values`` (n, K), or (n, 1) of a ``score``, of ``names`` (K,)."""
@@ -70,10 +78,12 @@ class Table(NamedTuple):
 
     ``columns`` are texts. ``answers`` are numbered by class where the table says the classes by
     their place (``by_place``), else by name; None in a table that only has labels or groups.
-    ``numbers`` are None where there are none, or they were not asked for.
+    ``numbers`` are None where there are none, or they were not asked for. ``header`` names all
+    columns.
     """
 
     name: str
+    header: list[str]
     ids: pa.Array
     columns: dict[str, Codes]
     answers: Codes | None
@@ -142,16 +152,14 @@ def read(
         )
     texts = [column for column in columns if column in known]
     others = [one for one in known if one not in texts]
-    stated = _stated(others, name) if answers else []
-    if stated == ["score"] and threshold is None:
+    by_name = answers and "prediction" in others
+    texts += ["prediction"] if by_name else []
+    places = _places(others, name, by_name) if answers and (numbers or not by_name) else []
+    if places == ["score"] and threshold is None and not by_name:
         raise AnswersError(
             f"{name} gives a score for each sample; say from which on it means the second class: "
             "--threshold 0.5 for probabilities, 0 for logits"
         )
-    by_name = stated == ["prediction"]
-    texts = list(dict.fromkeys([*texts, *(stated if by_name else [])]))
-    beside = [one for one in others if one != "prediction"] if by_name and numbers else []
-    places = stated if not by_name else _stated(beside, name) if _in_numbers(beside) else []
     ids: list[pa.Array] = []
     parts: dict[str, list[pa.Array]] = {column: [] for column in texts}
     answered: list[np.ndarray] = []
@@ -167,7 +175,8 @@ def read(
             if places[0] not in ("logits", "score"):
                 _refuse_improbable(values, ids, name)
             if not by_name:
-                answered.append(_answered(values, places[0], threshold))
+                score = places == ["score"]
+                answered.append(values[:, 0] >= threshold if score else values.argmax(1))
             if numbers:
                 kept.append(values if places == ["score"] else values.astype(np.float32))
     if not ids:
@@ -180,13 +189,13 @@ def read(
     if places:
         names = [column.removeprefix(PREFIX) for column in places]
         names = names if len(names) > 1 else [*map(str, range(width.pop()))]
-        given = given if by_name else Codes(np.concatenate(answered), names)
+        given = given if by_name else Codes(np.concatenate(answered).astype(np.int64), names)
         kind = places[0] if places[0] in ("logits", "score") else "probabilities"
         found = Numbers(kind, np.concatenate(kept), names) if numbers else None
     kinds = {array.type for array in ids}
     if len(kinds) > 1:
         ids = [array.cast(pa.large_string()) for array in ids]
-    whole = Table(name, pa.concat_arrays(ids), named, given, bool(answered), found)
+    whole = Table(name, known, pa.concat_arrays(ids), named, given, bool(answered), found)
     if given is not None and (given.codes < 0).any():
         row = int((given.codes < 0).argmax())
         raise AnswersError(f"{name}: prediction is missing in {whole.row(row)}")
@@ -218,19 +227,12 @@ def describing(source: Source, name: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _in_numbers(known: list[str]) -> list[str]:
-    """Columns of numbers that state answers."""
+def _places(known: list[str], name: str, by_name: bool) -> list[str]:
+    """Columns of numbers that state the answers; there may be none beside answers by name."""
     found = [column for column in ANSWERS[1:] if column in known]
     classes = [column for column in known if column.startswith(PREFIX) and column != PREFIX]
-    return found or (classes if len(classes) > 1 else [])
-
-
-def _stated(known: list[str], name: str) -> list[str]:
-    """Columns that state the answers."""
-    if "prediction" in known:
-        return ["prediction"]
-    found = _in_numbers(known)
-    if not found or (len(found) > 1 and found[0] in ANSWERS):
+    found = found or (classes if len(classes) > 1 else [])
+    if not (found or by_name) or (len(found) > 1 and found[0] in ANSWERS):
         problem = f"states them as {' and as '.join(found)}" if found else "has none of them"
         raise AnswersError(
             f"{name}: its answers stand in one of the columns {', '.join(ANSWERS)}, or in p_<class>"
@@ -479,13 +481,6 @@ def _refuse_improbable(values: np.ndarray, ids: list[pa.Array], name: str) -> No
             f"{listed(values[row].round(4), 6)}, with the sum {values[row].sum():.4g}; they "
             "must be 0 or more and sum to 1. Numbers of any size are logits"
         )
-
-
-def _answered(values: np.ndarray, what: str, threshold: float | None) -> np.ndarray:
-    """Class that numbers answer, (n,)."""
-    if what == "score":
-        return np.asarray(values[:, 0] >= threshold, np.int64)
-    return np.asarray(values.argmax(1))
 
 
 def _place(ids: list[pa.Array], row: int) -> str:

@@ -1,7 +1,7 @@
 """What tables of answers say beyond answers: scores of every group, and slices that lose most."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -69,7 +69,6 @@ def score_tables(
         When a table has no numbers behind its answers, or some give a ``score`` as a probability
         and others as a logit.
     """
-    reference, *others = joined.answers
     lacking = [name for name in joined.answers if name not in joined.numbers]
     if lacking:
         raise AnswersError(
@@ -78,19 +77,16 @@ def score_tables(
         )
     _refuse_mixed(joined.numbers)
     cut = score_threshold(joined, threshold)
-    cut = min(
-        cut, float(np.float32(cut))
-    )  # lists are float32; what is at the threshold stays there
-    before = _probabilities(joined.numbers[reference])
-    settings = study.statistics
-    parts = {
-        name: compare(
-            before, _probabilities(joined.numbers[name]), joined.labels, divisions, joined.units,
-            threshold=cut, margin=settings.margin, alpha=settings.alpha,
+    if not 0 <= cut <= 1:
+        raise AnswersError(
+            f"--threshold {cut:g}: recall and false positive rate are taken at a probability, 0..1"
         )
-        for name in others
-    }  # fmt: skip
-    return _one_family(parts, study)
+    cut = min(cut, float(np.float32(cut)))  # of lists in float32 too, what is at it stays there
+
+    def said(name: str) -> np.ndarray:
+        return _probabilities(joined.numbers[name])
+
+    return _compared(joined, said, divisions, study, threshold=cut)
 
 
 def error_tables(
@@ -107,21 +103,24 @@ def error_tables(
     -------
     Rows of :func:`quantskew.fairness.scores.compare` by name of table, judged as one family.
     """
+    said = joined.answers.__getitem__
+    return _compared(joined, said, divisions, study, largest_error=span[1] - span[0])
+
+
+def _compared(
+    joined: Joined, said: Callable[[str], np.ndarray], divisions: Sequence[Grouping], study: Study,
+    **options: Any,
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """Compare what each table says with what the first does, and judge all tables together."""
     reference, *others = joined.answers
-    settings, most = study.statistics, span[1] - span[0]
+    before, settings = said(reference), study.statistics
     parts = {
         name: compare(
-            joined.answers[reference], joined.answers[name], joined.labels, divisions, joined.units,
-            largest_error=most, margin=settings.margin, alpha=settings.alpha,
+            before, said(name), joined.labels, divisions, joined.units,
+            margin=settings.margin, alpha=settings.alpha, **options,
         )
         for name in others
     }  # fmt: skip
-    return _one_family(parts, study)
-
-
-def _one_family(parts: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.DataFrame]:
-    """Judge the scores of all tables together."""
-    settings = study.statistics
     rows = judged(pd.concat(parts, names=["table", None]), settings.margin, settings.alpha)
     return {
         name: own.drop(columns="scale").reset_index(drop=True)
@@ -210,4 +209,4 @@ def _feature(codes: Codes) -> pd.Series:
     numbers = pd.to_numeric(pd.Series(codes.names, dtype=object), errors="coerce").to_numpy(float)
     if len(numbers) and np.isfinite(numbers).all():
         return pd.Series(np.append(numbers, np.nan)[codes.codes])
-    return pd.Series(pd.Categorical.from_codes(codes.codes, pd.Index(codes.names, dtype=object)))
+    return pd.Series(codes.categorical())

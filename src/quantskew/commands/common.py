@@ -1,6 +1,7 @@
 """What commands share: what a command is, exit statuses, options that several of them have."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,12 @@ class Command(NamedTuple):
     epilog: str = ""
 
 
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Add what says which data set and model of a study is meant."""
+    for name in ("dataset", "model"):
+        parser.add_argument(f"--{name}", help=f"{name} of the study, required if it has several")
+
+
 def add_labels(parser: argparse.ArgumentParser) -> None:
     """Add what says how labelled images are read."""
     parser.add_argument("--label", default="label", help="column with the label (default: label)")
@@ -72,12 +79,10 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 
 def of_tables(options: argparse.Namespace) -> dict[str, Any]:
     """What :func:`add_table_options` asked, as ``compare_answers`` takes it."""
-    if not 0 <= options.missing < 1:
-        raise UserError(f"--missing {options.missing:g}: a share from 0 to below 1")
     return {
         "by": options.by,
         "labels": options.labels,
-        "classes": names_of(options.classes) if options.classes else (),
+        "classes": names_of(options.classes),
         "threshold": options.threshold,
         "missing": options.missing,
     }
@@ -91,14 +96,15 @@ def feeding(options: argparse.Namespace) -> dict[str, Any]:
     policy = Feeding.model_validate({})
     if options.policy:
         policy = sections.read(Feeding, options.policy, "see quantskew gate --help")
-    classes = names_of(options.classes) if options.classes else ()
-    return {"policy": policy, "label": options.label, "classes": classes}
+    return {"policy": policy, "label": options.label, "classes": names_of(options.classes)}
 
 
-def names_of(text: str) -> tuple[str, ...]:
-    """Names of classes: the lines of a file, or a list separated by commas."""
-    file = Path(text)
-    parts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
+def names_of(text: str | None) -> tuple[str, ...]:
+    """Names of classes: the lines of a file, or a list separated by commas; none of None."""
+    if text is None:
+        return ()
+    is_file = os.path.isfile(text)  # which a list that is too long for a path is not
+    parts = Path(text).read_text(encoding="utf-8").splitlines() if is_file else text.split(",")
     names = tuple(part.strip() for part in parts if part.strip())
     if len(set(names)) < len(names):
         raise UserError(f"--classes names a class twice: {', '.join(names)}")

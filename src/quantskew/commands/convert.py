@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from quantskew.commands.common import PASS, Command, add_labels, feeding
+from quantskew.commands.common import PASS, Command, add_labels, add_place, feeding
 from quantskew.errors import UserError
 
 TEXT = """\
@@ -31,8 +31,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("target", type=Path, help="file to write")
     parser.add_argument("--bits", type=int, choices=(8, 4), help="width of the weights")
-    for name in ("dataset", "model"):
-        parser.add_argument(f"--{name}", help=f"{name} of the study, required if it has several")
+    add_place(parser)
     parser.add_argument("--data", type=Path, metavar="FILE",
                         help="Parquet file with the column image: what a file is calibrated "
                         "on")  # fmt: skip

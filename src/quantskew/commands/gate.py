@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from quantskew.commands.common import EPILOGUE, STATUS, Command, add_labels, names_of
+from quantskew.commands.common import EPILOGUE, STATUS, Command, add_labels, add_place, names_of
 from quantskew.errors import UserError
 
 TEXT = """\
@@ -55,8 +55,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "variant", nargs="?", help="file name of a variant of the study, without suffix"
     )
-    for name in ("dataset", "model"):
-        parser.add_argument(f"--{name}", help=f"{name} of the study, required if it has several")
+    add_place(parser)
     for name, text in (
         ("fp32", "file of the reference: .onnx, .tflite, .xml or .pt2"),
         ("int8", "file to judge, of any of these"),
@@ -86,8 +85,9 @@ def _run(options: argparse.Namespace) -> int:
             study, policy, options.variant, dataset=options.dataset, model=options.model
         )
     elif study is None and all(pair):
-        classes = names_of(options.classes) if options.classes else ()
-        judged = evidence.from_files(*pair, policy, label=options.label, classes=classes)
+        judged = evidence.from_files(
+            *pair, policy, label=options.label, classes=names_of(options.classes)
+        )
     else:
         raise UserError("give either a variant of the study or all of --fp32, --int8 and --data")
     findings = gate.judge(judged, policy)

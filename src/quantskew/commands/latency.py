@@ -3,6 +3,7 @@
 import argparse
 
 from quantskew.commands.common import PASS, Command
+from quantskew.errors import UserError
 
 TEXT = """\
 time the fp32 and int8 files of a study, and list the size of every variant
@@ -28,6 +29,10 @@ def _run(options: argparse.Namespace) -> int:
     from quantskew import params
     from quantskew.deployment.latency import study_latency
 
+    if not (options.threads >= 1 and 0 < options.seconds < float("inf")):
+        raise UserError(
+            f"--threads {options.threads}, --seconds {options.seconds:g}: 1 or more, and above 0"
+        )
     study = params.load()
     torch.set_num_threads(options.threads)
     for dataset in [options.dataset] if options.dataset else study.datasets:

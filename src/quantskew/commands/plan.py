@@ -56,21 +56,21 @@ def _run(given: argparse.Namespace) -> int:
 
     sure = {"alpha": given.alpha, "power": given.power}
     lines: list[str] = []
+    if given.loss is None and (given.pilot or given.flips is not None):
+        raise UserError("a pilot or --flips needs --loss")
     if given.loss is not None and (not given.pilot) == (given.flips is None):
         raise UserError("--loss needs either a pilot or --flips")
-    if given.loss is not None and len(given.pilot) == 1:
+    if len(given.pilot) > 2:
+        raise UserError(f"a pilot is one table or two, and {len(given.pilot)} are given")
+    if len(given.pilot) == 1:
         lines += planning.from_pilot(given.pilot[0], given.loss, method=given.method, **sure)
-    elif given.loss is not None and given.pilot:
+    elif given.pilot:
         from quantskew.answers.judging import compare_answers
 
-        if len(given.pilot) > 2:
-            raise UserError(f"a pilot is one table or two, and {len(given.pilot)} are given")
-        pilot = compare_answers(*given.pilot, **of_tables(given))
-        rows = pilot.frames["certificates"]
+        rows = compare_answers(*given.pilot, **of_tables(given)).frames["certificates"]
         heading = "{method} against {model}, {attribute}:"
-        judged = rows[rows["bound"].notna()]
-        lines += planning.of_rows(judged, given.loss, heading=heading, **sure)
-    if given.loss is not None and given.flips is not None:
+        lines += planning.of_rows(rows[rows["bound"].notna()], given.loss, heading=heading, **sure)
+    elif given.flips is not None:
         units = {"images_per_unit": given.images_per_unit, "correlation": given.correlation}
         lines.append(
             planning.from_rate(given.flips, given.loss, groups=given.groups, **units, **sure)

@@ -46,10 +46,10 @@ def _run(options: argparse.Namespace) -> int:
     from quantskew.files import write_text
 
     policy = sections.read(Policy, options.policy, "see quantskew gate --help for what it holds")
+    classes = names_of(options.classes)
     found = compare_runtimes(
-        options.files, options.data, policy, label=options.label,
-        classes=names_of(options.classes) if options.classes else (),
-    )  # fmt: skip
+        options.files, options.data, policy, label=options.label, classes=classes
+    )
     print(*found.lines(), f"runtimes: {found.verdict}", sep="\n")
     if options.output:
         tables.write("runtimes", found.rows, options.output)

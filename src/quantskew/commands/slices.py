@@ -2,7 +2,7 @@
 
 import argparse
 
-from quantskew.commands.common import PASS, Command
+from quantskew.commands.common import PASS, Command, add_place
 
 TEXT = """\
 find the part of the data that loses most, when nobody listed the group
@@ -15,8 +15,7 @@ half of the test samples and tested on the other: of those said to be worse, a s
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    for name in ("dataset", "model"):
-        parser.add_argument(f"--{name}", help=f"{name} of the study, required if it has several")
+    add_place(parser)
     parser.add_argument(
         "--variant",
         help="such as ptq-4bit (all seeds) or ptq-4bit-seed0 (default: the reference method at the "

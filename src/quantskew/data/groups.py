@@ -13,6 +13,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import AfterValidator, Field, field_validator
 
 from quantskew.errors import UserError, close_names
+from quantskew.fairness.metrics import numbered
 from quantskew.sections import Count, Section
 
 UNKNOWN = "unknown"
@@ -219,9 +220,7 @@ def unit_codes(attributes: pd.DataFrame, column: str | None) -> np.ndarray | Non
             f"unit: the samples have no column {column!r}{close_names(column, known)}; there are "
             f"{', '.join(known)}"
         )
-    codes, names = pd.factorize(attributes[column])
-    alone = codes < 0
-    return np.where(alone, len(names) + np.cumsum(alone) - 1, codes)
+    return numbered(attributes[column])
 
 
 def attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarray, list[str]]:

@@ -18,6 +18,6 @@ verdicts    worse, better, equivalent or cannot tell; false discoveries
 contrasts   methods over seeds and trends over widths: the network is the unit
 plan        how many images and seeds would decide
 intervals   of Cohen's d
-frontier    Pareto dominance, and how sure it is
+frontier    Pareto dominance
 =========== ======================================================================
 """

@@ -33,7 +33,6 @@ from quantskew.fairness.limits import (
     Limits,
     Shares,
     change_limits,
-    difference_limits,
     share_limits,
 )
 from quantskew.fairness.metrics import Bools, Floats, Ints, ratio
@@ -101,12 +100,12 @@ class Pair:
         codes = np.where(places == len(own.counted), -1, places)
         return Rows(labels, one[None], other[None], codes, None, weights)
 
-    def _accuracies(self, groups: Ints, n_groups: int) -> Paired:
+    def _accuracies(
+        self, groups: Ints, n_groups: int, rates: Callable[..., Paired] = accuracy_rates
+    ) -> Paired:
         rows = self.rows
         right = rows.before == rows.labels, rows.after == rows.labels
-        return accuracy_rates(
-            right[0], right[1], groups, n_groups, units=rows.units, weights=rows.weights
-        )
+        return rates(*right, groups, n_groups, units=rows.units, weights=rows.weights)
 
     @cached_property
     def accuracy(self) -> Paired:
@@ -121,10 +120,7 @@ class Pair:
     @cached_property
     def rest(self) -> Paired:
         """Accuracy of each group and of all other groups together, mean over seeds, (G, 2)."""
-        rows = self.rows
-        right = rows.before == rows.labels, rows.after == rows.labels
-        of = {"units": rows.units, "weights": rows.weights}
-        return rest_rates(right[0], right[1], rows.codes, len(self.counted), **of)
+        return self._accuracies(self.rows.codes, len(self.counted), rest_rates)
 
     @cached_property
     def each_accuracy(self) -> Paired:
@@ -150,16 +146,24 @@ class Pair:
             for rows in (one.rows for one in self.seeds)
         ]  # fmt: skip
         by_seed = {name: joined([one[name] for one in rates], np.stack) for name in rates[0]}
-        return {name: _of_enough(rate, own.least) for name, rate in by_seed.items()}
+        true, false = own.rated.swapaxes(1, 2)[:, 1 if own.n_classes == 2 else 0 :]
+        # equalized odds of a class take both rates, each of two groups at least
+        both = np.logical_and(*((own.counted & rate).sum(-1) >= 2 for rate in (true, false)))
+        rated = {
+            "equal_opportunity": true,
+            "predictive_equality": false,
+            "equalized_odds": np.concatenate([true, false]) & np.tile(both, 2)[:, None],
+        }
+        return by_seed | {name: _of_enough(by_seed[name], enough) for name, enough in rated.items()}
 
 
-def _of_enough(rates: Paired, least: int) -> Paired:
-    """Leave out the rates of fewer than ``least`` samples: they count as rates of nobody."""
+def _of_enough(rates: Paired, enough: Bools) -> Paired:
+    """Leave out the rates (K, G) of too few samples: they count as rates of nobody."""
     before, after, changes = rates
     return Paired(
-        before._replace(n=np.where(before.n < least, 0, before.n)),
-        after._replace(n=np.where(after.n < least, 0, after.n)),
-        changes._replace(n=np.where(changes.n < least, 0, changes.n)),
+        before._replace(n=np.where(enough, before.n, 0)),
+        after._replace(n=np.where(enough, after.n, 0)),
+        changes._replace(n=np.where(enough, changes.n, 0)),
     )
 
 
@@ -188,25 +192,6 @@ def _first(limits: Limits) -> Limits:
     return Limits(limits.low[0], limits.high[0])
 
 
-def _against_rest(pair: Pair) -> Bound:
-    rates = pair.rest.after
-
-    def bound(tail: Floats) -> Limits:
-        limits = share_limits(rates, np.asarray(tail)[..., None])
-        found = difference_limits(np.nan_to_num(rates.value), limits)
-        return Limits(*(end[..., 0, 1] for end in found))
-
-    return bound
-
-
-def _worst_level(pair: Pair) -> Bound:
-    return lambda tail: _mean(worst_group_limits(pair.each_accuracy.after, pair.counted, tail))
-
-
-def _worst_change(pair: Pair) -> Bound:
-    return lambda tail: _mean(worst_group_change_limits(pair.each_accuracy, pair.counted, tail))
-
-
 SHARE = Bounds(
     lambda pair: lambda tail: _first(share_limits(pair.everyone.after, tail)),
     lambda pair: lambda tail: _first(change_limits(pair.everyone.changes, tail)),
@@ -216,9 +201,17 @@ SHARE_OF_GROUP = Bounds(
     lambda pair: lambda tail: change_limits(pair.accuracy.changes, tail),
 )
 AGAINST_REST = Bounds(
-    _against_rest, lambda pair: lambda tail: against_rest_limits(pair.rest.changes, tail)
+    lambda pair: lambda tail: against_rest_limits(pair.rest.after, tail),
+    lambda pair: lambda tail: against_rest_limits(pair.rest.changes, tail),
 )
-WORST_GROUP = Bounds(_worst_level, _worst_change)
+WORST_GROUP = Bounds(
+    lambda pair: (
+        lambda tail: _mean(worst_group_limits(pair.each_accuracy.after, pair.counted, tail))
+    ),
+    lambda pair: (
+        lambda tail: _mean(worst_group_change_limits(pair.each_accuracy, pair.counted, tail))
+    ),
+)
 
 
 def gap(rates: Callable[[Pair], Paired], counted: Callable[[Pair], Bools]) -> Bounds:
@@ -244,18 +237,18 @@ def parity(name: str, *, macro: bool) -> Bounds:
     ratios = name == "disparate_impact"
     source = "demographic_parity" if ratios else name
 
+    per_class = 2 if name == "equalized_odds" else 1
+
+    def by_class(field: Floats) -> Floats:
+        """Divide rates (S, R·K, G), R of each class, by class: (S, K, R, G)."""
+        seeds, _, groups = field.shape
+        return field.reshape(seeds, per_class, -1, groups).swapaxes(1, 2)
+
     def rates(pair: Pair) -> Paired:
         own = pair.each_parity[source]
-        return joined([own], _by_class(2 if name == "equalized_odds" else 1)) if macro else own
+        return own.map(by_class) if macro else own
 
     return _ratio(rates) if ratios else gap(rates, lambda pair: pair.counted)
-
-
-def _by_class(per_class: int) -> Callable[[list[Floats]], Floats]:
-    """Divide rates (S, R·K, G), R of each class, by class: (S, K, R, G)."""
-    return lambda fields: (
-        fields[0].reshape(len(fields[0]), per_class, -1, fields[0].shape[-1]).swapaxes(1, 2)
-    )
 
 
 def _ratio(rates: Callable[[Pair], Paired]) -> Bounds:

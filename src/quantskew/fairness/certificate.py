@@ -4,6 +4,7 @@ A promise speaks of one trained network and its reference on the same samples. `
 samples of a group went from right to wrong, ``gained`` how many came back.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -199,15 +200,17 @@ def _most_changed(changed: int, n: int, alpha: float) -> float:
     )
 
 
-def _likely(n: int, rate: float) -> Ints:
-    """List the values of Bin(n, rate) but for tails whose chance is far below any alpha."""
+@lru_cache(maxsize=32)
+def _likely(n: int, rate: float) -> tuple[Ints, Floats]:
+    """List the values of Bin(n, rate) but for tails far below any alpha, and their chances."""
     reach = 8 * np.sqrt(n * rate * (1 - rate)) + 20
-    return np.arange(max(0, int(n * rate - reach)), min(n, int(n * rate + reach)) + 1)
+    values = np.arange(max(0, int(n * rate - reach)), min(n, int(n * rate + reach)) + 1)
+    return values, binom.pmf(values, n, rate)
 
 
 def _at_most(difference: int, n: int, x: float, rate: float) -> float:
     """Chance of lost − gained ≤ ``difference`` when a share ``rate`` changes and ``x`` is lost."""
-    changed = _likely(n, rate)
+    changed, likely = _likely(n, rate)
     reach = np.floor((difference + changed) / 2)
     chance = bdtr(np.clip(reach, 0, changed), changed, min(1.0, (1 + x / rate) / 2))
-    return float(binom.pmf(changed, n, rate) @ np.where(reach < 0, 0.0, chance))
+    return float(likely @ np.where(reach < 0, 0.0, chance))

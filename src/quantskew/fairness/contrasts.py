@@ -46,8 +46,8 @@ def contrast_over_seeds(
 
     Returns
     -------
-    With a single seed in any model the limits are infinite and p is 1: nothing is known of another
-    training.
+    With a single seed in any model, or where the draws do not tell the error that the networks
+    share, the limits are infinite and p is 1: nothing is known of another training.
 
     Notes
     -----
@@ -60,13 +60,13 @@ def contrast_over_seeds(
     draws = np.atleast_2d(draws).astype(float)
     names, counts = np.unique(models, return_counts=True)
     weights = 1 / (counts[np.searchsorted(names, models)] * names.size)
-    estimate = float(weights @ values)
-    if counts.min() < 2 or np.isnan(values).any():
-        edge = np.nan if np.isnan(values).any() else np.inf
-        p = float("nan") if np.isnan(edge) else 1.0
-        return Contrast(estimate, -edge, edge, p, 0.0, np.nan, common_sd(draws, weights))
+    estimate, shared = float(weights @ values), common_sd(draws, weights)
+    if np.isnan(values).any():
+        return Contrast(estimate, np.nan, np.nan, np.nan, 0.0, np.nan, shared)
+    if counts.min() < 2 or np.isnan(shared):
+        return Contrast(estimate, -np.inf, np.inf, 1.0, 0.0, np.nan, shared)
     parts = np.array([values[models == m].var(ddof=1) for m in names]) / counts / names.size**2
-    seed, shared = float(np.sqrt(parts.sum())), common_sd(draws, weights)
+    seed = float(np.sqrt(parts.sum()))
     squares = float((parts**2 / (counts - 1)).sum())
     degrees = float(parts.sum() ** 2 / squares) if squares > 0 else float((counts - 1).sum())
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from quantskew.fairness.metrics import Bools, Floats
+from quantskew.fairness.metrics import Bools
 
 
 def on_frontier(values: ArrayLike, maximize: ArrayLike) -> Bools:
@@ -28,22 +28,3 @@ def on_frontier(values: ArrayLike, maximize: ArrayLike) -> Bools:
     ours, theirs = values[..., :, None, :], values[..., None, :, :]
     dominated = (theirs >= ours).all(-1) & (theirs > ours).any(-1)
     return np.asarray(known & ~dominated.any(-1))
-
-
-def frontier_probability(draws: ArrayLike, maximize: ArrayLike) -> Floats:
-    """Compute how often each variant is on the frontier of a resampled test set.
-
-    Parameters
-    ----------
-    draws
-        (B, N, M) the criteria under each draw; a draw resamples the same test samples for all
-        variants. What is not sampled, such as size, repeats.
-    maximize
-        (M,) whether more of a column is better.
-
-    Returns
-    -------
-    (N,) shares of 1.
-    """
-    shares = np.mean([on_frontier(draw, maximize) for draw in np.asarray(draws, float)], axis=0)
-    return np.asarray(shares)

@@ -54,6 +54,10 @@ class Paired(NamedTuple):
         lost, gained, n = self.changes
         return Paired(self.after, self.before, Changes(gained, lost, n))
 
+    def map(self, change: Callable[[Floats], Floats]) -> "Paired":
+        """Return what ``change`` makes of each field."""
+        return joined([self], lambda fields: change(fields[0]))
+
 
 def parity_rates(
     labels: ArrayLike,
@@ -110,12 +114,11 @@ def parity_rates(
 
 def joined(rates: list[Paired], join: Callable[[list[Floats]], Floats]) -> Paired:
     """Join the fields of several rates, such as by ``np.stack``."""
-    before, after, change = zip(*rates, strict=True)
-    return Paired(
-        Shares(*(join([one[i] for one in before]) for i in range(2))),
-        Shares(*(join([one[i] for one in after]) for i in range(2))),
-        Changes(*(join([one[i] for one in change]) for i in range(3))),
+    before, after, change = (
+        [join([*fields]) for fields in zip(*parts, strict=True)]
+        for parts in zip(*rates, strict=True)
     )
+    return Paired(Shares(*before), Shares(*after), Changes(*change))
 
 
 def accuracy_rates(
@@ -139,7 +142,7 @@ def accuracy_rates(
 
 def as_one_rate(rates: Paired) -> Paired:
     """Give rates (..., G) the axis of several rates, (..., 1, G)."""
-    return joined([rates], lambda fields: fields[0][..., None, :])
+    return rates.map(lambda field: field[..., None, :])
 
 
 def gap_limits(
@@ -165,10 +168,12 @@ def gap_limits(
     -------
     (...) in 0..1 if cut; NaN where no rate has two groups.
     """
-    pairs = _pairs(rates, counted)
-    low = _differences(rates, _shared(tail, pairs)).low
-    high = _differences(rates, tail).high
-    limits = Limits(_largest(low, pairs), _largest(high, pairs))
+    pairs, value = _pairs(rates, counted), _filled(rates.value, np.asarray(rates.n) > 0)
+    low, high = (
+        difference_limits(value, share_limits(rates, error))
+        for error in (_shared(tail, pairs), tail)
+    )
+    limits = Limits(_largest(low.low, pairs), _largest(high.high, pairs))
     return _defined(limits, pairs, 0.0 if clip else -1.0)
 
 
@@ -208,7 +213,7 @@ def gap_change_limits(rates: Paired, counted: ArrayLike, tail: float | Floats) -
     -------
     (...) in −1..1; NaN where no rate has two groups.
     """
-    pairs = _pairs(rates.before, counted) & _pairs(rates.after, counted)
+    pairs = _pairs(rates.changes, counted)
     mask, rest = np.asarray(pairs.any(-1)), _shared((1 - _PAIRED) * tail, pairs)
     before, after = (
         _Level(_filled(side.value, mask), share_limits(side, rest)) for side in rates[:2]
@@ -256,9 +261,11 @@ def _above_widest(before: _Level, after: _Level, change: _Level, mask: Bools) ->
     alone = np.where(best, down**2, 0) + np.where(worst, up**2, 0)
     squares = (first**2 - alone)[..., :, None] + (second**2 - alone)[..., None, :]
     squares += alone.sum(-1)[..., None, None]
+    np.sqrt(np.maximum(squares, 0, out=squares), out=squares)
     widest = (np.where(best, before.value, 0) - np.where(worst, before.value, 0)).sum(-1)
-    difference = after.value[..., :, None] - after.value[..., None, :] - widest[..., None, None]
-    return np.asarray(difference + np.sqrt(np.maximum(squares, 0)))
+    difference = after.value[..., :, None] - after.value[..., None, :]
+    difference -= widest[..., None, None]
+    return np.asarray(np.add(difference, squares, out=squares))
 
 
 def worst_group_limits(rates: Shares, counted: ArrayLike, tail: float | Floats) -> Limits:
@@ -285,7 +292,7 @@ def worst_group_change_limits(rates: Paired, counted: ArrayLike, tail: float | F
     The minimum is a maximum of −a, so that the change of a maximum applies to groups as it does
     to pairs. Parameters and shapes as in :func:`worst_group_limits`.
     """
-    mask = _groups(rates.before, counted) & _groups(rates.after, counted)
+    mask = _groups(rates.changes, counted)
 
     def fall(paired: Paired) -> Floats:
         own = change_limits(paired.changes, _PAIRED * tail).low
@@ -349,14 +356,14 @@ def may_lose_most(change: Changes, counted: ArrayLike, tail: float | Floats) -> 
     return np.asarray(mask & ~beaten.any(-1))
 
 
-def against_rest_limits(change: Changes, tail: ArrayLike) -> Limits:
-    """Bound each group's change less the change of all other groups together.
+def against_rest_limits(rates: Shares | Changes, tail: ArrayLike) -> Limits:
+    """Bound each group's accuracy, or its change, less that of all other groups together.
 
-    Below zero a group pays more than the others.
+    A change below zero says that a group pays more than the others.
 
     Parameters
     ----------
-    change
+    rates
         (..., G, 2) of each group, and of all others.
     tail
         (...) or (..., G).
@@ -365,8 +372,9 @@ def against_rest_limits(change: Changes, tail: ArrayLike) -> Limits:
     -------
     (..., G).
     """
-    limits = change_limits(change, np.asarray(tail)[..., None])
-    found = difference_limits(np.nan_to_num(change.value), limits)
+    tail = np.asarray(tail)[..., None]
+    bound = share_limits(rates, tail) if isinstance(rates, Shares) else change_limits(rates, tail)
+    found = difference_limits(np.nan_to_num(rates.value), bound)
     return Limits(*(end[..., 0, 1] for end in found))
 
 
@@ -389,11 +397,6 @@ def rest_rates(
     return joined([accuracy_rates(before, after, c, 2, **of) for c in codes], np.stack)
 
 
-def _differences(rates: Shares, tail: float | Floats) -> Limits:
-    limits = share_limits(rates, tail)
-    return difference_limits(_filled(rates.value, np.asarray(rates.n) > 0), limits)
-
-
 def _filled(value: Floats, mask: Bools) -> Floats:
     return np.where(mask, value, 0.0)
 
@@ -402,7 +405,7 @@ def _groups(rates: Shares | Changes, counted: ArrayLike) -> Bools:
     return np.asarray(np.asarray(counted, bool) & (np.asarray(rates.n) > 0))
 
 
-def _pairs(rates: Shares, counted: ArrayLike) -> Bools:
+def _pairs(rates: Shares | Changes, counted: ArrayLike) -> Bools:
     """Mark the ordered pairs of different groups that a rate compares: (..., K, G, G)."""
     mask = _groups(rates, counted)
     return np.asarray(mask[..., :, None] & mask[..., None, :] & ~np.eye(mask.shape[-1], dtype=bool))

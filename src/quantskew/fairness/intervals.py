@@ -30,12 +30,12 @@ def cohens_d(changes: ArrayLike, *, confidence: float = 0.95) -> EffectSize:
 
     Returns
     -------
-    NaN limits and d where there is one value or none differ.
+    NaN limits and d where there is one value, none differ or one is NaN.
     """
     changes = np.asarray(changes, float)
     n = changes.size
     # equal numbers may differ from their mean by rounding
-    if n < 2 or (sd := changes.std(ddof=1)) <= 1e-12 * np.abs(changes).max():
+    if n < 2 or not (sd := changes.std(ddof=1)) > 1e-12 * np.abs(changes).max():
         return EffectSize(np.nan, np.nan, np.nan)
     t, tail = changes.mean() / sd * np.sqrt(n), (1 - confidence) / 2
     low, high = (_noncentrality(t, n - 1, level) for level in (1 - tail, tail))

@@ -327,8 +327,6 @@ def difference_limits(value: Floats, limits: Limits) -> Limits:
     it need be.
     """
     below, above = value - limits.low, limits.high - value
-    difference = value[..., :, None] - value[..., None, :]
-    return Limits(
-        difference - np.hypot(below[..., :, None], above[..., None, :]),
-        difference + np.hypot(above[..., :, None], below[..., None, :]),
-    )
+    high = np.hypot(above[..., :, None], below[..., None, :])
+    high += value[..., :, None] - value[..., None, :]
+    return Limits(-high.swapaxes(-1, -2), high)  # i less j is j less i with the other sign

@@ -108,7 +108,15 @@ def equal_rates_p_value(part: ArrayLike, whole: ArrayLike, counted: ArrayLike) -
     inside = np.asarray(counted, bool)[:, None] & (whole > 0)
     part, whole = np.where(inside, part, 0), np.where(inside, whole, 0)
     margins = whole.sum(-2, keepdims=True), part.sum(-2, keepdims=True), whole
-    tail = np.minimum(hypergeom.cdf(part, *margins), hypergeom.sf(part - 1, *margins))
+    # a tail of ½ or more is no evidence, and beyond its mean a count is above the median
+    beyond = part - margins[1] * (whole / np.maximum(margins[0], 1))
+    tail = np.ones(part.shape)
+    for side, count, asked in (
+        (hypergeom.cdf, part, beyond < 1),
+        (hypergeom.sf, part - 1, beyond > -1),
+    ):
+        own = (np.broadcast_to(numbers, part.shape)[asked] for numbers in (count, *margins))
+        tail[asked] = np.minimum(tail[asked], side(*own))
     p_value = smallest(np.moveaxis(np.where(inside, np.minimum(1.0, 2 * tail), np.nan), -2, -1))
     return np.where(inside.sum(-2) >= 2, p_value, np.nan)
 

@@ -38,7 +38,7 @@ _SHARED_DRAWS = 200
 
 
 class Flips(NamedTuple):
-    """Samples of each group by how the answer changed from the reference; each (..., G)."""
+    """Samples of each group by how the answer changed from the reference; each (G,)."""
 
     right_to_wrong: Ints
     wrong_to_right: Ints
@@ -61,21 +61,15 @@ def flips(
     labels
         (n,) true classes.
     reference, predictions
-        (..., n) classes given before and after.
+        (n,) classes given before and after.
     groups
         (n,) codes from −1 (no group) to ``n_groups`` − 1.
     """
     labels, reference, predictions = (np.asarray(a) for a in (labels, reference, predictions))
     before, after, other = reference == labels, predictions == labels, reference != predictions
     places = np.asarray(groups) + 1  # those of no group come first
-
-    def count(kind: Bools) -> Ints:
-        rows = kind.reshape(-1, places.size)
-        counts = [np.bincount(places, row, n_groups + 1)[1:].astype(np.int64) for row in rows]
-        return np.reshape(counts, (*kind.shape[:-1], n_groups))
-
     kinds = (before & ~after, ~before & after, ~before & ~after & other)
-    return Flips(*map(count, kinds))
+    return Flips(*(np.bincount(places[kind], minlength=n_groups + 1)[1:] for kind in kinds))
 
 
 def exchange_p_value(change: ArrayLike) -> float:
@@ -212,6 +206,8 @@ def measure(
         if reference is not None:
             before = np.asarray(metric.value(reference.counts))
             change = _effect(metric, pair, value - before, drawn, chance, confidence, draws, rng)
+            if over_seeds:
+                change = _of_method(change, value - before, drawn.again[metric.name], confidence)
         if metric.bounds is None:
             again = drawn.again[metric.name][:, -1].mean(1)
             low, high = basic_interval(value.mean(0), again, confidence)
@@ -221,7 +217,13 @@ def measure(
         undefined = np.isnan(value.mean(0))
         low, high = (np.where(undefined, np.nan, np.clip(end, *metric.span)) for end in (low, high))
         measured[metric.name] = Measured(value, low, high, chance, change, "")
-    return {m.name: measured.get(m.name) or _undefined(m, variant, reference) for m in asked}
+    nothing = np.array(np.nan)
+    change = None if reference is None else Effect(*[nothing] * len(Effect._fields))
+    seeds = np.full(len(variant.predictions), np.nan)
+    return {
+        name: measured.get(name) or Measured(seeds, nothing, nothing, Chance(), change, reason)
+        for name, reason in reasons.items()
+    }
 
 
 class _Drawn(NamedTuple):
@@ -229,7 +231,6 @@ class _Drawn(NamedTuple):
 
     again: dict[str, Floats]
     exchanged: dict[str, Floats]
-    over_seeds: bool
 
 
 def _drawn(
@@ -243,7 +244,7 @@ def _drawn(
     bootstrapped = [metric for metric in metrics if metric.bounds is None]
     shared = metrics if over_seeds else bootstrapped
     if not shared:
-        return _Drawn({}, {}, over_seeds)
+        return _Drawn({}, {})
     own, counted = pair.after, pair.counted
     networks = np.stack([one.predictions for one in (pair.both if paired else (own,))])
     cells = tabulate(
@@ -261,7 +262,7 @@ def _drawn(
     swapped = {}
     if paired and bootstrapped:
         swapped = values(bootstrapped, exchanged(cells, counted, draws, rng))
-    return _Drawn(again, swapped, over_seeds)
+    return _Drawn(again, swapped)
 
 
 def _effect(
@@ -295,16 +296,12 @@ def _effect(
     low, high = (np.where(np.isnan(estimate), np.nan, end) for end in (low, high))
     p_value = np.where(np.isnan(estimate), np.nan, p_value)
     seed_sd = changes.std(0, ddof=1) if len(changes) > 1 else nothing
-    found = Effect(estimate, low, high, p_value, seed_sd, nothing)
-    if not drawn.over_seeds:
-        return found
-    both = drawn.again[metric.name]
-    return _of_method(found, changes, both[:, 1] - both[:, 0], confidence)
+    return Effect(estimate, low, high, p_value, seed_sd, nothing)
 
 
-def _of_method(found: Effect, changes: Floats, again: Floats, confidence: float) -> Effect:
+def _of_method(found: Effect, changes: Floats, drawn: Floats, confidence: float) -> Effect:
     """Widen an effect on these networks to one of the method that gave them."""
-    seeds = len(changes)
+    seeds, again = len(changes), drawn[:, 1] - drawn[:, 0]
     columns = zip(changes.reshape(seeds, -1).T, again.reshape(*again.shape[:2], -1).T, strict=True)
     contrasts = [
         contrast_over_seeds(values, redrawn.T, np.zeros(seeds), confidence=confidence)
@@ -326,20 +323,11 @@ def _exact(metric: Metric, pair: Pair) -> Floats:
     """Exact p-values of a share of right answers: of all samples, or of each group."""
     change = (pair.after.correct.astype(np.int64) - pair.before.correct).sum(0)
     codes, units = pair.after.codes, pair.after.units
-    groups = [np.ones(codes.shape, bool)]
+
+    def p_value(own: Bools) -> float:
+        totals, _ = unit_totals(change[own], None if units is None else units[own])
+        return exchange_p_value(totals.astype(np.int64))
+
     if metric.of == "each group":
-        groups = [codes == group for group in range(len(pair.counted))]
-    p_values = [
-        exchange_p_value(
-            unit_totals(change[own], None if units is None else units[own])[0].astype(np.int64)
-        )
-        for own in groups
-    ]
-    return np.array(p_values if metric.of == "each group" else p_values[0])
-
-
-def _undefined(metric: Metric, variant: Answers, reference: Answers | None) -> Measured:
-    nothing = np.array(np.nan)
-    change = None if reference is None else Effect(*[nothing] * len(Effect._fields))
-    seeds = np.full(len(variant.predictions), np.nan)
-    return Measured(seeds, nothing, nothing, Chance(), change, metric.missing(variant))
+        return np.array([p_value(codes == group) for group in range(len(pair.counted))])
+    return np.array(p_value(np.ones(codes.shape, bool)))

@@ -55,11 +55,6 @@ class Counts:
     counted: Bools
     rated: Bools | None = None
 
-    def network(self, index: int) -> "Counts":
-        """Counts (S, ...) of a network, of counts (1, N, S, ...) of several."""
-        selected, hits = self.selected[0, index], self.hits[0, index]
-        return Counts(self.positives[0, 0], selected, hits, self.counted, self.rated)
-
     @cached_property
     def sizes(self) -> Floats:
         """Samples of each group, (G,), of the first draw."""

@@ -10,9 +10,14 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import binom, nct, norm, t
 
+from quantskew.errors import UserError
 from quantskew.fairness.certificate import loss_bound
 
 _MOST = 10_000_000  # images or seeds beyond which no answer is given
+
+
+class PlanError(UserError, ValueError):
+    """Numbers that nothing can be planned with."""
 
 
 def images_to_certify(
@@ -53,8 +58,9 @@ def images_to_certify(
     >>> images_to_certify(0.02, 0.05)
     1070.0
     """
-    if not 0 < loss <= 1 or not abs(true_loss) <= flip_rate <= 1:
-        raise ValueError(
+    _check(alpha, power, loss)
+    if not abs(true_loss) <= flip_rate <= 1:
+        raise PlanError(
             f"loss {loss}, true loss {true_loss}, flip rate {flip_rate}: they are shares, "
             "and the true loss is at most the flip rate in size"
         )
@@ -68,7 +74,7 @@ def images_to_certify(
         return loss_bound(losses, changed - losses, n, alpha=alpha) < loss
 
     effect = 1 + (images_per_unit - 1) * correlation
-    return math.ceil(_first(certifies) * effect) if effect > 1 else _first(certifies)
+    return float(np.ceil(_first(certifies) * max(1.0, effect)))
 
 
 def images_from_pilot(
@@ -85,15 +91,11 @@ def images_from_pilot(
     loss, alpha, power
         As in :func:`images_to_certify`.
     """
+    _check(alpha, power, loss)
     if loss_bound(lost, gained, n, alpha=alpha) < loss:
         return 0.0
-    total = images_to_certify(
-        loss,
-        (lost + gained) / n,
-        true_loss=(lost - gained) / n,
-        alpha=alpha,
-        power=power,
-    )
+    flips, true_loss = (lost + gained) / n, (lost - gained) / n
+    total = images_to_certify(loss, flips, true_loss=true_loss, alpha=alpha, power=power)
     return max(1.0, total - n)
 
 
@@ -130,8 +132,14 @@ def seeds_to_decide(
     >>> seeds_to_decide(0.05, 0.02)
     4.0
     """
+    _check(alpha, power)
     if not size > 0:
-        raise ValueError(f"a difference of {size} to be shown; it must be above 0")
+        raise PlanError(f"a difference of {size} to be shown; it must be above 0")
+    if not (seed_sd >= 0 and common_sd >= 0 and models >= 1):
+        raise PlanError(
+            f"deviations {seed_sd} between seeds and {common_sd} in common, of {models} models; "
+            "0 or more, of 1 or more"
+        )
     z = norm.isf(alpha / 2)
     if common_sd > 0 and norm.sf(z - size / common_sd) <= power:
         return math.inf
@@ -148,6 +156,13 @@ def seeds_to_decide(
         return bool(np.nan_to_num(chance) >= power)
 
     return _first(shows, start=2)
+
+
+def _check(alpha: float, power: float, loss: float = 1.0) -> None:
+    if not (0 < alpha < 1 and 0 < power < 1 and 0 < loss <= 1):
+        raise PlanError(
+            f"loss {loss}, alpha {alpha}, power {power}: they are shares, above 0 and below 1"
+        )
 
 
 def _first(enough: Callable[[int], bool], start: int = 1) -> float:

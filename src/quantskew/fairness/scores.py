@@ -20,7 +20,8 @@ among n samples the interval then reaches 3.9/n of the range, where the exact on
 They speak of other test samples for these networks, several seeds together, and not of the method.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,7 +30,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import t
 
 from quantskew.fairness.limits import Limits, change_limits, changes, unit_totals
-from quantskew.fairness.metrics import Bools, Floats, Ints
+from quantskew.fairness.metrics import Bools, Floats, Ints, numbered
 from quantskew.fairness.paired import exchange_p_value
 from quantskew.fairness.score_catalogue import (
     SCORES,
@@ -147,14 +148,14 @@ def compare(
     if not labels.size or not divisions:
         raise ScoreError(f"{len(labels)} samples in {len(divisions)} divisions: nothing to compare")
     one, other = (np.asarray(values, float) for values in (before, after))
-    of_unit = np.arange(len(labels)) if units is None else pd.factorize(np.asarray(units))[0]
+    of_unit = np.arange(len(labels)) if units is None else numbered(units)
     if of_unit.shape != labels.shape[:1]:
         raise ScoreError(f"units are {of_unit.shape}, where there are {len(labels)} samples")
     samples = _Samples(labels, list(divisions), of_unit)
-    settings = _Settings(threshold, largest_error, alpha)
-    if labels.ndim == 1:
-        return judged(_rows(one, other, samples, settings), margin, alpha)
-    return judged(_by_question(one, other, samples, settings, questions), margin, alpha)
+    rows = partial(_rows, threshold=threshold, largest_error=largest_error, alpha=alpha)
+    if labels.ndim > 1:
+        return judged(_by_question(one, other, samples, rows, questions), margin, alpha)
+    return judged(rows(one, other, samples), margin, alpha)
 
 
 class _Samples(NamedTuple):
@@ -178,17 +179,11 @@ class _Repeated(NamedTuple):
     counted: Bools
 
 
-class _Settings(NamedTuple):
-    threshold: float
-    largest_error: float | None
-    alpha: float
-
-
 def _by_question(
     before: Floats,
     after: Floats,
     samples: _Samples,
-    settings: _Settings,
+    rows: Callable[[Floats, Floats, _Samples], pd.DataFrame],
     questions: Sequence[str] | None,
 ) -> pd.DataFrame:
     """Compare each column of multi-label answers, then all of them: n · L answers of n units."""
@@ -202,13 +197,20 @@ def _by_question(
     parts = []
     for at, name in enumerate(names):
         own = samples._replace(labels=samples.labels[:, at])
-        rows = _rows(before[:, at], after[:, at], own, settings)
-        parts.append(rows.assign(question=name))
-    whole = _rows(before.ravel(), after.ravel(), samples.repeated(width), settings)
+        parts.append(rows(before[:, at], after[:, at], own).assign(question=name))
+    whole = rows(before.ravel(), after.ravel(), samples.repeated(width))
     return pd.concat([*parts, whole.assign(question=WHOLE)], ignore_index=True)
 
 
-def _rows(before: Floats, after: Floats, samples: _Samples, settings: _Settings) -> pd.DataFrame:
+def _rows(
+    before: Floats,
+    after: Floats,
+    samples: _Samples,
+    *,
+    threshold: float,
+    largest_error: float | None,
+    alpha: float,
+) -> pd.DataFrame:
     labels, divisions, units = samples
     kind: Kind = "numbers" if labels.dtype.kind == "f" else "classes"
     check = _numbers if kind == "numbers" else _classes
@@ -217,29 +219,26 @@ def _rows(before: Floats, after: Floats, samples: _Samples, settings: _Settings)
         raise ScoreError(f"outputs before are {before.shape}, those after are {after.shape}")
     most = 1.0
     if kind == "numbers":
-        given = settings.largest_error
-        most = float(np.ptp(labels)) if given is None else given
+        most = float(np.ptp(labels)) if largest_error is None else largest_error
         if not most > 0:
             raise ScoreError(f"errors of at most {most}; give a largest_error above 0")
     asked = [one for one in SCORES.values() if one.of == kind]
     rows = []
-    for division, (name, counted, mask) in _groups(divisions, len(labels)):
+    for division, name, counted, mask in _groups(divisions, len(labels)):
         dense = pd.factorize(units[mask])[0]
         one, other = (
             [
-                Outputs(labels[mask], own[mask], base[mask], dense, settings.threshold, most)
+                Outputs(labels[mask], own[mask], base[mask], dense, threshold, most)
                 for own, base in zip(values, before, strict=True)
             ]
             for values in (before, after)
         )
         place = {"attribute": division.attribute, "group": name, "counted": counted}
-        rows += [place | _change(score, one, other, settings.alpha) for score in asked]
+        rows += [place | _change(score, one, other, alpha) for score in asked]
     return pd.DataFrame(rows)
 
 
-def _groups(
-    divisions: list[Division], n: int
-) -> Iterator[tuple[Division, tuple[str, bool, Bools]]]:
+def _groups(divisions: list[Division], n: int) -> Iterator[tuple[Division, str, bool, Bools]]:
     for division in divisions:
         if np.shape(division.codes) != (n,):
             raise ScoreError(
@@ -248,9 +247,8 @@ def _groups(
         for group, name in enumerate(division.names):
             mask = np.asarray(division.codes) == group
             if mask.any():
-                yield division, (name, bool(division.counted[group]), mask)
-        if n:
-            yield division, (WHOLE, True, np.ones(n, bool))
+                yield division, name, bool(division.counted[group]), mask
+        yield division, WHOLE, True, np.ones(n, bool)
 
 
 def _numbers(values: Floats, labels: np.ndarray) -> Floats:
@@ -288,74 +286,57 @@ def _classes(values: Floats, labels: np.ndarray) -> Floats:
     return values
 
 
-class _Found(NamedTuple):
-    """A score of both networks, and the limits of its change."""
-
-    n: int
-    before: float
-    after: float
-    limits: Limits
-    p_value: float
-
-
 def _change(
     score: Score, before: list[Outputs], after: list[Outputs], alpha: float
 ) -> dict[str, Any]:
     """Compare a score of the networks of several seeds in one group."""
     values = [score.value(outputs) for outputs in (*before, *after)]
     units, scale = before[0].units, before[0].range if score.of == "numbers" else 1.0
-    whole = [one for one in values if isinstance(one, Scored)]
-    if whole:
-        found = _of_parts(score, whole, len(units), alpha)
+    parts = [one for one in values if isinstance(one, Scored)]
+    n = len(units)
+    if parts:  # influences, of the networks before and then as many after
+        one, other = np.array([scored.value for scored in parts]).reshape(2, -1).mean(1).tolist()
+        influence = np.array([scored.influence for scored in parts])
+        first, second = influence.reshape(2, -1, influence.shape[-1]).mean(1)
+        limits, p_value = _student(other - one, second - first, parts[0].reach, score.span, alpha)
     else:
-        one, other = np.split(np.array(values), 2)
-        found = _of_samples(score, one, other, units, scale, alpha)
+        whole = np.array(values)
+        asked = ~np.isnan(whole[0])
+        first, second = np.split(whole[:, asked], 2)
+        n, one, other, p_value = int(asked.sum()), np.nan, np.nan, np.nan
+        limits = Limits(np.array(np.nan), np.array(np.nan))
+        if n:
+            one, other = float(first.mean()), float(second.mean())
+            limits, p_value = _of_samples(score, first, second, units[asked], scale, alpha)
     return {
         "score": score.name,
-        "n": found.n,
-        "before": found.before,
-        "after": found.after,
-        "change": found.after - found.before,
-        "low": float(found.limits.low),
-        "high": float(found.limits.high),
-        "p_value": np.nan if score.distance else found.p_value,
+        "n": n,
+        "before": one,
+        "after": other,
+        "change": other - one,
+        "low": float(limits.low),
+        "high": float(limits.high),
+        "p_value": np.nan if score.distance else p_value,
         "scale": scale,
     }
 
 
-def _of_parts(score: Score, values: list[Scored], n: int, alpha: float) -> _Found:
-    """Bound a change by influences, of the networks before and then as many after."""
-    one, other = np.array([scored.value for scored in values]).reshape(2, -1).mean(1).tolist()
-    influence = np.array([scored.influence for scored in values])
-    before, after = influence.reshape(2, -1, influence.shape[-1]).mean(1)
-    limits, p_value = _student(other - one, after - before, values[0].reach, score.span, alpha)
-    return _Found(n, one, other, limits, p_value)
-
-
 def _of_samples(
     score: Score, before: Floats, after: Floats, units: Ints, scale: float, alpha: float
-) -> _Found:
-    asked = ~np.isnan(before[0])
-    before, after, units = before[:, asked], after[:, asked], units[asked]
-    n = int(asked.sum())
-    if not n:
-        nothing = np.array(np.nan)
-        return _Found(0, np.nan, np.nan, Limits(nothing, nothing), np.nan)
-    one, other = float(before.mean()), float(after.mean())
-    apart = None if np.bincount(units).max() == 1 else units
+) -> tuple[Limits, float]:
+    """Limits of the change of a mean over samples, and its p-value."""
+    apart, n = None if np.bincount(units).max() == 1 else units, len(units)
     if score.share:
         low, high = change_limits(
             changes(before, after, np.zeros(n, int), 1, units=apart), alpha / 2
         )
         totals, _ = unit_totals((after - before).sum(0), apart)
-        p_value = exchange_p_value(np.rint(totals).astype(int))
-        return _Found(n, one, other, Limits(low[0], high[0]), p_value)
+        return Limits(low[0], high[0]), exchange_p_value(np.rint(totals).astype(int))
     change = (after - before).mean(0)
     parts, sizes = unit_totals(change - change.mean(), apart)
     low_high = np.multiply(score.span, scale)
     reach = float(np.ptp(low_high)) * float((sizes**2).sum()) / n**2
-    limits, p_value = _student(float(change.mean()), parts / n, reach, low_high, alpha)
-    return _Found(n, one, other, limits, p_value)
+    return _student(float(change.mean()), parts / n, reach, low_high, alpha)
 
 
 def _student(

@@ -31,8 +31,8 @@ from scipy.stats import norm
 
 from quantskew.errors import UserError
 from quantskew.fairness.gaps import against_rest_limits, rest_rates
-from quantskew.fairness.limits import change_limits, unit_totals
-from quantskew.fairness.metrics import Bools, Floats, Ints
+from quantskew.fairness.limits import Changes, change_limits, unit_totals
+from quantskew.fairness.metrics import Bools, Floats, Ints, numbered
 from quantskew.fairness.paired import exchange_p_value
 from quantskew.fairness.verdicts import false_discovery_rate, p_value_of_limits, verdicts
 
@@ -110,7 +110,7 @@ def find_slices(
     """
     labels = np.asarray(labels)
     networks = [np.atleast_2d(answers) == labels for answers in (before, after)]
-    of_unit = np.arange(len(labels)) if units is None else pd.factorize(np.asarray(units))[0]
+    of_unit = np.arange(len(labels)) if units is None else numbered(units)
     shapes = {one.shape for one in networks}
     if len(shapes) > 1 or not len(features) == len(labels) == len(of_unit):
         raise SliceError(
@@ -121,12 +121,12 @@ def find_slices(
         features = features.assign(label=labels)
     items = describe(features, bins)
     searched = _half(of_unit, seed)
-    right = _Right(networks[0], networks[1], of_unit)
     candidates = _candidates(items, searched, of_unit, minimum)
-    chosen = _search(candidates, right.part(searched).change.mean(0), searched, most)
-    tested = right.part(~searched)
+    right, still = (one.astype(np.int64) for one in networks)
+    chosen = _search(candidates, (still - right)[:, searched].mean(0), searched, most)
+    tested = right[:, ~searched], still[:, ~searched], of_unit[~searched]
     rows = pd.DataFrame(
-        [{"slice": one.text, **_test(one.mask[~searched], tested, alpha)} for one in chosen],
+        [{"slice": one.text, **_test(one.mask[~searched], *tested, alpha)} for one in chosen],
         columns=[name for name in COLUMNS if name not in ("fdr", "verdict")],
     )
     fdr = _adjusted(rows["p_value"].to_numpy(float))
@@ -158,25 +158,21 @@ def describe(features: pd.DataFrame, bins: int = 4) -> list[Slice]:
         When no column divides the samples.
     """
     items = []
-    for name in map(str, features):
-        values = features[name]
+    for name, values in features.items():
         numeric = is_numeric_dtype(values) and not is_bool_dtype(values)
         if numeric and values.nunique() > bins and name != "label":
             codes, edges = pd.qcut(values, bins, labels=False, retbins=True, duplicates="drop")
-            words = {
-                code: f"{name} {low:.2g} to {high:.2g}"
-                for code, (low, high) in enumerate(pairwise(edges))
-            }
+            shown = _told_apart(edges)
+            words = {code: f"{name} {a} to {b}" for code, (a, b) in enumerate(pairwise(shown))}
         else:
             codes, names = pd.factorize(values)
-            codes = pd.Series(codes).replace(-1, np.nan)
             words = {code: f"{name} {value}" for code, value in enumerate(names)}
             if len(words) > _MANY and name != "label":
                 continue
         masks = [(text, np.asarray(codes == code)) for code, text in words.items()]
         masks.append((f"{name} unknown", np.asarray(values.isna())))
         items += [
-            Slice(text, (name,), mask) for text, mask in masks if mask.any() and not mask.all()
+            Slice(text, (str(name),), mask) for text, mask in masks if mask.any() and not mask.all()
         ]
     if not items:
         raise SliceError(
@@ -186,26 +182,17 @@ def describe(features: pd.DataFrame, bins: int = 4) -> list[Slice]:
     return items
 
 
+def _told_apart(edges: Floats) -> list[str]:
+    """Write rising numbers with two digits, or as many more as tell them apart."""
+    texts = ([f"{edge:.{digits}g}" for edge in edges] for digits in range(2, 18))
+    return next(written for written in texts if len({*written}) == len(edges))
+
+
 def _half(units: Ints, seed: int) -> Bools:
     """Draw half of the units; mark their samples."""
     count = int(units.max()) + 1
     drawn = np.random.default_rng(seed).permutation(count) < count // 2
     return np.asarray(drawn[units])
-
-
-class _Right(NamedTuple):
-    """Whether the networks are right, (S, n) each, and the unit of each sample."""
-
-    before: Bools
-    after: Bools
-    units: Ints
-
-    def part(self, mask: Bools) -> "_Right":
-        return _Right(self.before[:, mask], self.after[:, mask], self.units[mask])
-
-    @property
-    def change(self) -> Ints:
-        return self.after.astype(np.int64) - self.before
 
 
 def _candidates(items: list[Slice], searched: Bools, units: Ints, minimum: int) -> list[Slice]:
@@ -234,10 +221,7 @@ def _candidates(items: list[Slice], searched: Bools, units: Ints, minimum: int) 
 def _search(candidates: list[Slice], change: Floats, searched: Bools, most: int) -> list[Slice]:
     """Choose the slices that most surely lose more than the rest, of the searched half.
 
-    Parameters
-    ----------
-    change
-        (n searched,) of each sample, mean over seeds.
+    ``change`` (n searched,) is that of each sample, mean over seeds.
     """
     if not candidates:
         return []
@@ -281,15 +265,17 @@ def _adjusted(p_values: Floats) -> Floats:
     return false_discovery_rate(np.minimum(weighted, 1))
 
 
-def _test(inside: Bools, right: _Right, alpha: float) -> dict[str, float]:
-    """Test that a slice loses, and that it loses more than the rest."""
-    rates = rest_rates(
-        right.before, right.after, np.where(inside, 0, 1), 1,
-        units=None if len(np.unique(right.units)) == inside.size else right.units,
-    ).changes  # fmt: skip
-    own = type(rates)(*(field[:, 0] for field in rates))
+def _test(inside: Bools, before: Ints, after: Ints, units: Ints, alpha: float) -> dict[str, float]:
+    """Test that a slice loses, and that it loses more than the rest.
+
+    ``before`` and ``after`` (S, n) say whether the networks are right.
+    """
+    alone = len(np.unique(units)) == inside.size
+    codes = np.where(inside, 0, 1)
+    rates = rest_rates(before, after, codes, 1, units=None if alone else units).changes
+    own = Changes(*(field[:, 0] for field in rates))
     change, rest = rates.value[0]
-    total, _ = unit_totals(right.change[:, inside].sum(0), right.units[inside])
+    total, _ = unit_totals((after - before)[:, inside].sum(0), units[inside])
     loses = exchange_p_value(np.rint(total).astype(np.int64)) / 2 if total.sum() < 0 else 1.0
     more = 1.0
     if change < rest:
@@ -297,8 +283,8 @@ def _test(inside: Bools, right: _Right, alpha: float) -> dict[str, float]:
     low, high = change_limits(own, alpha / 2)
     return {
         "n": int(inside.sum()),
-        "before": float(right.before[:, inside].mean()),
-        "after": float(right.after[:, inside].mean()),
+        "before": float(before[:, inside].mean()),
+        "after": float(after[:, inside].mean()),
         "change": float(change),
         "low": float(low[0]),
         "high": float(high[0]),
