@@ -91,6 +91,7 @@ class Project(Repository):
         params["training"] |= {"epochs": 2}
         params["qat"] |= {"epochs": 1}
         params["statistics"] |= {"draws": 100}
+        params["compute"] |= {"where": "here"}  # the other core tests, too
         retrained = {"recipe": {"sampling": "balanced", "loss": "weighted"}}
         params["mitigations"] |= {"uo_wcr": retrained}
         params |= changes

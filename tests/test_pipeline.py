@@ -228,7 +228,7 @@ def test_a_wrong_parameter_stops_before_any_work(project, change):
 
 
 def test_a_study_killed_in_two_stages_goes_on_and_gives_the_same_bytes(project, tmp_path):
-    other = Project(tmp_path)
+    other = Project(tmp_path, compute={"where": "processes"})
     cells, baselines = other.folder / ".cells", other.folder / "data/baselines"
 
     def finished() -> dict[Path, int]:
@@ -247,7 +247,7 @@ def test_a_study_killed_in_two_stages_goes_on_and_gives_the_same_bytes(project, 
 
 
 def test_where_cells_run_is_no_dependency_of_any_stage(project):
-    result = project.dvc("exp", "run", "-S", "compute.where=here", "-S", "compute.workers=2")
+    result = project.dvc("exp", "run", "-S", "compute.where=processes", "-S", "compute.workers=2")
     text = result.stdout + result.stderr
     assert re.findall("Running stage '(.*)'", text) == ["inputs"]
     project.git("checkout", "-q", ".")
