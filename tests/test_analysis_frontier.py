@@ -92,6 +92,7 @@ def test_a_choice_of_channels_is_compared_with_its_shuffled_control():
     unit = {"kind": "salient_channel", "share": 0.1}
     policies = [{"kind": "importance", "unit": unit | {"shuffle": s}} for s in (False, True)]
     parts = {"ptq": {}, "kept": {"policy": policies[0]}, "dealt": {"policy": policies[1]}}
+    parts["dealt"] |= {"about": "the control", "bits": [4]}  # which do not part it from its method
     methods = {name: Method.model_validate(given).model_dump() for name, given in parts.items()}
     study = STUDY.model_copy(update={"methods": methods})
     points = [Point("d", "m", name, 4) for name in parts]

@@ -28,7 +28,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from quantskew import tables
-from quantskew.analysis.study import Statistics, Study, part
+from quantskew.analysis.study import Statistics, Study, acting, part
 from quantskew.data.groups import Grouping, Groups, groupings, unit_codes
 from quantskew.data.people import read_people
 from quantskew.fairness.bounds import Pair
@@ -173,7 +173,8 @@ def references(
 
 def _shuffled(study: Study, name: str) -> list[str]:
     """Names of the controls of a method: alike, but for widths or groups dealt at random."""
-    methods, controls = study.all_methods(), []
+    methods = {other: acting(method) for other, method in study.all_methods().items()}
+    controls = []
     for path in (("policy", "unit"), ("weights", "rounding", "weighting")):
         control = copy.deepcopy(methods.get(name, {}))
         dealt = part(control, *path)

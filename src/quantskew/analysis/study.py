@@ -111,6 +111,11 @@ class Study(Section):
         return self.groups.by.get(dataset) or ("label",)
 
 
+def acting(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts of a method that act on a network: neither its description nor where it is run."""
+    return {name: part for name, part in method.items() if name not in ("about", "bits")}
+
+
 def part(method: Any, *path: str) -> Any:
     """What a method says of one of its parts; None where it says nothing of it.
 
