@@ -11,6 +11,7 @@ from quantskew.analysis.frontier import frontier, judged, recommendations
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Targets
 from quantskew.data.groups import Grouping
+from quantskew.fairness.certificate import certified_losses
 from quantskew.names import Point
 from quantskew.params import load
 from quantskew.quantization.method import Method
@@ -171,6 +172,22 @@ def test_without_a_large_group_nothing_is_recommended(studied):
     unknown = frames.certificates.assign(bound=np.nan)
     rows = frontier(nobody, sizes, frames.levels, unknown, STUDY)
     assert "no digit group has the 30 test samples" in recommendations(rows, STUDY)[0]
+
+
+def test_what_could_be_certified_at_best_counts_units_where_there_are_any(studied):
+    predictions, sampled, frames, sizes = studied
+    correct = {p: answers == predictions.labels for p, answers in predictions.predicted.items()}
+    units = np.arange(len(CODES)) // 5
+    of_people = sample(correct, DIVISION, np.array([300, 200]), STUDY.statistics, units)
+    floors = [
+        frontier(one, sizes, frames.levels, frames.certificates, STUDY)["floor"].iloc[0]
+        for one in (sampled, of_people)
+    ]
+    alone = np.ones(len(CODES), bool)
+    bounds = certified_losses(
+        alone, alone, CODES, counted=DIVISION.counted, alpha=0.05, units=units
+    )
+    assert floors[1] == bounds.max() > 2 * floors[0]
 
 
 def test_an_unknown_bound_meets_no_target():

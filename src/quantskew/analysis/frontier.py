@@ -7,7 +7,7 @@ import pandas as pd
 
 from quantskew.analysis.sampled import Sampled
 from quantskew.analysis.study import Study
-from quantskew.fairness.certificate import certificate
+from quantskew.fairness.certificate import certified_losses
 from quantskew.fairness.frontier import frontier_probability, on_frontier
 from quantskew.fairness.gaps import gap_limits
 from quantskew.fairness.limits import Shares
@@ -80,9 +80,13 @@ def _largest_loss(sampled: Sampled, points: list[Point]) -> list[float]:
 
 
 def _floor(sampled: Sampled, alpha: float) -> float:
-    nothing = np.zeros_like(sampled.sizes)
-    counted = sampled.division.counted
-    return certificate(nothing, nothing, sampled.sizes, counted=counted, alpha=alpha).bound
+    """Return the largest certified loss of a network of which no answer changes."""
+    _, codes, _, counted = sampled.division
+    right = np.ones(len(codes), bool)
+    bounds = certified_losses(
+        right, right, codes, counted=counted, alpha=alpha, units=sampled.units
+    )
+    return float(bounds[counted].max()) if counted.any() else np.nan
 
 
 def judged(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -135,7 +139,8 @@ def shipped(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
     rows = []
     for place, part in joined.groupby(list(POINT), sort=False):
         groups = by_group.merge(part[["dataset", "model", "seed", "method", "bits"]])
-        gaps, highs = zip(*(_gap(own, study) for _, own in groups.groupby("seed")), strict=True)
+        gaps = [_gap(own, study) for _, own in groups.groupby("seed")] or [(np.nan, np.nan)]
+        gap, high = np.transpose(gaps)
         bound = groups["bound"]
         rows.append(
             dict(zip(POINT, place, strict=True))
@@ -146,11 +151,11 @@ def shipped(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
                 "fp32": part["parent_accuracy"].mean(),
                 "loss": (groups["fp32"] - groups["accuracy"]).max(),
                 "loss_bound": bound.max() if bound.notna().all() else np.nan,
-                "fvo": np.mean(gaps),
-                "fvo_high": np.max(highs),
+                "fvo": gap.mean(),
+                "fvo_high": high.max(),
                 "plain": (part["base"] == BASELINE).all(),
             }
-        ) if len(groups) else None
+        )
     made = pd.DataFrame(rows, columns=[*columns, "plain"])
     if made.empty:
         return made[columns]
@@ -161,12 +166,19 @@ def shipped(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
 
 
 def _gap(groups: pd.DataFrame, study: Study) -> tuple[float, float]:
-    """Largest gap between the groups of a file, and its upper limit; NaN without two groups."""
+    """Largest gap between the groups of a file, and its upper limit.
+
+    Both are NaN without two groups, and so is the limit where several samples come from one unit,
+    because the counts of samples then bound nothing.
+    """
     if len(groups) < 2:
         return np.nan, np.nan
+    gap = float(np.ptp(groups["accuracy"]))
+    if study.unit_of(groups["dataset"].iloc[0]):
+        return gap, np.nan
     own = Shares(groups[["accuracy"]].to_numpy().T, groups[["n"]].to_numpy(float).T)
     high = gap_limits(own, np.ones(len(groups), bool), study.statistics.alpha / 2).high
-    return float(np.ptp(groups["accuracy"])), float(high)
+    return gap, float(high)
 
 
 def files_first(placed: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:

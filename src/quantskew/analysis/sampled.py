@@ -28,6 +28,7 @@ class Sampled(NamedTuple):
     overall: Floats  # (1 + B, P, S) over all samples, those of no group included
     division: Grouping
     train_sizes: Ints  # (G,) training samples of each group
+    units: Ints | None = None  # (n,) who each sample comes from; None where each is its own
 
     @property
     def sizes(self) -> Ints:
@@ -77,4 +78,4 @@ def sample(
         np.concatenate([value(counts) for counts in drawn])
         for value in (catalogue.accuracy, catalogue.overall)
     )
-    return Sampled(points, accuracy, whole, division, train_sizes)
+    return Sampled(points, accuracy, whole, division, train_sizes, units)

@@ -84,7 +84,7 @@ def _of_point(
     return {**place, "ships": False}, _decided(
         place, groups, frames, study,
         note="simulated" if simulated else "",
-        more=_by_seed(frames.get("certificates"), place, study),
+        more=_by_seed(frames.get("certificates"), place, groups, study),
         accuracy=_accuracy(frames["levels"], place),
         size=told,
         recommended=len(at) > 0 and bool(at["recommended"].iloc[0]) and not shipped_here,
@@ -155,10 +155,12 @@ def _judged_file(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     if len(rows) and study.unit_of(rows["dataset"].iloc[0]):
         low = high_all = np.full(len(rows), np.nan)
         choices, words = [(rows["bound"] <= margin).to_numpy()], [EQUIVALENT]
-    most = np.zeros(len(rows), bool)
-    for place in rows.groupby(["seed", "attribute"]).indices.values():
-        own = Changes(*(part[place] for part in change))
-        most[place] = may_lose_most(own, np.ones(len(place), bool), alpha)
+        most = np.ones(len(rows), bool)
+    else:
+        most = np.zeros(len(rows), bool)
+        for place in rows.groupby(["seed", "attribute"]).indices.values():
+            own = Changes(*(part[place] for part in change))
+            most[place] = may_lose_most(own, np.ones(len(place), bool), alpha)
     return rows.assign(
         change=change.value, low=low, high_all=high_all, may_lose_most=most,
         verdict=np.select(choices, words, CANNOT_TELL),
@@ -236,14 +238,16 @@ def _priced(rows: pd.DataFrame, start: str) -> str:
     return f"{told}, for {number(best['training'])} × the training of fp32"
 
 
-def _by_seed(certificates: pd.DataFrame | None, place: Place, study: Study) -> str:
+def _by_seed(
+    certificates: pd.DataFrame | None, place: Place, groups: pd.DataFrame, study: Study
+) -> str:
     if certificates is None or certificates.empty:
         return ""
-    first = study.groups_of(place["dataset"])[0]
+    where = place | {"attribute": study.groups_of(place["dataset"])[0]}
+    judged = groups.loc[groups["counted"].astype(bool) & (groups["attribute"] == where["attribute"])]
     rows = certificates[
-        np.logical_and.reduce([certificates[name] == place[name] for name in POINT])
-        & (certificates["attribute"] == first)
-        & (certificates["n"] >= study.groups.minimum)
+        np.logical_and.reduce([certificates[name] == value for name, value in where.items()])
+        & certificates["group"].isin(judged["group"])
     ]
     if rows["seed"].nunique() < 2:
         return ""

@@ -405,6 +405,7 @@ def _flips(frames: Frames, study: Study) -> Iterator[Table]:
     rows = rows[rows["method"] == study.reference]
     if rows.empty:
         return
+    rows = rows.sort_values("flips", ascending=False, kind="stable")
     counts = (
         rows.assign(lost=rows["label"] == rows["before"])
         .groupby(["dataset", "model", "bits"], as_index=False)
