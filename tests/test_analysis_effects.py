@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
 from quantskew.analysis import answer
@@ -119,6 +120,35 @@ def test_where_nothing_changed_more_images_would_show_that_it_is_within_the_marg
         if row["verdict"] == "cannot tell":
             assert row["decide"] == np.ceil(n * (row["high"] / 0.02) ** 2 - 1e-9)
     assert found.loc[["a", "tiny"], "verdict"].tolist() == ["equivalent", "cannot tell"]
+
+
+def test_so_many_images_bring_a_change_to_the_share_of_alpha_that_is_its_own():
+    """One of 40 groups loses 6 of 200, and nothing else changes."""
+    labels, codes = np.ones(8000, int), np.repeat(np.arange(40), 200)
+    before = np.tile(np.arange(200) >= 20, 40).astype(int)[None]
+    after = before.copy()
+    after[0, 20:26] = 0
+    division = Grouping("race", codes, [f"g{i}" for i in range(40)], np.ones(40, bool))
+    given = {FP32: before, INT4: after}
+    found = analyze(Predictions(labels, 2, [0], given), [division], STUDY).effects
+    row = found.query("metric == 'accuracy' and group == 'g0'").iloc[0]
+    assert (row["p_value"], row["verdict"]) == (pytest.approx(2 * 0.5**6), "cannot tell")
+    assert row["high"] < 0
+    z = norm.isf(row["p_value"] / 2) * np.sqrt(row["decide"] / 200)
+    adjusted = 2 * norm.sf(z) * row["fdr"] / row["p_value"]
+    assert adjusted == pytest.approx(0.05, rel=0.05)
+    assert row["decide"] < 1000
+
+
+def test_of_tables_with_the_same_width_each_has_its_numbers():
+    rows = pd.DataFrame(
+        {"dataset": "d", "model": "m", "method": ["a", "b", "b"], "bits": [4, 4, 8],
+         "groups_harmed": [1, 2, 3]}
+    )  # fmt: skip
+    rows = rows.assign(accuracy_change=-0.1, fvo_change=np.nan, most_harmed_change=np.nan)
+    found = answer.metrics(rows, NO_REMEDIES)["d"]["m"]
+    harmed = {name: numbers["harmed"] for name, numbers in found.items()}
+    assert harmed == {"a int4": 1, "b int4": 2, "int8": 3}
 
 
 def test_headline_outcomes_are_one_family_and_the_rest_is_exploratory(frames):

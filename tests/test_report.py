@@ -164,6 +164,18 @@ def test_what_ships_is_recommended_and_what_is_simulated_is_not():
         "Ship m as int8_random: accuracy 89.9 % (fp32 90.0 %); no group loses over 2 points, "
         "certified."
     )
+    # of a width that the reference does not keep, another variant is what ships
+    other = placed().iloc[2:].assign(method="static", loss_bound=0.01, recommended=True)
+    variants = pd.concat([placed().assign(recommended=False), other])
+    static = {"method": "static", "bits": 4, "group": "all", "metric": "overall", "value": 0.88}
+    levels = pd.concat([frames["levels"], pd.DataFrame([{"dataset": "d", "model": "m", **static}])])
+    study = study.model_copy(update={"methods": study.methods | {"static": {}}})
+    found = frames | {"frontier": variants, "levels": levels}
+    rows = decision.decisions(found, study)
+    assert decision.sentence(rows, found, study) == (
+        "Ship m as static int4 (simulated): accuracy 88.0 % (fp32 93.2 %); no group loses over 2 "
+        "points, certified."
+    )
     poor = shipping(lost=(400, 1))
     rows = decision.decisions(frames | poor, study)
     assert not any(row.recommended for row in rows)
@@ -697,6 +709,11 @@ def test_every_metric_of_every_grouping_is_listed_where_it_has_a_meaning():
     assert odds["int4_verdict"] == "worse"
     assert rows["fp32"].notna().tolist() == [True, False, True, False, False]
     assert every_metric(levels, effects[:0], STUDY).empty
+    unknown = effects.replace({"method": {"ptq": "phone", "qat": "camera"}})  # of one width, both
+    rows = every_metric(levels, unknown, STUDY)
+    assert [name for name in rows if name.endswith("change")] == [
+        "int8_change", "phone int4_change", "camera int4_change",
+    ]  # fmt: skip
 
 
 def test_without_its_script_the_page_has_all_rows_and_no_pager(page):

@@ -5,9 +5,9 @@ import pandas as pd
 
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import groups_named, points
-from quantskew.analysis.views import judged
+from quantskew.analysis.views import judged, states
 from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, UNDEFINED, WORSE
-from quantskew.names import UNKNOWN_WIDTH, WHOLE, state_name, width_name
+from quantskew.names import UNKNOWN_WIDTH, WHOLE, width_name
 from quantskew.schemas import POINT
 
 
@@ -98,9 +98,9 @@ def metrics(
     costs = cheapest.set_index(["dataset", "model", "bits"])[["excess", "training"]]
     result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     joined = rows.join(costs, on=["dataset", "model", "bits"])
-    for row in joined.to_dict("records"):
+    for state, row in zip(states(rows), joined.to_dict("records"), strict=True):
         place = result.setdefault(row["dataset"], {}).setdefault(row["model"], {})
-        place[state_name(row["method"], row["bits"])] = {
+        place[state] = {
             short: round(factor * row[name], 2) + 0
             for name, (short, factor) in SUMMARY.items()
             if not pd.isna(row[name])

@@ -323,9 +323,10 @@ def _judged(effects: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
         effects["low"], effects["high"], settings.margin,
         p_value=p_value, alpha=settings.alpha, higher_is_better=better_is_higher,
     )  # fmt: skip
-    # an interval that has decided waits for its adjusted test, and that for the ratio of their z
+    # an interval that has decided waits for its own p to fall to the share of alpha that is its own
     apart = (effects["low"] > 0) | (effects["high"] < 0)
-    ratio = norm.isf(settings.alpha / 2) / np.maximum(norm.isf(p_value / 2), 1e-9)
+    own = effects["p_value"].astype(float)
+    ratio = norm.isf(settings.alpha * own / p_value / 2) / np.maximum(norm.isf(own / 2), 1e-9)
     images = np.where(apart, np.ceil(effects["n"] * ratio**2), effects["decide"])
     decide = np.where(effects["about"] == METHOD, effects["decide"], images)
     by_class = effects["metric"].map(lambda name: find(name).by_class)

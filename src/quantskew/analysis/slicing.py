@@ -50,7 +50,9 @@ def slices_of_study(
         When there is no such data set, model or variant, with those there are.
     """
     model = one_of("model", model, study.models)
-    dataset = one_of("dataset", study.answers.get(model, dataset), study.datasets)
+    dataset = one_of("dataset", dataset or study.answers.get(model), study.datasets)
+    if study.answers.get(model, dataset) != dataset:
+        raise UserError(f"{model} answers {study.answers[model]}, and not {dataset}")
     wanted = variant or f"{study.reference}-{min(study.bits)}bit"
     stages, answering = origin(model, study.answers)
     stored = stored_variants(dataset, model, stages)

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from quantskew.analysis.study import Study
-from quantskew.names import BASELINE, UNKNOWN_WIDTH, WHOLE, width_name
+from quantskew.names import BASELINE, UNKNOWN_WIDTH, WHOLE, state_name, width_name
 from quantskew.schemas import POINT
 
 _PLACE = ["dataset", "model", "bits"]
@@ -27,6 +27,13 @@ def panel(rows: pd.DataFrame) -> pd.DataFrame:
         panel=rows["dataset"] + " · " + rows["model"],
         width=rows["bits"].map(width_name).astype(str),  # an empty column would not be text
     )
+
+
+def states(rows: pd.DataFrame) -> "pd.Series[str]":
+    """Name the state of each row; after its method where several of a network have that width."""
+    names = pd.Series([*map(state_name, rows["method"], rows["bits"])], rows.index, dtype=str)
+    several = rows.groupby(_PLACE)["method"].transform("nunique") > 1
+    return names.where(~several | (names == rows["method"]), rows["method"] + " " + names)
 
 
 def judged(effects: pd.DataFrame, study: Study) -> pd.DataFrame:

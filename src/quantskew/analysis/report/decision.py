@@ -79,11 +79,10 @@ def _of_point(
     if at["bytes"].notna().any():  # it is not known where there are answers alone
         share = at["bytes"].iloc[0] / network.loc[network["method"] == BASELINE, "bytes"]
         told = size(at["bytes"].iloc[0]) + "".join(f" ({100 * x:.0f} % of fp32)" for x in share)
-    simulated = place["method"] in study.all_methods() and place["model"] not in study.answers
     shipped_here = not files.empty and _same_network(files, place).any()
     return {**place, "ships": False}, _decided(
         place, groups, frames, study,
-        note="simulated" if simulated else "",
+        note="simulated" if _simulated(place, study) else "",
         more=_by_seed(frames.get("certificates"), place, groups, study),
         accuracy=_accuracy(frames["levels"], place),
         size=told,
@@ -102,7 +101,7 @@ def _of_file(
         note="the file that ships",
         more="" if np.isnan(bound) else
         f"certificate: no group loses more than {100 * bound:.1f} points",
-        accuracy=f"{percent(at['accuracy'])} (fp32 {percent(at['fp32'])})",
+        accuracy=_against(at["accuracy"], at["fp32"]),
         size=f"{size(at['bytes'])} ({100 * at['share']:.0f} % of fp32)",
         recommended=bool(at["recommended"]),
     )  # fmt: skip
@@ -188,13 +187,21 @@ def _same_network(rows: pd.DataFrame, place: Mapping[str, object]) -> "pd.Series
     return (rows["dataset"] == place["dataset"]) & (rows["model"] == place["model"])
 
 
+def _against(accuracy: float, fp32: float) -> str:
+    return f"{percent(accuracy)} (fp32 {percent(fp32)})"
+
+
+def _simulated(place: Place, study: Study) -> bool:
+    return place["method"] in study.all_methods() and place["model"] not in study.answers
+
+
 def _accuracy(levels: pd.DataFrame, place: Mapping[str, object]) -> str:
     rows = levels[(levels["metric"] == "overall") & _same_network(levels, place)]
     rows = rows.drop_duplicates(["method", "bits"]).set_index(["method", "bits"])["value"]
     own, base = rows.get((place["method"], place["bits"])), rows.xs(BASELINE, level="method")
     if own is None or base.empty:
         return ""
-    return f"{percent(own)} (fp32 {percent(base.iloc[0])})"
+    return _against(own, base.iloc[0])
 
 
 def _helps(place: Place, verdict: str, frames: Frames, study: Study) -> str:
@@ -244,7 +251,9 @@ def _by_seed(
     if certificates is None or certificates.empty:
         return ""
     where = place | {"attribute": study.groups_of(place["dataset"])[0]}
-    judged = groups.loc[groups["counted"].astype(bool) & (groups["attribute"] == where["attribute"])]
+    judged = groups.loc[
+        groups["counted"].astype(bool) & (groups["attribute"] == where["attribute"])
+    ]
     rows = certificates[
         np.logical_and.reduce([certificates[name] == value for name, value in where.items()])
         & certificates["group"].isin(judged["group"])
@@ -267,8 +276,9 @@ def sentence(rows: Sequence[Decision], frames: Frames, study: Study) -> str:
     if len(told.split()) <= LONGEST:
         return told
     networks = list(dict.fromkeys((row.dataset, row.model) for row in rows))
-    able = [pair for pair in networks if any(r[:2] == pair and r.recommended for r in rows)]
     if "frontier" in frames:
+        files = shipped(frames, study)
+        able = [n for n in networks if _advised(frames, files, n)["recommended"].any()]
         return (
             f"{len(able)} of {len(networks)} networks can ship within the target; the table says "
             "which file, who is worst off, and what helps."
@@ -280,6 +290,14 @@ def sentence(rows: Sequence[Decision], frames: Frames, study: Study) -> str:
     ) + "."  # fmt: skip
 
 
+def _advised(frames: Frames, files: pd.DataFrame, network: tuple[str, str]) -> pd.DataFrame:
+    """Files of a network, because they are what ships, or else its variants."""
+    place = dict(zip(("dataset", "model"), network, strict=True))
+    own, placed = files[_same_network(files, place)], frames["frontier"]
+    made = placed[_same_network(placed, place) & (placed["method"] != BASELINE)]
+    return own if len(own) else made
+
+
 def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator[str]:
     if "frontier" not in frames:
         yield from _by_verdict(rows, study)
@@ -289,21 +307,17 @@ def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator
     none: list[str] = []
     chosen_as: dict[str, list[tuple[str, str]]] = {}  # networks and their accuracy, by what ships
     for dataset, model in dict.fromkeys((row.dataset, row.model) for row in rows):
-        chosen = [r for r in rows if r.recommended and r[:2] == (dataset, model)]
         name = model if len(study.datasets) == 1 else f"{model} on {dataset}"
-        if chosen:
-            row = chosen[0]
-            what = (
-                row.method if row.note != "simulated" else f"{row.method} {row.width} (simulated)"
-            )
-            chosen_as.setdefault(what, []).append((name, row.accuracy))
+        made = _advised(frames, files, (dataset, model))
+        for place in made[made["recommended"]].to_dict("records"):
+            what, accuracy = place["method"], _accuracy(frames["levels"], place)
+            if "fp32" in place:
+                accuracy = _against(place["accuracy"], place["fp32"])
+            elif _simulated(place, study):
+                what += f" {state_name(place['method'], place['bits'])} (simulated)"
+            chosen_as.setdefault(what, []).append((name, accuracy))
+        if made["recommended"].any():
             continue
-        made = files[(files["dataset"] == dataset) & (files["model"] == model)]
-        if made.empty:
-            made = frames["frontier"][
-                _same_network(frames["frontier"], {"dataset": dataset, "model": model})
-            ]
-            made = made[made["method"] != BASELINE]
         bounds = made["loss_bound"].dropna()
         best = f"to {100 * bounds.min():.1f}" if len(bounds) else "to no number"
         none.append(f"{name}'s{' best is certified' if not none else ''} {best}")

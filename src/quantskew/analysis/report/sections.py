@@ -27,7 +27,7 @@ from quantskew.analysis.report.tables import (
 from quantskew.analysis.report.words import methods_described
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import number, points
-from quantskew.analysis.views import first_groupings, judged
+from quantskew.analysis.views import first_groupings, judged, states
 from quantskew.data.people import People
 from quantskew.fairness.catalogue import CATALOGUE
 from quantskew.fairness.verdicts import CANNOT_TELL, EQUIVALENT
@@ -255,12 +255,12 @@ def every_metric(levels: pd.DataFrame, effects: pd.DataFrame, study: Study) -> p
     """
     key = ["dataset", "model", "attribute", "metric"]
     effects = judged(effects[effects["group"] == WHOLE], study)
-    state = [*map(state_name, effects["method"], effects["bits"])]
     start = levels[(levels["group"] == WHOLE) & (levels["method"] == BASELINE)].set_index(key)
     rows = effects[key].drop_duplicates().set_index(key)
     rows[BASELINE] = start["value"].reindex(rows.index)
-    states = effects.assign(state=state).sort_values("bits", ascending=False, kind="stable")
-    for name, part in states.groupby("state", sort=False):
+    effects = effects.assign(state=states(effects))
+    effects = effects.sort_values("bits", ascending=False, kind="stable")
+    for name, part in effects.groupby("state", sort=False):
         at = part.set_index(key)
         rows[f"{name}_change"] = at["change"]
         rows[f"{name}_verdict"] = at["verdict"].reindex(rows.index, fill_value="")
