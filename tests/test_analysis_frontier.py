@@ -166,6 +166,20 @@ def test_a_test_set_too_small_for_the_target_is_named(studied):
     assert "without that certainty: good at int8" in text
 
 
+def test_of_answers_whose_files_are_not_known_no_size_is_spoken_of(studied):
+    _, sampled, frames, sizes = studied
+    told = []
+    for loss in (0.001, 0.05):
+        study = aiming(worst_group_loss=loss)
+        unknown = dict.fromkeys(sizes, np.nan)
+        rows = frontier(sampled, unknown, frames.levels, frames.certificates, study)
+        told += recommendations(rows, study)
+    assert "Closest is good at int8" in told[0]
+    assert "On target by what was observed, without that certainty: good at int8" in told[0]
+    assert "ship good at int8" in told[1]
+    assert not any("nan" in text or "bytes" in text for text in told)
+
+
 def test_without_a_large_group_nothing_is_recommended(studied):
     _, sampled, frames, sizes = studied
     nobody = sampled._replace(division=DIVISION._replace(counted=np.array([False, False])))

@@ -97,13 +97,18 @@ def judged(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
         over.append(np.maximum(0.0, rows["fvo_high"] - targets.fvo))
     # a bound that is not known is not met
     excess = np.max(over, axis=0)
-    small = True if targets.bytes is None else rows["bytes"] <= targets.bytes
-    meets = (excess == 0) & small
+    meets = (excess == 0) & small_enough(rows, study)
     order = ["width", "trained", "bytes", "accuracy"]
     width = rows["bits"].replace(UNKNOWN_WIDTH, FULL_PRECISION - 1)  # after what is known narrower
     ranked = rows.assign(width=width, trained=rows["method"].map(study.retrained))[meets]
     best = ranked.sort_values(order, ascending=[True, True, True, False]).index[:1]
     return rows.assign(excess=excess, meets=meets, recommended=rows.index.isin(best))
+
+
+def small_enough(rows: pd.DataFrame, study: Study) -> "pd.Series[bool]":
+    """Whether a file is within the target; where there is one, its size has to be known."""
+    most = study.targets.bytes
+    return pd.Series(True, rows.index) if most is None else rows["bytes"] <= most
 
 
 def shipped(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
@@ -237,14 +242,15 @@ def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str
         first = f"the narrowest of {number} {what}s{ties}"
         among = first if number > 1 else f"the only {what}"
         parent = row.get("fp32", base["accuracy"])
+        share = 100 * row.get("share", row["bytes"] / base["bytes"])
         return (
-            f"ship {_named(row, what)}, {among} for which {wanted}: {row['bytes']:,.0f} bytes "
-            f"({100 * row.get('share', row['bytes'] / base['bytes']):.0f} % of fp32), accuracy "
-            f"{100 * row['accuracy']:.1f} % (fp32 {100 * parent:.1f} %), {_fvo(row)}loss of a "
-            f"group at most {100 * row['loss_bound']:.1f} points."
+            f"ship {_named(row, what)}, {among} for which {wanted}: "
+            f"{_size(row, f' ({share:.0f} % of fp32)')}accuracy {100 * row['accuracy']:.1f} % "
+            f"(fp32 {100 * parent:.1f} %), {_fvo(row)}loss of a group at most "
+            f"{100 * row['loss_bound']:.1f} points."
         )
     told = f"fp32 alone is sure to be within the targets: of no {what} is it certain that {wanted}."
-    fitting = made[made["bytes"] <= (targets.bytes or np.inf)]
+    fitting = made[small_enough(made, study)]
     if fitting["excess"].notna().any():
         row = fitting.loc[fitting["excess"].idxmin()]
         told += (
@@ -262,14 +268,18 @@ def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str
     if targets.fvo is not None:
         likely = likely[likely["fvo"] <= targets.fvo]
     if len(likely):
-        row = likely.loc[likely["bytes"].idxmin()]
+        row = likely.sort_values("bytes", kind="stable").iloc[0]
+        start = "On target" if np.isnan(row["bytes"]) else "Smallest on target"
         told += (
-            f" Smallest on target by what was observed, without that certainty: "
-            f"{_named(row, what)}, {row['bytes']:,.0f} bytes, accuracy "
-            f"{100 * row['accuracy']:.1f} %, {_fvo(row)}largest loss of a group "
-            f"{100 * row['loss']:.1f} points."
+            f" {start} by what was observed, without that certainty: {_named(row, what)}, "
+            f"{_size(row)}accuracy {100 * row['accuracy']:.1f} %, {_fvo(row)}largest loss of a "
+            f"group {100 * row['loss']:.1f} points."
         )
     return told
+
+
+def _size(row: pd.Series, share: str = "") -> str:
+    return "" if np.isnan(row["bytes"]) else f"{row['bytes']:,.0f} bytes{share}, "
 
 
 def _fvo(row: pd.Series) -> str:

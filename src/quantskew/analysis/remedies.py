@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from quantskew.analysis.frontier import small_enough
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import points
 from quantskew.fairness.catalogue import CATALOGUE, find
@@ -66,7 +67,7 @@ def remedies(
     key = [*POINT, "attribute", "metric"]
     levels = levels[levels["metric"].isin(shown)]
     overall = levels[levels["metric"] == "overall"].set_index(key[:-1])["value"]
-    fitting = rows[rows["excess"].notna() & (rows["bytes"] <= (study.targets.bytes or np.inf))]
+    fitting = rows[rows["excess"].notna() & small_enough(rows, study)]
     order = (
         fitting.join(1 - overall.rename("error"), on=key[:-1])
         .assign(remedy=fitting["method"] != study.reference)
