@@ -19,9 +19,10 @@ import copy
 import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -68,15 +69,6 @@ class Predictions(NamedTuple):
     n_classes: int  # of the network: test samples may lack some
     seeds: list[int]
     predicted: dict[Point, np.ndarray]
-
-
-class Options(TypedDict):
-    """How sure a measurement is to be."""
-
-    metrics: list[Metric]
-    draws: int
-    confidence: float
-    rng: np.random.Generator
 
 
 class Frames(NamedTuple):
@@ -159,16 +151,16 @@ def references(
 
     Free remedies are among them on the first grouping alone, where remedies are priced.
     """
+    base = (BASELINE, FULL_PRECISION)
     if point.method == BASELINE:
         return []
     plain = study.reference
     if point.method == plain or point._replace(method=plain) not in points:
-        return [(BASELINE, FULL_PRECISION)]
+        return [base]
     priced = study.retrained(point.method) and grouping == study.groups_of(point.dataset)[0]
     free = study.free_remedies() if priced else []
     beside = [plain, *_shuffled(study, point.method), *free]
-    same_width = [(m, point.bits) for m in beside if point._replace(method=m) in points]
-    return [(BASELINE, FULL_PRECISION), *same_width]
+    return [base, *((m, point.bits) for m in beside if point._replace(method=m) in points)]
 
 
 def _shuffled(study: Study, name: str) -> list[str]:
@@ -293,8 +285,7 @@ def joined(parts: Iterable[Frames], study: Study) -> Frames:
         else pd.DataFrame()
         for kind in zip(*parts, strict=True)
     )
-    effects = _adjusted(effects, study)
-    return Frames(levels, _judged(effects, study.statistics), certificates)
+    return Frames(levels, _judged(_adjusted(effects, study), study.statistics), certificates)
 
 
 def _adjusted(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -365,9 +356,9 @@ def compare(
     rng = np.random.default_rng([settings.seed, zlib.crc32(name.encode())])
     place = {**point._asdict(), "attribute": division.attribute}
     metrics = [one for one in CATALOGUE.values() if settings.parity or not one.by_class]
-    options: Options = {
-        "metrics": metrics, "draws": settings.draws, "confidence": 1 - settings.alpha, "rng": rng
-    }  # fmt: skip
+    measured_by = partial(
+        measure, metrics=metrics, draws=settings.draws, confidence=1 - settings.alpha, rng=rng
+    )
     whole: dict[str, Measured] = {}
     effects, certificates = [], []
     for reference, others in references.items():
@@ -376,7 +367,7 @@ def compare(
             continue
         after, before = networks.at(seeds), others.at(seeds)
         over_seeds = retrained and len(seeds) > 1
-        measured = measure(after.answers, before.answers, over_seeds=over_seeds, **options)
+        measured = measured_by(after.answers, before.answers, over_seeds=over_seeds)
         if seeds == networks.seeds:
             whole = whole or measured
         rows = _changes(measured, Pair(before.answers, after.answers), division, settings)
@@ -384,7 +375,7 @@ def compare(
         effects.append(rows.assign(**place, reference=reference))
         if reference == BASELINE:
             certificates.append(_certificates(before, after, division, settings).assign(**place))
-    levels = _levels(whole or measure(networks.answers, **options), networks.answers, division)
+    levels = _levels(whole or measured_by(networks.answers), networks.answers, division)
     return Frames(
         levels.assign(**place),
         *(pd.concat(rows) if rows else pd.DataFrame() for rows in (effects, certificates)),
@@ -488,7 +479,7 @@ def _certificates(
     before: Networks, after: Networks, division: Grouping, settings: Statistics
 ) -> pd.DataFrame:
     _, codes, names, counted = division
-    sizes, labels = division.sizes, after.answers.labels
+    labels = after.answers.labels
     sound = all(is_a_basis(labels, one) for one in before.answers.predictions)
     parts = []
     pairs = zip(after.seeds, before.answers.predictions, after.answers.predictions, strict=True)
@@ -498,8 +489,9 @@ def _certificates(
             one == labels, other == labels, codes,
             counted=counted, alpha=settings.alpha, units=after.answers.units,
         )  # fmt: skip
-        if not sound:
-            bounds = np.full_like(bounds, np.nan)
-        rows = pd.DataFrame({"group": names, "n": sizes, "lost": lost, "gained": gained})
-        parts.append(rows.assign(seed=seed, still_wrong=still_wrong, bound=bounds))
+        columns = {
+            "group": names, "n": division.sizes, "lost": lost, "gained": gained, "seed": seed,
+            "still_wrong": still_wrong, "bound": bounds if sound else np.nan,
+        }  # fmt: skip
+        parts.append(pd.DataFrame(columns))
     return pd.concat(parts)
