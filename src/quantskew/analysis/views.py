@@ -1,6 +1,7 @@
 """Selections of rows that several figures, tables and claims share."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,11 @@ def panel(rows: pd.DataFrame) -> pd.DataFrame:
         panel=rows["dataset"] + " · " + rows["model"],
         width=rows["bits"].map(width_name).astype(str),  # an empty column would not be text
     )
+
+
+def at(rows: pd.DataFrame, place: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows with these values of these columns."""
+    return rows[np.logical_and.reduce([rows[name] == value for name, value in place.items()])]
 
 
 def states(rows: pd.DataFrame) -> "pd.Series[str]":

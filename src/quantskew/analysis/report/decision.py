@@ -11,7 +11,7 @@ from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.report.words import HARMS, SAFE
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import groups_named, interval, number, percent, size
-from quantskew.analysis.views import judged
+from quantskew.analysis.views import at, judged
 from quantskew.fairness.gaps import may_lose_most
 from quantskew.fairness.limits import Changes, change_limits
 from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, WORSE, within
@@ -74,11 +74,11 @@ def _of_point(
 ) -> tuple[Place, Decision]:
     frontier = frames.get("frontier", pd.DataFrame(columns=[*POINT, "bytes"]))
     network = frontier[_same_network(frontier, place)]
-    at = network[(network["method"] == place["method"]) & (network["bits"] == place["bits"])]
+    own = at(network, place)
     told = ""
-    if at["bytes"].notna().any():  # it is not known where there are answers alone
-        share = at["bytes"].iloc[0] / network.loc[network["method"] == BASELINE, "bytes"]
-        told = size(at["bytes"].iloc[0]) + "".join(f" ({100 * x:.0f} % of fp32)" for x in share)
+    if own["bytes"].notna().any():  # it is not known where there are answers alone
+        share = own["bytes"].iloc[0] / network.loc[network["method"] == BASELINE, "bytes"]
+        told = size(own["bytes"].iloc[0]) + "".join(f" ({100 * x:.0f} % of fp32)" for x in share)
     shipped_here = not files.empty and _same_network(files, place).any()
     return {**place, "ships": False}, _decided(
         place, groups, frames, study,
@@ -86,24 +86,24 @@ def _of_point(
         more=_by_seed(frames.get("certificates"), place, groups, study),
         accuracy=_accuracy(frames["levels"], place),
         size=told,
-        recommended=len(at) > 0 and bool(at["recommended"].iloc[0]) and not shipped_here,
+        recommended=len(own) > 0 and bool(own["recommended"].iloc[0]) and not shipped_here,
     )  # fmt: skip
 
 
 def _of_file(
     place: Place, groups: pd.DataFrame, frames: Frames, study: Study, files: pd.DataFrame
 ) -> tuple[Place, Decision]:
-    (at,) = files[np.logical_and.reduce([files[n] == place[n] for n in POINT])].to_dict("records")
-    bound, counted = at["loss_bound"], groups["counted"].astype(bool)
+    (file,) = at(files, place).to_dict("records")
+    bound, counted = file["loss_bound"], groups["counted"].astype(bool)
     judged = _judged_file(groups[counted].reset_index(drop=True), study)
     return {**place, "ships": True}, _decided(
         place, pd.concat([judged, groups[~counted]]), frames, study,
         note="the file that ships",
         more="" if np.isnan(bound) else
         f"certificate: no group loses more than {100 * bound:.1f} points",
-        accuracy=_against(at["accuracy"], at["fp32"]),
-        size=f"{size(at['bytes'])} ({100 * at['share']:.0f} % of fp32)",
-        recommended=bool(at["recommended"]),
+        accuracy=_against(file["accuracy"], file["fp32"]),
+        size=f"{size(file['bytes'])} ({100 * file['share']:.0f} % of fp32)",
+        recommended=bool(file["recommended"]),
     )  # fmt: skip
 
 
@@ -217,14 +217,10 @@ def _helps(place: Place, verdict: str, frames: Frames, study: Study) -> str:
         effects = frames["effects"]
         if study.reference not in set(effects["reference"]) - {BASELINE}:
             return ""
-        here = effects[
-            _same_network(effects, place)
-            & (effects["bits"] == place["bits"])
-            & (effects["reference"] == study.reference)
-            & (effects["metric"] == "worst_group")
-        ]
+        where = {name: place[name] for name in ("dataset", "model", "bits")}
+        here = at(effects, where | {"reference": study.reference, "metric": "worst_group"})
         first = study.groups_of(place["dataset"])[0]
-        better = here[(here["verdict"] == BETTER) & (here["attribute"] == first)]
+        better = at(here, {"verdict": BETTER, "attribute": first})
     if better.empty:
         return "no remedy tried is known to help" if len(here) else ""
     if "free" in better and better["free"].any():
@@ -254,10 +250,8 @@ def _by_seed(
     judged = groups.loc[
         groups["counted"].astype(bool) & (groups["attribute"] == where["attribute"])
     ]
-    rows = certificates[
-        np.logical_and.reduce([certificates[name] == value for name, value in where.items()])
-        & certificates["group"].isin(judged["group"])
-    ]
+    rows = at(certificates, where)
+    rows = rows[rows["group"].isin(judged["group"])]
     if rows["seed"].nunique() < 2:
         return ""
     rows = rows.assign(change=(rows["gained"] - rows["lost"]) / rows["n"]).reset_index(drop=True)
