@@ -80,12 +80,7 @@ class Frames(NamedTuple):
 
 
 def read_answers(paths: Iterable[Path]) -> tuple[pd.DataFrame, dict[Variant, np.ndarray]]:
-    """Read what networks answer, without their logits.
-
-    Parameters
-    ----------
-    paths
-        Tables ``predictions`` of one network each.
+    """Read the tables ``predictions`` of one network each, without their logits.
 
     Returns
     -------
@@ -115,18 +110,9 @@ def read_answers(paths: Iterable[Path]) -> tuple[pd.DataFrame, dict[Variant, np.
 def read_predictions(
     points: Mapping[Point, Mapping[int, Path]], n_classes: int
 ) -> tuple[Predictions, np.ndarray]:
-    """Read the predicted classes of the networks of a data set and a model.
+    """Read the predicted classes of a data set and a model, and the ids of the samples, (n,).
 
-    Parameters
-    ----------
-    points
-        Tables ``predictions`` of each point by seed; all points have the same seeds.
-    n_classes
-        Of the data set.
-
-    Returns
-    -------
-    The predictions, and the ids of the samples, (n,).
+    ``points`` are tables ``predictions`` by seed; all points have the same seeds.
     """
     paths = [path for by_seed in points.values() for path in by_seed.values()]
     samples, answers = read_answers(paths)
@@ -184,12 +170,8 @@ def analyze(
 ) -> Frames:
     """Compute the tables ``levels``, ``effects`` and ``certificates`` of a data set and a model.
 
-    Parameters
-    ----------
-    divisions
-        Ways of dividing the same test samples, in the same order.
-    units
-        (n,) who each sample comes from; None where each is its own unit.
+    ``divisions`` and ``units`` (who each sample comes from, (n,); None where each is its own) are
+    of the same test samples, in the same order.
     """
     labels, n_classes, seeds, predicted = predictions
 
@@ -251,8 +233,7 @@ def compare_point(
     """
     people = read_people(samples).test
     place, predicted = read_answers([*answers, *chain.from_iterable(references.values())])
-    order = pd.Series(np.arange(len(people.ids)), people.ids).loc[place["id"]].to_numpy()
-    attributes = people.attributes.iloc[order]
+    attributes = people.attributes.set_axis(people.ids, axis=0).loc[place["id"]]
     units = unit_codes(attributes, unit)
     (division,) = groupings(attributes, [grouping], groups, units)
 

@@ -70,17 +70,8 @@ def assess(
 ) -> pd.DataFrame:
     """Test all declared claims on a data set: rows of the table ``claims``.
 
-    Parameters
-    ----------
-    study
-        What is compared.
-    sampled
-        All networks of the data set, on its first grouping.
-    sizes
-        Bytes of each point.
-    groups, curvature
-        The tables of these names; rows of other data sets, and groups below ``groups.minimum``,
-        are left out.
+    Of the tables ``groups`` and ``curvature``, rows of other data sets, and of groups below
+    ``groups.minimum``, are left out.
     """
     steps = surveyed(groups[groups["counted"]], curvature, study)
     steps = steps[steps["dataset"] == sampled.points[0].dataset]
@@ -272,18 +263,9 @@ def _fair_training(evidence: Evidence) -> Contrast:
 def best_of_both(contrasts: Mapping[tuple[str, str], Contrast], side: int) -> Contrast:
     """Return the contrast of the best trained remedy and the best free one.
 
-    Parameters
-    ----------
-    contrasts
-        Trained less free, by their names.
-    side
-        Where the trained one is better: 1 above, −1 below.
-
-    Returns
-    -------
-    Contrast
-        Both are chosen by their means on the same networks and samples, so its p is multiplied by
-        the number of pairs that it was chosen from.
+    ``contrasts`` are trained less free, by their names; ``side`` is where the trained one is
+    better: 1 above, −1 below. Both are chosen by their means on the same networks and samples, so
+    p is multiplied by the number of pairs that it was chosen from.
     """
     gain = {pair: side * float(c.values[0].mean()) for pair, c in contrasts.items()}
     rivals: dict[str, tuple[str, str]] = {}

@@ -52,18 +52,10 @@ def sample(
     settings: Statistics,
     units: Ints | None = None,
 ) -> Sampled:
-    """Draw the test set again for all networks at once, group by group.
+    """Draw the test set again for all networks of a data set at once, group by group.
 
-    Parameters
-    ----------
-    correct
-        (S, n) whether each prediction is right, of the points of one data set, all its models.
-    division
-        Of the same n test samples.
-    train_sizes
-        (G,) training samples of each group.
-    units
-        (n,) who each sample comes from, if units are to be drawn.
+    ``correct`` says whether each prediction is right, (S, n); the other parameters are those of
+    :class:`Sampled`. Units are drawn where there are any.
     """
     points = list(correct)
     # right or wrong is all that is asked: a problem of two classes, of which 1 is always true

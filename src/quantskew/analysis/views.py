@@ -69,11 +69,8 @@ def plain(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
 def against_accuracy(effects: pd.DataFrame, metric: str, study: Study) -> pd.DataFrame:
     """Changes against fp32 of accuracy (``x``) and of another metric (``y``), in points.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a network, method and width, with limits (``x_low``, …), the field (``drawing``) and
-        the ``margin``. Of FVO, less is better.
+    One row is a network, method and width, with limits (``x_low``, …), the field (``drawing``) and
+    the ``margin``. Of FVO, less is better.
     """
     rows = first_groupings(effects, study)
     rows = rows[(rows["reference"] == BASELINE) & (rows["group"] == WHOLE) & (rows["bits"] < 16)]
@@ -96,15 +93,7 @@ def surfaces(curvature: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_group(rows: pd.DataFrame, fields: Mapping[str, str]) -> pd.DataFrame:
-    """Rows of a heat map of group by width: a field for each column, means over seeds.
-
-    Parameters
-    ----------
-    rows
-        Rows with ``panel``, ``group``, ``n``, ``width`` and the columns that are shown.
-    fields
-        The title of the field of each column.
-    """
+    """Rows of a heat map of group by width, means over seeds; ``fields`` are columns and titles."""
     rows = rows.assign(y=rows["group"] + ", n=" + rows["n"].astype(str))
     keys = ["panel", "y", "width"]
     means = [
