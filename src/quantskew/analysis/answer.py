@@ -110,25 +110,21 @@ def metrics(
 
 def of_chance(study: Study) -> str:
     """Say what the intervals and verdicts speak of, and what they do not."""
-    seeds, settings = len(study.seeds), study.statistics
-    if seeds == 1:
-        about = (
-            "All verdicts are about these very networks, one of each kind, on other test images: "
-            "one seed cannot tell what another training would give. "
-        )
-    else:
-        about = (
-            "Verdicts on methods that train are over seeds: about other networks that the method "
-            f"would give, judged by {seeds} of them. Verdicts on what is quantized without "
-            "training are about these very networks. "
-        )
-    margin = f"{100 * settings.margin:g}"
+    seeds = len(study.seeds)
+    about = (
+        "All verdicts are about these very networks, one of each kind, on other test images: "
+        "one seed cannot tell what another training would give."
+        if seeds == 1
+        else "Verdicts on methods that train are over seeds: about other networks that the method "
+        f"would give, judged by {seeds} of them. Verdicts on what is quantized without training "
+        "are about these very networks."
+    )
     return (
-        f"What is sure: {about}A change is equivalent if it surely lies within {margin} points, "
-        "worse or better if it is surely not zero, and else these data cannot tell. The changes of "
-        "overall accuracy, FVO and the worst group of the first grouping are one family of tests, "
-        "adjusted by Holm; all else is exploratory, with its false discovery rate. Intervals hold "
-        "one by one."
+        f"What is sure: {about} A change is equivalent if it surely lies within "
+        f"{100 * study.statistics.margin:g} points, worse or better if it is surely "
+        "not zero, and else these data cannot tell. The changes of overall accuracy, FVO and the "
+        "worst group of the first grouping are one family of tests, adjusted by Holm; all else is "
+        "exploratory, with its false discovery rate. Intervals hold one by one."
     )
 
 

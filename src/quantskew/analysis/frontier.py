@@ -49,6 +49,7 @@ def frontier(
     highs = chosen.set_index(list(POINT))["high"].to_dict()
     gaps = fvo(sampled.accuracy, sampled.division.counted).mean(-1)
     means = np.stack([sampled.overall.mean(-1), gaps], axis=-1)  # (1 + B, P, 2)
+    floor = _floor(sampled, study.statistics.alpha)
     parts = []
     for model in study.models:
         places = [i for i, point in enumerate(sampled.points) if point.model == model]
@@ -65,7 +66,7 @@ def frontier(
             fvo_high=[highs[point] for point in points],
             loss=_largest_loss(sampled, points),
             loss_bound=[0.0 if p.method == BASELINE else bounds[p] for p in points],
-            floor=_floor(sampled, study.statistics.alpha),
+            floor=floor,
             on_frontier=on_frontier(values[0], MAXIMIZE),
             probability=frontier_probability(values[1:], MAXIMIZE),
         )
@@ -147,27 +148,24 @@ def shipped(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
         gaps = [_gap(own, study) for _, own in groups.groupby("seed")] or [(np.nan, np.nan)]
         gap, high = np.transpose(gaps)
         bound = groups["bound"]
-        rows.append(
-            dict(zip(POINT, place, strict=True))
-            | {
-                "bytes": part["bytes"].mean(),
-                "share": part["bytes"].mean() / part["parent_bytes"].mean(),
-                "accuracy": part["accuracy"].mean(),
-                "fp32": part["parent_accuracy"].mean(),
-                "loss": (groups["fp32"] - groups["accuracy"]).max(),
-                "loss_bound": bound.max() if bound.notna().all() else np.nan,
-                "fvo": gap.mean(),
-                "fvo_high": high.max(),
-                "plain": (part["base"] == BASELINE).all(),
-            }
-        )
-    made = pd.DataFrame(rows, columns=[*columns, "plain"])
-    if made.empty:
-        return made[columns]
+        numbers = {
+            "bytes": part["bytes"].mean(),
+            "share": part["bytes"].mean() / part["parent_bytes"].mean(),
+            "accuracy": part["accuracy"].mean(),
+            "fp32": part["parent_accuracy"].mean(),
+            "loss": (groups["fp32"] - groups["accuracy"]).max(),
+            "loss_bound": bound.max(skipna=False),
+            "fvo": gap.mean(),
+            "fvo_high": high.max(),
+            "plain": (part["base"] == BASELINE).all(),
+        }
+        rows.append(dict(zip(POINT, place, strict=True)) | numbers)
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    made = pd.DataFrame(rows)
     able = made.assign(loss_bound=made["loss_bound"].where(made["plain"]))
     parts = [judged(part, study) for _, part in able.groupby(["dataset", "model"], sort=False)]
-    verdicts = pd.concat(parts)[["excess", "meets", "recommended"]]
-    return made.drop(columns=["plain", *verdicts]).join(verdicts)[columns]
+    return made.join(pd.concat(parts)[["excess", "meets", "recommended"]])[columns]
 
 
 def _gap(groups: pd.DataFrame, study: Study) -> tuple[float, float]:

@@ -50,9 +50,8 @@ def remedies(
         that takes the least training, of equals the reference itself, then the one of the fewest
         bytes.
     """
-    rows = placed.loc[
-        placed["bits"].isin(study.bits), [*POINT, "attribute", "bytes", "excess", "meets"]
-    ].reset_index(drop=True)
+    columns = [*POINT, "attribute", "bytes", "excess", "meets"]
+    rows = placed.loc[placed["bits"].isin(study.bits), columns].reset_index(drop=True)
     places = [Point(*key) for key in rows[list(POINT)].itertuples(index=False)]
     rows["images_trained"] = [images[place] for place in places]
     whole = [images[p._replace(method=BASELINE, bits=FULL_PRECISION)] for p in places]
@@ -161,10 +160,8 @@ def _choice(row: pd.Series, plain: str | None) -> str:
     if name == plain:
         met, missed = "none is needed:", "none gets nearer to the targets than"
         return f"{met} {name} meets the targets" if row["meets"] else f"{missed} {name}, {off}"
-    told = (
-        f"{name} meets the targets" if row["meets"] else f"none does, and {name} is nearest, {off}"
-    )
-    told += f", for {_training(row)} and {row['bytes']:,.0f} bytes"
+    met, missed = f"{name} meets the targets", f"none does, and {name} is nearest, {off}"
+    told = f"{met if row['meets'] else missed}, for {_training(row)} and {row['bytes']:,.0f} bytes"
     verdict = row["worst_group_verdict"]
     if not verdict:
         return told
