@@ -352,6 +352,19 @@ def test_widths_that_help_at_equal_training_are_seen_to():
     assert verdicts["training_adds_more"] == "refuted"
 
 
+def test_a_rounding_is_compared_with_its_own_control():
+    footing = FOOTING.all_methods()
+    shuffled = footing["gptq_shuffled"]
+    other = shuffled | {"weights": shuffled["weights"] | {"granularity": "another"}}
+    names = {"qat": footing["gptq_worst"], "mpqat": other, "fair_qat": shuffled}
+    study = STUDY.model_copy(
+        update={"methods": {"ptq": STUDY.methods["ptq"], **names}, "mitigations": {}}
+    )
+    sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)
+    row = pooled(assessed(sampled, study)).loc["weighted_rounding"]
+    assert row["compared"] == "qat − fair_qat"
+
+
 def test_a_study_without_the_columns_says_what_it_lacks():
     missing = pooled(assessed(sample(outcomes(np.random.default_rng(1)), DIVISION, TRAIN,
                                      STUDY.statistics)))["missing"]  # fmt: skip

@@ -15,7 +15,6 @@ so what is said of it is said over seeds. What merely quantizes the networks of 
 judged on these very networks, and so is everything in a study of one seed.
 """
 
-import copy
 import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -29,7 +28,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from quantskew import tables
-from quantskew.analysis.study import Statistics, Study, acting, part
+from quantskew.analysis.study import Statistics, Study
 from quantskew.data.groups import Grouping, Groups, groupings, unit_codes
 from quantskew.data.people import read_people
 from quantskew.fairness.bounds import Pair
@@ -145,21 +144,8 @@ def references(
         return [base]
     priced = study.retrained(point.method) and grouping == study.groups_of(point.dataset)[0]
     free = study.free_remedies() if priced else []
-    beside = [plain, *_shuffled(study, point.method), *free]
+    beside = [plain, *study.controls_of(point.method), *free]
     return [base, *((m, point.bits) for m in beside if point._replace(method=m) in points)]
-
-
-def _shuffled(study: Study, name: str) -> list[str]:
-    """Names of the controls of a method: alike, but for widths or groups dealt at random."""
-    methods = {other: acting(method) for other, method in study.all_methods().items()}
-    controls = []
-    for path in (("policy", "unit"), ("weights", "rounding", "weighting")):
-        control = copy.deepcopy(methods.get(name, {}))
-        dealt = part(control, *path)
-        if part(dealt, "shuffle") is False:  # else a control itself, or nothing to deal
-            dealt["shuffle"] = True
-            controls.append(control)
-    return [other for other, method in methods.items() if method in controls]
 
 
 def analyze(

@@ -369,16 +369,17 @@ def _augmentation(evidence: Evidence) -> Contrast:
 )  # fmt: skip
 def _weighted_rounding(evidence: Evidence) -> Contrast:
     """Rounding that spares the worst-off group helps it more than with groups dealt at random."""
-
-    def rounds(shuffle: bool) -> str:
-        def wanted(method: Mapping[str, Any]) -> bool:
-            weighting = method["weights"].get("rounding", {}).get("weighting", {})
-            return weighting.get("kind") == "worst_group" and weighting["shuffle"] is shuffle
-
-        control = ", shuffle: true" if shuffle else ""
-        return evidence.first(wanted, f"a rounding with weighting: {{kind: worst_group{control}}}")
-
-    return evidence.between(_worst(evidence), rounds(False), rounds(True))
+    methods, weighting = evidence.study.all_methods(), ("weights", "rounding", "weighting")
+    spared = [
+        name
+        for name, method in methods.items()
+        if kind(method, *weighting) == "worst_group" and not part(method, *weighting, "shuffle")
+    ]
+    pairs = [(name, control) for name in spared for control in evidence.study.controls_of(name)]
+    if not pairs:
+        control = ", shuffle: true" if spared else ""
+        raise NotTestable(f"needs a rounding with weighting: {{kind: worst_group{control}}}")
+    return evidence.between(_worst(evidence), *pairs[0])
 
 
 def _worst(evidence: Evidence) -> Floats:

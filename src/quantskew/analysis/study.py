@@ -1,5 +1,6 @@
 """What is compared, and how sure an answer has to be (``statistics:``, ``targets:``)."""
 
+import copy
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -101,6 +102,18 @@ class Study(Section):
             return bool(method.get("post")) or (weighs and not part(method, *weighting, "shuffle"))
 
         return [n for n, m in self.all_methods().items() if spares(m) and not self.retrained(n)]
+
+    def controls_of(self, name: str) -> list[str]:
+        """Names of the controls of a method: alike, but for widths or groups dealt at random."""
+        methods = {other: acting(method) for other, method in self.all_methods().items()}
+        controls = []
+        for path in (("policy", "unit"), ("weights", "rounding", "weighting")):
+            control = copy.deepcopy(methods.get(name, {}))
+            dealt = part(control, *path)
+            if part(dealt, "shuffle") is False:  # else a control itself, or nothing to deal
+                dealt["shuffle"] = True
+                controls.append(control)
+        return [other for other, method in methods.items() if method in controls]
 
     def unit_of(self, dataset: str) -> str | None:
         """Column of the samples that names who each comes from; None where each is its own."""
