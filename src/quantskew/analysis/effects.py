@@ -318,7 +318,7 @@ def compare(
     retrained: bool,
 ) -> Frames:
     """Measure a point, and its change from each reference on the seeds that both have."""
-    # the draws of a comparison depend on its name alone, not on what else the study holds
+    # the draws of a point depend on its name and on its references, not on other points
     name = "/".join(map(str, (*point, division.attribute)))
     rng = np.random.default_rng([settings.seed, zlib.crc32(name.encode())])
     place = {**point._asdict(), "attribute": division.attribute}

@@ -29,17 +29,14 @@ def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.
         Tables ``levels``, ``effects``, ``frontier``, ``remedies`` and ``claims``, of the loss
         surfaces ``curvature``, and of the files that ship ``deployed`` and ``deployed_groups``.
         ``certificates`` may be among them.
-    study
-        All parameters.
 
     Returns
     -------
-    dict of str to pandas.DataFrame
-        ``baseline``, ``ptq_int8`` and so on for every width, ``post_training`` (the other methods
-        of that kind), ``qat``, ``mitigation``, ``groups`` and ``evidence``; ``methods``, all of
-        them with intervals over seeds, and ``policies``, those of them that give layers different
-        widths; ``damage``, how unequal it is and how well its expansion predicts it; ``files`` that
-        ship, and ``shipped``, their accuracy for each group. A table without rows is left out.
+    ``baseline``, ``ptq_int8`` and so on for every width, ``post_training`` (the other methods of
+    that kind), ``qat``, ``mitigation``, ``groups`` and ``evidence``; ``methods``, all of them with
+    intervals over seeds, and ``policies``, those of them that give layers different widths;
+    ``damage``, how unequal it is and how well its expansion predicts it; ``files`` that ship, and
+    ``shipped``, their accuracy for each group. A table without rows is left out.
     """
     plain = study.reference
     standing = _standing(frames, study)

@@ -9,7 +9,7 @@ them is best is seen on the same test samples, which favours the bar. The verdic
 table ``effects``, where every comparison with a free remedy is one of the exploratory tests.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -114,17 +114,9 @@ def side_by_side(rows: pd.DataFrame, metrics: Iterable[str], *, bars: bool = Fal
 
 def cheapest(rows: pd.DataFrame, study: Study) -> list[str]:
     """Say for each data set and model which remedy meets the targets at the lowest cost."""
-    plain = study.reference
     rows = side_by_side(rows, ["worst_group"])
-    return [
-        f"Cheapest remedies for {dataset}, {model}: "
-        + "; ".join(
-            f"at {width_name(row['bits'])} {_choice(row, plain)}"
-            for _, row in part.sort_values("bits", ascending=False).iterrows()
-        )
-        + "."
-        for (dataset, model), part in rows[rows["cheapest"]].groupby(["dataset", "model"])
-    ]
+    best = rows[rows["cheapest"]].sort_values("bits", ascending=False)
+    return _by_width("Cheapest remedies for", best, lambda row: _choice(row, study.reference))
 
 
 def against_free(rows: pd.DataFrame, study: Study) -> list[str]:
@@ -136,11 +128,16 @@ def against_free(rows: pd.DataFrame, study: Study) -> list[str]:
     trained = trained[trained["worst_group_bar"] != ""]
     order = trained.sort_values(["bits", "worst_group"], ascending=False)
     best = order.drop_duplicates(["dataset", "model", "bits"])
+    return _by_width("What training adds to free remedies on", best, _added)
+
+
+def _by_width(start: str, rows: pd.DataFrame, say: Callable[[pd.Series], str]) -> list[str]:
+    """Say something of each row, a sentence for each data set and model."""
     return [
-        f"What training adds to free remedies on {dataset}, {model}: "
-        + "; ".join(f"at {width_name(row['bits'])} {_added(row)}" for _, row in part.iterrows())
+        f"{start} {dataset}, {model}: "
+        + "; ".join(f"at {width_name(row['bits'])} {say(row)}" for _, row in part.iterrows())
         + "."
-        for (dataset, model), part in best.groupby(["dataset", "model"])
+        for (dataset, model), part in rows.groupby(["dataset", "model"])
     ]
 
 
@@ -155,7 +152,7 @@ def _added(row: pd.Series) -> str:
     return told
 
 
-def _choice(row: pd.Series, plain: str | None) -> str:
+def _choice(row: pd.Series, plain: str) -> str:
     name, off = row["method"], f"{100 * row['excess']:.1f} points off"
     if name == plain:
         met, missed = "none is needed:", "none gets nearer to the targets than"

@@ -50,23 +50,20 @@ def decisions(frames: Frames, study: Study) -> list[Decision]:
     judged. A verdict speaks of all groupings: *safe* if every group is equivalent or better, which
     needs no adjustment because every one must be; *harms someone* if a group is worse.
     """
-    own = judged(frames["effects"], study)
-    own = own[own["metric"] == "accuracy"]
-    files = shipped(frames, study)
-    rows = []
-    for key, part in own.groupby(list(POINT), sort=False):
-        rows.append(_of_point(dict(zip(POINT, key, strict=True)), part, frames, study, files))
-    for key, part in _deployed(frames).groupby(["dataset", "model", "method", "bits"], sort=False):
-        rows.append(_of_file(dict(zip(POINT, key, strict=True)), part, frames, study, files))
+    effects, files = judged(frames["effects"], study), shipped(frames, study)
+    shown = frames.get("deployed_groups", pd.DataFrame(columns=[*POINT]))
+    rows = [
+        decide(dict(zip(POINT, key, strict=True)), part, frames, study, files)
+        for decide, groups in (
+            (_of_point, effects[effects["metric"] == "accuracy"]),
+            (_of_file, shown[shown["bits"] < FULL_PRECISION]),
+        )
+        for key, part in groups.groupby(list(POINT), sort=False)
+    ]
     order = {name: place for place, name in enumerate(study.models)}
     rows.sort(key=lambda row: (row[0]["dataset"], order.get(row[0]["model"], 99),
                                -row[0]["bits"], not row[0]["ships"]))  # fmt: skip
     return [row for _, row in rows]
-
-
-def _deployed(frames: Frames) -> pd.DataFrame:
-    rows = frames.get("deployed_groups", pd.DataFrame(columns=[*POINT]))
-    return rows[rows["bits"] < FULL_PRECISION]
 
 
 def _of_point(
