@@ -8,9 +8,10 @@ import pytest
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
-from quantskew.analysis import answer
+from quantskew.analysis import answer, report
 from quantskew.analysis.effects import Networks, Predictions, analyze, compare
 from quantskew.analysis.frontier import frontier, recommendations
+from quantskew.analysis.remedies import remedies
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Statistics, Targets
 from quantskew.data.groups import Grouping
@@ -258,6 +259,21 @@ def test_where_no_group_is_large_enough_none_is_judged(predictions):
     assert "At int4 no race group could be judged: 3 groups under 30 images." in told
     numbers = answer.metrics(head, NO_REMEDIES)
     assert {*numbers["faces"]["net"]["int4"]} == {"accuracy", "harmed"}
+
+
+def test_where_no_network_could_be_quantized_the_page_says_so(predictions):
+    alone = predictions._replace(predicted={FP32: predictions.predicted[FP32]})
+    found = analyzed(alone, DIVISION)
+    head = answer.headline(found.effects, STUDY)
+    rows = frontier(
+        resampled(alone, DIVISION), {FP32: 1000.0}, found.levels, found.certificates, STUDY
+    )
+    priced = remedies(rows, {FP32: 10.0}, found.levels, found.effects, STUDY)
+    assert priced.empty
+    assert (answer.sentences(head, STUDY), answer.metrics(head, priced)) == ([], {})
+    frames = found._asdict() | {"frontier": rows, "remedies": priced}
+    told = "No network could be judged; the failures below say why."
+    assert told in report.render(frames, STUDY, drawn={})
 
 
 def test_with_one_large_group_there_is_no_gap_to_speak_of(predictions):

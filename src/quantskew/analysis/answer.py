@@ -94,6 +94,8 @@ def metrics(
     points it leaves ``off`` the targets, and its ``training`` as a ratio to that of fp32. Tables of
     answers, whose width is not known, stand under their own names.
     """
+    if rows.empty:
+        return {}
     cheapest = remedies[remedies["cheapest"]].drop_duplicates(list(POINT))
     costs = cheapest.set_index(["dataset", "model", "bits"])[["excess", "training"]]
     result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
@@ -130,6 +132,8 @@ def of_chance(study: Study) -> str:
 
 def sentences(rows: pd.DataFrame, study: Study) -> list[str]:
     """Say for each data set and model who is hurt, by how much, how sure, and what helps."""
+    if rows.empty:
+        return []
     return [
         f"{dataset}, {model}: "
         + " ".join(

@@ -47,6 +47,7 @@ from quantskew.fairness.verdicts import (
     verdicts,
 )
 from quantskew.files import replacing
+from quantskew.layout import empty
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, Point, Variant
 from quantskew.schemas import POINT, VARIANT
 
@@ -252,6 +253,8 @@ def joined(parts: Iterable[Frames], study: Study) -> Frames:
         else pd.DataFrame()
         for kind in zip(*parts, strict=True)
     )
+    if effects.empty:  # nothing could be made of the fp32 networks
+        return Frames(levels, empty("effects"), empty("certificates"))
     return Frames(levels, _judged(_adjusted(effects, study), study.statistics), certificates)
 
 

@@ -18,6 +18,7 @@ from quantskew.analysis.frontier import small_enough
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import points
 from quantskew.fairness.catalogue import CATALOGUE, find
+from quantskew.layout import empty
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, Point, width_name
 from quantskew.schemas import POINT
 
@@ -52,6 +53,8 @@ def remedies(
     """
     columns = [*POINT, "attribute", "bytes", "excess", "meets"]
     rows = placed.loc[placed["bits"].isin(study.bits), columns].reset_index(drop=True)
+    if rows.empty:
+        return empty("remedies")
     places = [Point(*key) for key in rows[list(POINT)].itertuples(index=False)]
     rows["images_trained"] = [images[place] for place in places]
     whole = [images[p._replace(method=BASELINE, bits=FULL_PRECISION)] for p in places]

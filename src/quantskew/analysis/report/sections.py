@@ -102,6 +102,8 @@ def _place(rows: pd.DataFrame) -> dict[str, Show]:
 
 
 def _groups(frames: Frames, study: Study) -> Iterator[Table]:
+    if "effects" not in frames:
+        return
     effects, levels = frames["effects"], frames["levels"]
     own = judged(effects[effects["metric"] == "accuracy"], study)
     for dataset in study.datasets:
