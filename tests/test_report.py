@@ -211,6 +211,9 @@ def test_counts_of_samples_bound_nothing_where_several_are_of_one_person():
         assert np.isnan(file["fvo_high"]) != known
         row = decision.decisions(frames, study)[0]
         assert row.worst[0].startswith("race group a:" if known else "one of the race groups a and")
+    assert decision.decisions(frames, people)[1].counts == [
+        "race: 2 safe of 2; 1 under 30 person units not judged"
+    ]
     rows = frames["certificates"]
     frames["certificates"] = pd.concat(
         [rows, rows[rows["group"] == "a"].assign(group="tiny", lost=99)]

@@ -149,7 +149,8 @@ def _of_width(row: pd.Series, study: Study) -> str:
     if row["bits"] == UNKNOWN_WIDTH:
         start, who = f"With {plain}", "it"
     if not row["groups"]:
-        few = f"{row['groups_too_small']} groups under {study.groups.minimum} images"
+        counted_in = study.counted_in(row["dataset"])
+        few = f"{row['groups_too_small']} groups under {study.groups.minimum} {counted_in}"
         return f"{start} no {attribute} group could be judged: {few}."
     margin = f"{EQUIVALENT} to fp32 (within {100 * study.statistics.margin:g} points)"
     counts = {WORSE: "groups_harmed", BETTER: "groups_better", margin: "groups_equivalent"}

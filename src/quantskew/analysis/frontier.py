@@ -223,7 +223,8 @@ def recommendations(
 def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str:
     targets, attribute, floor = study.targets, base["attribute"], base["floor"]
     if np.isnan(floor):
-        return f"no {attribute} group has the {study.groups.minimum} test samples to judge by."
+        counted_in = study.counted_in(base["dataset"], "test samples")
+        return f"no {attribute} group has the {study.groups.minimum} {counted_in} to judge by."
     asked = [
         f"no {attribute} group loses more than {100 * targets.worst_group_loss:.1f} points "
         f"(certified with {100 * (1 - study.statistics.alpha):g} % for every seed)"

@@ -119,6 +119,11 @@ class Study(Section):
         """Column of the samples that names who each comes from; None where each is its own."""
         return self.groups.unit.get(dataset)
 
+    def counted_in(self, dataset: str, samples: str = "images") -> str:
+        """What makes a group of a data set large enough, in the plural."""
+        unit = self.unit_of(dataset)
+        return f"{unit} units" if unit else samples
+
     def groups_of(self, dataset: str) -> tuple[str, ...]:
         """Groupings of a data set, the first being the one that summaries show; else the label."""
         return self.groups.by.get(dataset) or ("label",)

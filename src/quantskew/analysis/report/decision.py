@@ -115,7 +115,8 @@ def _decided(
         part = judged[judged["attribute"] == attribute]
         if len(every):
             small = every["group"].nunique() - part["group"].nunique()
-            counts.append(_counted(attribute, part["verdict"], small, study))
+            few = f"{small} under {study.groups.minimum} {study.counted_in(place['dataset'])}"
+            counts.append(_counted(attribute, part["verdict"], few if small else ""))
         if len(part):
             most = [*part.loc[part["may_lose_most"].astype(bool), "group"].astype(str).unique()]
             who = groups_named(attribute, most or [str(part.loc[part["change"].idxmin(), "group"])])
@@ -170,8 +171,8 @@ def _verdict(verdicts: "pd.Series[str]") -> str:
     return SAFE if sound else CANNOT_TELL
 
 
-def _counted(attribute: str, verdicts: "pd.Series[str]", small: int, study: Study) -> str:
-    few = f"; {small} under {study.groups.minimum} images not judged" if small else ""
+def _counted(attribute: str, verdicts: "pd.Series[str]", few: str) -> str:
+    few = f"; {few} not judged" if few else ""
     if verdicts.empty:
         return f"no {attribute} group could be judged{few}"
     found = verdicts.replace(BETTER, EQUIVALENT).value_counts()
