@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
-from quantskew.analysis import answer
+from quantskew.analysis import answer, report
 from quantskew.analysis.effects import Networks, Predictions, analyze, compare
 from quantskew.analysis.frontier import frontier, recommendations
+from quantskew.analysis.remedies import remedies
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Statistics, Targets
 from quantskew.data.groups import Grouping
@@ -121,6 +123,35 @@ def test_where_nothing_changed_more_images_would_show_that_it_is_within_the_marg
     assert found.loc[["a", "tiny"], "verdict"].tolist() == ["equivalent", "cannot tell"]
 
 
+def test_so_many_images_bring_a_change_to_the_share_of_alpha_that_is_its_own():
+    """One of 40 groups loses 6 of 200, and nothing else changes."""
+    labels, codes = np.ones(8000, int), np.repeat(np.arange(40), 200)
+    before = np.tile(np.arange(200) >= 20, 40).astype(int)[None]
+    after = before.copy()
+    after[0, 20:26] = 0
+    division = Grouping("race", codes, [f"g{i}" for i in range(40)], np.ones(40, bool))
+    given = {FP32: before, INT4: after}
+    found = analyze(Predictions(labels, 2, [0], given), [division], STUDY).effects
+    row = found.query("metric == 'accuracy' and group == 'g0'").iloc[0]
+    assert (row["p_value"], row["verdict"]) == (pytest.approx(2 * 0.5**6), "cannot tell")
+    assert row["high"] < 0
+    z = norm.isf(row["p_value"] / 2) * np.sqrt(row["decide"] / 200)
+    adjusted = 2 * norm.sf(z) * row["fdr"] / row["p_value"]
+    assert adjusted == pytest.approx(0.05, rel=0.05)
+    assert row["decide"] < 1000
+
+
+def test_of_tables_with_the_same_width_each_has_its_numbers():
+    rows = pd.DataFrame(
+        {"dataset": "d", "model": "m", "method": ["a", "b", "b"], "bits": [4, 4, 8],
+         "groups_harmed": [1, 2, 3]}
+    )  # fmt: skip
+    rows = rows.assign(accuracy_change=-0.1, fvo_change=np.nan, most_harmed_change=np.nan)
+    found = answer.metrics(rows, NO_REMEDIES)["d"]["m"]
+    harmed = {name: numbers["harmed"] for name, numbers in found.items()}
+    assert harmed == {"a int4": 1, "b int4": 2, "int8": 3}
+
+
 def test_headline_outcomes_are_one_family_and_the_rest_is_exploratory(frames):
     effects = frames.effects
     headline = effects[effects["family"] == "headline"]
@@ -228,6 +259,21 @@ def test_where_no_group_is_large_enough_none_is_judged(predictions):
     assert "At int4 no race group could be judged: 3 groups under 30 images." in told
     numbers = answer.metrics(head, NO_REMEDIES)
     assert {*numbers["faces"]["net"]["int4"]} == {"accuracy", "harmed"}
+
+
+def test_where_no_network_could_be_quantized_the_page_says_so(predictions):
+    alone = predictions._replace(predicted={FP32: predictions.predicted[FP32]})
+    found = analyzed(alone, DIVISION)
+    head = answer.headline(found.effects, STUDY)
+    rows = frontier(
+        resampled(alone, DIVISION), {FP32: 1000.0}, found.levels, found.certificates, STUDY
+    )
+    priced = remedies(rows, {FP32: 10.0}, found.levels, found.effects, STUDY)
+    assert priced.empty
+    assert (answer.sentences(head, STUDY), answer.metrics(head, priced)) == ([], {})
+    frames = found._asdict() | {"frontier": rows, "remedies": priced}
+    told = "No network could be judged; the failures below say why."
+    assert told in report.render(frames, STUDY, drawn={})
 
 
 def test_with_one_large_group_there_is_no_gap_to_speak_of(predictions):

@@ -11,6 +11,7 @@ from quantskew.analysis.frontier import frontier, judged, recommendations
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Targets
 from quantskew.data.groups import Grouping
+from quantskew.fairness.certificate import certified_losses
 from quantskew.names import Point
 from quantskew.params import load
 from quantskew.quantization.method import Method
@@ -92,6 +93,7 @@ def test_a_choice_of_channels_is_compared_with_its_shuffled_control():
     unit = {"kind": "salient_channel", "share": 0.1}
     policies = [{"kind": "importance", "unit": unit | {"shuffle": s}} for s in (False, True)]
     parts = {"ptq": {}, "kept": {"policy": policies[0]}, "dealt": {"policy": policies[1]}}
+    parts["dealt"] |= {"about": "the control", "bits": [4]}  # which do not part it from its method
     methods = {name: Method.model_validate(given).model_dump() for name, given in parts.items()}
     study = STUDY.model_copy(update={"methods": methods})
     points = [Point("d", "m", name, 4) for name in parts]
@@ -164,12 +166,42 @@ def test_a_test_set_too_small_for_the_target_is_named(studied):
     assert "without that certainty: good at int8" in text
 
 
+def test_of_answers_whose_files_are_not_known_no_size_is_spoken_of(studied):
+    _, sampled, frames, sizes = studied
+    told = []
+    for loss in (0.001, 0.05):
+        study = aiming(worst_group_loss=loss)
+        unknown = dict.fromkeys(sizes, np.nan)
+        rows = frontier(sampled, unknown, frames.levels, frames.certificates, study)
+        told += recommendations(rows, study)
+    assert "Closest is good at int8" in told[0]
+    assert "On target by what was observed, without that certainty: good at int8" in told[0]
+    assert "ship good at int8" in told[1]
+    assert not any("nan" in text or "bytes" in text for text in told)
+
+
 def test_without_a_large_group_nothing_is_recommended(studied):
     _, sampled, frames, sizes = studied
     nobody = sampled._replace(division=DIVISION._replace(counted=np.array([False, False])))
     unknown = frames.certificates.assign(bound=np.nan)
     rows = frontier(nobody, sizes, frames.levels, unknown, STUDY)
     assert "no digit group has the 30 test samples" in recommendations(rows, STUDY)[0]
+
+
+def test_what_could_be_certified_at_best_counts_units_where_there_are_any(studied):
+    predictions, sampled, frames, sizes = studied
+    correct = {p: answers == predictions.labels for p, answers in predictions.predicted.items()}
+    units = np.arange(len(CODES)) // 5
+    of_people = sample(correct, DIVISION, np.array([300, 200]), STUDY.statistics, units)
+    floors = [
+        frontier(one, sizes, frames.levels, frames.certificates, STUDY)["floor"].iloc[0]
+        for one in (sampled, of_people)
+    ]
+    alone = np.ones(len(CODES), bool)
+    bounds = certified_losses(
+        alone, alone, CODES, counted=DIVISION.counted, alpha=0.05, units=units
+    )
+    assert floors[1] == bounds.max() > 2 * floors[0]
 
 
 def test_an_unknown_bound_meets_no_target():

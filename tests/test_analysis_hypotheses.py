@@ -264,6 +264,40 @@ def test_the_default_has_two_methods_that_differ_in_balanced_calibration_alone()
     assert pooled(assessed(sampled, study)).loc["H3", "compared"] == "qat − mpqat"
 
 
+def test_a_description_or_a_choice_of_widths_does_not_part_two_methods():
+    static, balanced = (STUDY.methods[name] for name in ("static", "static_balanced"))
+    own = {"qat": balanced | {"about": "ours", "bits": (4,)}, "mpqat": static | {"bits": None}}
+    study = STUDY.model_copy(
+        update={"methods": {"ptq": STUDY.methods["ptq"], **own}, "mitigations": {}}
+    )
+    sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)
+    assert pooled(assessed(sampled, study)).loc["H3", "compared"] == "qat − mpqat"
+
+
+def test_an_adjustment_is_compared_with_the_same_one_in_fp32():
+    free = STUDY.mitigations["logit_adjusted"]
+    weaker = free | {"post": [{"kind": "logit_adjustment", "tau": 0.5}]}
+    full = STUDY.mitigations["logit_adjusted_fp32"]
+    sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)
+    remedies = {"repaired": weaker, "logit_adjusted": free, "logit_adjusted_fp32": full}
+    rows = pooled(assessed(sampled, STUDY.model_copy(update={"mitigations": remedies})))
+    assert rows.loc["quantization_adds", "compared"] == "logit_adjusted − logit_adjusted_fp32"
+    del remedies["logit_adjusted"]
+    rows = pooled(assessed(sampled, STUDY.model_copy(update={"mitigations": remedies})))
+    assert "at integer widths" in rows.loc["quantization_adds", "missing"]
+
+
+def test_what_an_augmentation_does_is_not_read_off_a_network_that_is_corrected_too():
+    erasing = STUDY.methods["ptq"] | {
+        "recipe": STUDY.methods["ptq"]["recipe"] | {"augmentation": {"kind": "erasing"}}
+    }
+    corrected = erasing | {"post": [{"kind": "temperature"}]}
+    methods = {"ptq": STUDY.methods["ptq"], "qat": corrected, "mpqat": erasing}
+    sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)
+    study = STUDY.model_copy(update={"methods": methods, "mitigations": {}})
+    assert pooled(assessed(sampled, study)).loc["augmented_fairer", "compared"] == "mpqat − ptq"
+
+
 FOOTING = load(Path(__file__).parents[1] / "studies" / "footing.yaml").judged()
 ARMS = {
     "uniform": ("ptq", "qat", "qat_fair"),
@@ -316,6 +350,19 @@ def test_widths_that_help_at_equal_training_are_seen_to():
     assert verdicts["weighted_rounding"] == "supported"
     assert verdicts["augmented_fairer"] == "supported"
     assert verdicts["training_adds_more"] == "refuted"
+
+
+def test_a_rounding_is_compared_with_its_own_control():
+    footing = FOOTING.all_methods()
+    shuffled = footing["gptq_shuffled"]
+    other = shuffled | {"weights": shuffled["weights"] | {"granularity": "another"}}
+    names = {"qat": footing["gptq_worst"], "mpqat": other, "fair_qat": shuffled}
+    study = STUDY.model_copy(
+        update={"methods": {"ptq": STUDY.methods["ptq"], **names}, "mitigations": {}}
+    )
+    sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)
+    row = pooled(assessed(sampled, study)).loc["weighted_rounding"]
+    assert row["compared"] == "qat − fair_qat"
 
 
 def test_a_study_without_the_columns_says_what_it_lacks():

@@ -130,6 +130,9 @@ def test_intervals_over_seeds_are_students(frames):
     low, _ = stats.t.interval(0.95, 2, loc=85, scale=np.std([90, 80], ddof=1) / np.sqrt(3))
     pair = published(frames, study.model_copy(update={"seeds": (0, 1)}))["methods"]
     assert pair["FVO ±"].isna().all()  # two seeds are too few to say
+    own = {"dataset": "mnist5k", "model": "n_1", "seed": [0, 1]}  # of answers that were given
+    few = published(frames | {"certificates": pd.DataFrame(own)}, study)["methods"]
+    assert few["FVO ±"].isna().all()
     for name in ("accuracy", "worst group", "FVO"):
         assert 85 - rows.loc[("qat", "int4"), f"{name} ±"] == pytest.approx(low)
     assert rows.loc[("qat", "int4"), "worst group, %"] == pytest.approx(76)

@@ -226,6 +226,9 @@ def test_a_study_names_the_images_that_it_lost():
         slices_of_study(STUDY, variant="ptq-5bit")
     with pytest.raises(UserError, match="no dataset 'e': there are d"):
         slices_of_study(STUDY, dataset="e")
+    given = STUDY.model_copy(update={"datasets": ("d", "e"), "answers": {"m": "d"}})
+    with pytest.raises(UserError, match="m answers d, and not e"):
+        slices_of_study(given, dataset="e", model="m")
 
 
 @pytest.mark.usefixtures("_study")

@@ -19,8 +19,9 @@ from quantskew.analysis import figures, report
 from quantskew.analysis.figures import FIGURES, figure
 from quantskew.analysis.figures.drawing import BarsByGroup, HeatMap, Points, TradeOff, looks
 from quantskew.analysis.figures.registry import dvc_plots
+from quantskew.analysis.frontier import shipped
 from quantskew.analysis.report import decision
-from quantskew.analysis.report.sections import Section, every_metric
+from quantskew.analysis.report.sections import Section, every_metric, sections
 from quantskew.analysis.report.tables import LONGEST, count, p, table, text
 from quantskew.analysis.report.words import GLOSSARY, explained
 from quantskew.analysis.run import flipped
@@ -163,6 +164,18 @@ def test_what_ships_is_recommended_and_what_is_simulated_is_not():
         "Ship m as int8_random: accuracy 89.9 % (fp32 90.0 %); no group loses over 2 points, "
         "certified."
     )
+    # of a width that the reference does not keep, another variant is what ships
+    other = placed().iloc[2:].assign(method="static", loss_bound=0.01, recommended=True)
+    variants = pd.concat([placed().assign(recommended=False), other])
+    static = {"method": "static", "bits": 4, "group": "all", "metric": "overall", "value": 0.88}
+    levels = pd.concat([frames["levels"], pd.DataFrame([{"dataset": "d", "model": "m", **static}])])
+    study = study.model_copy(update={"methods": study.methods | {"static": {}}})
+    found = frames | {"frontier": variants, "levels": levels}
+    rows = decision.decisions(found, study)
+    assert decision.sentence(rows, found, study) == (
+        "Ship m as static int4 (simulated): accuracy 88.0 % (fp32 93.2 %); no group loses over 2 "
+        "points, certified."
+    )
     poor = shipping(lost=(400, 1))
     rows = decision.decisions(frames | poor, study)
     assert not any(row.recommended for row in rows)
@@ -172,6 +185,41 @@ def test_what_ships_is_recommended_and_what_is_simulated_is_not():
     assert told == (
         "No file is sure to keep every group's loss within 2 points: m's best is certified to 20.4."
     )
+
+
+def test_of_files_whose_groups_are_all_too_small_nothing_is_certified_or_recommended():
+    frames = audited() | shipping() | {"frontier": placed()}
+    frames["deployed_groups"]["counted"] = False
+    (file,) = shipped(frames, STUDY).to_dict("records")
+    assert (file["bytes"], file["meets"], file["recommended"]) == (1000, False, False)
+    assert np.isnan([file["loss"], file["loss_bound"], file["fvo"], file["fvo_high"]]).all()
+    row = decision.decisions(frames, STUDY)[0]
+    assert (row.verdict, row.recommended) == ("cannot tell", False)
+    assert row.counts == ["no race group could be judged; 2 under 30 images not judged"]
+
+
+def test_counts_of_samples_bound_nothing_where_several_are_of_one_person():
+    """The same file: with samples its FVO and who loses most are known, with persons they are not.
+
+    Of a group with many samples but few persons nothing is said either.
+    """
+    people = STUDY.model_copy(update={"groups": Groups(by={"d": ("race",)}, unit={"d": "person"})})
+    frames = audited() | shipping(lost=(400, 1))
+    for study, known in ((STUDY, True), (people, False)):
+        (file,) = shipped(frames, study).to_dict("records")
+        assert file["fvo"] == pytest.approx(0.1995)
+        assert np.isnan(file["fvo_high"]) != known
+        row = decision.decisions(frames, study)[0]
+        assert row.worst[0].startswith("race group a:" if known else "one of the race groups a and")
+    assert decision.decisions(frames, people)[1].counts == [
+        "race: 2 safe of 2; 1 under 30 person units not judged"
+    ]
+    rows = frames["certificates"]
+    frames["certificates"] = pd.concat(
+        [rows, rows[rows["group"] == "a"].assign(group="tiny", lost=99)]
+    )
+    int4 = decision.decisions(frames, STUDY)[2]
+    assert int4.more == "worst with seed 0: a; seed 1: b"
 
 
 def test_few_images_leave_the_verdict_on_a_file_open():
@@ -446,6 +494,13 @@ def test_pictures_of_flipped_samples_are_shown_with_their_answers(tmp_path, monk
     kept = read_table("samples", path, ["id", "image"]).to_pandas().set_index("id")["image"]
     assert shown.tobytes() == kept[people.ids[0]]
     rows = rows.assign(taxicab=1.0)
+    (each,) = (
+        one for part in sections(audited() | {"exemplars": rows}, STUDY) for one in part.tables
+        if one.title == "Each of them"
+    )  # fmt: skip
+    changed = [line[each.heads.index("seeds changed")].value for line in each.rows]
+    assert len(changed) > 1
+    assert changed == sorted(changed, reverse=True)  # as the note says
     page = report.render(audited() | {"exemplars": rows}, STUDY, drawn={}, pictures=pictures)
     assert page.count('<img src="data:image/png') == 2
     assert "answered 3, at int4 7</figcaption>" in page
@@ -657,6 +712,11 @@ def test_every_metric_of_every_grouping_is_listed_where_it_has_a_meaning():
     assert odds["int4_verdict"] == "worse"
     assert rows["fp32"].notna().tolist() == [True, False, True, False, False]
     assert every_metric(levels, effects[:0], STUDY).empty
+    unknown = effects.replace({"method": {"ptq": "phone", "qat": "camera"}})  # of one width, both
+    rows = every_metric(levels, unknown, STUDY)
+    assert [name for name in rows if name.endswith("change")] == [
+        "int8_change", "phone int4_change", "camera int4_change",
+    ]  # fmt: skip
 
 
 def test_without_its_script_the_page_has_all_rows_and_no_pager(page):

@@ -5,9 +5,9 @@ import pandas as pd
 
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import groups_named, points
-from quantskew.analysis.views import judged
+from quantskew.analysis.views import judged, states
 from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, UNDEFINED, WORSE
-from quantskew.names import UNKNOWN_WIDTH, WHOLE, state_name, width_name
+from quantskew.names import UNKNOWN_WIDTH, WHOLE, width_name
 from quantskew.schemas import POINT
 
 
@@ -94,13 +94,15 @@ def metrics(
     points it leaves ``off`` the targets, and its ``training`` as a ratio to that of fp32. Tables of
     answers, whose width is not known, stand under their own names.
     """
+    if rows.empty:
+        return {}
     cheapest = remedies[remedies["cheapest"]].drop_duplicates(list(POINT))
     costs = cheapest.set_index(["dataset", "model", "bits"])[["excess", "training"]]
     result: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     joined = rows.join(costs, on=["dataset", "model", "bits"])
-    for row in joined.to_dict("records"):
+    for state, row in zip(states(rows), joined.to_dict("records"), strict=True):
         place = result.setdefault(row["dataset"], {}).setdefault(row["model"], {})
-        place[state_name(row["method"], row["bits"])] = {
+        place[state] = {
             short: round(factor * row[name], 2) + 0
             for name, (short, factor) in SUMMARY.items()
             if not pd.isna(row[name])
@@ -110,30 +112,28 @@ def metrics(
 
 def of_chance(study: Study) -> str:
     """Say what the intervals and verdicts speak of, and what they do not."""
-    seeds, settings = len(study.seeds), study.statistics
-    if seeds == 1:
-        about = (
-            "All verdicts are about these very networks, one of each kind, on other test images: "
-            "one seed cannot tell what another training would give. "
-        )
-    else:
-        about = (
-            "Verdicts on methods that train are over seeds: about other networks that the method "
-            f"would give, judged by {seeds} of them. Verdicts on what is quantized without "
-            "training are about these very networks. "
-        )
-    margin = f"{100 * settings.margin:g}"
+    seeds = len(study.seeds)
+    about = (
+        "All verdicts are about these very networks, one of each kind, on other test images: "
+        "one seed cannot tell what another training would give."
+        if seeds == 1
+        else "Verdicts on methods that train are over seeds: about other networks that the method "
+        f"would give, judged by {seeds} of them. Verdicts on what is quantized without training "
+        "are about these very networks."
+    )
     return (
-        f"What is sure: {about}A change is equivalent if it surely lies within {margin} points, "
-        "worse or better if it is surely not zero, and else these data cannot tell. The changes of "
-        "overall accuracy, FVO and the worst group of the first grouping are one family of tests, "
-        "adjusted by Holm; all else is exploratory, with its false discovery rate. Intervals hold "
-        "one by one."
+        f"What is sure: {about} A change is equivalent if it surely lies within "
+        f"{100 * study.statistics.margin:g} points, worse or better if it is surely "
+        "not zero, and else these data cannot tell. The changes of overall accuracy, FVO and the "
+        "worst group of the first grouping are one family of tests, adjusted by Holm; all else is "
+        "exploratory, with its false discovery rate. Intervals hold one by one."
     )
 
 
 def sentences(rows: pd.DataFrame, study: Study) -> list[str]:
     """Say for each data set and model who is hurt, by how much, how sure, and what helps."""
+    if rows.empty:
+        return []
     return [
         f"{dataset}, {model}: "
         + " ".join(
@@ -149,7 +149,8 @@ def _of_width(row: pd.Series, study: Study) -> str:
     if row["bits"] == UNKNOWN_WIDTH:
         start, who = f"With {plain}", "it"
     if not row["groups"]:
-        few = f"{row['groups_too_small']} groups under {study.groups.minimum} images"
+        counted_in = study.counted_in(row["dataset"])
+        few = f"{row['groups_too_small']} groups under {study.groups.minimum} {counted_in}"
         return f"{start} no {attribute} group could be judged: {few}."
     margin = f"{EQUIVALENT} to fp32 (within {100 * study.statistics.margin:g} points)"
     counts = {WORSE: "groups_harmed", BETTER: "groups_better", margin: "groups_equivalent"}

@@ -40,18 +40,8 @@ FROM_FP32 = ("relative_error", "cosine_distance")
 def surveyed(groups: pd.DataFrame, curvature: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Join what was measured of each group with the surface of its loss.
 
-    Parameters
-    ----------
-    groups, curvature
-        The tables of these names.
-    study
-        Its first groupings and its reference method.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Rows of ``groups`` of fp32 and the reference method, with the columns that only
-        ``curvature`` has; those are NaN where the surface was not surveyed.
+    These are the rows of ``groups`` of fp32 and the reference method, on the first groupings, with
+    the columns that only ``curvature`` has; those are NaN where the surface was not surveyed.
     """
     key = [*VARIANT, "attribute", "group"]
     surface = curvature[[*key, *curvature.columns.difference(groups.columns)]]
@@ -61,19 +51,9 @@ def surveyed(groups: pd.DataFrame, curvature: pd.DataFrame, study: Study) -> pd.
 def changes(tables: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
     """How far every step moved from fp32 in each group, and the accuracy it lost.
 
-    Parameters
-    ----------
-    tables
-        ``groups``, ``layers`` and ``curvature``.
-    study
-        Its first groupings and its reference method.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per group of a network at a width: dataset, model, seed, bits, attribute, group,
-        :data:`LOST` and one column per step of :data:`STEPS`; NaN where the surface of the loss was
-        not surveyed.
+    From the tables ``groups``, ``layers`` and ``curvature``: one row per group of a network at a
+    width, with dataset, model, seed, bits, attribute, group, :data:`LOST` and one column per step
+    of :data:`STEPS`; NaN where the surface of the loss was not surveyed.
     """
     layers = tables["layers"]
     whole = layers.loc[layers["layer"] == "all", [*VARIANT, "relative_error"]]

@@ -291,15 +291,7 @@ class Claim:
 
 
 def judge(evidence: Evidence, claims: Mapping[str, Claim]) -> pd.DataFrame:
-    """Test claims on a data set: rows of the table ``claims``.
-
-    Parameters
-    ----------
-    evidence
-        All networks of the data set.
-    claims
-        By name.
-    """
+    """Test claims on the networks of a data set: rows of the table ``claims``."""
     rows = [row for name in claims for row in _rows(name, claims[name], evidence)]
     dataset, attribute = evidence.sampled.points[0].dataset, evidence.sampled.division.attribute
     table = pd.DataFrame(rows).assign(dataset=dataset, attribute=attribute)

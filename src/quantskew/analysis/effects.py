@@ -15,20 +15,20 @@ so what is said of it is said over seeds. What merely quantizes the networks of 
 judged on these very networks, and so is everything in a study of one seed.
 """
 
-import copy
 import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
 from quantskew import tables
-from quantskew.analysis.study import Statistics, Study, part
+from quantskew.analysis.study import Statistics, Study
 from quantskew.data.groups import Grouping, Groups, groupings, unit_codes
 from quantskew.data.people import read_people
 from quantskew.fairness.bounds import Pair
@@ -47,6 +47,7 @@ from quantskew.fairness.verdicts import (
     verdicts,
 )
 from quantskew.files import replacing
+from quantskew.layout import empty
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, Point, Variant
 from quantskew.schemas import POINT, VARIANT
 
@@ -70,15 +71,6 @@ class Predictions(NamedTuple):
     predicted: dict[Point, np.ndarray]
 
 
-class Options(TypedDict):
-    """How sure a measurement is to be."""
-
-    metrics: list[Metric]
-    draws: int
-    confidence: float
-    rng: np.random.Generator
-
-
 class Frames(NamedTuple):
     """Rows of the tables of those names."""
 
@@ -88,12 +80,7 @@ class Frames(NamedTuple):
 
 
 def read_answers(paths: Iterable[Path]) -> tuple[pd.DataFrame, dict[Variant, np.ndarray]]:
-    """Read what networks answer, without their logits.
-
-    Parameters
-    ----------
-    paths
-        Tables ``predictions`` of one network each.
+    """Read the tables ``predictions`` of one network each, without their logits.
 
     Returns
     -------
@@ -123,18 +110,9 @@ def read_answers(paths: Iterable[Path]) -> tuple[pd.DataFrame, dict[Variant, np.
 def read_predictions(
     points: Mapping[Point, Mapping[int, Path]], n_classes: int
 ) -> tuple[Predictions, np.ndarray]:
-    """Read the predicted classes of the networks of a data set and a model.
+    """Read the predicted classes of a data set and a model, and the ids of the samples, (n,).
 
-    Parameters
-    ----------
-    points
-        Tables ``predictions`` of each point by seed; all points have the same seeds.
-    n_classes
-        Of the data set.
-
-    Returns
-    -------
-    The predictions, and the ids of the samples, (n,).
+    ``points`` are tables ``predictions`` by seed; all points have the same seeds.
     """
     paths = [path for by_seed in points.values() for path in by_seed.values()]
     samples, answers = read_answers(paths)
@@ -159,28 +137,16 @@ def references(
 
     Free remedies are among them on the first grouping alone, where remedies are priced.
     """
+    base = (BASELINE, FULL_PRECISION)
     if point.method == BASELINE:
         return []
     plain = study.reference
     if point.method == plain or point._replace(method=plain) not in points:
-        return [(BASELINE, FULL_PRECISION)]
+        return [base]
     priced = study.retrained(point.method) and grouping == study.groups_of(point.dataset)[0]
     free = study.free_remedies() if priced else []
-    beside = [plain, *_shuffled(study, point.method), *free]
-    same_width = [(m, point.bits) for m in beside if point._replace(method=m) in points]
-    return [(BASELINE, FULL_PRECISION), *same_width]
-
-
-def _shuffled(study: Study, name: str) -> list[str]:
-    """Names of the controls of a method: alike, but for widths or groups dealt at random."""
-    methods, controls = study.all_methods(), []
-    for path in (("policy", "unit"), ("weights", "rounding", "weighting")):
-        control = copy.deepcopy(methods.get(name, {}))
-        dealt = part(control, *path)
-        if part(dealt, "shuffle") is False:  # else a control itself, or nothing to deal
-            dealt["shuffle"] = True
-            controls.append(control)
-    return [other for other, method in methods.items() if method in controls]
+    beside = [plain, *study.controls_of(point.method), *free]
+    return [base, *((m, point.bits) for m in beside if point._replace(method=m) in points)]
 
 
 def analyze(
@@ -191,12 +157,8 @@ def analyze(
 ) -> Frames:
     """Compute the tables ``levels``, ``effects`` and ``certificates`` of a data set and a model.
 
-    Parameters
-    ----------
-    divisions
-        Ways of dividing the same test samples, in the same order.
-    units
-        (n,) who each sample comes from; None where each is its own unit.
+    ``divisions`` and ``units`` (who each sample comes from, (n,); None where each is its own) are
+    of the same test samples, in the same order.
     """
     labels, n_classes, seeds, predicted = predictions
 
@@ -258,8 +220,7 @@ def compare_point(
     """
     people = read_people(samples).test
     place, predicted = read_answers([*answers, *chain.from_iterable(references.values())])
-    order = pd.Series(np.arange(len(people.ids)), people.ids).loc[place["id"]].to_numpy()
-    attributes = people.attributes.iloc[order]
+    attributes = people.attributes.set_axis(people.ids, axis=0).loc[place["id"]]
     units = unit_codes(attributes, unit)
     (division,) = groupings(attributes, [grouping], groups, units)
 
@@ -292,8 +253,9 @@ def joined(parts: Iterable[Frames], study: Study) -> Frames:
         else pd.DataFrame()
         for kind in zip(*parts, strict=True)
     )
-    effects = _adjusted(effects, study)
-    return Frames(levels, _judged(effects, study.statistics), certificates)
+    if effects.empty:  # nothing could be made of the fp32 networks
+        return Frames(levels, empty("effects"), empty("certificates"))
+    return Frames(levels, _judged(_adjusted(effects, study), study.statistics), certificates)
 
 
 def _adjusted(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -322,9 +284,10 @@ def _judged(effects: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
         effects["low"], effects["high"], settings.margin,
         p_value=p_value, alpha=settings.alpha, higher_is_better=better_is_higher,
     )  # fmt: skip
-    # an interval that has decided waits for its adjusted test, and that for the ratio of their z
+    # an interval that has decided waits for its own p to fall to the share of alpha that is its own
     apart = (effects["low"] > 0) | (effects["high"] < 0)
-    ratio = norm.isf(settings.alpha / 2) / np.maximum(norm.isf(p_value / 2), 1e-9)
+    own = effects["p_value"].astype(float)
+    ratio = norm.isf(settings.alpha * own / p_value / 2) / np.maximum(norm.isf(own / 2), 1e-9)
     images = np.where(apart, np.ceil(effects["n"] * ratio**2), effects["decide"])
     decide = np.where(effects["about"] == METHOD, effects["decide"], images)
     by_class = effects["metric"].map(lambda name: find(name).by_class)
@@ -358,14 +321,14 @@ def compare(
     retrained: bool,
 ) -> Frames:
     """Measure a point, and its change from each reference on the seeds that both have."""
-    # the draws of a comparison depend on its name alone, not on what else the study holds
+    # the draws of a point depend on its name and on its references, not on other points
     name = "/".join(map(str, (*point, division.attribute)))
     rng = np.random.default_rng([settings.seed, zlib.crc32(name.encode())])
     place = {**point._asdict(), "attribute": division.attribute}
     metrics = [one for one in CATALOGUE.values() if settings.parity or not one.by_class]
-    options: Options = {
-        "metrics": metrics, "draws": settings.draws, "confidence": 1 - settings.alpha, "rng": rng
-    }  # fmt: skip
+    measured_by = partial(
+        measure, metrics=metrics, draws=settings.draws, confidence=1 - settings.alpha, rng=rng
+    )
     whole: dict[str, Measured] = {}
     effects, certificates = [], []
     for reference, others in references.items():
@@ -374,7 +337,7 @@ def compare(
             continue
         after, before = networks.at(seeds), others.at(seeds)
         over_seeds = retrained and len(seeds) > 1
-        measured = measure(after.answers, before.answers, over_seeds=over_seeds, **options)
+        measured = measured_by(after.answers, before.answers, over_seeds=over_seeds)
         if seeds == networks.seeds:
             whole = whole or measured
         rows = _changes(measured, Pair(before.answers, after.answers), division, settings)
@@ -382,7 +345,7 @@ def compare(
         effects.append(rows.assign(**place, reference=reference))
         if reference == BASELINE:
             certificates.append(_certificates(before, after, division, settings).assign(**place))
-    levels = _levels(whole or measure(networks.answers, **options), networks.answers, division)
+    levels = _levels(whole or measured_by(networks.answers), networks.answers, division)
     return Frames(
         levels.assign(**place),
         *(pd.concat(rows) if rows else pd.DataFrame() for rows in (effects, certificates)),
@@ -486,7 +449,7 @@ def _certificates(
     before: Networks, after: Networks, division: Grouping, settings: Statistics
 ) -> pd.DataFrame:
     _, codes, names, counted = division
-    sizes, labels = division.sizes, after.answers.labels
+    labels = after.answers.labels
     sound = all(is_a_basis(labels, one) for one in before.answers.predictions)
     parts = []
     pairs = zip(after.seeds, before.answers.predictions, after.answers.predictions, strict=True)
@@ -496,8 +459,9 @@ def _certificates(
             one == labels, other == labels, codes,
             counted=counted, alpha=settings.alpha, units=after.answers.units,
         )  # fmt: skip
-        if not sound:
-            bounds = np.full_like(bounds, np.nan)
-        rows = pd.DataFrame({"group": names, "n": sizes, "lost": lost, "gained": gained})
-        parts.append(rows.assign(seed=seed, still_wrong=still_wrong, bound=bounds))
+        columns = {
+            "group": names, "n": division.sizes, "lost": lost, "gained": gained, "seed": seed,
+            "still_wrong": still_wrong, "bound": bounds if sound else np.nan,
+        }  # fmt: skip
+        parts.append(pd.DataFrame(columns))
     return pd.concat(parts)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from quantskew.analysis.sampled import Sampled
 from quantskew.analysis.study import Study
-from quantskew.fairness.certificate import certificate
+from quantskew.fairness.certificate import certified_losses
 from quantskew.fairness.frontier import on_frontier
 from quantskew.fairness.gaps import gap_limits
 from quantskew.fairness.limits import Shares
@@ -49,6 +49,7 @@ def frontier(
     highs = chosen.set_index(list(POINT))["high"].to_dict()
     gaps = fvo(sampled.accuracy, sampled.division.counted).mean(-1)
     means = np.stack([sampled.overall.mean(-1), gaps], axis=-1)  # (1 + B, P, 2)
+    floor = _floor(sampled, study.statistics.alpha)
     parts = []
     for model in study.models:
         places = [i for i, point in enumerate(sampled.points) if point.model == model]
@@ -65,7 +66,7 @@ def frontier(
             fvo_high=[highs[point] for point in points],
             loss=_largest_loss(sampled, points),
             loss_bound=[0.0 if p.method == BASELINE else bounds[p] for p in points],
-            floor=_floor(sampled, study.statistics.alpha),
+            floor=floor,
             on_frontier=on_frontier(values[0], MAXIMIZE),
             probability=np.mean([on_frontier(draw, MAXIMIZE) for draw in values[1:]], axis=0),
         )
@@ -80,9 +81,13 @@ def _largest_loss(sampled: Sampled, points: list[Point]) -> list[float]:
 
 
 def _floor(sampled: Sampled, alpha: float) -> float:
-    nothing = np.zeros_like(sampled.sizes)
-    counted = sampled.division.counted
-    return certificate(nothing, nothing, sampled.sizes, counted=counted, alpha=alpha).bound
+    """Return the largest certified loss of a network of which no answer changes."""
+    _, codes, _, counted = sampled.division
+    right = np.ones(len(codes), bool)
+    bounds = certified_losses(
+        right, right, codes, counted=counted, alpha=alpha, units=sampled.units
+    )
+    return float(bounds[counted].max()) if counted.any() else np.nan
 
 
 def judged(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -93,13 +98,18 @@ def judged(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
         over.append(np.maximum(0.0, rows["fvo_high"] - targets.fvo))
     # a bound that is not known is not met
     excess = np.max(over, axis=0)
-    small = True if targets.bytes is None else rows["bytes"] <= targets.bytes
-    meets = (excess == 0) & small
+    meets = (excess == 0) & small_enough(rows, study)
     order = ["width", "trained", "bytes", "accuracy"]
     width = rows["bits"].replace(UNKNOWN_WIDTH, FULL_PRECISION - 1)  # after what is known narrower
     ranked = rows.assign(width=width, trained=rows["method"].map(study.retrained))[meets]
     best = ranked.sort_values(order, ascending=[True, True, True, False]).index[:1]
     return rows.assign(excess=excess, meets=meets, recommended=rows.index.isin(best))
+
+
+def small_enough(rows: pd.DataFrame, study: Study) -> "pd.Series[bool]":
+    """Whether a file is within the target; where there is one, its size has to be known."""
+    most = study.targets.bytes
+    return pd.Series(True, rows.index) if most is None else rows["bytes"] <= most
 
 
 def shipped(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
@@ -135,38 +145,43 @@ def shipped(frames: Mapping[str, pd.DataFrame], study: Study) -> pd.DataFrame:
     rows = []
     for place, part in joined.groupby(list(POINT), sort=False):
         groups = by_group.merge(part[["dataset", "model", "seed", "method", "bits"]])
-        gaps, highs = zip(*(_gap(own, study) for _, own in groups.groupby("seed")), strict=True)
+        gaps = [_gap(own, study) for _, own in groups.groupby("seed")] or [(np.nan, np.nan)]
+        gap, high = np.transpose(gaps)
         bound = groups["bound"]
-        rows.append(
-            dict(zip(POINT, place, strict=True))
-            | {
-                "bytes": part["bytes"].mean(),
-                "share": part["bytes"].mean() / part["parent_bytes"].mean(),
-                "accuracy": part["accuracy"].mean(),
-                "fp32": part["parent_accuracy"].mean(),
-                "loss": (groups["fp32"] - groups["accuracy"]).max(),
-                "loss_bound": bound.max() if bound.notna().all() else np.nan,
-                "fvo": np.mean(gaps),
-                "fvo_high": np.max(highs),
-                "plain": (part["base"] == BASELINE).all(),
-            }
-        ) if len(groups) else None
-    made = pd.DataFrame(rows, columns=[*columns, "plain"])
-    if made.empty:
-        return made[columns]
+        numbers = {
+            "bytes": part["bytes"].mean(),
+            "share": part["bytes"].mean() / part["parent_bytes"].mean(),
+            "accuracy": part["accuracy"].mean(),
+            "fp32": part["parent_accuracy"].mean(),
+            "loss": (groups["fp32"] - groups["accuracy"]).max(),
+            "loss_bound": bound.max(skipna=False),
+            "fvo": gap.mean(),
+            "fvo_high": high.max(),
+            "plain": (part["base"] == BASELINE).all(),
+        }
+        rows.append(dict(zip(POINT, place, strict=True)) | numbers)
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    made = pd.DataFrame(rows)
     able = made.assign(loss_bound=made["loss_bound"].where(made["plain"]))
     parts = [judged(part, study) for _, part in able.groupby(["dataset", "model"], sort=False)]
-    verdicts = pd.concat(parts)[["excess", "meets", "recommended"]]
-    return made.drop(columns=["plain", *verdicts]).join(verdicts)[columns]
+    return made.join(pd.concat(parts)[["excess", "meets", "recommended"]])[columns]
 
 
 def _gap(groups: pd.DataFrame, study: Study) -> tuple[float, float]:
-    """Largest gap between the groups of a file, and its upper limit; NaN without two groups."""
+    """Largest gap between the groups of a file, and its upper limit.
+
+    Both are NaN without two groups, and so is the limit where several samples come from one unit,
+    because the counts of samples then bound nothing.
+    """
     if len(groups) < 2:
         return np.nan, np.nan
+    gap = float(np.ptp(groups["accuracy"]))
+    if study.unit_of(groups["dataset"].iloc[0]):
+        return gap, np.nan
     own = Shares(groups[["accuracy"]].to_numpy().T, groups[["n"]].to_numpy(float).T)
     high = gap_limits(own, np.ones(len(groups), bool), study.statistics.alpha / 2).high
-    return float(np.ptp(groups["accuracy"])), float(high)
+    return gap, float(high)
 
 
 def files_first(placed: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
@@ -208,7 +223,8 @@ def recommendations(
 def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str:
     targets, attribute, floor = study.targets, base["attribute"], base["floor"]
     if np.isnan(floor):
-        return f"no {attribute} group has the {study.groups.minimum} test samples to judge by."
+        counted_in = study.counted_in(base["dataset"], "test samples")
+        return f"no {attribute} group has the {study.groups.minimum} {counted_in} to judge by."
     asked = [
         f"no {attribute} group loses more than {100 * targets.worst_group_loss:.1f} points "
         f"(certified with {100 * (1 - study.statistics.alpha):g} % for every seed)"
@@ -225,14 +241,15 @@ def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str
         first = f"the narrowest of {number} {what}s{ties}"
         among = first if number > 1 else f"the only {what}"
         parent = row.get("fp32", base["accuracy"])
+        share = 100 * row.get("share", row["bytes"] / base["bytes"])
         return (
-            f"ship {_named(row, what)}, {among} for which {wanted}: {row['bytes']:,.0f} bytes "
-            f"({100 * row.get('share', row['bytes'] / base['bytes']):.0f} % of fp32), accuracy "
-            f"{100 * row['accuracy']:.1f} % (fp32 {100 * parent:.1f} %), {_fvo(row)}loss of a "
-            f"group at most {100 * row['loss_bound']:.1f} points."
+            f"ship {_named(row, what)}, {among} for which {wanted}: "
+            f"{_size(row, f' ({share:.0f} % of fp32)')}accuracy {100 * row['accuracy']:.1f} % "
+            f"(fp32 {100 * parent:.1f} %), {_fvo(row)}loss of a group at most "
+            f"{100 * row['loss_bound']:.1f} points."
         )
     told = f"fp32 alone is sure to be within the targets: of no {what} is it certain that {wanted}."
-    fitting = made[made["bytes"] <= (targets.bytes or np.inf)]
+    fitting = made[small_enough(made, study)]
     if fitting["excess"].notna().any():
         row = fitting.loc[fitting["excess"].idxmin()]
         told += (
@@ -250,14 +267,18 @@ def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str
     if targets.fvo is not None:
         likely = likely[likely["fvo"] <= targets.fvo]
     if len(likely):
-        row = likely.loc[likely["bytes"].idxmin()]
+        row = likely.sort_values("bytes", kind="stable").iloc[0]
+        start = "On target" if np.isnan(row["bytes"]) else "Smallest on target"
         told += (
-            f" Smallest on target by what was observed, without that certainty: "
-            f"{_named(row, what)}, {row['bytes']:,.0f} bytes, accuracy "
-            f"{100 * row['accuracy']:.1f} %, {_fvo(row)}largest loss of a group "
-            f"{100 * row['loss']:.1f} points."
+            f" {start} by what was observed, without that certainty: {_named(row, what)}, "
+            f"{_size(row)}accuracy {100 * row['accuracy']:.1f} %, {_fvo(row)}largest loss of a "
+            f"group {100 * row['loss']:.1f} points."
         )
     return told
+
+
+def _size(row: pd.Series, share: str = "") -> str:
+    return "" if np.isnan(row["bytes"]) else f"{row['bytes']:,.0f} bytes{share}, "
 
 
 def _fvo(row: pd.Series) -> str:

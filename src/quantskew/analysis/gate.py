@@ -211,9 +211,11 @@ def rules() -> dict[str, Rule]:
         if metric.of == "each group":
             continue
         worse = {"lower": "increase", "higher": "decrease"}[metric.better]
-        known[f"{metric.rule}_{worse}"] = Rule(partial(_change, metric, f"{metric.rule}_{worse}"))
+        rule = f"{metric.rule}_{worse}"
+        known[rule] = Rule(partial(_by_metric, metric, rule, paired=True))
         if not metric.exact:  # of which there is the rule accuracy
-            known[metric.rule] = Rule(partial(_level, metric), metric.better == "higher")
+            level = partial(_by_metric, metric, metric.rule, paired=False)
+            known[metric.rule] = Rule(level, metric.better == "higher")
     return {**known, "accuracy": Rule(_accuracy, at_least=True), "bytes": Rule(_bytes)}
 
 
@@ -235,12 +237,11 @@ def _check_basis(evidence: Evidence, policy: Policy) -> None:
     accuracy, (majority, share) = evidence.accuracies[0], evidence.majority
     n = len(evidence.labels)
     expected = policy.expected_accuracy
+    high = _accuracy_limits(evidence, policy, evidence.before).high
     problem = ""
     if accuracy <= share:
         problem = f"always answering {majority!r} would reach {100 * share:.1f} %"
-    elif (
-        expected is not None and _accuracy_limits(evidence, policy, evidence.before).high < expected
-    ):
+    elif expected is not None and high < expected:
         problem = f"the policy expects {100 * expected:g} %"
     if problem:
         fed = f" It was fed {evidence.input}." if evidence.input else ""
@@ -272,21 +273,19 @@ def _decided(
     return Finding(rule, verdict, bound, value, low, high, note)
 
 
+def _untold(rule: str, bound: float, note: str) -> Finding:
+    return Finding(rule, "could not tell", bound, np.nan, np.nan, np.nan, note)
+
+
 def _worst(findings: Iterator[Finding], rule: str, bound: float, sign: int = 1) -> Finding:
     """Return the finding that decides: one that fails, or the least sure to pass."""
     every = list(findings)
     known = [finding for finding in every if not np.isnan(finding.value)]
     unknown = "; ".join(finding.note for finding in every if np.isnan(finding.value))
     if not known:
-        note = f"nothing could be judged: {unknown}"
-        return Finding(rule, "could not tell", bound, np.nan, np.nan, np.nan, note)
+        return _untold(rule, bound, f"nothing could be judged: {unknown}")
     order = ("fail", "could not tell", "pass")
-    known.sort(
-        key=lambda finding: (
-            order.index(finding.verdict),
-            -(finding.high if sign > 0 else -finding.low),
-        )
-    )
+    known.sort(key=lambda one: (order.index(one.verdict), -one.high if sign > 0 else one.low))
     first = known[0]
     also = [f.note.partition(" (")[0] for f in known[1:] if f.verdict == "fail"]
     notes = [first.note] if first.note else []
@@ -302,10 +301,9 @@ def by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``attribute``, ``group``, ``images``, ``units`` (who they are of), ``judged``; ``reference``
-        and ``accuracy``, the
-        accuracies; ``lost`` and ``gained``, images whose answer became wrong or right; and
-        ``loss_low`` and ``loss_high``, limits of the accuracy lost, valid for all groups of a
-        grouping at once and NaN where a group is not judged.
+        and ``accuracy``, the accuracies; ``lost`` and ``gained``, images whose answer became wrong
+        or right; and ``loss_low`` and ``loss_high``, limits of the accuracy lost, valid for all
+        groups of a grouping at once and NaN where a group is not judged.
     """
     alpha, units, parts = 1 - policy.confidence, evidence.units, []
     before, after = (answers == evidence.labels for answers in (evidence.before, evidence.after))
@@ -323,23 +321,14 @@ def by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:
         else:
             pairs = np.unique(np.stack([codes, units])[:, codes >= 0], axis=1)
             persons = np.bincount(pairs[0], minlength=n)
-            highs = change_limits(changes(before, after, codes, n, units=units), each).high
-            lows[counted] = -highs[counted]
+            change = change_limits(changes(before, after, codes, n, units=units), each)
+            lows[counted] = -change.high[counted]
+        highs = certified_losses(before, after, codes, counted=counted, alpha=alpha, units=units)
         columns = {
-            "attribute": attribute,
-            "group": names,
-            "images": sizes,
-            "units": persons,
-            "judged": counted,
-            "reference": hits[0] / sizes,
-            "accuracy": hits[1] / sizes,
-            "lost": lost,
-            "gained": gained,
-            "loss_low": lows,
-            "loss_high": certified_losses(
-                before, after, codes, counted=counted, alpha=alpha, units=units
-            ),
-        }
+            "attribute": attribute, "group": names, "images": sizes, "units": persons,
+            "judged": counted, "reference": hits[0] / sizes, "accuracy": hits[1] / sizes,
+            "lost": lost, "gained": gained, "loss_low": lows, "loss_high": highs,
+        }  # fmt: skip
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
 
@@ -347,29 +336,21 @@ def by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:
 def _group_loss(evidence: Evidence, policy: Policy, bound: float) -> Finding:
     groups = by_group(evidence, policy)
     small = groups[~groups["judged"]]
+    rule, few = "largest_group_loss", f"under {policy.minimum} {evidence.counted_in}"
     if len(small) == len(groups):
-        note = (
-            f"no group could be judged: {len(groups)} groups under {policy.minimum} "
-            f"{evidence.counted_in}"
-        )
-        return Finding("largest_group_loss", "could not tell", bound, np.nan, np.nan, np.nan, note)
+        return _untold(rule, bound, f"no group could be judged: {len(groups)} groups {few}")
     findings = (
         _decided(
-            "largest_group_loss",
-            bound,
-            (row.lost - row.gained) / row.images,
-            row.loss_low,
-            row.loss_high,
+            rule, bound, (row.lost - row.gained) / row.images, row.loss_low, row.loss_high,
             f"{row.attribute} {row.group} ({_size(row, evidence)})",
         )
         for row in groups[groups["judged"]].itertuples()
-    )
-    worst = _worst(findings, "largest_group_loss", bound)
-    if len(small):
-        unseen = ", ".join(f"{row.attribute} {row.group}" for row in small.itertuples())
-        note = f"{worst.note}; under {policy.minimum} {evidence.counted_in}, not judged: {unseen}"
-        worst = worst._replace(note=note)
-    return worst
+    )  # fmt: skip
+    worst = _worst(findings, rule, bound)
+    if small.empty:
+        return worst
+    unseen = ", ".join(f"{row.attribute} {row.group}" for row in small.itertuples())
+    return worst._replace(note=f"{worst.note}; {few}, not judged: {unseen}")
 
 
 def _size(group: Any, evidence: Evidence) -> str:
@@ -380,20 +361,15 @@ def _size(group: Any, evidence: Evidence) -> str:
 
 def _answers(evidence: Evidence, policy: Policy, division: Grouping, answers: Ints) -> Answers:
     return Answers(
-        evidence.labels,
-        answers[None],
-        division.codes,
-        division.counted,
-        evidence.n_classes,
-        units=evidence.units,
-        least=policy.minimum,
-    )
+        evidence.labels, answers[None], division.codes, division.counted, evidence.n_classes,
+        units=evidence.units, least=policy.minimum,
+    )  # fmt: skip
 
 
 def _measured(
     metric: Metric, evidence: Evidence, policy: Policy, *, paired: bool
 ) -> Iterator[tuple[str, float, float, float]]:
-    """Value or change of a metric with its limits, for each grouping."""
+    """Value of a metric with its limits, or its change for the worse, for each grouping."""
     # a metric of everyone is the same for every grouping
     for division in evidence.divisions[: 1 if metric.of == "everyone" else None]:
         after, before = (
@@ -401,51 +377,38 @@ def _measured(
             for answers in (evidence.after, evidence.before)
         )
         one = measure(
-            after,
-            before if paired else None,
-            metrics=[metric],
-            draws=policy.draws,
-            confidence=2 * policy.confidence - 1,
-            rng=np.random.default_rng(policy.seed),
-        )[metric.name]
+            after, before if paired else None, metrics=[metric], draws=policy.draws,
+            confidence=2 * policy.confidence - 1, rng=np.random.default_rng(policy.seed),
+        )[metric.name]  # fmt: skip
         note = "" if metric.of == "everyone" else f"by {division.attribute}"
         compares = metric.of == "grouping" and metric.chance is not None
         if compares and division.counted.sum() < 2:  # a single group has no gap to another
             sizes = f"{len(division.names)} groups, {division.counted.sum()} of them of"
-            yield (
-                f"{note}: {sizes} {policy.minimum} {evidence.counted_in} or more",
-                np.nan,
-                np.nan,
-                np.nan,
-            )
+            few = f"{note}: {sizes} {policy.minimum} {evidence.counted_in} or more"
+            yield few, np.nan, np.nan, np.nan
             continue
-        numbers, (least, most) = (one.value[0], one.low, one.high), metric.span
+        value, limits, (least, most) = one.value[0], (one.low, one.high), metric.span
         if one.effect is not None:
-            numbers = (one.effect.estimate, one.effect.low, one.effect.high)
+            value, limits = one.effect.estimate, (one.effect.low, one.effect.high)
+            if metric.better == "higher":  # so that a rise is for the worse
+                value, limits = -value, (-one.effect.high, -one.effect.low)
             least, most = least - most, most - least
-        value, low, high = map(float, numbers)
         if np.isnan(value):
             note = f"{note}: {one.reason or 'every rate rests on too few images'}"
-        yield note, value, float(np.clip(low, least, most)), float(np.clip(high, least, most))
+        low, high = (float(np.clip(end, least, most)) for end in limits)
+        yield note, float(value), low, high
 
 
-def _level(metric: Metric, evidence: Evidence, policy: Policy, bound: float) -> Finding:
-    sign = -metric.sign
+def _by_metric(
+    metric: Metric, rule: str, evidence: Evidence, policy: Policy, bound: float, *, paired: bool
+) -> Finding:
+    """Judge a metric by its value, or by how far it changed for the worse."""
+    sign = 1 if paired else -metric.sign
     findings = (
-        _decided(metric.rule, bound, value, low, high, note, sign=sign)
-        for note, value, low, high in _measured(metric, evidence, policy, paired=False)
+        _decided(rule, bound, value, low, high, note, sign=sign)
+        for note, value, low, high in _measured(metric, evidence, policy, paired=paired)
     )
-    return _worst(findings, metric.rule, bound, sign)
-
-
-def _change(metric: Metric, rule: str, evidence: Evidence, policy: Policy, bound: float) -> Finding:
-    sign = -metric.sign  # so that a rise is for the worse
-    findings = (
-        _decided(rule, bound, sign * value, min(ends), max(ends), note)
-        for note, value, *limits in _measured(metric, evidence, policy, paired=True)
-        for ends in [[sign * limit for limit in limits]]
-    )
-    return _worst(findings, rule, bound)
+    return _worst(findings, rule, bound, sign)
 
 
 def _accuracy(evidence: Evidence, policy: Policy, bound: float) -> Finding:
@@ -527,14 +490,10 @@ def as_json(evidence: Evidence, policy: Policy, findings: list[Finding]) -> dict
 def as_markdown(evidence: Evidence, policy: Policy, findings: list[Finding]) -> str:
     """Lay out a verdict as a summary for a pull request."""
     rules_table = pd.DataFrame(
-        {
-            "verdict": [finding.verdict for finding in findings],
-            "rule": [finding.rule for finding in findings],
-            "number [limits]": [
-                finding.line().partition(f"{finding.rule}: ")[2] for finding in findings
-            ],
-        }
-    )
+        {"verdict": one.verdict, "rule": one.rule,
+         "number [limits]": one.line().partition(f"{one.rule}: ")[2]}
+        for one in findings
+    )  # fmt: skip
     groups = by_group(evidence, policy)
     judged = groups.pop("judged")
     if evidence.units is None:
@@ -543,24 +502,20 @@ def as_markdown(evidence: Evidence, policy: Policy, findings: list[Finding]) -> 
     groups[shares] *= 100
     groups["group"] = groups["group"].where(judged, groups["group"] + " (not judged)")
     first, *rest = heading(evidence, policy)
-    hashes = [
-        f"- {what}: sha256 `{digest}`"
-        for what, digest in evidence.provenance.get("sha256", {}).items()
+    hashes = evidence.provenance.get("sha256", {})
+    lines = [
+        f"### Gate: **{overall(findings)}**",
+        "",
+        escape_markdown(first),
+        "",
+        *(f"- {escape_markdown(line)}" for line in rest),
+        f"- limits are one-sided at {100 * policy.confidence:g} %",
+        "",
+        markdown(rules_table),
+        "Accuracy, and limits of the accuracy lost by a group, in percent:",
+        "",
+        markdown(groups),
+        *(f"- {what}: sha256 `{digest}`" for what, digest in hashes.items()),
+        "",
     ]
-    return "\n".join(
-        [
-            f"### Gate: **{overall(findings)}**",
-            "",
-            escape_markdown(first),
-            "",
-            *(f"- {escape_markdown(line)}" for line in rest),
-            f"- limits are one-sided at {100 * policy.confidence:g} %",
-            "",
-            markdown(rules_table),
-            "Accuracy, and limits of the accuracy lost by a group, in percent:",
-            "",
-            markdown(groups),
-            *hashes,
-            "",
-        ]
-    )
+    return "\n".join(lines)

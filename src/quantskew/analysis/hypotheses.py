@@ -32,7 +32,7 @@ from quantskew.analysis.claims import (
     whole,
 )
 from quantskew.analysis.sampled import Sampled
-from quantskew.analysis.study import Study, kind, part
+from quantskew.analysis.study import Study, acting, kind, part
 from quantskew.fairness.metrics import Floats, worst_group
 from quantskew.names import BASELINE, FULL_PRECISION, Point
 
@@ -70,17 +70,8 @@ def assess(
 ) -> pd.DataFrame:
     """Test all declared claims on a data set: rows of the table ``claims``.
 
-    Parameters
-    ----------
-    study
-        What is compared.
-    sampled
-        All networks of the data set, on its first grouping.
-    sizes
-        Bytes of each point.
-    groups, curvature
-        The tables of these names; rows of other data sets, and groups below ``groups.minimum``,
-        are left out.
+    Of the tables ``groups`` and ``curvature``, rows of other data sets, and of groups below
+    ``groups.minimum``, are left out.
     """
     steps = surveyed(groups[groups["counted"]], curvature, study)
     steps = steps[steps["dataset"] == sampled.points[0].dataset]
@@ -134,9 +125,9 @@ def _balanced_calibration(evidence: Evidence) -> Contrast:
     for pair in permutations(evidence.study.all_methods().items(), 2):
         choices = [kind(method, "calibration", "choice") for _, method in pair]
         # balancing needs labels, which is no other difference
-        same = {"labels": None}
         one, other = (
-            {**m, **same, "calibration": part(m, "calibration", "samples")} for _, m in pair
+            acting(m) | {"labels": None, "calibration": part(m, "calibration", "samples")}
+            for _, m in pair
         )
         if choices == ["balanced", "random"] and one == other:
             return evidence.between(evidence.sampled.debiased, *(name for name, _ in pair))
@@ -272,18 +263,9 @@ def _fair_training(evidence: Evidence) -> Contrast:
 def best_of_both(contrasts: Mapping[tuple[str, str], Contrast], side: int) -> Contrast:
     """Return the contrast of the best trained remedy and the best free one.
 
-    Parameters
-    ----------
-    contrasts
-        Trained less free, by their names.
-    side
-        Where the trained one is better: 1 above, −1 below.
-
-    Returns
-    -------
-    Contrast
-        Both are chosen by their means on the same networks and samples, so its p is multiplied by
-        the number of pairs that it was chosen from.
+    ``contrasts`` are trained less free, by their names; ``side`` is where the trained one is
+    better: 1 above, −1 below. Both are chosen by their means on the same networks and samples, so
+    p is multiplied by the number of pairs that it was chosen from.
     """
     gain = {pair: side * float(c.values[0].mean()) for pair, c in contrasts.items()}
     rivals: dict[str, tuple[str, str]] = {}
@@ -335,27 +317,33 @@ def _training_spares(evidence: Evidence) -> Contrast:
 @claim("quantization_adds", +1, "debiased FVO, logit-adjusted networks less the same in fp32")
 def _left_by_adjustment(evidence: Evidence) -> Contrast:
     """Quantization adds to the disparity that logit adjustment leaves."""
-    methods = evidence.study.all_methods()
-    adjusting = [
-        name
-        for name in evidence.study.free_remedies()
-        if [part["kind"] for part in methods[name].get("post", [])] == ["logit_adjustment"]
-    ]
     points = {(point.method, point.bits) for point in evidence.sampled.points}
-    full = [name for name in adjusting if (name, FULL_PRECISION) in points]
-    narrow = [n for n in adjusting if any((n, bits) in points for bits in evidence.study.bits)]
-    if not full or not narrow:
+    adjusting = {
+        name: method["post"]
+        for name, method in evidence.study.all_methods().items()
+        if [part["kind"] for part in method.get("post", [])] == ["logit_adjustment"]
+        and not evidence.study.retrained(name)
+    }
+    pairs = (
+        (narrow, full)
+        for narrow, full in permutations(adjusting, 2)
+        if adjusting[narrow] == adjusting[full]
+        and (full, FULL_PRECISION) in points
+        and any((narrow, bits) in points for bits in evidence.study.bits)
+    )
+    narrow, full = next(pairs, ("", ""))
+    if not narrow:
         raise NotTestable(
             "needs post: logit_adjustment at integer widths, and with weights: {format: float32}"
         )
-    values, widths = evidence.sampled.debiased, evidence.bits(narrow[0])
+    values, widths = evidence.sampled.debiased, evidence.bits(narrow)
 
     def added(model: str) -> Floats:
-        each = [evidence.at(values, model, narrow[0], bits) for bits in widths]
-        start = evidence.at(values, model, full[0], FULL_PRECISION)
+        each = [evidence.at(values, model, narrow, bits) for bits in widths]
+        start = evidence.at(values, model, full, FULL_PRECISION)
         return np.asarray(np.mean(each, axis=0) - start)
 
-    return Contrast(evidence.over_models(added), f"{narrow[0]} − {full[0]}")
+    return Contrast(evidence.over_models(added), f"{narrow} − {full}")
 
 
 @claim(
@@ -365,7 +353,11 @@ def _left_by_adjustment(evidence: Evidence) -> Contrast:
 def _augmentation(evidence: Evidence) -> Contrast:
     """Data augmentation makes quantized networks fairer."""
     augmented = evidence.first(
-        lambda m: kind(m, "training") == "none" and kind(m, "recipe", "augmentation") != "none",
+        lambda m: (
+            kind(m, "training") == "none"
+            and not m.get("post")
+            and kind(m, "recipe", "augmentation") != "none"
+        ),
         "a method with an augmentation in its recipe and no QAT",
     )
     return evidence.between(evidence.sampled.debiased, augmented, evidence.reference)
@@ -377,16 +369,17 @@ def _augmentation(evidence: Evidence) -> Contrast:
 )  # fmt: skip
 def _weighted_rounding(evidence: Evidence) -> Contrast:
     """Rounding that spares the worst-off group helps it more than with groups dealt at random."""
-
-    def rounds(shuffle: bool) -> str:
-        def wanted(method: Mapping[str, Any]) -> bool:
-            weighting = method["weights"].get("rounding", {}).get("weighting", {})
-            return weighting.get("kind") == "worst_group" and weighting["shuffle"] is shuffle
-
-        control = ", shuffle: true" if shuffle else ""
-        return evidence.first(wanted, f"a rounding with weighting: {{kind: worst_group{control}}}")
-
-    return evidence.between(_worst(evidence), rounds(False), rounds(True))
+    methods, weighting = evidence.study.all_methods(), ("weights", "rounding", "weighting")
+    spared = [
+        name
+        for name, method in methods.items()
+        if kind(method, *weighting) == "worst_group" and not part(method, *weighting, "shuffle")
+    ]
+    pairs = [(name, control) for name in spared for control in evidence.study.controls_of(name)]
+    if not pairs:
+        control = ", shuffle: true" if spared else ""
+        raise NotTestable(f"needs a rounding with weighting: {{kind: worst_group{control}}}")
+    return evidence.between(_worst(evidence), *pairs[0])
 
 
 def _worst(evidence: Evidence) -> Floats:

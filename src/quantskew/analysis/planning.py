@@ -16,16 +16,10 @@ def from_pilot(
 ) -> Iterator[str]:
     """Say for each group of a pilot how many more images would certify that it loses less.
 
-    Parameters
-    ----------
-    path
-        A table ``certificates``, which a study writes to ``data/analysis``.
-    loss
-        Share of accuracy, 0..1, that no group is to lose.
-    method
-        Its networks are looked at; of several seeds the one that asks most.
-    alpha, power
-        Error of all bounds of a grouping together, and chance of success wanted.
+    ``path`` is a table ``certificates``, which a study writes to ``data/analysis``, and ``loss``
+    the share of accuracy, 0..1, that no group is to lose. Of the networks of the ``method``, the
+    seed that asks most decides. ``alpha`` is the error of all bounds of a grouping together, and
+    ``power`` the chance of success wanted.
 
     Raises
     ------

@@ -28,17 +28,15 @@ def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.
     frames
         Tables ``levels``, ``effects``, ``frontier``, ``remedies`` and ``claims``, of the loss
         surfaces ``curvature``, and of the files that ship ``deployed`` and ``deployed_groups``.
-    study
-        All parameters.
+        ``certificates`` may be among them.
 
     Returns
     -------
-    dict of str to pandas.DataFrame
-        ``baseline``, ``ptq_int8`` and so on for every width, ``post_training`` (the other methods
-        of that kind), ``qat``, ``mitigation``, ``groups`` and ``evidence``; ``methods``, all of
-        them with intervals over seeds, and ``policies``, those of them that give layers different
-        widths; ``damage``, how unequal it is and how well its expansion predicts it; ``files`` that
-        ship, and ``shipped``, their accuracy for each group. A table without rows is left out.
+    ``baseline``, ``ptq_int8`` and so on for every width, ``post_training`` (the other methods of
+    that kind), ``qat``, ``mitigation``, ``groups`` and ``evidence``; ``methods``, all of them with
+    intervals over seeds, and ``policies``, those of them that give layers different widths;
+    ``damage``, how unequal it is and how well its expansion predicts it; ``files`` that ship, and
+    ``shipped``, their accuracy for each group. A table without rows is left out.
     """
     plain = study.reference
     standing = _standing(frames, study)
@@ -56,7 +54,7 @@ def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.
     tables["post_training"] = against_plain[against_plain["method"].isin(others)]
     tables["qat"] = against_plain[against_plain["method"].isin(qat)]
     tables["mitigation"] = against_plain[against_plain["method"].isin(study.mitigations)]
-    tables["methods"] = _over_seeds(standing, study)
+    tables["methods"] = _over_seeds(standing, frames.get("certificates"), study)
     policies = [name for name, m in study.all_methods().items() if m["policy"]["kind"] != "uniform"]
     shared = tables["methods"]["method"].isin([plain, *policies] if policies else [])
     tables["policies"] = tables["methods"][shared]
@@ -142,17 +140,28 @@ def _against_fp32(standing: pd.DataFrame, effects: pd.DataFrame) -> pd.DataFrame
     return _columns(rows.reset_index(), _AGAINST_FP32)
 
 
-def _over_seeds(standing: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Accuracy, worst group and FVO, each with half of Student's interval over 3 seeds or more."""
-    seeds = len(study.seeds)
+def _over_seeds(
+    standing: pd.DataFrame, certificates: pd.DataFrame | None, study: Study
+) -> pd.DataFrame:
+    """Accuracy, worst group and FVO, each with half of Student's interval over 3 seeds or more.
+
+    Tables of answers may be of other seeds than the networks; their certificates tell of how many.
+    """
+    seeds = pd.Series(len(study.seeds), standing.index)
+    if certificates is not None:
+        network = ["dataset", "model"]
+        known = certificates.groupby(network)["seed"].nunique().rename("known")
+        seeds = standing.join(known, on=network)["known"].fillna(seeds)
     # with two seeds the interval is 18 times their deviation, which says nothing
-    half = student.ppf(1 - study.statistics.alpha / 2, seeds - 1) if seeds > 2 else np.nan
+    seeds = seeds.where(seeds > 2)
+    half = student.ppf(1 - study.statistics.alpha / 2, seeds - 1) / np.sqrt(seeds)
     titles = _titles(*PLACE)
     for metric, title in (("overall", "accuracy"), ("worst_group", "worst group"), ("fvo", "FVO")):
         titles[metric] = title if title == "FVO" else f"{title}, %"
         titles[f"{metric}_seed_sd"] = f"{title} ±"
     rows = _columns(standing, titles | {"bytes": "kB"})
-    rows[[name for name in rows if name.endswith("±")]] *= half / np.sqrt(seeds)
+    spreads = [name for name in rows if name.endswith("±")]
+    rows[spreads] = rows[spreads].mul(half, axis=0)
     order = {name: place for place, name in enumerate([BASELINE, *study.all_methods()])}
     return rows.sort_values(
         "method", key=lambda names: names.map(order), kind="stable"

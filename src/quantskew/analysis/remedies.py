@@ -9,14 +9,16 @@ them is best is seen on the same test samples, which favours the bar. The verdic
 table ``effects``, where every comparison with a free remedy is one of the exploratory tests.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 
+from quantskew.analysis.frontier import small_enough
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import points
 from quantskew.fairness.catalogue import CATALOGUE, find
+from quantskew.layout import empty
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, Point, width_name
 from quantskew.schemas import POINT
 
@@ -49,9 +51,10 @@ def remedies(
         that takes the least training, of equals the reference itself, then the one of the fewest
         bytes.
     """
-    rows = placed.loc[
-        placed["bits"].isin(study.bits), [*POINT, "attribute", "bytes", "excess", "meets"]
-    ].reset_index(drop=True)
+    columns = [*POINT, "attribute", "bytes", "excess", "meets"]
+    rows = placed.loc[placed["bits"].isin(study.bits), columns].reset_index(drop=True)
+    if rows.empty:
+        return empty("remedies")
     places = [Point(*key) for key in rows[list(POINT)].itertuples(index=False)]
     rows["images_trained"] = [images[place] for place in places]
     whole = [images[p._replace(method=BASELINE, bits=FULL_PRECISION)] for p in places]
@@ -66,7 +69,7 @@ def remedies(
     key = [*POINT, "attribute", "metric"]
     levels = levels[levels["metric"].isin(shown)]
     overall = levels[levels["metric"] == "overall"].set_index(key[:-1])["value"]
-    fitting = rows[rows["excess"].notna() & (rows["bytes"] <= (study.targets.bytes or np.inf))]
+    fitting = rows[rows["excess"].notna() & small_enough(rows, study)]
     order = (
         fitting.join(1 - overall.rename("error"), on=key[:-1])
         .assign(remedy=fitting["method"] != study.reference)
@@ -114,17 +117,9 @@ def side_by_side(rows: pd.DataFrame, metrics: Iterable[str], *, bars: bool = Fal
 
 def cheapest(rows: pd.DataFrame, study: Study) -> list[str]:
     """Say for each data set and model which remedy meets the targets at the lowest cost."""
-    plain = study.reference
     rows = side_by_side(rows, ["worst_group"])
-    return [
-        f"Cheapest remedies for {dataset}, {model}: "
-        + "; ".join(
-            f"at {width_name(row['bits'])} {_choice(row, plain)}"
-            for _, row in part.sort_values("bits", ascending=False).iterrows()
-        )
-        + "."
-        for (dataset, model), part in rows[rows["cheapest"]].groupby(["dataset", "model"])
-    ]
+    best = rows[rows["cheapest"]].sort_values("bits", ascending=False)
+    return _by_width("Cheapest remedies for", best, lambda row: _choice(row, study.reference))
 
 
 def against_free(rows: pd.DataFrame, study: Study) -> list[str]:
@@ -136,11 +131,16 @@ def against_free(rows: pd.DataFrame, study: Study) -> list[str]:
     trained = trained[trained["worst_group_bar"] != ""]
     order = trained.sort_values(["bits", "worst_group"], ascending=False)
     best = order.drop_duplicates(["dataset", "model", "bits"])
+    return _by_width("What training adds to free remedies on", best, _added)
+
+
+def _by_width(start: str, rows: pd.DataFrame, say: Callable[[pd.Series], str]) -> list[str]:
+    """Say something of each row, a sentence for each data set and model."""
     return [
-        f"What training adds to free remedies on {dataset}, {model}: "
-        + "; ".join(f"at {width_name(row['bits'])} {_added(row)}" for _, row in part.iterrows())
+        f"{start} {dataset}, {model}: "
+        + "; ".join(f"at {width_name(row['bits'])} {say(row)}" for _, row in part.iterrows())
         + "."
-        for (dataset, model), part in best.groupby(["dataset", "model"])
+        for (dataset, model), part in rows.groupby(["dataset", "model"])
     ]
 
 
@@ -155,15 +155,13 @@ def _added(row: pd.Series) -> str:
     return told
 
 
-def _choice(row: pd.Series, plain: str | None) -> str:
+def _choice(row: pd.Series, plain: str) -> str:
     name, off = row["method"], f"{100 * row['excess']:.1f} points off"
     if name == plain:
         met, missed = "none is needed:", "none gets nearer to the targets than"
         return f"{met} {name} meets the targets" if row["meets"] else f"{missed} {name}, {off}"
-    told = (
-        f"{name} meets the targets" if row["meets"] else f"none does, and {name} is nearest, {off}"
-    )
-    told += f", for {_training(row)} and {row['bytes']:,.0f} bytes"
+    met, missed = f"{name} meets the targets", f"none does, and {name} is nearest, {off}"
+    told = f"{met if row['meets'] else missed}, for {_training(row)} and {row['bytes']:,.0f} bytes"
     verdict = row["worst_group_verdict"]
     if not verdict:
         return told

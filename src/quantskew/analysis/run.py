@@ -262,10 +262,9 @@ def _sampled(
 ) -> Sampled:
     test, train = people.test, people.train
     ids = next(iter(read.values()))[1]
-    order = pd.Series(np.arange(len(test.ids)), test.ids).loc[ids].to_numpy()
     dataset = next(iter(next(iter(read.values()))[0].predicted)).dataset
     first = study.groups_of(dataset)[:1]
-    attributes = test.attributes.iloc[order]
+    attributes = test.attributes.set_axis(test.ids, axis=0).loc[ids]
     units = unit_codes(attributes, study.unit_of(dataset))
     (division,) = groupings(attributes, first, study.groups, units)
     (trained,) = groupings(train.attributes, first, study.groups)

@@ -28,6 +28,7 @@ class Sampled(NamedTuple):
     overall: Floats  # (1 + B, P, S) over all samples, those of no group included
     division: Grouping
     train_sizes: Ints  # (G,) training samples of each group
+    units: Ints | None = None  # (n,) who each sample comes from; None where each is its own
 
     @property
     def sizes(self) -> Ints:
@@ -51,18 +52,10 @@ def sample(
     settings: Statistics,
     units: Ints | None = None,
 ) -> Sampled:
-    """Draw the test set again for all networks at once, group by group.
+    """Draw the test set again for all networks of a data set at once, group by group.
 
-    Parameters
-    ----------
-    correct
-        (S, n) whether each prediction is right, of the points of one data set, all its models.
-    division
-        Of the same n test samples.
-    train_sizes
-        (G,) training samples of each group.
-    units
-        (n,) who each sample comes from, if units are to be drawn.
+    ``correct`` says whether each prediction is right, (S, n); the other parameters are those of
+    :class:`Sampled`. Units are drawn where there are any.
     """
     points = list(correct)
     # right or wrong is all that is asked: a problem of two classes, of which 1 is always true
@@ -77,4 +70,4 @@ def sample(
         np.concatenate([value(counts) for counts in drawn])
         for value in (catalogue.accuracy, catalogue.overall)
     )
-    return Sampled(points, accuracy, whole, division, train_sizes)
+    return Sampled(points, accuracy, whole, division, train_sizes, units)

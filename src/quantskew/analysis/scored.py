@@ -30,10 +30,7 @@ def score_cells(
 ) -> dict[Point, Cell]:
     """Plan the cells that score each point of a data set against its fp32 networks.
 
-    Parameters
-    ----------
-    points
-        Tables ``predictions`` of each point by seed; all points have the same seeds.
+    ``points`` are tables ``predictions`` by seed; all points have the same seeds.
     """
     grouping = study.groups_of(dataset)[0]
 
@@ -94,8 +91,7 @@ def score_point(
         raise tables.TableError(f"{answers[0]} answers other samples than {reference[0]}")
     assert before.logits is not None  # see score_cells
     assert after.logits is not None
-    order = pd.Series(np.arange(len(people.ids)), people.ids).loc[after.ids].to_numpy()
-    attributes = people.attributes.iloc[order]
+    attributes = people.attributes.set_axis(people.ids, axis=0).loc[after.ids]
     units = unit_codes(attributes, unit)
     divisions = groupings(attributes, [grouping], groups, units)
     rows = compare(
@@ -116,12 +112,7 @@ class Said(NamedTuple):
 
 
 def read_logits(paths: Iterable[Path]) -> Said:
-    """Read what networks say of the same samples.
-
-    Parameters
-    ----------
-    paths
-        Tables ``predictions`` of one network each.
+    """Read the tables ``predictions`` of one network each, of the same samples.
 
     Raises
     ------
@@ -144,13 +135,7 @@ def read_logits(paths: Iterable[Path]) -> Said:
 
 
 def read_scores(folders: Mapping[Point, Path], settings: Statistics) -> pd.DataFrame:
-    """Put together what cells of :func:`score_point` wrote, and judge it as one family.
-
-    Parameters
-    ----------
-    folders
-        Folder of each point's cell.
-    """
+    """Put together what the cells of :func:`score_point` wrote, and judge it as one family."""
     parts = [
         pd.read_parquet(folder / "scores.parquet").assign(**point._asdict())
         for point, folder in folders.items()

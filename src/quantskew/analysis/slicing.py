@@ -50,7 +50,9 @@ def slices_of_study(
         When there is no such data set, model or variant, with those there are.
     """
     model = one_of("model", model, study.models)
-    dataset = one_of("dataset", study.answers.get(model, dataset), study.datasets)
+    dataset = one_of("dataset", dataset or study.answers.get(model), study.datasets)
+    if study.answers.get(model, dataset) != dataset:
+        raise UserError(f"{model} answers {study.answers[model]}, and not {dataset}")
     wanted = variant or f"{study.reference}-{min(study.bits)}bit"
     stages, answering = origin(model, study.answers)
     stored = stored_variants(dataset, model, stages)
@@ -73,41 +75,29 @@ def slices_of_study(
     if before.logits is not None and after.logits is not None:
         features["cluster"] = clusters(before.logits, after.logits).astype(str)
     column = study.unit_of(dataset)
+    settings = study.statistics
     rows = find_slices(
-        features.drop(columns=column or []),
-        before.answers,
-        after.answers,
-        after.labels,
-        unit_codes(features, column),
-        minimum=study.groups.minimum,
-        margin=study.statistics.margin,
-        alpha=study.statistics.alpha,
-        seed=study.statistics.seed,
-    )
+        features.drop(columns=column or []), before.answers, after.answers, after.labels,
+        unit_codes(features, column), minimum=study.groups.minimum, margin=settings.margin,
+        alpha=settings.alpha, seed=settings.seed,
+    )  # fmt: skip
     return f"{dataset} {model} {wanted} against {BASELINE}", rows
 
 
 def study_features(samples: Path, ids: np.ndarray) -> pd.DataFrame:
-    """Describe test samples by their attributes and by properties of their images.
-
-    Parameters
-    ----------
-    samples
-        Table of the samples.
-    ids
-        (n,) those of test that are described, in this order.
-    """
+    """Describe test samples of these ids, (n,), by their attributes and properties of images."""
     people = read_people(samples).test
-    if 0 in people.metadata["shape"]:
-        return people.attributes.set_axis(people.ids, axis=0).loc[ids].reset_index(drop=True)
-    parts = []
-    with pq.ParquetFile(samples) as file:
-        for batch in file.iter_batches(4096, columns=["split", "image"]):
-            pixels = [
-                np.frombuffer(image, np.uint8).reshape(people.metadata["shape"])
-                for split, image in zip(*batch.to_pydict().values(), strict=True)
-                if split == "test"
-            ]
-            parts.append(image_properties(pixels))
-    measured = pd.concat([people.attributes, pd.concat(parts, ignore_index=True)], axis=1)
-    return measured.set_axis(people.ids, axis=0).loc[ids].reset_index(drop=True)
+    described, shape = [people.attributes], people.metadata["shape"]
+    if 0 not in shape:
+        parts = []
+        with pq.ParquetFile(samples) as file:
+            for batch in file.iter_batches(4096, columns=["split", "image"]):
+                pixels = [
+                    np.frombuffer(image, np.uint8).reshape(shape)
+                    for split, image in zip(*batch.to_pydict().values(), strict=True)
+                    if split == "test"
+                ]
+                parts.append(image_properties(pixels))
+        described.append(pd.concat(parts, ignore_index=True))
+    whole = pd.concat(described, axis=1).set_axis(people.ids, axis=0)
+    return whole.loc[ids].reset_index(drop=True)

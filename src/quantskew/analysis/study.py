@@ -1,5 +1,6 @@
 """What is compared, and how sure an answer has to be (``statistics:``, ``targets:``)."""
 
+import copy
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -102,13 +103,35 @@ class Study(Section):
 
         return [n for n, m in self.all_methods().items() if spares(m) and not self.retrained(n)]
 
+    def controls_of(self, name: str) -> list[str]:
+        """Names of the controls of a method: alike, but for widths or groups dealt at random."""
+        methods = {other: acting(method) for other, method in self.all_methods().items()}
+        controls = []
+        for path in (("policy", "unit"), ("weights", "rounding", "weighting")):
+            control = copy.deepcopy(methods.get(name, {}))
+            dealt = part(control, *path)
+            if part(dealt, "shuffle") is False:  # else a control itself, or nothing to deal
+                dealt["shuffle"] = True
+                controls.append(control)
+        return [other for other, method in methods.items() if method in controls]
+
     def unit_of(self, dataset: str) -> str | None:
         """Column of the samples that names who each comes from; None where each is its own."""
         return self.groups.unit.get(dataset)
 
+    def counted_in(self, dataset: str, samples: str = "images") -> str:
+        """What makes a group of a data set large enough, in the plural."""
+        unit = self.unit_of(dataset)
+        return f"{unit} units" if unit else samples
+
     def groups_of(self, dataset: str) -> tuple[str, ...]:
         """Groupings of a data set, the first being the one that summaries show; else the label."""
         return self.groups.by.get(dataset) or ("label",)
+
+
+def acting(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts of a method that act on a network: neither its description nor where it is run."""
+    return {name: part for name, part in method.items() if name not in ("about", "bits")}
 
 
 def part(method: Any, *path: str) -> Any:

@@ -1,13 +1,14 @@
 """Selections of rows that several figures, tables and claims share."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
 from quantskew.analysis.study import Study
-from quantskew.names import BASELINE, UNKNOWN_WIDTH, WHOLE, width_name
+from quantskew.names import BASELINE, UNKNOWN_WIDTH, WHOLE, state_name, width_name
 from quantskew.schemas import POINT
 
 _PLACE = ["dataset", "model", "bits"]
@@ -27,6 +28,18 @@ def panel(rows: pd.DataFrame) -> pd.DataFrame:
         panel=rows["dataset"] + " · " + rows["model"],
         width=rows["bits"].map(width_name).astype(str),  # an empty column would not be text
     )
+
+
+def at(rows: pd.DataFrame, place: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows with these values of these columns."""
+    return rows[np.logical_and.reduce([rows[name] == value for name, value in place.items()])]
+
+
+def states(rows: pd.DataFrame) -> "pd.Series[str]":
+    """Name the state of each row; after its method where several of a network have that width."""
+    names = pd.Series([*map(state_name, rows["method"], rows["bits"])], rows.index, dtype=str)
+    several = rows.groupby(_PLACE)["method"].transform("nunique") > 1
+    return names.where(~several | (names == rows["method"]), rows["method"] + " " + names)
 
 
 def judged(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -56,11 +69,8 @@ def plain(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
 def against_accuracy(effects: pd.DataFrame, metric: str, study: Study) -> pd.DataFrame:
     """Changes against fp32 of accuracy (``x``) and of another metric (``y``), in points.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a network, method and width, with limits (``x_low``, …), the field (``drawing``) and
-        the ``margin``. Of FVO, less is better.
+    One row is a network, method and width, with limits (``x_low``, …), the field (``drawing``) and
+    the ``margin``. Of FVO, less is better.
     """
     rows = first_groupings(effects, study)
     rows = rows[(rows["reference"] == BASELINE) & (rows["group"] == WHOLE) & (rows["bits"] < 16)]
@@ -83,15 +93,7 @@ def surfaces(curvature: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_group(rows: pd.DataFrame, fields: Mapping[str, str]) -> pd.DataFrame:
-    """Rows of a heat map of group by width: a field for each column, means over seeds.
-
-    Parameters
-    ----------
-    rows
-        Rows with ``panel``, ``group``, ``n``, ``width`` and the columns that are shown.
-    fields
-        The title of the field of each column.
-    """
+    """Rows of a heat map of group by width, means over seeds; ``fields`` are columns and titles."""
     rows = rows.assign(y=rows["group"] + ", n=" + rows["n"].astype(str))
     keys = ["panel", "y", "width"]
     means = [

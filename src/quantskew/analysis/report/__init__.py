@@ -37,22 +37,7 @@ __all__ = ["draw", "facts_of", "rejects_by_group", "render", "write"]
 def write(
     path: Path, frames: Mapping[str, pd.DataFrame], study: Study, **extras: Mapping[str, Any]
 ) -> None:
-    """Write the page.
-
-    Parameters
-    ----------
-    path
-        The HTML file.
-    frames
-        Tables by name, as :data:`quantskew.TABLES` describes them: ``levels`` and ``effects``, and
-        any others there are. ``rejects`` and ``facts`` are those of
-        :mod:`quantskew.analysis.report.sections`.
-    study
-        What was compared. Where its reference method is not among the answers, every method is
-        judged.
-    **extras
-        As in :func:`render`.
-    """
+    """Write the page as an HTML file; parameters are those of :func:`render`."""
     write_text(path, render(frames, study, **extras))
 
 
@@ -70,8 +55,13 @@ def render(
 
     Parameters
     ----------
-    frames, study
-        As in :func:`write`.
+    frames
+        Tables by name, as :data:`quantskew.TABLES` describes them: ``levels`` and ``effects``, and
+        any others there are. ``rejects`` and ``facts`` are those of
+        :mod:`quantskew.analysis.report.sections`.
+    study
+        What was compared. Where its reference method is not among the answers, every method is
+        judged.
     drawn
         The SVG of figures by their names in :data:`FIGURES`; those for which there are tables are
         drawn where none are given.
@@ -124,31 +114,26 @@ def render(
 
 def draw(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, str]:
     """Draw every figure for which there are tables with rows for it, as SVG by its name."""
-    drawn = {}
-    for name, figure in FIGURES.items():
-        if {*figure.tables} <= frames.keys():
-            rows = figure.rows(frames, study)
-            if len(rows):
-                drawn[name] = figure.drawing.svg(rows)
-    return drawn
+    return {
+        name: figure.drawing.svg(rows)
+        for name, figure in FIGURES.items()
+        if {*figure.tables} <= frames.keys() and len(rows := figure.rows(frames, study))
+    }
 
 
 def _described(drawn: Mapping[str, str]) -> list[tuple[Figure, markupsafe.Markup]]:
     """Give each SVG a title and a description, which screen readers speak."""
     found = []
     for name, figure in FIGURES.items():
-        if name in drawn:
-            svg = drawn[name]
-            spoken = re.findall(r"<text[^>]*>([^<]*)</text>", svg) if figure.drawing.spoken else ()
-            told = "".join(
-                f'<{tag} id="{name}-{tag}">{words}</{tag}>'
-                for tag, words in (
-                    ("title", html.escape(figure.title)),
-                    ("desc", " ".join([html.escape(figure.alternative), *spoken])),
-                )
-            )
-            start = f'<svg role="img" aria-labelledby="{name}-title {name}-desc"'
-            head, body = svg.split(">", 1)
-            svg = f"{head.replace('<svg', start, 1)}>{told}{body}"
-            found.append((figure, markupsafe.Markup(svg)))
+        if name not in drawn:
+            continue
+        head, body = drawn[name].split(">", 1)
+        spoken = re.findall(r"<text[^>]*>([^<]*)</text>", body) if figure.drawing.spoken else ()
+        start = f'<svg role="img" aria-labelledby="{name}-title {name}-desc"'
+        told = " ".join([html.escape(figure.alternative), *spoken])
+        svg = (
+            f'{head.replace("<svg", start, 1)}><title id="{name}-title">'
+            f'{html.escape(figure.title)}</title><desc id="{name}-desc">{told}</desc>{body}'
+        )
+        found.append((figure, markupsafe.Markup(svg)))
     return found

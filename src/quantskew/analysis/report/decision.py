@@ -11,7 +11,7 @@ from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.report.words import HARMS, SAFE
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import groups_named, interval, number, percent, size
-from quantskew.analysis.views import judged
+from quantskew.analysis.views import at, judged
 from quantskew.fairness.gaps import may_lose_most
 from quantskew.fairness.limits import Changes, change_limits
 from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, WORSE, within
@@ -50,23 +50,20 @@ def decisions(frames: Frames, study: Study) -> list[Decision]:
     judged. A verdict speaks of all groupings: *safe* if every group is equivalent or better, which
     needs no adjustment because every one must be; *harms someone* if a group is worse.
     """
-    own = judged(frames["effects"], study)
-    own = own[own["metric"] == "accuracy"]
-    files = shipped(frames, study)
-    rows = []
-    for key, part in own.groupby(list(POINT), sort=False):
-        rows.append(_of_point(dict(zip(POINT, key, strict=True)), part, frames, study, files))
-    for key, part in _deployed(frames).groupby(["dataset", "model", "method", "bits"], sort=False):
-        rows.append(_of_file(dict(zip(POINT, key, strict=True)), part, frames, study, files))
+    effects, files = judged(frames["effects"], study), shipped(frames, study)
+    shown = frames.get("deployed_groups", pd.DataFrame(columns=[*POINT]))
+    rows = [
+        decide(dict(zip(POINT, key, strict=True)), part, frames, study, files)
+        for decide, groups in (
+            (_of_point, effects[effects["metric"] == "accuracy"]),
+            (_of_file, shown[shown["bits"] < FULL_PRECISION]),
+        )
+        for key, part in groups.groupby(list(POINT), sort=False)
+    ]
     order = {name: place for place, name in enumerate(study.models)}
     rows.sort(key=lambda row: (row[0]["dataset"], order.get(row[0]["model"], 99),
                                -row[0]["bits"], not row[0]["ships"]))  # fmt: skip
     return [row for _, row in rows]
-
-
-def _deployed(frames: Frames) -> pd.DataFrame:
-    rows = frames.get("deployed_groups", pd.DataFrame(columns=[*POINT]))
-    return rows[rows["bits"] < FULL_PRECISION]
 
 
 def _of_point(
@@ -74,37 +71,36 @@ def _of_point(
 ) -> tuple[Place, Decision]:
     frontier = frames.get("frontier", pd.DataFrame(columns=[*POINT, "bytes"]))
     network = frontier[_same_network(frontier, place)]
-    at = network[(network["method"] == place["method"]) & (network["bits"] == place["bits"])]
+    own = at(network, place)
     told = ""
-    if at["bytes"].notna().any():  # it is not known where there are answers alone
-        share = at["bytes"].iloc[0] / network.loc[network["method"] == BASELINE, "bytes"]
-        told = size(at["bytes"].iloc[0]) + "".join(f" ({100 * x:.0f} % of fp32)" for x in share)
-    simulated = place["method"] in study.all_methods() and place["model"] not in study.answers
+    if own["bytes"].notna().any():  # it is not known where there are answers alone
+        share = own["bytes"].iloc[0] / network.loc[network["method"] == BASELINE, "bytes"]
+        told = size(own["bytes"].iloc[0]) + "".join(f" ({100 * x:.0f} % of fp32)" for x in share)
     shipped_here = not files.empty and _same_network(files, place).any()
     return {**place, "ships": False}, _decided(
         place, groups, frames, study,
-        note="simulated" if simulated else "",
-        more=_by_seed(frames.get("certificates"), place, study),
+        note="simulated" if _simulated(place, study) else "",
+        more=_by_seed(frames.get("certificates"), place, groups, study),
         accuracy=_accuracy(frames["levels"], place),
         size=told,
-        recommended=len(at) > 0 and bool(at["recommended"].iloc[0]) and not shipped_here,
+        recommended=len(own) > 0 and bool(own["recommended"].iloc[0]) and not shipped_here,
     )  # fmt: skip
 
 
 def _of_file(
     place: Place, groups: pd.DataFrame, frames: Frames, study: Study, files: pd.DataFrame
 ) -> tuple[Place, Decision]:
-    (at,) = files[np.logical_and.reduce([files[n] == place[n] for n in POINT])].to_dict("records")
-    bound, counted = at["loss_bound"], groups["counted"].astype(bool)
+    (file,) = at(files, place).to_dict("records")
+    bound, counted = file["loss_bound"], groups["counted"].astype(bool)
     judged = _judged_file(groups[counted].reset_index(drop=True), study)
     return {**place, "ships": True}, _decided(
         place, pd.concat([judged, groups[~counted]]), frames, study,
         note="the file that ships",
         more="" if np.isnan(bound) else
         f"certificate: no group loses more than {100 * bound:.1f} points",
-        accuracy=f"{percent(at['accuracy'])} (fp32 {percent(at['fp32'])})",
-        size=f"{size(at['bytes'])} ({100 * at['share']:.0f} % of fp32)",
-        recommended=bool(at["recommended"]),
+        accuracy=_against(file["accuracy"], file["fp32"]),
+        size=f"{size(file['bytes'])} ({100 * file['share']:.0f} % of fp32)",
+        recommended=bool(file["recommended"]),
     )  # fmt: skip
 
 
@@ -119,7 +115,8 @@ def _decided(
         part = judged[judged["attribute"] == attribute]
         if len(every):
             small = every["group"].nunique() - part["group"].nunique()
-            counts.append(_counted(attribute, part["verdict"], small, study))
+            few = f"{small} under {study.groups.minimum} {study.counted_in(place['dataset'])}"
+            counts.append(_counted(attribute, part["verdict"], few if small else ""))
         if len(part):
             most = [*part.loc[part["may_lose_most"].astype(bool), "group"].astype(str).unique()]
             who = groups_named(attribute, most or [str(part.loc[part["change"].idxmin(), "group"])])
@@ -155,10 +152,12 @@ def _judged_file(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     if len(rows) and study.unit_of(rows["dataset"].iloc[0]):
         low = high_all = np.full(len(rows), np.nan)
         choices, words = [(rows["bound"] <= margin).to_numpy()], [EQUIVALENT]
-    most = np.zeros(len(rows), bool)
-    for place in rows.groupby(["seed", "attribute"]).indices.values():
-        own = Changes(*(part[place] for part in change))
-        most[place] = may_lose_most(own, np.ones(len(place), bool), alpha)
+        most = np.ones(len(rows), bool)
+    else:
+        most = np.zeros(len(rows), bool)
+        for place in rows.groupby(["seed", "attribute"]).indices.values():
+            own = Changes(*(part[place] for part in change))
+            most[place] = may_lose_most(own, np.ones(len(place), bool), alpha)
     return rows.assign(
         change=change.value, low=low, high_all=high_all, may_lose_most=most,
         verdict=np.select(choices, words, CANNOT_TELL),
@@ -172,8 +171,8 @@ def _verdict(verdicts: "pd.Series[str]") -> str:
     return SAFE if sound else CANNOT_TELL
 
 
-def _counted(attribute: str, verdicts: "pd.Series[str]", small: int, study: Study) -> str:
-    few = f"; {small} under {study.groups.minimum} images not judged" if small else ""
+def _counted(attribute: str, verdicts: "pd.Series[str]", few: str) -> str:
+    few = f"; {few} not judged" if few else ""
     if verdicts.empty:
         return f"no {attribute} group could be judged{few}"
     found = verdicts.replace(BETTER, EQUIVALENT).value_counts()
@@ -186,13 +185,21 @@ def _same_network(rows: pd.DataFrame, place: Mapping[str, object]) -> "pd.Series
     return (rows["dataset"] == place["dataset"]) & (rows["model"] == place["model"])
 
 
+def _against(accuracy: float, fp32: float) -> str:
+    return f"{percent(accuracy)} (fp32 {percent(fp32)})"
+
+
+def _simulated(place: Place, study: Study) -> bool:
+    return place["method"] in study.all_methods() and place["model"] not in study.answers
+
+
 def _accuracy(levels: pd.DataFrame, place: Mapping[str, object]) -> str:
     rows = levels[(levels["metric"] == "overall") & _same_network(levels, place)]
     rows = rows.drop_duplicates(["method", "bits"]).set_index(["method", "bits"])["value"]
     own, base = rows.get((place["method"], place["bits"])), rows.xs(BASELINE, level="method")
     if own is None or base.empty:
         return ""
-    return f"{percent(own)} (fp32 {percent(base.iloc[0])})"
+    return _against(own, base.iloc[0])
 
 
 def _helps(place: Place, verdict: str, frames: Frames, study: Study) -> str:
@@ -208,14 +215,10 @@ def _helps(place: Place, verdict: str, frames: Frames, study: Study) -> str:
         effects = frames["effects"]
         if study.reference not in set(effects["reference"]) - {BASELINE}:
             return ""
-        here = effects[
-            _same_network(effects, place)
-            & (effects["bits"] == place["bits"])
-            & (effects["reference"] == study.reference)
-            & (effects["metric"] == "worst_group")
-        ]
+        where = {name: place[name] for name in ("dataset", "model", "bits")}
+        here = at(effects, where | {"reference": study.reference, "metric": "worst_group"})
         first = study.groups_of(place["dataset"])[0]
-        better = here[(here["verdict"] == BETTER) & (here["attribute"] == first)]
+        better = at(here, {"verdict": BETTER, "attribute": first})
     if better.empty:
         return "no remedy tried is known to help" if len(here) else ""
     if "free" in better and better["free"].any():
@@ -236,15 +239,17 @@ def _priced(rows: pd.DataFrame, start: str) -> str:
     return f"{told}, for {number(best['training'])} × the training of fp32"
 
 
-def _by_seed(certificates: pd.DataFrame | None, place: Place, study: Study) -> str:
+def _by_seed(
+    certificates: pd.DataFrame | None, place: Place, groups: pd.DataFrame, study: Study
+) -> str:
     if certificates is None or certificates.empty:
         return ""
-    first = study.groups_of(place["dataset"])[0]
-    rows = certificates[
-        np.logical_and.reduce([certificates[name] == place[name] for name in POINT])
-        & (certificates["attribute"] == first)
-        & (certificates["n"] >= study.groups.minimum)
+    where = place | {"attribute": study.groups_of(place["dataset"])[0]}
+    judged = groups.loc[
+        groups["counted"].astype(bool) & (groups["attribute"] == where["attribute"])
     ]
+    rows = at(certificates, where)
+    rows = rows[rows["group"].isin(judged["group"])]
     if rows["seed"].nunique() < 2:
         return ""
     rows = rows.assign(change=(rows["gained"] - rows["lost"]) / rows["n"]).reset_index(drop=True)
@@ -263,8 +268,9 @@ def sentence(rows: Sequence[Decision], frames: Frames, study: Study) -> str:
     if len(told.split()) <= LONGEST:
         return told
     networks = list(dict.fromkeys((row.dataset, row.model) for row in rows))
-    able = [pair for pair in networks if any(r[:2] == pair and r.recommended for r in rows)]
     if "frontier" in frames:
+        files = shipped(frames, study)
+        able = [n for n in networks if _advised(frames, files, n)["recommended"].any()]
         return (
             f"{len(able)} of {len(networks)} networks can ship within the target; the table says "
             "which file, who is worst off, and what helps."
@@ -276,6 +282,14 @@ def sentence(rows: Sequence[Decision], frames: Frames, study: Study) -> str:
     ) + "."  # fmt: skip
 
 
+def _advised(frames: Frames, files: pd.DataFrame, network: tuple[str, str]) -> pd.DataFrame:
+    """Files of a network, because they are what ships, or else its variants."""
+    place = dict(zip(("dataset", "model"), network, strict=True))
+    own, placed = files[_same_network(files, place)], frames["frontier"]
+    made = placed[_same_network(placed, place) & (placed["method"] != BASELINE)]
+    return own if len(own) else made
+
+
 def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator[str]:
     if "frontier" not in frames:
         yield from _by_verdict(rows, study)
@@ -285,21 +299,17 @@ def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator
     none: list[str] = []
     chosen_as: dict[str, list[tuple[str, str]]] = {}  # networks and their accuracy, by what ships
     for dataset, model in dict.fromkeys((row.dataset, row.model) for row in rows):
-        chosen = [r for r in rows if r.recommended and r[:2] == (dataset, model)]
         name = model if len(study.datasets) == 1 else f"{model} on {dataset}"
-        if chosen:
-            row = chosen[0]
-            what = (
-                row.method if row.note != "simulated" else f"{row.method} {row.width} (simulated)"
-            )
-            chosen_as.setdefault(what, []).append((name, row.accuracy))
+        made = _advised(frames, files, (dataset, model))
+        for place in made[made["recommended"]].to_dict("records"):
+            what, accuracy = place["method"], _accuracy(frames["levels"], place)
+            if "fp32" in place:
+                accuracy = _against(place["accuracy"], place["fp32"])
+            elif _simulated(place, study):
+                what += f" {state_name(place['method'], place['bits'])} (simulated)"
+            chosen_as.setdefault(what, []).append((name, accuracy))
+        if made["recommended"].any():
             continue
-        made = files[(files["dataset"] == dataset) & (files["model"] == model)]
-        if made.empty:
-            made = frames["frontier"][
-                _same_network(frames["frontier"], {"dataset": dataset, "model": model})
-            ]
-            made = made[made["method"] != BASELINE]
         bounds = made["loss_bound"].dropna()
         best = f"to {100 * bounds.min():.1f}" if len(bounds) else "to no number"
         none.append(f"{name}'s{' best is certified' if not none else ''} {best}")

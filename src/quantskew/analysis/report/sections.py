@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from quantskew.analysis.remedies import side_by_side
+from quantskew.analysis.remedies import CHANGE, side_by_side
 from quantskew.analysis.report.tables import (
     UNBROKEN,
     Cell,
@@ -27,12 +26,11 @@ from quantskew.analysis.report.tables import (
 from quantskew.analysis.report.words import methods_described
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import number, points
-from quantskew.analysis.views import first_groupings, judged
+from quantskew.analysis.views import at, first_groupings, judged, states
 from quantskew.data.people import People
 from quantskew.fairness.catalogue import CATALOGUE
 from quantskew.fairness.verdicts import CANNOT_TELL, EQUIVALENT
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, state_name, width_name
-from quantskew.schemas import POINT
 
 Frames = Mapping[str, pd.DataFrame]
 _WIDTH: dict[str, Show] = {"width": lambda row: Cell(width_name(row["bits"]), float(row["bits"]))}
@@ -104,15 +102,17 @@ def _place(rows: pd.DataFrame) -> dict[str, Show]:
 
 
 def _groups(frames: Frames, study: Study) -> Iterator[Table]:
+    if "effects" not in frames:
+        return
     effects, levels = frames["effects"], frames["levels"]
     own = judged(effects[effects["metric"] == "accuracy"], study)
     for dataset in study.datasets:
         for place, attribute in enumerate(study.groups_of(dataset)):
             for model in study.models:
                 where = {"dataset": dataset, "model": model, "attribute": attribute}
-                if len(shown := _at(own, where)):
-                    base = _at(levels, where | {"metric": "accuracy", "method": BASELINE})
-                    files = _at(frames.get("deployed_groups", own[:0]), where)
+                if len(shown := at(own, where)):
+                    base = at(levels, where | {"metric": "accuracy", "method": BASELINE})
+                    files = at(frames.get("deployed_groups", own[:0]), where)
                     title = f"{attribute}: {model}" + f" on {dataset}" * (dataset != "data")
                     yield _heat(title, shown, base, files, open=place == 0)
     levels = levels[levels["group"] == WHOLE]
@@ -204,10 +204,6 @@ def _metric_change(width: str) -> Show:
     return show
 
 
-def _at(rows: pd.DataFrame, place: Mapping[str, Any]) -> pd.DataFrame:
-    return rows[np.logical_and.reduce([rows[name] == value for name, value in place.items()])]
-
-
 def _heat(
     title: str, effects: pd.DataFrame, base: pd.DataFrame, files: pd.DataFrame, *, open: bool
 ) -> Table:
@@ -255,15 +251,15 @@ def every_metric(levels: pd.DataFrame, effects: pd.DataFrame, study: Study) -> p
     """
     key = ["dataset", "model", "attribute", "metric"]
     effects = judged(effects[effects["group"] == WHOLE], study)
-    state = [*map(state_name, effects["method"], effects["bits"])]
     start = levels[(levels["group"] == WHOLE) & (levels["method"] == BASELINE)].set_index(key)
     rows = effects[key].drop_duplicates().set_index(key)
     rows[BASELINE] = start["value"].reindex(rows.index)
-    states = effects.assign(state=state).sort_values("bits", ascending=False, kind="stable")
-    for name, part in states.groupby("state", sort=False):
-        at = part.set_index(key)
-        rows[f"{name}_change"] = at["change"]
-        rows[f"{name}_verdict"] = at["verdict"].reindex(rows.index, fill_value="")
+    effects = effects.assign(state=states(effects))
+    effects = effects.sort_values("bits", ascending=False, kind="stable")
+    for name, part in effects.groupby("state", sort=False):
+        own = part.set_index(key)
+        rows[f"{name}_change"] = own["change"]
+        rows[f"{name}_verdict"] = own["verdict"].reindex(rows.index, fill_value="")
     notes = start["note"] if "note" in start else pd.Series("", start.index, dtype=str)
     rows["note"] = notes.reindex(rows.index).fillna("")
     order = {name: place for place, name in enumerate(CATALOGUE)}
@@ -274,32 +270,19 @@ def every_metric(levels: pd.DataFrame, effects: pd.DataFrame, study: Study) -> p
 def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
     if "remedies" not in frames:
         return
-    rows = side_by_side(frames["remedies"], ["overall", "fvo", "worst_group"])
-    over = "over_change" in frames["remedies"]
-    if over:  # what training adds to the best that trains nothing
-        own = frames["remedies"][frames["remedies"]["metric"] == "worst_group"]
-        names = ["bar", "over_change", "over_low", "over_high", "over_verdict"]
-        rows = rows.drop(columns=names, errors="ignore").merge(own[[*POINT, *names]], on=[*POINT])
-    rows = rows.assign(
-        name=rows["method"] + rows["cheapest"].map({True: " ★", False: ""}),
-        free=rows.get("free", pd.Series(False, rows.index)),
-    )
-    rows = rows.sort_values("free", ascending=False, kind="stable")
-    order = ["dataset", "model", "bits"]
-    rows = rows.sort_values(order, ascending=[True, True, False], kind="stable")
+    rows = side_by_side(frames["remedies"], ["overall", "fvo", "worst_group"], bars=True)
+    rows = rows.assign(name=rows["method"] + rows["cheapest"].map({True: " ★", False: ""}))
+    order = ["dataset", "model", "bits", "free"]
+    rows = rows.sort_values(order, ascending=[True, True, False, False], kind="stable")
     yield table(
         "Remedies by width", rows,
         {
             **_network(rows), **_WIDTH, "method": text("name"), "price": _price,
-            "accuracy": share("overall"),
-            "worst group": share("worst_group"),
-            "its change": change_with_limits(
-                *(f"worst_group_{part}" for part in ("change", "low", "high", "verdict"))
-            ),
+            "accuracy": share("overall"), "worst group": share("worst_group"),
+            "its change": change_with_limits(*(f"worst_group_{part}" for part in CHANGE)),
             "FVO": share("fvo"), "size": size_of("bytes"),
-            **({"over the best free one":
-                change_with_limits("over_change", "over_low", "over_high", "over_verdict")}
-               if over else {}),
+            "over the best free one":
+                change_with_limits(*(f"worst_group_over_{part}" for part in CHANGE)),
         },
         open=True,
     )  # fmt: skip
@@ -405,6 +388,7 @@ def _flips(frames: Frames, study: Study) -> Iterator[Table]:
     rows = rows[rows["method"] == study.reference]
     if rows.empty:
         return
+    rows = rows.sort_values("flips", ascending=False, kind="stable")
     counts = (
         rows.assign(lost=rows["label"] == rows["before"])
         .groupby(["dataset", "model", "bits"], as_index=False)
