@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Project
+from conftest import Project, Repository
 from scipy.special import softmax
 
 from quantskew import tables
@@ -124,8 +124,7 @@ def test_predictions_given_as_tables_are_judged_as_by_their_own_study(project, t
 
 @pytest.mark.slow
 def test_tables_stand_beside_a_network(project, tmp_path):
-    study = Project.__new__(Project)
-    study.folder = shutil.copytree(project.folder, tmp_path / "study")
+    study = Repository(Path(shutil.copytree(project.folder, tmp_path / "study")))
     given = exported(project, study.folder)
     tables_of = {
         "int8": [given["tables"]["ptq-4bit"][0]],
