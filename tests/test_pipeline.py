@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import TINY, Project
+from conftest import ROOT, TINY, Project
 
 from quantskew import tables
 from quantskew.schemas import TABLES
@@ -228,7 +228,8 @@ def test_a_wrong_parameter_stops_before_any_work(project, change):
 
 
 def test_a_study_killed_in_two_stages_goes_on_and_gives_the_same_bytes(project, tmp_path):
-    other = Project(tmp_path, compute={"where": "processes"})
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    other = Project(tmp_path, compute=params["compute"])
     cells, baselines = other.folder / ".cells", other.folder / "data/baselines"
 
     def finished() -> dict[Path, int]:
