@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quantskew import models
 from quantskew.data.groups import Groups, group_codes, small
@@ -73,17 +73,27 @@ def survey(
     rows = measure(network, images, labels, members, size=size, probes=probes, errors=errors)
     sizes = pd.Series(np.bincount(codes[~in_test & (codes >= 0)], minlength=len(names)), names)
     rows.insert(1, "n_train", sizes.loc[rows["group"]].to_numpy())
-    predicted = ["weight_distance", "excess_loss", "first_order", "second_order", "bound"]
-    rows[predicted] = math.nan
+    rows[["weight_distance", "excess_loss", "first_order", "second_order", "bound"]] = math.nan
     if base is not None:
         original = folded(subject.at(base))
         change = weight_change(original, network)
         for row, (group, every) in enumerate(members.items()):
             some = torch.as_tensor(subsample(every, size), device=where)
-            part = images[some], labels[some]
-            before = GroupLoss(original, *part, group=group)
-            with torch.no_grad():
-                after = float(nn.functional.cross_entropy(network(part[0]), part[1]))
-            told = predict(before, change) | {"excess_loss": after - before.loss}
-            rows.loc[row, [*told]] = [*told.values()]
+            damage = _damage(original, network, change, images[some], labels[some], group)
+            rows.loc[row, [*damage]] = [*damage.values()]
     rows.assign(attribute=attribute).to_parquet(folder / "curvature.parquet", index=False)
+
+
+def _damage(
+    original: nn.Module,
+    network: nn.Module,
+    change: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    group: str,
+) -> dict[str, float]:
+    """Return the excess loss of a group and its prediction; no graph of it outlives the call."""
+    before = GroupLoss(original, images, labels, group=group)
+    with torch.no_grad():
+        after = float(nn.functional.cross_entropy(network(images), labels))
+    return predict(before, change) | {"excess_loss": after - before.loss}
