@@ -90,7 +90,12 @@ def _rises(
         plain = losses()
     # a weight that two layers share may act before the layer that is listed
     shared = len(quantizable(network)) < sum(isinstance(m, Layer) for m in network.modules())
-    known = [name for name, given in outputs.items() if len(given) == 1 and not shared]
+    # a hook of the layer's own would act on its remembered output once more
+    known = [
+        name
+        for name, given in outputs.items()
+        if len(given) == 1 and not shared and not layers[name]._forward_hooks
+    ]
     rises = {}
     try:
         for name in [*(layers.keys() - {*known}), *known]:
