@@ -193,7 +193,8 @@ def _save(
         tensors |= {"correct": torch.stack(history.correct), "loss": torch.stack(history.loss)}
     progress = torch.tensor([epochs, history.images, history.seconds], dtype=torch.float64)
     tensors |= {**learned.state_dict(), "progress": progress}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    # copies, for layers may share a parameter
+    tensors = {key: value.cpu().contiguous().clone() for key, value in tensors.items()}
     with replacing(path) as temporary:
         safetensors.torch.save_file(tensors, temporary)
 
