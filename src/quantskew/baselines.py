@@ -54,7 +54,7 @@ def train(
     if checkpoint is not None:
         history, watched = History(), np.array([], dtype=np.int64)
     else:
-        watched = watched_samples(data)
+        watched = watched_samples(data, training.held_out)
         shown, _ = hold_out(data.train, training.held_out)
         history = fit(
             network,
@@ -95,24 +95,34 @@ def hold_out(train: Samples, share: float) -> tuple[Samples, Samples | None]:
     """
     if not share:
         return train, None
-    labels = train.labels.numpy()
+    out = _are_held_out(train.labels.numpy(), share)
+    return train.at(np.flatnonzero(~out)), train.at(np.flatnonzero(out))
+
+
+def _are_held_out(labels: np.ndarray, share: float) -> np.ndarray:
     order = np.random.default_rng(0).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     sizes = np.bincount(labels)
     place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     out = np.zeros(len(order), bool)
     out[order] = place < np.floor(share * np.repeat(sizes, sizes))
-    return train.at(np.flatnonzero(~out)), train.at(np.flatnonzero(out))
+    return out
 
 
-def watched_samples(data: Samples) -> np.ndarray:
-    """Return indices of the samples that are watched: class-balanced parts of both splits."""
-    parts = []
-    for split in ("train", "test"):
-        inside = np.flatnonzero(data.split == split)
-        labels = data.labels.numpy()[inside]
-        parts.append(inside[balanced_subset(labels, most=WATCHED, seed=0)])
-    return np.concatenate(parts)
+def watched_samples(data: Samples, held_out: float = 0.0) -> np.ndarray:
+    """Return indices of the samples that are watched: class-balanced parts of both splits.
+
+    The share of the training samples that is ``held_out`` is not among them: it says nothing of how
+    well a training fits.
+    """
+    labels, train = data.labels.numpy(), np.flatnonzero(data.split == "train")
+    shown = train[~_are_held_out(labels[train], held_out)]
+    return np.concatenate(
+        [
+            inside[balanced_subset(labels[inside], most=WATCHED, seed=0)]
+            for inside in (shown, np.flatnonzero(data.split == "test"))
+        ]
+    )
 
 
 def class_accuracy(data: Samples, history: Path | None) -> Floats | None:

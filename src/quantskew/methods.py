@@ -29,6 +29,7 @@ from quantskew.training.losses import Floats
 from quantskew.training.training import Training
 
 __all__ = ["MethodError", "apply", "own", "quantize"]
+_WORK = ("training", "oscillations", "weights", "activations", "policy")
 
 
 def quantize(
@@ -162,6 +163,12 @@ def _quantized(
     if method.function is not None:
         result = own(method.function, network, example=example, bits=bits, train=train, seed=seed)
         if isinstance(result, packing.Quantized):
+            idle = [part for part in _WORK if getattr(method, part) != getattr(Method(), part)]
+            if idle:
+                raise MethodError(
+                    f"function: {method.function!r} does all of the work and returns a Quantized, "
+                    f"so that {', '.join(idle)} would change nothing; leave it out"
+                )
             return result
         network = result
     if method.quantizing_looks():
