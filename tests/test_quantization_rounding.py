@@ -172,3 +172,17 @@ def test_inputs_of_unknown_groups_are_refused():
     for known in (None, groups[:100]):
         with pytest.raises(UserError, match="gets 160 inputs"):
             Gptq(weighting="balanced")(layer, nearest, Seen(inputs, None, torch.Generator(), known))
+
+
+def test_channels_that_are_kept_make_no_error_for_the_weights_of_groups(monkeypatch):
+    torch.manual_seed(0)
+    layer, inputs = nn.Linear(8, 3), torch.randn(40, 8)
+    found = []
+    monkeypatch.setattr(WorstGroup, "update", lambda _self, _shares, errors: found.append(errors))
+    nearest = quantize_weight(layer.weight, bits=(4, 4, 32), weights=IntegerWeights())
+    given = Seen(
+        inputs, layer(inputs).detach(), torch.Generator().manual_seed(0), torch.arange(40) % 2
+    )
+    AdaRound(steps=1, weighting="worst_group")(layer, nearest, given)
+    # the soft choices begin at the float weights
+    assert found[0].max() < 1e-3

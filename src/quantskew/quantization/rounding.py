@@ -83,6 +83,8 @@ class AdaRound(Rounding, kind="adaround"):
     def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
         import torch
 
+        from quantskew.quantization.codes import kept_channels
+
         inputs, targets, generator, groups = seen
         shares = self.weighting.shares(groups, len(inputs), generator)
         weight, scale = layer.weight.detach(), nearest.scale
@@ -96,6 +98,8 @@ class AdaRound(Rounding, kind="adaround"):
         for step in range(self.steps):
             up = (torch.sigmoid(logits) * _STRETCH - (_STRETCH - 1) / 2).clamp(0, 1)
             soft = torch.clamp(floor + up, low, high) * scale
+            if nearest.kept is not None:
+                soft[kept_channels(nearest.bits)] = nearest.kept
             if shares is not None and self.weighting.moves and step % often == 0:
                 self.weighting.update(shares, _errors(layer, soft.detach(), inputs, targets))
             picked = torch.randint(len(inputs), (_BATCH,), generator=generator)
