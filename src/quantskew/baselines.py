@@ -32,20 +32,11 @@ def train(
 ) -> None:
     """Train a network; write ``network.safetensors``, ``history.safetensors`` and ``cost.json``.
 
-    Parameters
-    ----------
-    folder
-        Folder of the cell; training resumes from a ``checkpoint.safetensors`` in it.
-    subject
-        The samples and the network; an architecture with a checkpoint is not trained at all.
-    seed
-        Seed of the initial weights and of the order of the samples.
-    training, recipe
-        How it is trained.
-    bins
-        Lower edges of the groups of numeric attributes.
-    baseline_history
-        History of the plain baseline of this seed, for a loss that ``needs_history``.
+    The initial weights and the order of the samples follow from the ``seed``. A training resumes
+    from a ``checkpoint.safetensors`` in the folder; an architecture with a checkpoint of its own is
+    not trained at all. ``bins`` are the lower edges of the groups of numeric attributes, and
+    ``baseline_history`` is that of the plain baseline of this seed, for a loss that
+    ``needs_history``.
     """
     data = subject.data().divided(bins or {})
     torch.manual_seed(seed)
@@ -80,18 +71,8 @@ def train(
 def hold_out(train: Samples, share: float) -> tuple[Samples, Samples | None]:
     """Divide training samples into those that networks are trained on, and those held out.
 
-    Parameters
-    ----------
-    train
-        All training samples.
-    share
-        Share of each class, 0 to 1, that is held out, rounded down: the same samples for every
-        seed.
-
-    Returns
-    -------
-    shown, held_out
-        ``held_out`` is ``None`` where nothing is.
+    The ``share`` of each class, 0 to 1, is held out, rounded down: the same samples for every seed.
+    ``None`` stands for no sample held out.
     """
     if not share:
         return train, None
@@ -128,12 +109,7 @@ def watched_samples(data: Samples, held_out: float = 0.0) -> np.ndarray:
 def class_accuracy(data: Samples, history: Path | None) -> Floats | None:
     """Return the mean accuracy of each class over a training, (classes,).
 
-    Parameters
-    ----------
-    data
-        Samples that the network was trained on and tested with.
-    history
-        File that :func:`save_history` wrote; ``None`` gives ``None``.
+    The ``history`` is a file that :func:`save_history` wrote; ``None`` gives ``None``.
     """
     if history is None:
         return None

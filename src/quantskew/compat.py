@@ -45,10 +45,7 @@ from quantskew.training.training import Training
 
 MEGABYTE = 1e6
 _BALANCED = {
-    "activations": {
-        "kind": "static",
-        "range": {"kind": "mse", "objective": "worst_group"},
-    },
+    "activations": {"kind": "static", "range": {"kind": "mse", "objective": "worst_group"}},
     "calibration": {"choice": "balanced"},
 }
 _SPARING = {

@@ -127,24 +127,14 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
 
 
 def build(
-    name: str,
-    *,
-    classes: int,
-    channels: int,
-    size: int,
-    architecture: Architecture | None = None,
+    name: str, *, classes: int, channels: int, size: int, architecture: Architecture | None = None
 ) -> nn.Module:
     """Build a network with random weights from the current random state of torch.
 
-    Parameters
-    ----------
-    name
-        Key of :data:`MODELS`, or any name when ``architecture`` says how to build it.
-    classes, channels, size
-        Number of outputs, of input planes, and pixels a side of the input.
-    architecture
-        The user's own: a factory ``package.module:function`` called with ``classes``,
-        ``channels``, ``size`` and its options, or ``timm:NAME`` / ``torchvision:NAME``.
+    It gives ``classes`` logits for images of ``channels`` planes and ``size`` pixels a side. The
+    name is one of :data:`MODELS`, or any where ``architecture`` says how to build the user's own: a
+    factory ``package.module:function`` called with these three and its options, or ``timm:NAME`` /
+    ``torchvision:NAME``.
 
     Raises
     ------

@@ -39,18 +39,10 @@ def survey(
     """Measure one variant on the test set; write ``curvature.parquet``, one row a group.
 
     Groups that ``groups`` calls too small, by their test samples, are left out; so the table can be
-    empty.
-
-    Parameters
-    ----------
-    subject
-        The variant.
-    base
-        The fp32 network it was made from: with it the excess loss and its prediction are added
-        (equation 4 of Bellam & Kim). None for that network itself. ``bound`` lacks the part of the
-        largest eigenvalue there, ½ λmax ``weight_distance``², which another cell finds.
-    size, probes, errors
-        As in :func:`quantskew.impact.curvature.measure`.
+    empty. With ``base``, the fp32 network that the variant was made from, the excess loss and its
+    prediction are added (equation 4 of Bellam & Kim). ``bound`` lacks the part of the largest
+    eigenvalue there, ½ λmax ``weight_distance``², which another cell finds. For ``size``,
+    ``probes`` and ``errors`` see :func:`quantskew.impact.curvature.measure`.
     """
     data = subject.data()
     test, where = data.test, models.device()

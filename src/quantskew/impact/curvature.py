@@ -46,10 +46,9 @@ def measure(
 
     Parameters
     ----------
-    network
-        In evaluation mode, with the (dequantized) weights at which to measure.
-    images, labels
-        Shape (n, …) and (n,): every sample, on the device of the network.
+    network, images, labels
+        In evaluation mode, with the (dequantized) weights at which to measure; and all samples,
+        (n, …) and (n,), on its device.
     groups
         Indices of the samples of each group, by its name; groups may overlap.
     size

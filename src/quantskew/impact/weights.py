@@ -20,19 +20,16 @@ Network = Mapping[str, torch.Tensor]
 def compare(original: Network, dequantized: Network) -> pd.DataFrame:
     """Measure how much the weights of each layer change, and how many become zero.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row per layer and one named :data:`WHOLE`:
+    One row per layer and one named :data:`WHOLE`:
 
-        ===================== ========================================================
-        ``layer``             name of the layer
-        ``weights``           number of weights
-        ``absolute_change``   Σ|θ̃ − θ| (equation 5), in units of the weights
-        ``relative_error``    ‖θ̃ − θ‖₂ / ‖θ‖₂; NaN where θ is zero throughout
-        ``original_sparsity`` share of the θ that are exactly zero
-        ``sparsity``          share of the θ̃ that are exactly zero (equation 6)
-        ===================== ========================================================
+    ===================== ========================================================
+    ``layer``             name of the layer
+    ``weights``           number of weights
+    ``absolute_change``   Σ|θ̃ − θ| (equation 5), in units of the weights
+    ``relative_error``    ‖θ̃ − θ‖₂ / ‖θ‖₂; NaN where θ is zero throughout
+    ``original_sparsity`` share of the θ that are exactly zero
+    ``sparsity``          share of the θ̃ that are exactly zero (equation 6)
+    ===================== ========================================================
 
     Raises
     ------

@@ -206,14 +206,8 @@ def _from_parts(parts: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Quanti
 def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor], dict[str, Any]]:
     """Read a file without its network.
 
-    Returns
-    -------
-    weights
-        Name of each quantized layer → its weight.
-    tensors
-        All other tensors of the network by their names, the quantized ones dequantized.
-    notes
-        As they were saved.
+    Returns the weights by the name of their layer, all other tensors of the network by their names,
+    dequantized where they have codes, and the notes as they were saved.
 
     Raises
     ------
@@ -233,19 +227,10 @@ def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor
 
 
 def load(path: str | Path, network: nn.Module) -> nn.Module:
-    """Turn a fresh network of the same architecture into the stored one, in place.
+    """Turn a network with any weights into the one that :func:`save` stored, in place.
 
-    Parameters
-    ----------
-    path
-        A file written by :func:`save`.
-    network
-        With any weights, batch norms not folded, in float32.
-
-    Returns
-    -------
-    nn.Module
-        ``network`` in evaluation mode; its logits are bit by bit those of the network saved.
+    The network is of the same architecture, in float32, with batch norms not folded. It is returned
+    in evaluation mode, with logits that are bit by bit those of the network saved.
 
     Raises
     ------

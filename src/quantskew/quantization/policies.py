@@ -352,24 +352,11 @@ def allocate_bits(
     policy: Policy,
     seed: int = 0,
 ) -> dict[str, Widths]:
-    """Choose the width of each layer, or of each of its output channels.
+    """Choose the width of each quantizable layer, or of each of its output channels, by name.
 
     Layers that ``weights`` exempts keep their width. The others share as many bits as they have at
-    the uniform width ``bits``, so that all policies make models of one size.
-
-    Parameters
-    ----------
-    network
-        Trained; not changed.
-    example
-        An input batch, for the order in which the layers run.
-    images, labels, groups, bits, weights, seed
-        See :class:`Allocation`.
-
-    Returns
-    -------
-    dict
-        Name of each quantizable layer → bits, or the bits of each output channel.
+    the uniform width ``bits``, so that all policies make models of one size. The network is trained
+    and not changed, and ``example`` an input batch; for the rest see :class:`Allocation`.
     """
     from quantskew.quantization.layers import fold_batch_norm, quantizable
 

@@ -47,37 +47,27 @@ def quantize_network(
     widths: Mapping[str, Widths] | None = None,
     seed: int = 0,
 ) -> Quantized:
-    """Quantize the weights of every convolution and linear layer.
+    """Quantize the weights of every convolution and linear layer of a copy of a network.
 
     Biases, and the scales and shifts of norms that were not folded, stay as they are unless
     ``weights`` has their switch on.
 
     Parameters
     ----------
-    network
-        Trained, in float32; not changed.
-    example
-        An input batch, for the order in which the layers run.
+    network, example
+        Trained, in float32; and an input batch, for the order in which the layers run.
     bits
         Width of the codes, 2 to 8; the float formats do not use it.
     weights, activations
         How they are quantized; activations stay in floating point by default.
-    calibration
-        Input images (N, …), for the parts that look at what layers compute.
-    groups
-        Group of each calibration image as a code from 0 on, (N,), for the parts that distinguish
-        groups.
+    calibration, groups
+        Input images (N, …), for the parts that look at what layers compute, and the group of each
+        as a code from 0 on, (N,), for the parts that distinguish groups.
     widths
         Width of each layer, or of each of its output channels, by name, instead of ``bits`` with
         the exemptions of ``weights``.
     seed
         Of what is drawn at random, such as the batches of AdaRound.
-
-    Returns
-    -------
-    Quantized
-        The network in evaluation mode with dequantized weights (or computing in half precision),
-        its codes, and notes.
 
     Raises
     ------

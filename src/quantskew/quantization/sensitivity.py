@@ -46,15 +46,9 @@ def rounded(layer: Layer, bits: int, weights: IntegerWeights) -> Tensor:
 def measured(problem: "Allocation", *, choices: Sequence[int]) -> Tensor:
     """Return how much each group's loss rises when one layer alone is quantized.
 
-    Returns
-    -------
-    Tensor
-        (layers, choices, groups), in the order of the layers; below 0 where the loss falls.
-
-    Notes
-    -----
-    What runs before a layer does not change with it, so the layers before give again what they
-    gave: that spares half of the work. Batches keep small what is remembered for it.
+    The table is (layers, choices, groups), in the order of the layers; below 0 where the loss
+    falls. What runs before a layer does not change with it, so the layers before give again what
+    they gave: that spares half of the work. Batches keep small what is remembered for it.
     """
     network, layers, images, labels, groups, *_ = problem
     versions = {
