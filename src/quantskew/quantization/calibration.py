@@ -93,10 +93,10 @@ class Calibration(Section):
         codes, names = group_codes(train.attributes, self.by, Groups(unknown="leave_out"))
         all_groups = torch.from_numpy(codes)
         chosen = self.choice.choose(all_groups, samples=self.samples, seed=seed)
-        if not len(chosen):
-            raise UserError(f"calibration.by: no training image has a value of {self.by}")
         groups = all_groups[chosen]
         known = groups[groups >= 0]
+        if not len(known):
+            raise UserError(f"calibration.by: no calibration image has a value of {self.by}")
         counts = dict(zip(names, known.bincount(minlength=len(names)).tolist(), strict=True))
         images = models.as_input(train.images[chosen], models.CPU)
         return CalibrationSet(images, train.labels[chosen], groups, counts)
