@@ -21,6 +21,7 @@ from quantskew.quantization.codes import (
 )
 from quantskew.quantization.equalization import equalize
 from quantskew.quantization.layers import (
+    LayerError,
     fold_batch_norm,
     inputs_and_outputs,
     left_out,
@@ -183,6 +184,12 @@ def _quantize_layers(
         weight = quantize_weight(layer.weight, bits=widths[name], weights=weights)
         seen = Seen(torch.empty(0), torch.empty(0), generator)
         if weights.needs_calibration() and images is not None:
+            if name and (layer._forward_pre_hooks or layer._forward_hooks):
+                raise LayerError(
+                    f"layer {name!r} has a hook of its own, which would act twice on what "
+                    "rounding: adaround or gptq and bias_correction: outputs compute with it; "
+                    "make the hook a part of the network's forward pass"
+                )
             _, targets = inputs_and_outputs(original, name, images)
             inputs, _ = inputs_and_outputs(network, name, images)
             seen = Seen(inputs, targets, generator, groups)
