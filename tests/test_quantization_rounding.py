@@ -80,6 +80,17 @@ def test_second_moment_is_that_of_the_patches():
     torch.testing.assert_close(moment, total / count, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
+@torch.no_grad()
+def test_second_moment_pads_as_the_layer_does(mode):
+    layer = nn.Conv2d(1, 5, 3, padding=1, padding_mode=mode, bias=False)
+    inputs = torch.rand(6, 1, 7, 7) + 1
+    moment = second_moment(layer, inputs)[0].float()
+    rows = layer.weight.flatten(1)
+    expected = torch.einsum("om,mn,on->o", rows, moment, rows)
+    torch.testing.assert_close(layer(inputs).square().mean((0, 2, 3)), expected)
+
+
 def test_gptq_is_the_update_by_the_inverse_hessian():
     """The original formulation: after each column, remove it from the inverse (OBQ)."""
     layer, inputs, nearest = case("linear", granularity="channel")

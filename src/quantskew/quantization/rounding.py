@@ -213,9 +213,10 @@ def second_moment(layer: Layer, inputs: Tensor, weights: Tensor | None = None) -
         columns = inputs.reshape(1, -1, layer.in_features)
         return _outer(columns) / columns.shape[1]
     groups = layer.groups
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     total, count = inputs.new_zeros(()), 0
     for batch in inputs.split(_BATCH):
-        padded = pad(batch, layer._reversed_padding_repeated_twice)
+        padded = pad(batch, layer._reversed_padding_repeated_twice, mode)
         patches = unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
         columns = patches.unflatten(1, (groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
         total, count = total + _outer(columns), count + columns.shape[1]
