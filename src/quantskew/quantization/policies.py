@@ -227,10 +227,6 @@ class Unit(Choice):
 
     splits_layers: ClassVar[bool] = True
 
-    def narrowest(self) -> int:
-        """Return the smallest width that it may give: the least of its choices, if it has any."""
-        return min(getattr(self, "choices", (2,)))
-
     @abstractmethod
     def scores(self, by_channel: Sequence[Tensor]) -> Tensor:
         """Return the score of each unit, (units,), from those of each layer's output channels."""
@@ -326,7 +322,7 @@ class ByImportance(Policy, kind="importance"):
 
     @override
     def narrowest(self) -> int:
-        return self.unit.narrowest()
+        return min(getattr(self.unit, "choices", (2,)))
 
     @override
     def splits_layers(self) -> bool:

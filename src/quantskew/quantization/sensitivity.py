@@ -85,11 +85,9 @@ def _rises(
     # a weight that two layers share may act before the layer that is listed
     shared = len(quantizable(network)) < sum(isinstance(m, Layer) for m in network.modules())
     # a hook of the layer's own would act on its remembered output once more
-    known = [
-        name
-        for name, given in outputs.items()
-        if len(given) == 1 and not shared and not layers[name]._forward_hooks
-    ]
+    hooked = {name for name, layer in layers.items() if layer._forward_hooks}
+    once = [name for name, given in outputs.items() if len(given) == 1]
+    known = [] if shared else [name for name in once if name not in hooked]
     rises = {}
     try:
         for name in [*(layers.keys() - {*known}), *known]:
