@@ -34,7 +34,8 @@ def compare(original: Network, dequantized: Network) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        When the layers or their shapes differ, or a weight is NaN or infinite.
+        When the layers or their shapes differ, a weight is NaN or infinite, or a layer is named
+        :data:`WHOLE`.
 
     Examples
     --------
@@ -45,6 +46,8 @@ def compare(original: Network, dequantized: Network) -> pd.DataFrame:
     if original.keys() != dequantized.keys():
         differing = ", ".join(sorted(original.keys() ^ dequantized.keys()))
         raise ValueError(f"the two networks must have the same layers; only one has {differing}")
+    if WHOLE in original:
+        raise ValueError(f"a layer is named {WHOLE!r}, which is all layers here; rename it")
     layers = []
     for layer, before in original.items():
         after = dequantized[layer]
