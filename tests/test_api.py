@@ -513,6 +513,24 @@ def test_a_bound_that_calibration_cannot_meet_is_met_by_a_constraint_in_training
     assert "demographic parity constrained" in quantizer.chosen
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda net: compat.apply_quantization(net, method="PTQ_INT"), "2 to 8 bits"),
+        (lambda net: compat.apply_quantization(net, bit_width=0, method="PTQ"), "bits: got 0"),
+        (
+            lambda _: compat.FairnessAwareQuantizer(
+                max_dp_gap=float("nan"), sensitive_attributes=["ink"]
+            ),
+            "max_dp_gap: got nan",
+        ),
+    ],
+)
+def test_what_no_old_name_can_mean_is_refused(call, words):
+    with pytest.raises(UserError, match=words):
+        call(torch.nn.Linear(64, 2))
+
+
 def test_methods_by_their_old_names(network, train, test, tmp_path):
     results = compat.compare_quantization_methods(
         model=network, methods=["PTQ_INT8", "PTQ_INT4", "QAT_INT8", "bias_aware"],

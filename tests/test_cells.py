@@ -1,4 +1,5 @@
 import errno
+import gc
 import os
 import platform
 import resource
@@ -61,6 +62,18 @@ def count_page_faults(folder: Path, *, number: int) -> None:
 
     faults()  # the first makes the pages
     (folder / "faults.txt").write_text(str(faults()), encoding="utf-8")
+
+
+def count_frozen(folder: Path, *, number: int) -> None:
+    (folder / "frozen.txt").write_text(str(gc.get_freeze_count()), encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no fork server")
+def test_workers_leave_what_they_share_alone():
+    done = cells.run(
+        [Cell(str(n), f"{__name__}:count_frozen", number=n) for n in (1, 2)], title="t", compute=TWO
+    )
+    assert all(int((folder / "frozen.txt").read_text()) > 10_000 for folder in done.values())
 
 
 def test_a_finished_cell_is_not_done_again(tmp_path):

@@ -1,4 +1,5 @@
 import math
+import weakref
 from itertools import combinations
 
 import numpy as np
@@ -295,6 +296,20 @@ def test_measure_puts_a_row_a_group_together(small):
     _close(table.loc["few", "largest_eigenvalue"], exact, 1e-3)
     plain = curvature.measure(network, images, labels, groups, size=10, errors=False)
     assert plain[["trace", "largest_eigenvalue_error"]].isna().all(axis=None)
+
+
+def test_no_two_graphs_are_in_memory_at_once(small, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+
+    class Counted(GroupLoss):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            alive.add(self)
+            most.append(len(alive))
+
+    monkeypatch.setattr(curvature, "GroupLoss", Counted)
+    curvature.measure(*small[:3], {"few": np.arange(6), "all": np.arange(24)}, size=10)
+    assert {*most} == {1}
 
 
 def test_parameters_that_require_a_gradient_alone_are_measured(small):

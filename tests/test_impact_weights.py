@@ -77,3 +77,9 @@ def test_errors_name_the_layer(networks):
     bad[0, 0] = torch.nan
     with pytest.raises(ValueError, match="'head' holds 1 weights that are NaN"):
         weights.compare(original, {**dequantized, "head": bad})
+
+
+def test_a_layer_that_bears_the_name_of_all_is_refused(networks):
+    original, dequantized = ({"all": each["head"]} for each in networks)
+    with pytest.raises(ValueError, match="a layer is named 'all'"):
+        weights.compare(original, dequantized)

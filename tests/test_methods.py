@@ -1,7 +1,9 @@
 """Each part of a method acts, alone and in company, and what is stored is what was measured."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
@@ -14,7 +16,9 @@ from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.deployment import shipping
 from quantskew.engine.fingerprint import identity
+from quantskew.errors import UserError
 from quantskew.quantization import packing
+from quantskew.quantization.calibration import Calibration
 from quantskew.quantization.fitting import Dampen, Freeze, Qat
 from quantskew.quantization.method import Method
 from quantskew.quantization.post import TAUS
@@ -137,6 +141,27 @@ def test_a_balanced_calibration_set_is_balanced_and_recorded(apply):
     assert not torch.equal(random, other)
 
 
+def test_the_labels_that_a_range_for_the_worst_group_looks_at_are_counted():
+    def labels(objective):
+        given = {"kind": "static", "range": {"kind": "mse", "objective": objective}}
+        return Method.model_validate({"activations": given}).described()["labels"]
+
+    assert (labels("mean"), labels("worst_group")) == (0, 256)
+
+
+@pytest.mark.parametrize("choice", ["random", "balanced"])
+def test_images_without_a_value_have_no_group_in_calibration(base, choice):
+    data = load(base / "samples.parquet").train
+    side = np.where(np.arange(len(data)) % 4 == 0, None, np.arange(len(data)) % 2)
+    data = dataclasses.replace(data, attributes=data.attributes.assign(side=side, none=None))
+    seen = Calibration(samples=40, choice=choice, by="side").draw(data, seed=0)
+    assert [*seen.counts] == ["0", "1"]
+    assert sum(seen.counts.values()) == int((seen.groups >= 0).sum())
+    assert (sum(seen.counts.values()) == 40) == (choice == "balanced")
+    with pytest.raises(UserError, match="no calibration image has a value of none"):
+        Calibration(choice=choice, by="none").draw(data, seed=0)
+
+
 def test_dampening_and_freezing_act_during_qat(apply):
     dampen, freeze = Dampen(strength=1000.0), Freeze(threshold=(0.0, 0.0))
     results = [apply(training="qat", oscillations=o)[2] for o in ("as_is", dampen, freeze)]
@@ -199,6 +224,8 @@ def test_what_is_held_out_is_not_trained_on_and_tau_is_chosen_there(base, tmp_pa
     shown, out = hold_out(data.train, 0.3)
     images = json.loads((tmp_path / "cost.json").read_text())["images"]
     assert images == len(shown) == len(data.train) - len(out)
+    watched = safetensors.numpy.load_file(tmp_path / "history.safetensors")["sample"]
+    assert not {*data.ids[watched]} & {*out.ids}
     method = Method.model_validate({"post": {"kind": "logit_adjustment", "tau": "held_out"}})
     (tmp_path / "made").mkdir()
     methods.quantize(
@@ -259,6 +286,8 @@ def test_an_own_function_may_do_all_of_the_work(apply, own):
     assert torch.equal(finished, channels)
     _, notes, _ = apply(function="my_own_method:calibrated")
     assert notes["calibration"] == {"all": 20}
+    with pytest.raises(methods.MethodError, match="so that activations, policy would change noth"):
+        apply(function="my_own_method:finish", activations="static", policy="measured")
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,10 @@ from quantskew.quantization import equalization, layers, packing, selfcheck
 from quantskew.quantization.fitting import Qat
 from quantskew.quantization.layers import LayerError, fold, fold_batch_norm, left_out, quantizable
 from quantskew.quantization.method import Method
+from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.weights import IntegerWeights
 from quantskew.sections import ParamsError
+from quantskew.training.loop import fit
 from quantskew.training.training import Training
 
 # isort: split
@@ -456,9 +458,44 @@ def test_channels_that_are_kept_and_tied_weights_count_as_what_they_are():
     assert packing.quantized_share(half, {}) == (1, 1)
 
 
-def quantize_channels(network, widths):
-    from quantskew.quantization.ptq import quantize_network
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.again, self.last = (nn.Linear(64, 64) for _ in range(3))
+        self.again.weight = self.first.weight
 
+    def forward(self, images):
+        return self.last(self.again(self.first(images.flatten(1)).relu()).relu())[:, :3]
+
+
+def test_a_shared_weight_is_stored_once_and_stays_shared(tmp_path):
+    torch.manual_seed(0)
+    network, images = Tied().eval(), torch.rand(4, 1, 8, 8)
+    models.save_weights(network, tmp_path / "fp32")
+    assert (tmp_path / "fp32").stat().st_size < 2.2 * 64**2 * 4
+    opened = Tied().eval()
+    models.load_checkpoint(opened, tmp_path / "fp32")
+    assert torch.equal(opened(images), network(images))
+    made = quantize_network(network, images, bits=4, weights=IntegerWeights())
+    packing.save(tmp_path / "int4", made)
+    assert (tmp_path / "int4").stat().st_size < 2 * 64**2 / 2 + 4000
+    again = packing.load(tmp_path / "int4", Tied())
+    assert again.first.weight is again.again.weight
+    assert torch.equal(again(images), made.network(images))
+
+
+def test_a_training_with_a_shared_weight_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("quantskew.training.loop.CHECKPOINT_SECONDS", -1)
+    images, labels = images_of(6), torch.arange(6) % 3
+    settings = Training(epochs=1, batch_size=2)
+    fit(
+        Tied(), images, labels, settings=settings, order=lambda _: torch.arange(6),
+        checkpoint=tmp_path / "checkpoint",
+    )  # fmt: skip
+    assert (tmp_path / "checkpoint").exists()
+
+
+def quantize_channels(network, widths):
     return quantize_network(
         network, torch.rand(2, 4), bits=4, weights=IntegerWeights(), widths={"0": widths}
     )

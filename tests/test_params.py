@@ -111,6 +111,7 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         ({"seeds": True}, ["seeds", "truth value"]),
         ({"seeds": [2**32]}, ["seeds.0", "4294967296"]),
         ({"qat__lr": {8: True}}, ["qat.lr", "truth value"]),
+        ({"qat__lr": {}}, ["qat.lr", "at least 1"]),
         ({"statistics__seed": -1}, ["statistics.seed", "-1"]),
         ({"statistics__draws": 10**9}, ["statistics.draws", "less than or equal to 1000000"]),
         ({"groups__bins": {"age": [0, float("nan")]}}, ["groups.bins", "rising numbers"]),

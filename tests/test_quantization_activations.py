@@ -46,6 +46,14 @@ def skewed():
     return many, few
 
 
+def test_more_values_than_float32_counts_are_counted():
+    images = torch.zeros(2, 2**23 + 50, 1)
+    images[0, 0] = 1
+    counts = observe(nn.Linear(1, 1).eval(), images)[""].counts
+    assert counts[0, 0] == images.numel() - 1
+    assert counts.sum() == images.numel()
+
+
 def test_min_max_holds_zero_and_all_values():
     ends = InputMinMax().ends(histogram_of(torch.tensor([1.0, 3.0])), **GRID)
     assert [end.item() for end in ends] == [0.0, 3.0]

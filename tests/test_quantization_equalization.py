@@ -61,3 +61,9 @@ def test_a_tensor_read_twice_and_a_dead_channel_are_left_alone():
     net[0].weight.data[1] = 0
     assert equalize(net, torch.randn(2, 3)) == [["0", "2"]]
     assert all(parameter.isfinite().all() for parameter in net.parameters())
+
+
+@torch.no_grad()
+def test_a_grouped_layer_of_fewer_outputs_is_left_alone():
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, groups=4)).eval()
+    assert equalize(network, torch.rand(2, 1, 8, 8)) == []

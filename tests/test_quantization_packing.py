@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quantization_networks import SMALL, network
 from safetensors.torch import save_file
+from torch import nn
 
 from quantskew.quantization.codes import pack, unpack
 from quantskew.quantization.layers import quantizable
@@ -157,6 +158,16 @@ def test_other_files_and_other_networks_are_refused(small, tmp_path):
     for other in ("vgg", "resnet18"):
         with pytest.raises(PackingError, match="another network"):
             load(path, network(other)[0])
+
+
+def test_a_norm_over_several_dimensions_is_read_again(tmp_path):
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LayerNorm((2, 6, 6)), nn.Flatten(), nn.Linear(72, 3))
+    net[1].bias.data.uniform_()
+    weights = IntegerWeights(quantize_norms=True)
+    made = quantize_network(net, torch.rand(2, 1, 8, 8), bits=4, weights=weights)
+    save(tmp_path / "file", made)
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.equal(load(tmp_path / "file", net)(images), made.network(images))
 
 
 def test_a_weight_changed_after_quantization_is_not_saved(small):

@@ -291,6 +291,14 @@ def test_a_class_without_images_is_named():
     lacking = train.at(np.flatnonzero(train.labels.numpy() < 2))
     with pytest.raises(MethodError, match=r"no calibration image of class \[2\]"):
         apply(train=lacking, post="class_biases")
+    other = {"train": (train.images, train.labels)}
+    other["calibration"] = (lacking.images, lacking.labels)
+    tau = {"post": {"kind": "logit_adjustment", "tau": "held_out"}}
+    with pytest.raises(MethodError, match=r"logit_adjustment: no calibration image of class \[2\]"):
+        quantize(small(), method=tau, bits=4, **other)
+    alone = samples([40, 0])
+    with pytest.raises(MethodError, match=r"threshold: no calibration image of class \[1\]"):
+        apply(small(2), train=alone, post="threshold")
     with pytest.raises(MethodError, match=r"no sample of class \[2\]"):
         apply(train=lacking, post="logit_adjustment")
 
@@ -341,6 +349,12 @@ def test_batch_norm_statistics_are_those_of_the_images():
     torch.testing.assert_close(norm.running_mean, mean)
     torch.testing.assert_close(norm.running_var, variance)
     assert not norm.training
+
+
+def test_one_image_gives_no_statistics_of_batch_norms():
+    parts = {"post": "batchnorm", "weights": {"fold_bn": False}}
+    with pytest.raises(MethodError, match="of one image there may be none"):
+        apply(calibration={"samples": 1}, **parts)
 
 
 def test_batch_norms_that_are_gone_are_not_estimated():

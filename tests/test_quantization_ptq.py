@@ -3,8 +3,9 @@
 import pytest
 import torch
 from quantization_networks import network
+from torch import nn
 
-from quantskew.quantization.layers import fold_batch_norm, quantizable
+from quantskew.quantization.layers import LayerError, fold_batch_norm, quantizable
 from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.rounding import AdaRound, Gptq, Nearest
 from quantskew.quantization.weights import Float16, IntegerWeights, Weights
@@ -146,6 +147,17 @@ def test_better_roundings_bring_the_logits_closer():
         errors[rounding.kind] = (made.network(images) - target).square().mean().item()
     assert errors["gptq"] < errors["nearest"]
     assert errors["adaround"] < errors["nearest"]
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_hook_that_would_act_twice_is_refused(register):
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    getattr(net[2], register)(lambda _layer, *given: 3 * given[-1] if len(given) > 1 else given[0])
+    images = torch.rand(20, 6)
+    for weights in (IntegerWeights(rounding="gptq"), IntegerWeights(bias_correction="outputs")):
+        with pytest.raises(LayerError, match="layer '2' has a hook of its own"):
+            quantize_network(net, images, bits=4, weights=weights, calibration=images)
+    quantize_network(net, images, bits=4, weights=IntegerWeights())
 
 
 def test_given_widths_are_used():

@@ -80,6 +80,17 @@ def test_second_moment_is_that_of_the_patches():
     torch.testing.assert_close(moment, total / count, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
+@torch.no_grad()
+def test_second_moment_pads_as_the_layer_does(mode):
+    layer = nn.Conv2d(1, 5, 3, padding=1, padding_mode=mode, bias=False)
+    inputs = torch.rand(6, 1, 7, 7) + 1
+    moment = second_moment(layer, inputs)[0].float()
+    rows = layer.weight.flatten(1)
+    expected = torch.einsum("om,mn,on->o", rows, moment, rows)
+    torch.testing.assert_close(layer(inputs).square().mean((0, 2, 3)), expected)
+
+
 def test_gptq_is_the_update_by_the_inverse_hessian():
     """The original formulation: after each column, remove it from the inverse (OBQ)."""
     layer, inputs, nearest = case("linear", granularity="channel")
@@ -172,3 +183,17 @@ def test_inputs_of_unknown_groups_are_refused():
     for known in (None, groups[:100]):
         with pytest.raises(UserError, match="gets 160 inputs"):
             Gptq(weighting="balanced")(layer, nearest, Seen(inputs, None, torch.Generator(), known))
+
+
+def test_channels_that_are_kept_make_no_error_for_the_weights_of_groups(monkeypatch):
+    torch.manual_seed(0)
+    layer, inputs = nn.Linear(8, 3), torch.randn(40, 8)
+    found = []
+    monkeypatch.setattr(WorstGroup, "update", lambda _self, _shares, errors: found.append(errors))
+    nearest = quantize_weight(layer.weight, bits=(4, 4, 32), weights=IntegerWeights())
+    given = Seen(
+        inputs, layer(inputs).detach(), torch.Generator().manual_seed(0), torch.arange(40) % 2
+    )
+    AdaRound(steps=1, weighting="worst_group")(layer, nearest, given)
+    # the soft choices begin at the float weights
+    assert found[0].max() < 1e-3

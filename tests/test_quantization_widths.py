@@ -84,6 +84,14 @@ def test_a_size_that_cannot_be_reached_is_refused():
         fit_to_size(torch.zeros(2).int(), torch.rand(2), [10, 10], CHOICES, 39)
 
 
+@pytest.mark.parametrize("objective", [Mean(), WorstGroup()])
+def test_costs_that_are_not_finite_are_refused(objective):
+    costs = torch.rand(2, 3, 2)
+    costs[0, 0, 0] = torch.inf
+    with pytest.raises(ValueError, match="NaN or infinite with a layer at one of the widths"):
+        allocate(costs, [10, 10], CHOICES, 100, objective=objective)
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(2, 8), st.integers(0, 99))
 def test_quantile_widths_fill_the_size_and_follow_importance(sizes, bits, seed):
     scores = torch.rand(len(sizes), generator=torch.Generator().manual_seed(seed))
@@ -201,6 +209,20 @@ def test_what_runs_before_a_layer_is_remembered_rightly(name):
         rise = group_losses(changed, images, labels, groups) - plain
         torch.testing.assert_close(table[row, 0], rise, rtol=1e-3, atol=1e-6)
         assert "forward" not in vars(layer)
+
+
+@torch.no_grad()
+def test_a_layer_with_a_hook_of_its_own_is_run_again():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    net[0].register_forward_hook(lambda _layer, _given, output: 3 * output)
+    images, labels, groups = torch.rand(20, 6), torch.arange(20) % 3, torch.arange(20) % 2
+    every = Allocation(net, quantizable(net), images, labels, groups, 4, IntegerWeights(), seed=0)
+    table = measured(every, choices=(2,))
+    plain = group_losses(net, images, labels, groups)
+    net[2].weight.copy_(rounded(net[2], 2, IntegerWeights()))
+    rise = group_losses(net, images, labels, groups) - plain
+    torch.testing.assert_close(table[1, 0], rise)
 
 
 def test_a_group_without_images_counts_for_nothing(study):

@@ -32,20 +32,11 @@ def train(
 ) -> None:
     """Train a network; write ``network.safetensors``, ``history.safetensors`` and ``cost.json``.
 
-    Parameters
-    ----------
-    folder
-        Folder of the cell; training resumes from a ``checkpoint.safetensors`` in it.
-    subject
-        The samples and the network; an architecture with a checkpoint is not trained at all.
-    seed
-        Seed of the initial weights and of the order of the samples.
-    training, recipe
-        How it is trained.
-    bins
-        Lower edges of the groups of numeric attributes.
-    baseline_history
-        History of the plain baseline of this seed, for a loss that ``needs_history``.
+    The initial weights and the order of the samples follow from the ``seed``. A training resumes
+    from a ``checkpoint.safetensors`` in the folder; an architecture with a checkpoint of its own is
+    not trained at all. ``bins`` are the lower edges of the groups of numeric attributes, and
+    ``baseline_history`` is that of the plain baseline of this seed, for a loss that
+    ``needs_history``.
     """
     data = subject.data().divided(bins or {})
     torch.manual_seed(seed)
@@ -54,7 +45,7 @@ def train(
     if checkpoint is not None:
         history, watched = History(), np.array([], dtype=np.int64)
     else:
-        watched = watched_samples(data)
+        watched = watched_samples(data, training.held_out)
         shown, _ = hold_out(data.train, training.held_out)
         history = fit(
             network,
@@ -80,50 +71,45 @@ def train(
 def hold_out(train: Samples, share: float) -> tuple[Samples, Samples | None]:
     """Divide training samples into those that networks are trained on, and those held out.
 
-    Parameters
-    ----------
-    train
-        All training samples.
-    share
-        Share of each class, 0 to 1, that is held out, rounded down: the same samples for every
-        seed.
-
-    Returns
-    -------
-    shown, held_out
-        ``held_out`` is ``None`` where nothing is.
+    The ``share`` of each class, 0 to 1, is held out, rounded down: the same samples for every seed.
+    ``None`` stands for no sample held out.
     """
     if not share:
         return train, None
-    labels = train.labels.numpy()
+    out = _are_held_out(train.labels.numpy(), share)
+    return train.at(np.flatnonzero(~out)), train.at(np.flatnonzero(out))
+
+
+def _are_held_out(labels: np.ndarray, share: float) -> np.ndarray:
     order = np.random.default_rng(0).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     sizes = np.bincount(labels)
     place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     out = np.zeros(len(order), bool)
     out[order] = place < np.floor(share * np.repeat(sizes, sizes))
-    return train.at(np.flatnonzero(~out)), train.at(np.flatnonzero(out))
+    return out
 
 
-def watched_samples(data: Samples) -> np.ndarray:
-    """Return indices of the samples that are watched: class-balanced parts of both splits."""
-    parts = []
-    for split in ("train", "test"):
-        inside = np.flatnonzero(data.split == split)
-        labels = data.labels.numpy()[inside]
-        parts.append(inside[balanced_subset(labels, most=WATCHED, seed=0)])
-    return np.concatenate(parts)
+def watched_samples(data: Samples, held_out: float = 0.0) -> np.ndarray:
+    """Return indices of the samples that are watched: class-balanced parts of both splits.
+
+    The share of the training samples that is ``held_out`` is not among them: it says nothing of how
+    well a training fits.
+    """
+    labels, train = data.labels.numpy(), np.flatnonzero(data.split == "train")
+    shown = train[~_are_held_out(labels[train], held_out)]
+    return np.concatenate(
+        [
+            inside[balanced_subset(labels[inside], most=WATCHED, seed=0)]
+            for inside in (shown, np.flatnonzero(data.split == "test"))
+        ]
+    )
 
 
 def class_accuracy(data: Samples, history: Path | None) -> Floats | None:
     """Return the mean accuracy of each class over a training, (classes,).
 
-    Parameters
-    ----------
-    data
-        Samples that the network was trained on and tested with.
-    history
-        File that :func:`save_history` wrote; ``None`` gives ``None``.
+    The ``history`` is a file that :func:`save_history` wrote; ``None`` gives ``None``.
     """
     if history is None:
         return None

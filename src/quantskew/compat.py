@@ -45,10 +45,7 @@ from quantskew.training.training import Training
 
 MEGABYTE = 1e6
 _BALANCED = {
-    "activations": {
-        "kind": "static",
-        "range": {"kind": "mse", "objective": "worst_group"},
-    },
+    "activations": {"kind": "static", "range": {"kind": "mse", "objective": "worst_group"}},
     "calibration": {"choice": "balanced"},
 }
 _SPARING = {
@@ -122,7 +119,7 @@ def apply_quantization(
     return api.quantize(
         model,
         method=_method(METHODS[name], attributes),
-        bits=bit_width or width or 8,
+        bits=(width or 8) if bit_width is None else bit_width,
         calibration=seen,
         train=training_data,
     ).network
@@ -258,6 +255,8 @@ class FairnessAwareQuantizer:
     def __init__(
         self, bit_width: int = 8, max_dp_gap: float = 0.01, *, sensitive_attributes: Sequence[str]
     ) -> None:
+        if not 0 <= max_dp_gap <= 1:
+            raise MethodError(f"max_dp_gap: got {max_dp_gap}; a difference of shares is 0 to 1")
         self.bit_width = bit_width
         self.max_dp_gap = max_dp_gap
         self.sensitive_attributes = list(sensitive_attributes)
@@ -334,8 +333,8 @@ class FairnessAwareQuantizer:
 
 
 def _parse(method: str) -> tuple[str, int | None]:
-    name, _, width = method.lower().partition("_int")
-    if width and width not in map(str, range(2, 9)):
+    name, named, width = method.lower().partition("_int")
+    if named and width not in map(str, range(2, 9)):
         raise MethodError(f"method {method!r}: weights have 2 to 8 bits, _INT2 to _INT8")
     if name not in METHODS:
         raise MethodError(

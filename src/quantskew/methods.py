@@ -29,6 +29,7 @@ from quantskew.training.losses import Floats
 from quantskew.training.training import Training
 
 __all__ = ["MethodError", "apply", "own", "quantize"]
+_WORK = ("training", "oscillations", "weights", "activations", "policy")
 
 
 def quantize(
@@ -45,24 +46,10 @@ def quantize(
 ) -> None:
     """Apply a method to a trained network; write ``network.safetensors`` with packed codes.
 
-    The images and seconds of its QAT stand beside it in ``cost.json``.
-
-    Parameters
-    ----------
-    folder
-        Where the files are written.
-    subject
-        The fp32 network, trained with the recipe of the method.
-    baseline_history
-        History of the plain baseline of this seed, for a loss that ``needs_history``.
-    seed
-        Seed of all that is drawn at random: calibration images, the order of samples in QAT, ….
-    method, bits
-        What to do, at which width.
-    training, qat_settings
-        How QAT trains: the optimizer of the baseline with the rates of QAT.
-    bins
-        Lower edges of the groups of numeric attributes.
+    The images and seconds of its QAT stand beside it in ``cost.json``. The ``subject`` is the fp32
+    network, trained with the recipe of the method; ``training`` and ``qat_settings`` say how QAT
+    trains, ``baseline_history`` and ``bins`` are as in :func:`quantskew.baselines.train`. All that
+    is drawn at random follows from the ``seed``: calibration images, the order of samples, ….
     """
     data = subject.data().divided(bins or {})
     example = models.as_input(data.train.images[:2], CPU)
@@ -106,21 +93,15 @@ def apply(
     accuracy: Floats | None = None,
     **fitting: Any,
 ) -> packing.Quantized:
-    """Apply a method to a network in memory.
+    """Apply a method to a copy of a network in memory.
 
     Parameters
     ----------
-    network
-        Trained, in float32, on the CPU; not changed.
-    method, bits
-        What to do, at which width.
-    example
-        An input batch, for the order in which the layers run.
+    network, example
+        Trained, in float32, on the CPU; and an input batch, for the order in which layers run.
     calibration, train
         Samples to draw calibration images from, and to train with; ``None`` where the method needs
         none.
-    training, qat_settings, seed
-        As in :func:`quantize`.
     held_out
         Samples that the network was not trained on, for corrections after quantization; they look
         at ``calibration`` where there are none.
@@ -162,6 +143,12 @@ def _quantized(
     if method.function is not None:
         result = own(method.function, network, example=example, bits=bits, train=train, seed=seed)
         if isinstance(result, packing.Quantized):
+            idle = [part for part in _WORK if getattr(method, part) != getattr(Method(), part)]
+            if idle:
+                raise MethodError(
+                    f"function: {method.function!r} does all of the work and returns a Quantized, "
+                    f"so that {', '.join(idle)} would change nothing; leave it out"
+                )
             return result
         network = result
     if method.quantizing_looks():
@@ -184,24 +171,12 @@ def _quantized(
 def own(
     function: str, network: nn.Module, **given: Tensor | Samples | int | None
 ) -> nn.Module | packing.Quantized:
-    """Call a function of the user's own on a copy of a trained network.
+    """Call a function of the user's own, ``module:name``, on a copy of a trained network.
 
-    Parameters
-    ----------
-    function
-        ``module:name`` of a module that can be imported.
-    network
-        Trained, in float32, on the CPU.
-    **given
-        Keyword arguments: ``example`` (an input batch), ``bits``, ``train`` (the training samples,
-        ``None`` where there are none) and ``seed``. The function gets copies, so that what it
-        writes in place reaches nothing else.
-
-    Returns
-    -------
-    nn.Module or Quantized
-        The network with other values, for the other parts of the method to quantize, or all of the
-        work.
+    It is given, by name, copies of ``example`` (an input batch), ``bits``, ``train`` (the training
+    samples, ``None`` where there are none) and ``seed``, so that what it writes in place reaches
+    nothing else. It returns the network with other values, for the other parts of the method to
+    quantize, or a ``Quantized``: all of the work.
 
     Raises
     ------

@@ -27,7 +27,7 @@ import copy
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -127,24 +127,14 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
 
 
 def build(
-    name: str,
-    *,
-    classes: int,
-    channels: int,
-    size: int,
-    architecture: Architecture | None = None,
+    name: str, *, classes: int, channels: int, size: int, architecture: Architecture | None = None
 ) -> nn.Module:
     """Build a network with random weights from the current random state of torch.
 
-    Parameters
-    ----------
-    name
-        Key of :data:`MODELS`, or any name when ``architecture`` says how to build it.
-    classes, channels, size
-        Number of outputs, of input planes, and pixels a side of the input.
-    architecture
-        The user's own: a factory ``package.module:function`` called with ``classes``,
-        ``channels``, ``size`` and its options, or ``timm:NAME`` / ``torchvision:NAME``.
+    It gives ``classes`` logits for images of ``channels`` planes and ``size`` pixels a side. The
+    name is one of :data:`MODELS`, or any where ``architecture`` says how to build the user's own: a
+    factory ``package.module:function`` called with these three and its options, or ``timm:NAME`` /
+    ``torchvision:NAME``.
 
     Raises
     ------
@@ -389,7 +379,7 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> None:
         raise ModelError(f"{path} does not hold the weights of this network: {error}") from error
     expect_code(network, code, path)
     try:
-        network.load_state_dict(state)
+        load_state(network, state)
     except Exception as error:
         raise ModelError(f"{path} does not hold the weights of this network: {error}") from error
 
@@ -415,9 +405,29 @@ def save_weights(network: nn.Module, path: str | Path) -> None:
     The file carries the digest of what else makes a network of :func:`build` with an architecture
     of the user's own: its code, options and normalization.
     """
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    state = {key: value.cpu().contiguous() for key, value in stored_state(network).items()}
     code = vars(network).get("code")
     safetensors.torch.save_file(state, path, None if code is None else {"code": code})
+
+
+def stored_state(network: nn.Module, named: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Return the state of a network for a file, in which a shared parameter stands once.
+
+    It bears its first name, or the one of its names that is in ``named``.
+    """
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    kept = {p: name for name, p in reversed(parameters.items())}
+    kept |= {parameters[name]: name for name in named}
+    left_out = parameters.keys() - kept.values()
+    return {name: value for name, value in network.state_dict().items() if name not in left_out}
+
+
+def load_state(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Load what :func:`stored_state` returned, or a state of all names, in place."""
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    known = {p: stored[name] for name, p in parameters.items() if name in stored}
+    shared = {name: known[p] for name, p in parameters.items() if p in known}
+    network.load_state_dict({**shared, **stored})
 
 
 def expect_accuracy(network: nn.Module, test: Samples, expected: float) -> None:

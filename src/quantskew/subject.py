@@ -16,16 +16,10 @@ if TYPE_CHECKING:
 class Subject(Section):
     """A network of the study, and the samples that it is run on: what every cell is about.
 
-    Attributes
-    ----------
-    samples
-        Table of samples.
-    model, architecture
-        Which network: a name of :data:`quantskew.models.MODELS`, or the user's own.
-    weights
-        Its file; ``None`` for a network that is not trained yet.
-    bits
-        Width of the weights in that file; 32 and 16 are floating point.
+    ``samples`` is the file of the samples. The network is a ``model`` of
+    :data:`quantskew.models.MODELS` or the user's own ``architecture``; its file ``weights`` is
+    ``None`` where it is not trained yet, and ``bits`` the width in that file, 32 and 16 being
+    floating point.
     """
 
     samples: Path

@@ -28,7 +28,8 @@ class Samples(People[torch.Tensor]):
         """Make groups of numeric attributes by their lower edges."""
         made = {}
         for name in bins.keys() & set(self.attributes):
-            codes, names = group_codes(self.attributes, name, Groups(bins=dict(bins)))
+            known = Groups(bins=dict(bins), unknown="leave_out")
+            codes, names = group_codes(self.attributes, name, known)
             made[name] = pd.Categorical.from_codes(codes, pd.Index(names))
         return replace(self, attributes=self.attributes.assign(**made))
 

@@ -27,7 +27,7 @@ def processes(
     """
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    context.set_forkserver_preload([*modules])
+    context.set_forkserver_preload([*modules, "quantskew.engine.frozen"])
     waiting = iter(tasks.items())
     lost: dict[str, tuple[Any, ...]] = {}
     while (killed := (yield from _pool(do, waiting, context, workers)))[0]:

@@ -28,14 +28,8 @@ def survey(
 ) -> None:
     """Quantize each layer alone; write ``layer_damage.parquet``, one row a layer and group.
 
-    Parameters
-    ----------
-    subject
-        The fp32 network.
-    bits, weights
-        Width of the one layer, and how it is rounded.
-    size
-        Test samples of a group, on average, on which the rise of its loss is measured.
+    The ``subject`` is the fp32 network; ``bits`` and ``weights`` say how the one layer is rounded.
+    The rise of the loss is measured on ``size`` test samples of a group, on average.
     """
     test, where = subject.data().test, models.device()
     every, names = group_codes(test.attributes, attribute, groups)

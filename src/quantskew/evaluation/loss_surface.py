@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quantskew import models
 from quantskew.data.groups import Groups, group_codes, small
@@ -39,18 +39,10 @@ def survey(
     """Measure one variant on the test set; write ``curvature.parquet``, one row a group.
 
     Groups that ``groups`` calls too small, by their test samples, are left out; so the table can be
-    empty.
-
-    Parameters
-    ----------
-    subject
-        The variant.
-    base
-        The fp32 network it was made from: with it the excess loss and its prediction are added
-        (equation 4 of Bellam & Kim). None for that network itself. ``bound`` lacks the part of the
-        largest eigenvalue there, ½ λmax ``weight_distance``², which another cell finds.
-    size, probes, errors
-        As in :func:`quantskew.impact.curvature.measure`.
+    empty. With ``base``, the fp32 network that the variant was made from, the excess loss and its
+    prediction are added (equation 4 of Bellam & Kim). ``bound`` lacks the part of the largest
+    eigenvalue there, ½ λmax ``weight_distance``², which another cell finds. For ``size``,
+    ``probes`` and ``errors`` see :func:`quantskew.impact.curvature.measure`.
     """
     data = subject.data()
     test, where = data.test, models.device()
@@ -73,17 +65,27 @@ def survey(
     rows = measure(network, images, labels, members, size=size, probes=probes, errors=errors)
     sizes = pd.Series(np.bincount(codes[~in_test & (codes >= 0)], minlength=len(names)), names)
     rows.insert(1, "n_train", sizes.loc[rows["group"]].to_numpy())
-    predicted = ["weight_distance", "excess_loss", "first_order", "second_order", "bound"]
-    rows[predicted] = math.nan
+    rows[["weight_distance", "excess_loss", "first_order", "second_order", "bound"]] = math.nan
     if base is not None:
         original = folded(subject.at(base))
         change = weight_change(original, network)
         for row, (group, every) in enumerate(members.items()):
             some = torch.as_tensor(subsample(every, size), device=where)
-            part = images[some], labels[some]
-            before = GroupLoss(original, *part, group=group)
-            with torch.no_grad():
-                after = float(nn.functional.cross_entropy(network(part[0]), part[1]))
-            told = predict(before, change) | {"excess_loss": after - before.loss}
-            rows.loc[row, [*told]] = [*told.values()]
+            damage = _damage(original, network, change, images[some], labels[some], group)
+            rows.loc[row, [*damage]] = [*damage.values()]
     rows.assign(attribute=attribute).to_parquet(folder / "curvature.parquet", index=False)
+
+
+def _damage(
+    original: nn.Module,
+    network: nn.Module,
+    change: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    group: str,
+) -> dict[str, float]:
+    """Return the excess loss of a group and its prediction; no graph of it outlives the call."""
+    before = GroupLoss(original, images, labels, group=group)
+    with torch.no_grad():
+        after = float(nn.functional.cross_entropy(network(images), labels))
+    return predict(before, change) | {"excess_loss": after - before.loss}

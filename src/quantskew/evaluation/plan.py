@@ -1,7 +1,7 @@
 """What is evaluated, and around which networks the loss is surveyed (``curvature:``)."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
@@ -10,7 +10,6 @@ from quantskew.impact import MAX_PRODUCTS
 from quantskew.layout import Stored
 from quantskew.names import Variant
 from quantskew.sections import Names, Section, Width
-from quantskew.subject import Subject
 from quantskew.variants import subject_of
 
 if TYPE_CHECKING:
@@ -54,27 +53,43 @@ class Plan(NamedTuple):
 
 def plan(study: "Params", variants: Mapping[Variant, Stored]) -> Plan:
     """Plan the cells that evaluate the stored networks of a data set and a model."""
+    settings, methods = study.curvature, study.all_methods()
     surveyed = _surveyed(study, variants)
+
+    def cell(name: str, function: str, variant: Variant, **further: Any) -> Cell:
+        subject = subject_of(study, variant, variants[variant].file)
+        return Cell(name, f"quantskew.evaluation.{function}", subject=subject, **further)
+
+    def groups(variant: Variant) -> dict[str, Any]:
+        attribute = study.groups_of(variant.dataset)[0]
+        needed = study.groups.needed_by(attribute)
+        return {"attribute": attribute, "groups": needed, "size": settings.samples}
+
+    folds = methods[study.reference].integer_weights().fold_bn
     return Plan(
-        {variant: _answers(study, variants, variant) for variant in variants},
-        {variant: _survey(study, variants, variant, base) for variant, base in surveyed.items()},
-        {variant: _layers(study, variants, variant) for variant in _narrowest(study, surveyed)},
-        surveyed,
-    )
-
-
-def _subject(study: "Params", variants: Mapping[Variant, Stored], variant: Variant) -> Subject:
-    return subject_of(study, variant, variants[variant].file)
-
-
-def _answers(study: "Params", variants: Mapping[Variant, Stored], variant: Variant) -> Cell:
-    return Cell(
-        variant.stem,
-        "quantskew.evaluation.run:evaluate",
-        subject=_subject(study, variants, variant),
-        base=variants[variants[variant].base].file,
-        folds=study.methods[study.reference].integer_weights().fold_bn,
-    )
+        answers={
+            variant: cell(
+                variant.stem, "run:evaluate", variant, base=variants[stored.base].file, folds=folds
+            )
+            for variant, stored in variants.items()
+        },
+        surveys={
+            variant: cell(
+                f"loss around {variant.stem}", "loss_surface:survey", variant,
+                base=None if variant == base else variants[base].file,
+                probes=settings.probes, errors=settings.errors, **groups(variant),
+            )
+            for variant, base in surveyed.items()
+        },
+        layers={
+            variant: cell(
+                f"each layer of {variant.stem} alone", "layer_damage:survey", surveyed[variant],
+                bits=variant.bits, weights=methods[variant.method].weights, **groups(variant),
+            )
+            for variant in _narrowest(study, surveyed)
+        },
+        surveyed=surveyed,
+    )  # fmt: skip
 
 
 def _surveyed(study: "Params", variants: Mapping[Variant, Stored]) -> dict[Variant, Variant]:
@@ -93,24 +108,6 @@ def _surveyed(study: "Params", variants: Mapping[Variant, Stored]) -> dict[Varia
     return made_from | {base: base for base in made_from.values()}
 
 
-def _survey(
-    study: "Params", variants: Mapping[Variant, Stored], variant: Variant, base: Variant
-) -> Cell:
-    settings = study.curvature
-    attribute = study.groups_of(variant.dataset)[0]
-    return Cell(
-        f"loss around {variant.stem}",
-        "quantskew.evaluation.loss_surface:survey",
-        subject=_subject(study, variants, variant),
-        base=None if variant == base else variants[base].file,
-        attribute=attribute,
-        groups=study.groups.needed_by(attribute),
-        size=settings.samples,
-        probes=settings.probes,
-        errors=settings.errors,
-    )
-
-
 def _narrowest(study: "Params", surveyed: Mapping[Variant, Variant]) -> list[Variant]:
     """The narrowest surveyed variant of each post-training method and seed."""
     methods = study.all_methods()
@@ -121,17 +118,3 @@ def _narrowest(study: "Params", surveyed: Mapping[Variant, Variant]) -> list[Var
             key = variant.seed, variant.method
             narrowest[key] = min(variant, narrowest.get(key, variant))
     return [*narrowest.values()]
-
-
-def _layers(study: "Params", variants: Mapping[Variant, Stored], variant: Variant) -> Cell:
-    attribute = study.groups_of(variant.dataset)[0]
-    return Cell(
-        f"each layer of {variant.stem} alone",
-        "quantskew.evaluation.layer_damage:survey",
-        subject=_subject(study, variants, variants[variant].base),
-        bits=variant.bits,
-        weights=study.all_methods()[variant.method].weights,
-        attribute=attribute,
-        groups=study.groups.needed_by(attribute),
-        size=study.curvature.samples,
-    )

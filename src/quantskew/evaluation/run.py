@@ -22,26 +22,12 @@ BINS = 20
 """Steps of a histogram of weights."""
 
 
-def evaluate(
-    folder: Path,
-    *,
-    subject: Subject,
-    base: Path,
-    folds: bool,
-) -> None:
+def evaluate(folder: Path, *, subject: Subject, base: Path, folds: bool) -> None:
     """Run a variant; write ``logits.safetensors`` (test samples × classes) and its weights' tables.
 
-    These are ``layers.parquet`` and ``weight_histograms.parquet``.
-
-    Parameters
-    ----------
-    subject
-        The variant.
-    base
-        The fp32 network that its weights are compared with.
-    folds
-        Whether batch norms are folded before the histogram of a variant in floating point: those
-        beside which it is drawn were folded before they were quantized.
+    These are ``layers.parquet``, against the fp32 network ``base``, and
+    ``weight_histograms.parquet``. With ``folds`` batch norms are folded before the histogram of a
+    variant in floating point, as they were in those beside which it is drawn.
 
     Raises
     ------

@@ -46,10 +46,9 @@ def measure(
 
     Parameters
     ----------
-    network
-        In evaluation mode, with the (dequantized) weights at which to measure.
-    images, labels
-        Shape (n, …) and (n,): every sample, on the device of the network.
+    network, images, labels
+        In evaluation mode, with the (dequantized) weights at which to measure; and all samples,
+        (n, …) and (n,), on its device.
     groups
         Indices of the samples of each group, by its name; groups may overlap.
     size
@@ -91,37 +90,53 @@ def measure(
     if empty:
         raise ValueError(f"group {empty[0]!r} has no sample; leave it out")
     equal_n = min(map(len, members.values()))
-    rows = []
-    for group, indices in members.items():
-        drawn = torch.as_tensor(subsample(indices, size), device=images.device)
-        loss = GroupLoss(network, images[drawn], labels[drawn], group=group)
-        gradient = loss.gradient
-        if len(drawn) < len(indices):
-            whole = torch.as_tensor(indices, device=images.device)
-            gradient = gradients.mean_gradient(network, images[whole], labels[whole], group=group)
-        squares, along = gradients.per_sample(network, images[drawn], labels[drawn], gradient)
-        norms = gradients.norms(gradient, squares, along, len(indices), equal_n=equal_n)
-        top = spectrum.largest_eigenvalue(loss.curve, loss.factors, image=loss.image)
-        error = trace = trace_error = math.nan
-        if errors:
-            curvatures = loss.curvatures_along(loss.vector(top.vector))
-            error = spectrum.eigenvalue_error(curvatures)
-        if probes:
-            trace, trace_error = spectrum.trace(
-                loss.curve, top, image_of=loss.image_of, size=len(gradient), probes=probes
-            )
-        rows.append(
-            {
-                "group": group,
-                "n": len(indices),
-                "sampled": len(drawn),
-                **{f"gradient_{name}": value for name, value in asdict(norms).items()},
-                "largest_eigenvalue": top.value,
-                "largest_eigenvalue_error": error,
-                "residual": top.residual,
-                "products": top.products,
-                "trace": trace,
-                "trace_error": trace_error,
-            }
-        )
+    rows = [
+        {"group": group}
+        | _measure_group(network, images, labels, indices, equal_n, size, probes, errors, group)
+        for group, indices in members.items()
+    ]
     return pd.DataFrame(rows)
+
+
+def _measure_group(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    members: NDArray[np.int64],
+    equal_n: int,
+    size: int,
+    probes: int,
+    errors: bool,
+    group: str,
+) -> dict[str, float]:
+    """Measure one group; all graphs and bases are freed when it returns."""
+    every = torch.as_tensor(members, device=images.device)
+    some = torch.as_tensor(subsample(members, size), device=images.device)
+    drawn = images[some], labels[some]
+    # whatever does not need the graph of the Hessian comes before it, to take its memory in turn
+    if len(some) < len(every):
+        gradient = gradients.mean_gradient(network, images[every], labels[every], group=group)
+    else:
+        gradient = GroupLoss(network, *drawn, group=group).gradient
+    squares, along = gradients.per_sample(network, *drawn, gradient)
+    loss = GroupLoss(network, *drawn, group=group)
+    norms = gradients.norms(gradient, squares, along, len(members), equal_n=equal_n)
+    top = spectrum.largest_eigenvalue(loss.curve, loss.factors, image=loss.image)
+    error = trace = trace_error = math.nan
+    if errors:
+        error = spectrum.eigenvalue_error(loss.curvatures_along(loss.vector(top.vector)))
+    if probes:
+        trace, trace_error = spectrum.trace(
+            loss.curve, top, image_of=loss.image_of, size=len(gradient), probes=probes
+        )
+    return {
+        "n": len(members),
+        "sampled": len(some),
+        **{f"gradient_{name}": value for name, value in asdict(norms).items()},
+        "largest_eigenvalue": top.value,
+        "largest_eigenvalue_error": error,
+        "residual": top.residual,
+        "products": top.products,
+        "trace": trace,
+        "trace_error": trace_error,
+    }

@@ -104,14 +104,12 @@ def inner(a: Tensor, b: Tensor) -> float:
 def mean_gradient(
     network: nn.Module, images: Tensor, labels: Tensor, *, group: str = "all"
 ) -> Tensor:
-    """Gradient of the mean cross-entropy of a group's samples, shape (P,).
-
-    ``images`` and ``labels`` are of shape (n, …) and (n,); ``group`` is for error messages.
+    """Gradient of the mean cross-entropy of a group's samples, (n, …) and (n,); shape (P,).
 
     Raises
     ------
     NotFiniteError
-        When the loss or its gradient is NaN or infinite.
+        When the loss or its gradient is NaN or infinite; it names the ``group``.
     """
     weights = trainable(network)
     total: list[Tensor] = []

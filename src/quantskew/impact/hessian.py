@@ -15,13 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quantskew.impact.bilinear import Factors, watched
-from quantskew.impact.gradients import (
-    NotFiniteError,
-    explain,
-    flatten,
-    naming_operators,
-    trainable,
-)
+from quantskew.impact.gradients import NotFiniteError, explain, flatten, naming_operators, trainable
 from quantskew.precision import all_digits
 
 
@@ -42,22 +36,9 @@ class GroupLoss:
              The inner product of two vectors is that of one's factors and the other's image.
     =======  =======================================================================================
 
-    Parameters
-    ----------
-    network
-        In evaluation mode, maps images to logits (n, K). Its weights must not change while this
-        object is in use.
-    images, labels
-        Shape (n, …) and (n,).
-    group
-        Name of the group in error messages.
-
-    Attributes
-    ----------
-    loss : float
-        In nats.
-    factors : torch.Tensor
-        Factors of the gradient, shape (Q,).
+    The network is in evaluation mode and maps images (n, …) to logits (n, K); its weights must not
+    change while this object is in use. ``group`` is for error messages. ``loss`` is in nats, and
+    ``factors`` are those of the gradient.
 
     Raises
     ------
@@ -77,12 +58,7 @@ class GroupLoss:
     @all_digits()
     @naming_operators()
     def __init__(
-        self,
-        network: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        group: str = "all",
+        self, network: nn.Module, images: Tensor, labels: Tensor, *, group: str = "all"
     ) -> None:
         self._network, self._images, self._labels, self._group = network, images, labels, group
         self._weights = trainable(network)

@@ -14,26 +14,21 @@ from scipy.special import log_softmax
 def per_sample(logits: ArrayLike, reference: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     """Measure each sample's logits and their distance from those of the reference network.
 
-    Both are of shape (n, K), of the same samples; ``labels`` are integers in 0 … K−1, (n,).
+    Both are of shape (n, K), of the same samples; ``labels`` are integers in 0 … K−1, (n,). One row
+    a sample:
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a sample:
-
-        ===================== ===============================================================
-        ``null_logits``       whether either vector is zero, so that the angle is undefined
-        ``cosine_distance``   1 − cos of the angle, 0 … 2 (equation 7); NaN for null logits
-        ``l1_distance``       Σ|z̃ − z|
-        ``l2_distance``       ‖z̃ − z‖₂
-        ``logit_variance``    variance over the K logits of the variant, divisor K (equation 9)
-        ``softmax_variance``  variance over the K softmax probabilities of the variant, divisor K
-        ``top_probability``   largest softmax probability (equation 11)
-        ``true_probability``  softmax probability of the true class: the distance to the
-                              decision boundary (DTDB)
-        ``loss``              cross-entropy in nats, −log ``true_probability``
-        ``correct``           whether the largest logit is that of the true class
-        ===================== ===============================================================
+    ===================== ===================================================================
+    ``null_logits``       whether either vector is zero, so that the angle is undefined
+    ``cosine_distance``   1 − cos of the angle, 0 … 2 (equation 7); NaN for null logits
+    ``l1_distance``       Σ|z̃ − z|
+    ``l2_distance``       ‖z̃ − z‖₂
+    ``logit_variance``    variance over the K logits of the variant, divisor K (equation 9)
+    ``softmax_variance``  variance over the K softmax probabilities of the variant, divisor K
+    ``top_probability``   largest softmax probability (equation 11)
+    ``true_probability``  that of the true class: the distance to the decision boundary (DTDB)
+    ``loss``              cross-entropy in nats, −log ``true_probability``
+    ``correct``           whether the largest logit is that of the true class
+    ===================== ===================================================================
 
     Raises
     ------

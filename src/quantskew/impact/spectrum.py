@@ -48,9 +48,8 @@ def largest_eigenvalue(
 ) -> Spectrum:
     """Largest algebraic eigenvalue of a symmetric operator, by Lanczos.
 
-    The basis is fully reorthogonalized at each step. The result is the largest eigenvalue, not the
-    largest in magnitude: where the most negative eigenvalue dominates, power iteration would
-    converge to the wrong end of the spectrum.
+    The basis is fully reorthogonalized at each step. The result is not the eigenvalue of the
+    largest magnitude, to which power iteration would converge where the most negative dominates.
 
     Parameters
     ----------
@@ -60,16 +59,12 @@ def largest_eigenvalue(
         images.
     start
         Factors of shape (Q,), or a vector of shape (P,); the gradient is the best start and costs
-        nothing. Random numbers with a tenth of its norm are added, so that no direction is missed.
-        A start of zero is replaced by random numbers.
+        nothing. Random numbers of the ``seed`` with a tenth of its norm are added, so that no
+        direction is missed; they replace a start of zero.
     image
         Maps factors to their image: ``image`` of the same loss.
-    tolerance
-        Stop at ‖Hv − λv‖ ≤ tolerance · |λ|.
-    max_products
-        Largest number of products, at least 1; ``residual`` says how well the solver converged.
-    seed
-        Seed of the random numbers.
+    tolerance, max_products
+        Stop at ‖Hv − λv‖ ≤ tolerance · |λ|, or after so many products, at least 1.
 
     Returns
     -------
@@ -154,23 +149,12 @@ def trace(
     """Trace of the Hessian: exact within the Lanczos basis, Hutchinson's estimate outside it.
 
     A few eigenvalues make up most of such a trace and nearly all of the variance of the plain
-    estimate; the basis of :func:`largest_eigenvalue` contains them and is already available.
+    estimate; the basis of :func:`largest_eigenvalue`, which returned the ``spectrum`` and takes the
+    same ``product``, contains them.
 
-    Parameters
-    ----------
-    product, spectrum
-        As in :func:`largest_eigenvalue`, and what it returned.
-    size
-        P, the length of a vector, if it differs from that of a row of the basis.
-    image_of
-        Maps a vector to its image.
-    probes
-        Number of random sign vectors, at least 1; each costs one product.
-
-    Returns
-    -------
-    trace, standard error
-        The standard error of a single probe is NaN.
+    ``image_of`` maps a vector to its image, and ``size`` is P, the length of a vector, if it
+    differs from that of a row of the basis. Each of the ``probes``, random sign vectors, costs one
+    product. Returns the trace and its standard error, which is NaN of a single probe.
     """
     basis, images = spectrum.basis, spectrum.images
     generator = _generator(basis, seed + 1)  # independent of the noise in the start of the basis

@@ -20,24 +20,22 @@ Network = Mapping[str, torch.Tensor]
 def compare(original: Network, dequantized: Network) -> pd.DataFrame:
     """Measure how much the weights of each layer change, and how many become zero.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row per layer and one named :data:`WHOLE`:
+    One row per layer and one named :data:`WHOLE`:
 
-        ===================== ========================================================
-        ``layer``             name of the layer
-        ``weights``           number of weights
-        ``absolute_change``   Σ|θ̃ − θ| (equation 5), in units of the weights
-        ``relative_error``    ‖θ̃ − θ‖₂ / ‖θ‖₂; NaN where θ is zero throughout
-        ``original_sparsity`` share of the θ that are exactly zero
-        ``sparsity``          share of the θ̃ that are exactly zero (equation 6)
-        ===================== ========================================================
+    ===================== ========================================================
+    ``layer``             name of the layer
+    ``weights``           number of weights
+    ``absolute_change``   Σ|θ̃ − θ| (equation 5), in units of the weights
+    ``relative_error``    ‖θ̃ − θ‖₂ / ‖θ‖₂; NaN where θ is zero throughout
+    ``original_sparsity`` share of the θ that are exactly zero
+    ``sparsity``          share of the θ̃ that are exactly zero (equation 6)
+    ===================== ========================================================
 
     Raises
     ------
     ValueError
-        When the layers or their shapes differ, or a weight is NaN or infinite.
+        When the layers or their shapes differ, a weight is NaN or infinite, or a layer is named
+        :data:`WHOLE`.
 
     Examples
     --------
@@ -48,6 +46,8 @@ def compare(original: Network, dequantized: Network) -> pd.DataFrame:
     if original.keys() != dequantized.keys():
         differing = ", ".join(sorted(original.keys() ^ dequantized.keys()))
         raise ValueError(f"the two networks must have the same layers; only one has {differing}")
+    if WHOLE in original:
+        raise ValueError(f"a layer is named {WHOLE!r}, which is all layers here; rename it")
     layers = []
     for layer, before in original.items():
         after = dequantized[layer]

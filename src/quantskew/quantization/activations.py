@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BINS = 2048
+_COUNTED = 2**24  # values that torch counts exactly, for it counts in float32
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def observe(
 
     def count(name: str, _m: nn.Module, given: tuple[Tensor, ...], _o: Tensor) -> None:
         low, high = (end.item() for end in ends[name])
-        table = counts.setdefault(name, torch.zeros(int(groups.max()) + 1, BINS))
+        table = counts.setdefault(name, torch.zeros(int(groups.max()) + 1, BINS).double())
         rows, odd = divmod(len(given[0]), len(codes))
         if odd or not rows:
             raise LayerError(
@@ -195,7 +196,9 @@ def observe(
         each = codes.repeat_interleave(rows)  # of windows, those of an image lie together
         for code in codes.unique().tolist():
             if code >= 0 and high > low:
-                table[code] += torch.histc(given[0][each == code].float().cpu(), BINS, low, high)
+                values = given[0][each == code].flatten().float().cpu()
+                for some in values.split(_COUNTED):
+                    table[code] += torch.histc(some, BINS, low, high)
 
     with watching(layers, count):
         for batch, codes in zip(images.split(64), groups.split(64), strict=True):  # noqa: B007

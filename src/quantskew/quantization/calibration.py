@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from typing_extensions import override
 
+from quantskew.errors import UserError
 from quantskew.sections import Choice, Count, Section
 
 if TYPE_CHECKING:
@@ -87,12 +88,15 @@ class Calibration(Section):
         import torch
 
         from quantskew import models
-        from quantskew.data.groups import group_codes
+        from quantskew.data.groups import Groups, group_codes
 
-        codes, names = group_codes(train.attributes, self.by)
+        codes, names = group_codes(train.attributes, self.by, Groups(unknown="leave_out"))
         all_groups = torch.from_numpy(codes)
         chosen = self.choice.choose(all_groups, samples=self.samples, seed=seed)
         groups = all_groups[chosen]
-        counts = dict(zip(names, groups.bincount(minlength=len(names)).tolist(), strict=True))
+        known = groups[groups >= 0]
+        if not len(known):
+            raise UserError(f"calibration.by: no calibration image has a value of {self.by}")
+        counts = dict(zip(names, known.bincount(minlength=len(names)).tolist(), strict=True))
         images = models.as_input(train.images[chosen], models.CPU)
         return CalibrationSet(images, train.labels[chosen], groups, counts)

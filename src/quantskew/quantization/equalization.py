@@ -75,7 +75,7 @@ def _pairs(network: nn.Module, example: Tensor) -> list[list[str]]:
     for run in every:
         source, output = ways.get(id(run.given)), id(run.output)
         if not isinstance(run.module, _COMMUTING):
-            if source is not None and _groups(run.module) in (1, _outputs(run.module)):
+            if source is not None and _is_scalable(run.module):
                 found.append((source, run.name))
             ways[output] = _Way(run.name, frozenset([output]), 0)
         elif source is not None:
@@ -93,5 +93,6 @@ def _pairs(network: nn.Module, example: Tensor) -> list[list[str]]:
     ]
 
 
-def _outputs(layer: Any) -> int:
-    return layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+def _is_scalable(layer: Any) -> bool:
+    """Whether each input channel of a layer meets weights of its own: all of a column, or a row."""
+    return _groups(layer) == 1 or layer.groups == layer.in_channels == layer.out_channels

@@ -43,7 +43,7 @@ class Qat(Section):
     """
 
     epochs: Count = 3
-    lr: PositiveFloat | dict[Width, PositiveFloat] = 1e-3
+    lr: PositiveFloat | Annotated[dict[Width, PositiveFloat], Field(min_length=1)] = 1e-3
     scale_lr: PositiveFloat = 1e-4
     start: ScaleStart = LeastError()
     bn_batches: Annotated[int, Field(ge=0)] = 0

@@ -38,7 +38,7 @@ def plain(network: nn.Module, example: Tensor) -> nn.Module:
 
     Parametrizations, the older hooks ``weight_norm`` and ``spectral_norm``, pruning masks, and what
     a layer of one's own does to its weight (as weight standardization) are baked into the weights
-    of the copy (:func:`bake`), which is compared with the network on ``example``, an input batch.
+    of the copy (:func:`bake`). It is compared with the network on ``example``, an input batch.
 
     Raises
     ------
@@ -364,12 +364,9 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> tuple[nn.Module, lis
     *is* the output of the convolution, that output is used and changed by nothing else, each runs
     once, neither shares a parameter, and the network answers the ``example`` as before.
 
-    Returns
-    -------
-    network, pairs
-        A folded copy in evaluation mode, and the pairs ``[convolution, batch norm]`` for
-        :func:`fold`, which makes the same structure from a fresh network. Why a batch norm was
-        not folded is in :func:`left_out`.
+    Returns a folded copy in evaluation mode, and the pairs ``[convolution, batch norm]`` for
+    :func:`fold`, which makes the same structure from a fresh network. Why a batch norm was not
+    folded is in :func:`left_out`.
     """
     network = plain(network, example)
     pairs = _pairs(network, example)

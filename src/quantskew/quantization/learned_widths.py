@@ -51,14 +51,9 @@ class _LearnedWidth(nn.Module):
 def learn_widths(problem: "Allocation", *, choices: Sequence[int], steps: int = 100) -> Tensor:
     """Learn how wide each layer should be; weights stay as they are.
 
-    Adam trains one logit a layer, on batches of 64, for cross-entropy plus 10 times the
-    share by which the expected size exceeds the capacity.
-
-    Returns
-    -------
-    Tensor
-        Learned place of each layer among the sorted choices, (layers,), a real number; see
-        :func:`~quantskew.quantization.widths.fit_to_size`.
+    Adam trains one logit a layer, on batches of 64, for cross-entropy plus 10 times the share by
+    which the expected size exceeds the capacity. Returns the place of each layer among the sorted
+    choices, (layers,), a real number; see :func:`~quantskew.quantization.widths.fit_to_size`.
     """
     network, images = copy.deepcopy(problem.network).requires_grad_(False), problem.images
     choices = sorted(choices)

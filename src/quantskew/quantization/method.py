@@ -27,6 +27,7 @@ from quantskew.data.groups import ByGroup
 from quantskew.quantization.activations import Activations, FloatActivations
 from quantskew.quantization.calibration import Calibration, RandomChoice
 from quantskew.quantization.fitting import AsIs, Fitting, MethodError, Oscillations, PostTraining
+from quantskew.quantization.objectives import Mean
 from quantskew.quantization.policies import Policy, Uniform
 from quantskew.quantization.post import BatchNorm, LogitAdjustment, Post
 from quantskew.quantization.weighting import Even
@@ -90,9 +91,11 @@ class Method(Section):
         be known.
         """
         weighting = getattr(getattr(self.weights, "rounding", None), "weighting", Even())
+        objective = getattr(getattr(self.activations, "range", None), "objective", Mean())
         knows = (
             self.is_mixed()
             or weighting.by_group
+            or objective.by_group
             or any(part.looks_at == "labels" for part in self.post)
             or not isinstance(self.calibration.choice, RandomChoice)
         )

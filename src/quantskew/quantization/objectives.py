@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from scipy.optimize import LinearConstraint
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 class Objective(Choice):
     """How the errors of groups become the one number that is minimised (``objective``)."""
+
+    by_group: ClassVar[bool] = True  # whether the group of each image must be known
 
     @abstractmethod
     def error(self, errors: Tensor, counts: Tensor) -> Tensor:
@@ -33,6 +35,8 @@ class Objective(Choice):
 
 class Mean(Objective, kind="mean"):
     """The sum over all groups."""
+
+    by_group: ClassVar[bool] = False
 
     @override
     def error(self, errors: Tensor, counts: Tensor) -> Tensor:

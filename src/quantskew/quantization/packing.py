@@ -154,8 +154,8 @@ def save(path: str | Path, quantized: Quantized) -> None:
     ValueError
         When a parameter of the network is not what its codes stand for.
     """
-    state = quantized.network.state_dict()
-    tensors = {name: tensor.detach().cpu() for name, tensor in state.items()}
+    state = models.stored_state(quantized.network, quantized.codes())
+    tensors = {name: tensor.cpu() for name, tensor in state.items()}
     parameters = {}
     for name, weight in quantized.codes().items():
         if not torch.equal(tensors.pop(name), weight.dequantize().cpu()):
@@ -206,14 +206,8 @@ def _from_parts(parts: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Quanti
 def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor], dict[str, Any]]:
     """Read a file without its network.
 
-    Returns
-    -------
-    weights
-        Name of each quantized layer → its weight.
-    tensors
-        All other tensors of the network by their names, the quantized ones dequantized.
-    notes
-        As they were saved.
+    Returns the weights by the name of their layer, all other tensors of the network by their names,
+    dequantized where they have codes, and the notes as they were saved.
 
     Raises
     ------
@@ -225,7 +219,7 @@ def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor
     for name, facts in content["parameters"].items():
         ends = [key for key in tensors if key.startswith(f"{name}#")]
         made = _from_parts({key.removeprefix(f"{name}#"): tensors.pop(key) for key in ends}, facts)
-        if made.codes.ndim > 1:
+        if made.codes.ndim > 1 and name.endswith(".weight"):
             weights[name.removesuffix(".weight")] = made
         else:
             tensors[name] = made.dequantize()
@@ -233,19 +227,10 @@ def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor
 
 
 def load(path: str | Path, network: nn.Module) -> nn.Module:
-    """Turn a fresh network of the same architecture into the stored one, in place.
+    """Turn a network with any weights into the one that :func:`save` stored, in place.
 
-    Parameters
-    ----------
-    path
-        A file written by :func:`save`.
-    network
-        With any weights, batch norms not folded, in float32.
-
-    Returns
-    -------
-    nn.Module
-        ``network`` in evaluation mode; its logits are bit by bit those of the network saved.
+    The network is of the same architecture, in float32, with batch norms not folded. It is returned
+    in evaluation mode, with logits that are bit by bit those of the network saved.
 
     Raises
     ------
@@ -263,9 +248,8 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
         for name, layer in quantizable(network).items():
             if layer.bias is None and f"{name}.bias" in tensors:
                 layer.bias = nn.Parameter(tensors[f"{name}.bias"].to(layer.weight.device))
-        network.load_state_dict(
-            {**tensors, **{f"{name}.weight": w.dequantize() for name, w in weights.items()}}
-        )
+        dequantized = {f"{name}.weight": weight.dequantize() for name, weight in weights.items()}
+        models.load_state(network, {**tensors, **dequantized})
     except (RuntimeError, AttributeError) as error:
         raise PackingError(f"{path} holds another network than the one given: {error}") from None
     if notes["format"] in _HALVES:

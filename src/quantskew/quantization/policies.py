@@ -227,10 +227,6 @@ class Unit(Choice):
 
     splits_layers: ClassVar[bool] = True
 
-    def narrowest(self) -> int:
-        """Return the smallest width that it may give: the least of its choices, if it has any."""
-        return min(getattr(self, "choices", (2,)))
-
     @abstractmethod
     def scores(self, by_channel: Sequence[Tensor]) -> Tensor:
         """Return the score of each unit, (units,), from those of each layer's output channels."""
@@ -326,7 +322,7 @@ class ByImportance(Policy, kind="importance"):
 
     @override
     def narrowest(self) -> int:
-        return self.unit.narrowest()
+        return min(getattr(self.unit, "choices", (2,)))
 
     @override
     def splits_layers(self) -> bool:
@@ -352,24 +348,11 @@ def allocate_bits(
     policy: Policy,
     seed: int = 0,
 ) -> dict[str, Widths]:
-    """Choose the width of each layer, or of each of its output channels.
+    """Choose the width of each quantizable layer, or of each of its output channels, by name.
 
     Layers that ``weights`` exempts keep their width. The others share as many bits as they have at
-    the uniform width ``bits``, so that all policies make models of one size.
-
-    Parameters
-    ----------
-    network
-        Trained; not changed.
-    example
-        An input batch, for the order in which the layers run.
-    images, labels, groups, bits, weights, seed
-        See :class:`Allocation`.
-
-    Returns
-    -------
-    dict
-        Name of each quantizable layer → bits, or the bits of each output channel.
+    the uniform width ``bits``, so that all policies make models of one size. The network is trained
+    and not changed, and ``example`` an input batch; for the rest see :class:`Allocation`.
     """
     from quantskew.quantization.layers import fold_batch_norm, quantizable
 

@@ -117,6 +117,18 @@ class _OfLogits(Post):
     def correction(self, network: nn.Module, material: PostMaterial) -> Fitted:
         """Return the map, and what was chosen on the way."""
 
+    def _look(self, network: nn.Module, material: PostMaterial) -> Looks:
+        """Return what the network answers on calibration images, some of every class."""
+        seen = _answers(network, material)
+        absent = np.setdiff1d(np.arange(seen.logits.shape[1]), seen.labels[seen.groups >= 0])
+        if len(absent):
+            raise MethodError(
+                f"post: {self.kind}: no calibration image of class {absent.tolist()}, so that it "
+                "would be given up for the others; give calibration: {choice: balanced}, or more "
+                "samples"
+            )
+        return seen
+
 
 class LogitAdjustment(_OfLogits, kind="logit_adjustment"):
     """Subtract ``tau · log π`` from the logits (Menon et al. 2021, eq. 9).
@@ -158,7 +170,7 @@ class LogitAdjustment(_OfLogits, kind="logit_adjustment"):
                     "network was not trained on; set training.held_out: 0.1 in a study, or give "
                     "calibration images beside train in Python"
                 )
-            tau = best_tau(_look(network, material), prior)
+            tau = best_tau(self._look(network, material), prior)
         return _biased(-tau * prior), {"tau": tau}
 
 
@@ -180,14 +192,7 @@ class ClassBiases(_OfLogits, kind="class_biases"):
 
     @override
     def correction(self, network: nn.Module, material: PostMaterial) -> Fitted:
-        seen = _look(network, material)
-        absent = np.setdiff1d(np.arange(seen.logits.shape[1]), seen.labels[seen.groups >= 0])
-        if len(absent):
-            raise MethodError(
-                f"post: class_biases: no calibration image of class {absent.tolist()}, so that its "
-                "bias would fall without end; give calibration: {choice: balanced}, or more samples"
-            )
-        return _biased(fitted_biases(seen, self.objective)), {}
+        return _biased(fitted_biases(self._look(network, material), self.objective)), {}
 
 
 class MatchReference(_OfLogits, kind="match_reference"):
@@ -240,7 +245,13 @@ class BatchNorm(Post, kind="batchnorm"):
         norms = [n for n, m in quantized.network.named_modules() if isinstance(m, _BatchNorm)]
         if not norms:
             raise MethodError("post: batchnorm: the network has no batch norm (left)")
-        reestimate_batch_norm(quantized.network, material.images().images)
+        images = material.images().images
+        if len(images) < 2:
+            raise MethodError(
+                "post: batchnorm takes variances over calibration images, and of one image there "
+                "may be none; give calibration: {samples: 64}, or more"
+            )
+        reestimate_batch_norm(quantized.network, images)
         return {"kind": self.kind, "in": norms}
 
 
@@ -262,7 +273,7 @@ class Temperature(_OfLogits, kind="temperature"):
 
         from quantskew.quantization.logit_maps import Correction
 
-        temperature = best_temperature(_look(network, material))
+        temperature = best_temperature(_answers(network, material))
         bias = torch.zeros(_classes(network, material))
         return Correction(bias, torch.tensor([1 / temperature])), {"temperature": temperature}
 
@@ -290,7 +301,7 @@ class Threshold(_OfLogits, kind="threshold"):
             raise MethodError(f"post: threshold is for two classes, and the network has {classes}")
         at = self.at
         if at is None:
-            at = best_threshold(_look(network, material), self.objective)
+            at = best_threshold(self._look(network, material), self.objective)
         return _biased(np.array([0.0, np.log((1 - at) / at)])), {"at": at}
 
 
@@ -308,7 +319,7 @@ def _classes(network: nn.Module, material: PostMaterial) -> int:
     return models.logits(network, material.example[:1]).shape[1]
 
 
-def _look(network: nn.Module, material: PostMaterial) -> Looks:
+def _answers(network: nn.Module, material: PostMaterial) -> Looks:
     from quantskew import models
 
     seen = material.images()

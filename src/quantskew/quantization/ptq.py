@@ -21,6 +21,7 @@ from quantskew.quantization.codes import (
 )
 from quantskew.quantization.equalization import equalize
 from quantskew.quantization.layers import (
+    LayerError,
     fold_batch_norm,
     inputs_and_outputs,
     left_out,
@@ -47,37 +48,27 @@ def quantize_network(
     widths: Mapping[str, Widths] | None = None,
     seed: int = 0,
 ) -> Quantized:
-    """Quantize the weights of every convolution and linear layer.
+    """Quantize the weights of every convolution and linear layer of a copy of a network.
 
     Biases, and the scales and shifts of norms that were not folded, stay as they are unless
     ``weights`` has their switch on.
 
     Parameters
     ----------
-    network
-        Trained, in float32; not changed.
-    example
-        An input batch, for the order in which the layers run.
+    network, example
+        Trained, in float32; and an input batch, for the order in which the layers run.
     bits
         Width of the codes, 2 to 8; the float formats do not use it.
     weights, activations
         How they are quantized; activations stay in floating point by default.
-    calibration
-        Input images (N, …), for the parts that look at what layers compute.
-    groups
-        Group of each calibration image as a code from 0 on, (N,), for the parts that distinguish
-        groups.
+    calibration, groups
+        Input images (N, …), for the parts that look at what layers compute, and the group of each
+        as a code from 0 on, (N,), for the parts that distinguish groups.
     widths
         Width of each layer, or of each of its output channels, by name, instead of ``bits`` with
         the exemptions of ``weights``.
     seed
         Of what is drawn at random, such as the batches of AdaRound.
-
-    Returns
-    -------
-    Quantized
-        The network in evaluation mode with dequantized weights (or computing in half precision),
-        its codes, and notes.
 
     Raises
     ------
@@ -193,6 +184,12 @@ def _quantize_layers(
         weight = quantize_weight(layer.weight, bits=widths[name], weights=weights)
         seen = Seen(torch.empty(0), torch.empty(0), generator)
         if weights.needs_calibration() and images is not None:
+            if name and (layer._forward_pre_hooks or layer._forward_hooks):
+                raise LayerError(
+                    f"layer {name!r} has a hook of its own, which would act twice on what "
+                    "rounding: adaround or gptq and bias_correction: outputs compute with it; "
+                    "make the hook a part of the network's forward pass"
+                )
             _, targets = inputs_and_outputs(original, name, images)
             inputs, _ = inputs_and_outputs(network, name, images)
             seen = Seen(inputs, targets, generator, groups)

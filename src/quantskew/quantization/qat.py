@@ -165,26 +165,21 @@ def prepare(
     groups: Tensor | None = None,
     start: ScaleStart = LeastError(),  # noqa: B008
 ) -> Prepared:
-    """Return a copy of a network whose layers train with quantized weights.
+    """Return a copy of a network, trained in float32, whose layers train with quantized weights.
 
     Parameters
     ----------
-    network
-        Trained, in float32; not changed.
     example
         An input batch, for the order in which the layers run.
-    bits
-        Width of the codes, 2 to 8.
     weights
         Its ``granularity``, ``first_last`` and ``rgb_first`` are used. The grid is symmetric and
         learned, and batch norms are not folded: the rest does not apply.
     widths
-        Width of each layer by name, instead of ``bits`` with the exemptions of ``weights``.
-    activations
+        Width of each layer by name, instead of ``bits``, 2 to 8, with the exemptions of
+        ``weights``.
+    activations, calibration, groups
         With static ones the input of each layer gets a learned scale and offset (LSQ+), which start
-        at the range that ``calibration`` images give; the scheme is asymmetric.
-    calibration, groups
-        Input images (N, …), and the group of each as a code from 0 on, (N,).
+        at the range that the images (N, …), of groups from 0 on, (N,), give; they are asymmetric.
     start
         Where the scales of weights start.
     """

@@ -83,6 +83,8 @@ class AdaRound(Rounding, kind="adaround"):
     def __call__(self, layer: Layer, nearest: QuantizedWeight, seen: Seen) -> QuantizedWeight:
         import torch
 
+        from quantskew.quantization.codes import kept_channels
+
         inputs, targets, generator, groups = seen
         shares = self.weighting.shares(groups, len(inputs), generator)
         weight, scale = layer.weight.detach(), nearest.scale
@@ -96,6 +98,8 @@ class AdaRound(Rounding, kind="adaround"):
         for step in range(self.steps):
             up = (torch.sigmoid(logits) * _STRETCH - (_STRETCH - 1) / 2).clamp(0, 1)
             soft = torch.clamp(floor + up, low, high) * scale
+            if nearest.kept is not None:
+                soft[kept_channels(nearest.bits)] = nearest.kept
             if shares is not None and self.weighting.moves and step % often == 0:
                 self.weighting.update(shares, _errors(layer, soft.detach(), inputs, targets))
             picked = torch.randint(len(inputs), (_BATCH,), generator=generator)
@@ -209,9 +213,10 @@ def second_moment(layer: Layer, inputs: Tensor, weights: Tensor | None = None) -
         columns = inputs.reshape(1, -1, layer.in_features)
         return _outer(columns) / columns.shape[1]
     groups = layer.groups
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     total, count = inputs.new_zeros(()), 0
     for batch in inputs.split(_BATCH):
-        padded = pad(batch, layer._reversed_padding_repeated_twice)
+        padded = pad(batch, layer._reversed_padding_repeated_twice, mode)
         patches = unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
         columns = patches.unflatten(1, (groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
         total, count = total + _outer(columns), count + columns.shape[1]

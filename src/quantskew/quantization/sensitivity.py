@@ -46,15 +46,9 @@ def rounded(layer: Layer, bits: int, weights: IntegerWeights) -> Tensor:
 def measured(problem: "Allocation", *, choices: Sequence[int]) -> Tensor:
     """Return how much each group's loss rises when one layer alone is quantized.
 
-    Returns
-    -------
-    Tensor
-        (layers, choices, groups), in the order of the layers; below 0 where the loss falls.
-
-    Notes
-    -----
-    What runs before a layer does not change with it, so the layers before give again what they
-    gave: that spares half of the work. Batches keep small what is remembered for it.
+    The table is (layers, choices, groups), in the order of the layers; below 0 where the loss
+    falls. What runs before a layer does not change with it, so the layers before give again what
+    they gave: that spares half of the work. Batches keep small what is remembered for it.
     """
     network, layers, images, labels, groups, *_ = problem
     versions = {
@@ -90,7 +84,10 @@ def _rises(
         plain = losses()
     # a weight that two layers share may act before the layer that is listed
     shared = len(quantizable(network)) < sum(isinstance(m, Layer) for m in network.modules())
-    known = [name for name, given in outputs.items() if len(given) == 1 and not shared]
+    # a hook of the layer's own would act on its remembered output once more
+    hooked = {name for name, layer in layers.items() if layer._forward_hooks}
+    once = [name for name, given in outputs.items() if len(given) == 1]
+    known = [] if shared else [name for name in once if name not in hooked]
     rises = {}
     try:
         for name in [*(layers.keys() - {*known}), *known]:

@@ -61,8 +61,10 @@ def allocate(
     Raises
     ------
     ValueError
-        When not even the smallest widths fit.
+        When not even the smallest widths fit, or a cost is NaN or infinite.
     """
+    if not costs.isfinite().all():
+        raise ValueError("the loss of a group is NaN or infinite with a layer at one of the widths")
     layers, options, groups = costs.shape
     smallest = min(choices) * sum(sizes)
     if smallest > capacity:

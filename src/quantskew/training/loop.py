@@ -89,38 +89,28 @@ def fit(
         On the device that it is to be trained on.
     images, labels
         uint8 (N, C, H, W) and int64 (N,) on the CPU.
-    settings
-        Epochs, batch size, optimizer and schedule.
     order
         From the number of an epoch to the indices of its samples. It must depend on nothing else,
         so that an interrupted training goes on as if it had not been interrupted.
     seed
-        Seed of what the network itself draws, such as dropout; torch is seeded anew every epoch.
+        Of what the network itself draws, such as dropout; torch is seeded anew every epoch.
     groups
         Groups of parameters for the optimizer; :func:`parameter_groups` by default.
     objective
         What is minimized; the cross-entropy by default. Its state is saved in checkpoints.
     augment
         See :meth:`quantskew.training.augmentation.Augmentation.augmenter`.
-    penalty
-        Added to the loss; called with the share of the training that is done, in [0, 1).
-    after_step
-        Called after every step with the same share.
+    penalty, after_step
+        Added to the loss, and called after every step; both are given the share of the training
+        that is done, in [0, 1).
     kept
         State of ``penalty`` and ``after_step``, saved in checkpoints too.
     watched
         Images and labels whose accuracy and loss are recorded after every epoch.
     history
-        Where to record; a new one by default.
+        Where to record, and what is returned; a new one by default.
     checkpoint
         File from which an interrupted training is resumed; written at most once a minute.
-    title
-        Label of the progress bar.
-
-    Returns
-    -------
-    History
-        The ``history``, with this training added.
 
     Raises
     ------
@@ -193,7 +183,8 @@ def _save(
         tensors |= {"correct": torch.stack(history.correct), "loss": torch.stack(history.loss)}
     progress = torch.tensor([epochs, history.images, history.seconds], dtype=torch.float64)
     tensors |= {**learned.state_dict(), "progress": progress}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    # copies, for layers may share a parameter
+    tensors = {key: value.cpu().contiguous().clone() for key, value in tensors.items()}
     with replacing(path) as temporary:
         safetensors.torch.save_file(tensors, temporary)
 
