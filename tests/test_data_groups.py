@@ -34,6 +34,11 @@ def test_large_numbers_keep_the_digits_that_tell_them_apart():
     assert group_codes(table, "code")[1] == ["0.1", "1234567", "1234568", "unknown"]
 
 
+def test_a_number_and_its_text_are_one_group():
+    codes, names = group_codes(pd.DataFrame({"site": [1.0, "2", "1", "3"]}), "site")
+    assert [names[code] for code in codes] == ["1", "2", "1", "3"]
+
+
 def test_a_group_cannot_have_the_name_of_everyone():
     with pytest.raises(GroupError, match=r"'site' has the value 'all', which is everyone"):
         group_codes(pd.DataFrame({"site": ["all", "one"]}), "site")

@@ -121,7 +121,7 @@ def classes_of(network: nn.Module, images: Tensor) -> int:
 
 def _from_file(given: str | Path | Source, split: str, network: nn.Module) -> Samples:
     source = given if isinstance(given, Source) else Source(reader="parquet", path=str(given))
-    path = Path(source.path or "")
+    path = Path(source.path or "").expanduser()
     if path.is_file() and path.suffix == ".parquet":
         try:
             notes = pq.read_schema(path).metadata or {}

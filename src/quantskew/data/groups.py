@@ -250,7 +250,7 @@ def attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarra
                 f"lower edges of its groups, e.g. bins: {{{name}: [0, 19, 40, 60]}}"
             )
         if not is_numeric_dtype(values):
-            places = {name: place for place, name in enumerate(in_order(names))}
+            places = {name: place for place, name in enumerate(in_order([*dict.fromkeys(names)]))}
             codes, names = np.array([*map(places.get, names), -1])[codes], [*places]
     codes = codes.astype(np.int64)
     if groups.unknown == "group" and (codes < 0).any():

@@ -28,13 +28,14 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from quantskew import models
 from quantskew.deployment import onnx_graph
 from quantskew.deployment.runtimes import (
     MINIMUM_INTEGER,
     PIXELS,
     FileError,
+    Network,
     Weight,
+    closest,
     inventory,
     open_file,
 )
@@ -132,7 +133,7 @@ def quantize(
         Whether weights use only 7 of the 8 bits; see
         :class:`~quantskew.deployment.settings.Deploy`.
     """
-    model = onnx.load(source)
+    model, network = onnx.load(source), open_file(source, threads=torch.get_num_threads())
     notes = {item.key: item.value for item in model.metadata_props}
     common = {
         "per_channel": True,
@@ -144,7 +145,7 @@ def quantize(
         quantization.quantize_static(
             str(ready),
             str(target),
-            _Images(images, _BATCH if ranges == "minmax" else 1),
+            _Images(network, images, _BATCH if ranges == "minmax" else 1),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             calibrate_method=_RANGES[ranges],
@@ -168,7 +169,10 @@ def quantize(
             quantization.quantize_dynamic(
                 str(half), str(made["dynamic"]), op_types_to_quantize=[*PRODUCTS], **common
             )
-        products = _closest(made, OnnxNetwork(source), images) if several else "static"
+        products: Products = "static"
+        if several:
+            files = {name: OnnxNetwork(file).file for name, file in made.items()}
+            products, _ = closest(network, files, images.numpy())
         path.write_bytes(made[products].read_bytes())
     _annotate(path, notes)
     facts = inventory(Weight(*one) for one in onnx_graph.stored(onnx.load(path)))
@@ -181,27 +185,16 @@ def quantize(
     return products
 
 
-def _closest(made: Mapping[Products, Path], network: "OnnxNetwork", images: Tensor) -> Products:
-    """Choose the file that agrees best with the fp32 network."""
-    expected = models.logits(network, images)
-
-    def agreement(name: Products) -> tuple[float, float]:
-        logits = models.logits(OnnxNetwork(made[name]), images)
-        same = float((logits.argmax(1) == expected.argmax(1)).float().mean())
-        return same, -float((logits - expected).square().mean())
-
-    return max(made, key=agreement)
-
-
 class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]
     """Batches of images; histograms of ranges other than ``minmax`` need batches of equal size."""
 
-    def __init__(self, images: Tensor, size: int) -> None:
-        self.batches: Iterator[Tensor] = iter(images.contiguous().split(size))
+    def __init__(self, network: Network, images: Tensor, size: int) -> None:
+        self.batches = network.batches(images.numpy(), size)
+        self.input = network.input.name
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self.batches, None)
-        return None if batch is None else {INPUT: batch.numpy()}
+        return None if batch is None else {self.input: batch}
 
 
 @contextlib.contextmanager

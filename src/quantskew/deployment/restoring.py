@@ -77,10 +77,7 @@ class Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.producers = {name: node for node in model.graph.node for name in node.output}
-        self.stored = {item.name: item for item in model.graph.initializer}
-        for node in model.graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                self.stored[node.output[0]] = node.attribute[0].t
+        self.stored = onnx_graph.tensors(model)
 
     def rounded(self, name: str) -> onnx.NodeProto | None:
         """Return the DequantizeLinear that computes a tensor."""
@@ -317,12 +314,13 @@ def layer_damage(
     made = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "restored.onnx")
-        tried = {EVERY: layers, **{layer.name: [layer] for layer in layers}}
-        for name, some in tqdm(tried.items(), unit="layer", disable=None):
+        every = Layer(EVERY, "", -1, np.empty(0), None, None, float("nan"))
+        for layer in tqdm([every, *layers], unit="layer", disable=None):
+            some = layers if layer is every else [layer]
             onnx.save(restored(quantized, some), path)
             file = open_file(path, output=policy.output, layout=pair[1].layout)
-            made[name] = answered(file, scores(file, 1), policy.threshold, names)
-            if name == EVERY:
+            made[layer.name] = answered(file, scores(file, 1), policy.threshold, names)
+            if layer is every:
                 check_source(fp32, int8, before.scores, after.scores, made[EVERY].scores)
     labels = label_codes(rows["label"], names, before.n, data, int8)
     shown = names or tuple(map(str, range(before.n)))
@@ -334,7 +332,7 @@ def layer_damage(
     )
     parts = [
         _by_group(layer, labels, (before, after, made[layer.name]), division)
-        for layer in (_every(layers), *layers)
+        for layer in (every, *layers)
         for division in divisions
     ]
     remarks = [remark for file in pair for remark in file.remarks]
@@ -348,10 +346,6 @@ def _folded(path: Path) -> onnx.ModelProto:
         target = Path(folder, "folded.onnx")
         quant_pre_process(str(path), str(target), skip_symbolic_shape=True)
         return onnx.load(target)
-
-
-def _every(layers: list[Layer]) -> Layer:
-    return Layer(EVERY, "", -1, np.empty(0), None, None, float("nan"))
 
 
 def check_source(

@@ -119,7 +119,7 @@ def described(
         base = references[variant]
         logits, pytorch = outputs[variant]["logits"], outputs[variant]["pytorch"]
         fp32 = outputs[base]["logits"]
-        facts = json.loads((folder / "facts.json").read_text())
+        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         row = {
             "base": base.method,
             "file": f"{variant.stem}.onnx",

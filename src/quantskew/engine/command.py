@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from quantskew.engine.costs import noted
 from quantskew.engine.store import default_store
 from quantskew.errors import UserError, of_the_machine
+from quantskew.files import use_utf8
 
 
 def run(main: Callable[..., None]) -> None:
@@ -19,10 +20,11 @@ def run(main: Callable[..., None]) -> None:
 
     The user's own modules are imported from the folder in which the command runs. A
     :class:`UserError` ends the program with its message and status 1, without a traceback, and so
-    does a full disk or a folder that cannot be written. If the
-    same command is already running, for example after its ``dvc repro`` was killed, this one waits
-    for it. :mod:`quantskew.engine.costs` records time and memory.
+    does a full disk or a folder that cannot be written. If the same command is already running, for
+    example after its ``dvc repro`` was killed, this one waits for it.
+    :mod:`quantskew.engine.costs` records time and memory.
     """
+    use_utf8()
     sys.path.insert(0, str(Path.cwd()))
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     for name in inspect.signature(main).parameters:

@@ -7,14 +7,15 @@ classifier.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from quantskew.errors import UserError, close_names
 
+_Name = TypeVar("_Name")
 Layout = Literal["NCHW", "NHWC"]
 AXES: dict[str, tuple[int, int, int]] = {"NCHW": (1, 2, 3), "NHWC": (3, 1, 2)}
 """Where channels, height and width are among the axes of an input."""
@@ -23,6 +24,7 @@ PIXELS = {"pixels": "[0, 1]"}
 
 MINIMUM_INTEGER = 0.5
 """Share of the bytes of the weights that must be integers in a file that is called int8."""
+_BATCH = 256
 
 
 class FileError(UserError, ValueError):
@@ -270,16 +272,11 @@ class Network(ABC):
         FileError
             When the runtime fails on images of this shape, or values cannot be its codes.
         """
-        fed = self._fed(values)
-        n, size = len(fed), self.batch or len(fed)
         answers = []
-        for start in range(0, n, size):
-            part = fed[start : start + size]
-            # a batch of fixed size is filled with copies of its last image
-            part = np.pad(part, [(0, size - len(part)), *[(0, 0)] * 3], mode="edge")
+        for part in self.batches(values, len(values)):
             try:
                 answer = np.asarray(self._run(part))
-                answers.append(answer.reshape(size, -1))
+                answers.append(answer.reshape(len(part), -1))
             except Exception as error:  # whatever the runtime says of a shape that does not fit
                 raise FileError(
                     f"{self.path} does not run on images of shape {values.shape}: "
@@ -287,15 +284,27 @@ class Network(ABC):
                 ) from None
             if sum(length != 1 for length in answer.shape[1:]) > 1:
                 raise FileError(
-                    f"{self.path} answers {answer.shape} for {size} images; a classifier returns "
-                    "(N, classes)"
+                    f"{self.path} answers {answer.shape} for {len(part)} images; a classifier "
+                    "returns (N, classes)"
                 )
-        whole = np.concatenate(answers)[:n]
+        whole = np.concatenate(answers)[: len(values)]
         if self.gives_labels:
             return whole.astype(np.int64)
         if self.output.scale:
             whole = (whole.astype(np.float32) - self.output.zero) * np.float32(self.output.scale)
         return whole.astype(np.float32)
+
+    def batches(self, values: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        """Give images (N, C, H, W) in the layout and type of the input, ``size`` at a time.
+
+        Where every run takes the same number of images, that is their number, and the last ones are
+        filled up with copies of the last image.
+        """
+        fed, size = self._fed(values), self.batch or size
+        for start in range(0, len(fed), size):
+            part = fed[start : start + size]
+            lacking = (self.batch or len(part)) - len(part)
+            yield np.pad(part, [(0, lacking), *[(0, 0)] * 3], mode="edge")
 
     def _fed(self, values: np.ndarray) -> np.ndarray:
         port = self.input
@@ -319,6 +328,43 @@ class Network(ABC):
                 f"takes {wanted}"
             )
         return np.ascontiguousarray(np.clip(codes, limits.min, limits.max).astype(port.dtype))
+
+
+def closest(
+    original: Network, candidates: Mapping[_Name, Network], images: np.ndarray
+) -> tuple[_Name, float]:
+    """Choose the file that answers most images as its source does, of equals the nearest scores.
+
+    Returns
+    -------
+    name
+        Of the file.
+    agreement
+        Share of the images that it answers alike; NaN of single scores, which are no answers
+        without a threshold.
+
+    Raises
+    ------
+    FileError
+        When each answers NaN or infinity.
+    """
+    parts = np.array_split(images, range(_BATCH, len(images), _BATCH))
+    expected = np.concatenate([original(part) for part in parts])
+    ranked = []
+    for name, file in candidates.items():
+        scores = np.concatenate([file(part) for part in parts])
+        if original.gives_labels:
+            alike = scores == expected
+        else:
+            alike = scores.argmax(1) == expected.argmax(1)
+        if np.isfinite(scores).all():
+            distance = float(np.square(scores - expected).mean())
+            ranked.append((float(alike.mean()), -distance, name))
+    if not ranked:
+        raise FileError(f"{original.path.name}: in integers it answers NaN or infinity")
+    agreement, _, name = max(ranked, key=lambda one: one[:2])
+    single = expected.shape[1] == 1 and not original.gives_labels
+    return name, float("nan") if single else agreement
 
 
 def open_file(
