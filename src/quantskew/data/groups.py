@@ -13,11 +13,10 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import AfterValidator, Field, field_validator
 
 from quantskew.errors import UserError, close_names
+from quantskew.names import WHOLE
 from quantskew.sections import Count, Section
 
 UNKNOWN = "unknown"
-EVERYONE = "all"
-"""Name that the tables give to all groups together."""
 _MANY = 20
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 
@@ -132,8 +131,8 @@ def crossed(spec: str, parts: list[tuple[np.ndarray, list[str]]]) -> tuple[np.nd
     places = np.full(len(names) + 1, -1)  # of no group, which is code −1, the last
     places[present] = np.arange(len(present))
     names = [names[code] for code in present]
-    if EVERYONE in names:
-        raise GroupError(f"{spec!r} has the value {EVERYONE!r}, which is everyone here; rename it")
+    if WHOLE in names:
+        raise GroupError(f"{spec!r} has the value {WHOLE!r}, which is everyone here; rename it")
     return places[codes], names
 
 

@@ -12,9 +12,9 @@ from quantskew import tables
 from quantskew.analysis.gate import Evidence, Policy
 from quantskew.analysis.scored import read_logits
 from quantskew.answers.reading import AnswersError, read
-from quantskew.data.groups import Groups, groupings, unit_codes
+from quantskew.data.groups import groupings, unit_codes
 from quantskew.data.people import read_people
-from quantskew.deployment.answers import answered, check_finite, class_names, label_codes
+from quantskew.deployment.answers import answered, check_finite, class_names, divided
 from quantskew.deployment.feeding import (
     EvidenceError,
     Feed,
@@ -27,7 +27,6 @@ from quantskew.engine.fingerprint import file_hash
 from quantskew.errors import close_names, one_of
 from quantskew.layout import folder_of, origin, predictions_path, samples_path, stored_variants
 from quantskew.names import FULL_PRECISION, Variant
-from quantskew.sections import checked
 
 if TYPE_CHECKING:
     from quantskew.params import Params
@@ -216,10 +215,7 @@ def from_several(
                 f"{reference.path} has {before.n} outputs, {network.path} has {one.n}; give files "
                 "of one network"
             )
-    labels = label_codes(rows["label"], names, before.n, data, reference.path)
-    names = names or tuple(map(str, range(before.n)))
-    rows["label"] = pd.Categorical.from_codes(labels, pd.Index(names))
-    units = unit_codes(rows, policy.unit)
+    labels, names, units, divisions = divided(rows, names, before.n, policy, data, reference.path)
     common = Evidence(
         name="",
         reference=str(reference.path),
@@ -227,12 +223,7 @@ def from_several(
         before=before.classes,
         after=before.classes,
         n_classes=before.n,
-        divisions=groupings(
-            rows.drop(columns=["id", "split"], errors="ignore"),
-            policy.groups or ("label",),
-            checked(Groups, {"minimum": policy.minimum, "bins": policy.bins}, "the policy"),
-            units,
-        ),
+        divisions=divisions,
         bytes=0,
         classes=names,
         units=units,

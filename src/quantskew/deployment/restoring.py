@@ -18,19 +18,12 @@ import pandas as pd
 from onnx import numpy_helper
 from tqdm import tqdm
 
-from quantskew.data.groups import Grouping, Groups, groupings
+from quantskew.data.groups import Grouping
 from quantskew.deployment import onnx_graph
-from quantskew.deployment.answers import (
-    Answered,
-    answered,
-    check_finite,
-    class_names,
-    label_codes,
-)
+from quantskew.deployment.answers import Answered, answered, check_finite, class_names, divided
 from quantskew.deployment.feeding import Feed, opened, read_labelled
 from quantskew.deployment.runtimes import FileError, Network, open_file
 from quantskew.deployment.runtimes.onnx_runtime import OnnxRuntime
-from quantskew.sections import checked
 
 if TYPE_CHECKING:
     from quantskew.analysis.gate import Policy
@@ -322,18 +315,11 @@ def layer_damage(
             made[layer.name] = answered(file, scores(file, 1), policy.threshold, names)
             if layer is every:
                 check_source(fp32, int8, before.scores, after.scores, made[EVERY].scores)
-    labels = label_codes(rows["label"], names, before.n, data, int8)
-    shown = names or tuple(map(str, range(before.n)))
-    rows["label"] = pd.Categorical.from_codes(labels, pd.Index(shown))
-    divisions = groupings(
-        rows.drop(columns=["id", "split"], errors="ignore"),
-        policy.groups or ("label",),
-        checked(Groups, {"minimum": policy.minimum, "bins": policy.bins}, "the policy"),
-    )
+    of = divided(rows, names, before.n, policy, data, int8)
     parts = [
-        _by_group(layer, labels, (before, after, made[layer.name]), division)
+        _by_group(layer, of.labels, (before, after, made[layer.name]), division)
         for layer in (every, *layers)
-        for division in divisions
+        for division in of.divisions
     ]
     remarks = [remark for file in pair for remark in file.remarks]
     return Damage(pd.concat(parts, ignore_index=True), left, [*remarks, *feed.warnings])

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from quantskew.names import BASELINE
 from quantskew.quantization.calibration import BalancedChoice, Calibration
 from quantskew.sections import Count, Section
 
@@ -27,3 +28,8 @@ class Deploy(Section):
     reduce_range: bool = True
     intended_use: str = ""  # for the model cards, in one or two sentences
     licence: str = "other"  # of the files, by its identifier on the Hugging Face hub
+
+    @staticmethod
+    def method_of(network: str, calibration: str) -> str:
+        """Name of the method of an int8 file in tables."""
+        return f"{'' if network == BASELINE else f'{network}_'}int8_{calibration}"

@@ -7,6 +7,7 @@ classifier.
 """
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -73,11 +74,8 @@ def inventory(weights: Iterable[Weight]) -> dict[str, Any]:
     """
     listed = [*weights]
     integer = [weight for weight in listed if weight.integer]
-    return {
-        "layers": len(listed),
-        "integer_layers": len(integer),
-        "integer_bytes": _bytes(integer) / _bytes(listed) if listed else 0.0,
-    }
+    share = _bytes(integer) / _bytes(listed) if listed else 0.0
+    return {"layers": len(listed), "integer_layers": len(integer), "integer_bytes": share}
 
 
 def share_by_type(weights: Iterable[Weight]) -> dict[str, float]:
@@ -88,13 +86,11 @@ def share_by_type(weights: Iterable[Weight]) -> dict[str, float]:
     >>> share_by_type([Weight(True, 4, 60), Weight(False, 32, 2.5)])
     {'int4': 0.75, 'float32': 0.25}
     """
-    listed = [*weights]
-    types = {f"{'int' if w.integer else 'float'}{w.bits}": (w.integer, w.bits) for w in listed}
-    shares = {
-        name: _bytes(w for w in listed if (w.integer, w.bits) == kind) / _bytes(listed)
-        for name, kind in types.items()
-    }
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+    sizes: dict[str, float] = defaultdict(float)
+    for weight in weights:
+        sizes[f"{'int' if weight.integer else 'float'}{weight.bits}"] += weight.bytes
+    largest_first = sorted(sizes.items(), key=lambda item: -item[1])
+    return {name: size / sum(sizes.values()) for name, size in largest_first}
 
 
 def _bytes(weights: Iterable[Weight]) -> float:
@@ -164,7 +160,10 @@ class Network(ABC):
         try:
             inputs, outputs = self._load(threads)
         except ImportError as error:
-            raise self.not_installed(self.path, error) from None
+            raise FileError(
+                f"{path} needs {self.runtime}, which cannot be imported ({error}): "
+                f"pip install '{self.install}'"
+            ) from None
         except Exception as error:  # every runtime has exceptions of its own
             raise FileError(
                 f"{path} is not a file that {self.runtime} can run: {first_line(error)}"
@@ -195,14 +194,6 @@ class Network(ABC):
                 f"{close_names(suffix, Network.kinds)}; there are {known}"
             )
         return Network.kinds[suffix]
-
-    @classmethod
-    def not_installed(cls, path: Path, error: ImportError) -> FileError:
-        """Say what to install for a file."""
-        return FileError(
-            f"{path} needs {cls.runtime}, which cannot be imported ({error}): "
-            f"pip install '{cls.install}'"
-        )
 
     def _check_classifier(self, inputs: Sequence[Port]) -> None:
         wide = [size for size in self.output.shape[1:] if size != 1]
