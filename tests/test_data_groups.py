@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantskew.data.groups import GroupError, Groups, group_codes, small
+from quantskew.data.groups import GroupError, Groups, divided, group_codes
 
 PEOPLE = pd.DataFrame(
     {
@@ -52,6 +52,10 @@ def test_ages_are_binned_by_default_and_by_the_edges_given():
     assert _names("age") == ["0-18", "0-18", "19-39", "40-59", "60+"]
     groups = Groups(bins={"age": (19, 60)})
     assert _names("age", groups) == ["below 19", "below 19", "19-59", "19-59", "60+"]
+    groups = Groups(bins={"income": (0, 1_000_000, 1_000_001, 1_000_002)})
+    _, names = group_codes(pd.DataFrame({"income": [1, 1_000_000, 1_000_001, 1_000_002]}),
+                           "income", groups)  # fmt: skip
+    assert names == ["0-999999", "1000000-1000000", "1000001-1000001", "1000002+"]
 
 
 def test_intersections_name_both_and_leave_out_what_either_lacks():
@@ -76,12 +80,10 @@ def test_an_unknown_attribute_is_answered_with_those_there_are():
 
 
 def test_small_groups_are_marked():
-    codes, names = group_codes(PEOPLE, "race", Groups(unknown="leave_out"))
-    assert dict(zip(names, small(codes, names, 2), strict=True)) == {
-        "White": False,
-        "Black": True,
-        "Asian": True,
-    }
+    groups = Groups(unknown="leave_out", minimum=2)
+    codes, names = group_codes(PEOPLE, "race", groups)
+    counted = divided("race", codes, names, groups, None).counted
+    assert dict(zip(names, counted, strict=True)) == {"White": True, "Black": False, "Asian": False}
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy")), min_size=1))

@@ -15,6 +15,7 @@ from quantskew.deployment import onnx_files, onnx_graph
 from quantskew.deployment.feeding import EvidenceError
 from quantskew.deployment.restoring import (
     EVERY,
+    Graph,
     check_source,
     layer_damage,
     restorable,
@@ -157,6 +158,14 @@ def test_of_images_that_are_looked_at_few_may_be_unusable(made):
             made / "fp32.onnx", made / "int8.onnx", made / "holes.parquet",
             Feeding(groups=("hue",), max_rejects=0.1), images=10,
         )  # fmt: skip
+
+
+def test_the_ends_of_an_input_are_those_of_every_version_of_clip():
+    old = helper.make_node("Clip", ["x"], ["old"], min=0.0, max=6.0)
+    new = helper.make_node("Clip", ["x", "", "six"], ["new"])
+    six = [numpy_helper.from_array(np.float32(6), "six")]
+    graph = Graph(helper.make_model(helper.make_graph([old, new], "clips", [], [], six)))
+    assert (graph.clipped("old"), graph.clipped("new")) == ((0, 6), (-np.inf, 6))
 
 
 def test_images_are_spread_over_the_file(made):

@@ -27,7 +27,7 @@ from quantskew.engine.compute import Compute
 from quantskew.errors import close_names
 from quantskew.evaluation.given import Given
 from quantskew.evaluation.plan import Curvature
-from quantskew.names import BASELINE, FULL_PRECISION
+from quantskew.names import BASELINE, FULL_PRECISION, WHOLE
 from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method, recipe_owners
 from quantskew.sections import ParamsError, Section, Seeds, Widths, as_list, checked, read
@@ -98,6 +98,8 @@ class Params(Section):
                     raise ValueError(
                         f"{kind}: {name!r} becomes a file name; use letters, digits, '_' and '-'"
                     )
+                if kind in ("models", "answers") and name == WHOLE:
+                    raise ValueError(f"{kind}: {name!r} is all of the study in tables; rename it")
         self._answers_have_a_place()
         if both := sorted({*self.methods} & {*self.mitigations}):
             raise ValueError(f"{', '.join(both)} stands in methods and in mitigations; rename one")

@@ -108,6 +108,8 @@ class Graph:
         if node.op_type == "Relu":
             ends[0] = 0.0
         elif node.op_type == "Clip":
+            for item in node.attribute:  # up to opset 10
+                ends[item.name == "max"] = item.f
             for at, part in enumerate(node.input[1:]):
                 if part and (value := self.constant(part)) is not None:
                     ends[at] = float(value)
