@@ -32,13 +32,7 @@ class Answered(NamedTuple):
 
 
 def class_names(given: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the names of the classes, on which all that name them must agree.
-
-    Parameters
-    ----------
-    given
-        Who names them to the names, which may be none.
-    """
+    """Return the names of the classes, on which all that name them (the keys) must agree."""
     named = {where: names for where, names in given.items() if names}
     if len({*named.values()}) > 1:
         lists = "; ".join(f"{where}: {', '.join(names)}" for where, names in named.items())
@@ -51,16 +45,7 @@ def answered(
 ) -> Answered:
     """Read what a file gives: labels, a single score by its threshold, or the highest score.
 
-    Parameters
-    ----------
-    network
-        The file.
-    scores
-        What it gives, (N, scores).
-    threshold
-        From which score on the answer is class 1.
-    names
-        Of the classes, if known.
+    ``scores`` are (N, scores); ``names`` are of the classes, if known.
 
     Raises
     ------

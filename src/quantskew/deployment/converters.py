@@ -14,8 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from quantskew.deployment.runtimes import FileError, Network
-from quantskew.deployment.runtimes.litert import NOTES as OF_LITERT
-from quantskew.deployment.runtimes.openvino import NOTES as OF_OPENVINO
+from quantskew.deployment.runtimes.network import NOTES
 
 BLOCK = 32
 """Weights that share a scale in 4 bits, where a runtime has such blocks."""
@@ -106,7 +105,7 @@ class OpenVINO(Converter, suffix=".xml"):
 
         model = openvino.convert_model(source.path)
         for name, text in source.notes.items():
-            model.set_rt_info(text, [OF_OPENVINO, name])
+            model.set_rt_info(text, [NOTES, name])
         openvino.save_model(model, target, compress_to_fp16=False)
 
     @staticmethod
@@ -180,10 +179,10 @@ def _annotate(path: Path, notes: Mapping[str, str]) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
-    model.metadata = [one for one in model.metadata or [] if one.name != OF_LITERT.encode()]
+    model.metadata = [one for one in model.metadata or [] if one.name != NOTES.encode()]
     entry, buffer = schema.MetadataT(), schema.BufferT()
     buffer.data = np.frombuffer(json.dumps(dict(sorted(notes.items()))).encode(), np.uint8)
-    entry.name, entry.buffer = OF_LITERT, len(model.buffers)
+    entry.name, entry.buffer = NOTES, len(model.buffers)
     model.buffers.append(buffer)
     model.metadata.append(entry)
     builder = flatbuffers.Builder()

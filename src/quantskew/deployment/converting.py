@@ -133,8 +133,6 @@ def convert_network(
 
     Parameters
     ----------
-    study
-        All parameters.
     variant
         Name of its file without the suffix, such as ``fp32-32bit-seed0``; in floating point.
     dataset, model
@@ -153,15 +151,10 @@ def convert_network(
     from quantskew.quantization.packing import open_variant
     from quantskew.variants import subject_of
 
-    dataset, model = (
-        one_of("dataset", dataset, study.datasets),
-        one_of("model", model, study.models),
-    )
-    stages = [
-        stage
-        for stage in NETWORKS
-        if (folder_of(stage, dataset, model) / "variants.parquet").is_file()
-    ]
+    dataset = one_of("dataset", dataset, study.datasets)
+    model = one_of("model", model, study.models)
+    folders = {stage: folder_of(stage, dataset, model) for stage in NETWORKS}
+    stages = [stage for stage, one in folders.items() if (one / "variants.parquet").is_file()]
     stored = stored_variants(dataset, model, stages)
     known = {one.stem: one for one in stored if one.bits >= _FLOAT}
     if variant not in known:

@@ -41,8 +41,6 @@ def from_study(
 
     Parameters
     ----------
-    study
-        All parameters.
     policy
         Its ``groups`` replace those of the study.
     variant
@@ -59,12 +57,13 @@ def from_study(
     model = one_of("model", model, (*study.models, *study.answers))
     given = study.answers.get(model)
     dataset = one_of("dataset", dataset if given is None else given.dataset, study.datasets)
-    known = {}
     stages, answering = origin(model, study.answers)
     evaluated = folder_of(answering, dataset, model)
     stored = stored_variants(dataset, model, stages)
-    for one, (file, base) in stored.items():
-        known[one.stem] = (one, base, file, stored[base].file, evaluated)
+    known = {
+        one.stem: (one, base, file, stored[base].file, evaluated)
+        for one, (file, base) in stored.items()
+    }
     deployed = folder_of("deploy", dataset, model) if given is None else evaluated
     for row in tables.read("deployed", deployed / "deployed.parquet").to_pylist():
         one = Variant(*(row[column] for column in Variant._fields))

@@ -229,7 +229,6 @@ class Feed:
         labelled = rows["label"].notna().to_numpy()
         unusable = dict.fromkeys(np.flatnonzero(in_part & ~labelled).tolist(), "it has no label")
         wanted = in_part & labelled
-        others, parts = len(rows) - int(in_part.sum()), (len(unusable), int(wanted.sum()))
         if self.at_most is not None and self.at_most < wanted.sum():
             usable = np.flatnonzero(wanted)
             spread = np.linspace(0, len(usable) - 1, self.at_most).astype(int)
@@ -252,7 +251,7 @@ class Feed:
                     }
                     yield np.array([*good]), [values[id(one)] for one in self.inputs]
                 bar.update(len(places))
-        self._judge_rejects(unusable, *parts, looked_at=int(wanted.sum()), others=others)
+        self._judge_rejects(unusable, in_part, wanted)
 
     def _decoded(self, wanted: np.ndarray) -> Iterator[tuple[list[int], list[list[Pixels]]]]:
         """Decode in threads for each input, a batch ahead of the one that is used."""
@@ -284,23 +283,24 @@ class Feed:
             raise EvidenceError(f"{self.data.path} cannot be read: {error}") from None
 
     def _judge_rejects(
-        self, unusable: Mapping[int, str], unlabelled: int, labelled: int, *, looked_at: int,
-        others: int,
-    ) -> None:  # fmt: skip
+        self, unusable: Mapping[int, str], in_part: np.ndarray, wanted: np.ndarray
+    ) -> None:
         ids, path = self.data.rows["id"], self.data.path
         self.rejects = [f"{ids.iloc[row]}: {why}" for row, why in sorted(unusable.items())]
+        unlabelled, looked_at = (in_part & self.data.rows["label"].isna()).sum(), wanted.sum()
         said = (
             f"{len(unusable)} of {unlabelled + looked_at} images of {path} are unusable: "
             + "; ".join(self.rejects[:3])
         )
-        broken = len(unusable) - unlabelled  # of those looked at, which stand for all with a label
-        share = unlabelled + broken * labelled / max(looked_at, 1)
-        if share > self.max_rejects * (unlabelled + labelled) or broken == looked_at:
+        broken, total = len(unusable) - unlabelled, in_part.sum()
+        # those that are looked at stand for all that have a label
+        share = (unlabelled + broken * (total - unlabelled) / max(looked_at, 1)) / total
+        if share > self.max_rejects or broken == looked_at:
             raise EvidenceError(
                 f"{said}; the policy allows {100 * self.max_rejects:g} % (max_rejects)"
             )
         self.warnings += [said] if unusable else []
-        if others:
+        if others := len(ids) - total:
             self.warnings.append(
                 f"{others} images of other parts than {self.data.part} are left out"
             )

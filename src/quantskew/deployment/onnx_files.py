@@ -40,6 +40,7 @@ from quantskew.deployment.runtimes import (
     open_file,
 )
 from quantskew.deployment.runtimes.network import first_line
+from quantskew.deployment.settings import Ranges
 from quantskew.quantization.selfcheck import same_logits
 
 OPSET = 17
@@ -111,7 +112,7 @@ def quantize(
     path: Path,
     images: Tensor,
     *,
-    ranges: Literal["minmax", "percentile", "entropy"] = "minmax",
+    ranges: Ranges = "minmax",
     reduce_range: bool = True,
 ) -> Products:
     """Quantize an fp32 file to int8.
@@ -127,11 +128,8 @@ def quantize(
         The fp32 file and the file to write, which has the same metadata.
     images
         Calibration images (N, C, H, W).
-    ranges
-        How the range of an activation is determined from its values.
-    reduce_range
-        Whether weights use only 7 of the 8 bits; see
-        :class:`~quantskew.deployment.settings.Deploy`.
+    ranges, reduce_range
+        As in :class:`~quantskew.deployment.settings.Deploy`.
     """
     model, network = onnx.load(source), open_file(source, threads=torch.get_num_threads())
     notes = {item.key: item.value for item in model.metadata_props}

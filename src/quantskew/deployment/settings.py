@@ -8,6 +8,9 @@ from quantskew.names import BASELINE
 from quantskew.quantization.calibration import BalancedChoice, Calibration
 from quantskew.sections import Count, Section
 
+Ranges = Literal["minmax", "percentile", "entropy"]
+"""How the range of an activation is determined from its values."""
+
 
 class Deploy(Section):
     """Which files are deployed, and how the int8 files are calibrated (``deploy:``).
@@ -24,7 +27,7 @@ class Deploy(Section):
         "random": Calibration(),
         "balanced": Calibration(choice=BalancedChoice()),
     }
-    range: Literal["minmax", "percentile", "entropy"] = "minmax"
+    range: Ranges = "minmax"
     reduce_range: bool = True
     intended_use: str = ""  # for the model cards, in one or two sentences
     licence: str = "other"  # of the files, by its identifier on the Hugging Face hub

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from quantskew.deployment.runtimes.network import Network, Port, Weight
+from quantskew.deployment.runtimes.network import NOTES, Network, Port, Weight
 
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
-NOTES = "quantskew"
 _BITS = {"INT2": 2, "INT4": 4, "INT8": 8, "UINT8": 8, "INT16": 16, "FLOAT16": 16, "FLOAT32": 32}
 
 

@@ -22,6 +22,8 @@ AXES: dict[str, tuple[int, int, int]] = {"NCHW": (1, 2, 3), "NHWC": (3, 1, 2)}
 """Where channels, height and width are among the axes of an input."""
 PIXELS = {"pixels": "[0, 1]"}
 """Metadata of a file that takes pixel values divided by 255, as all that quantskew writes do."""
+NOTES = "quantskew"
+"""Under which name files that hold metadata of several makers have those of quantskew."""
 
 MINIMUM_INTEGER = 0.5
 """Share of the bytes of the weights that must be integers in a file that is called int8."""
