@@ -79,7 +79,7 @@ def test_openvino_answers_as_called_by_hand(exported, tmp_path, name):
 
 
 @pytest.mark.parametrize("free", [False, True])
-@pytest.mark.parametrize("kind", ["float", "int8", "uint8"])
+@pytest.mark.parametrize("kind", ["float", "int8", "uint8", "half"])
 def test_litert_answers_as_called_by_hand(tmp_path, kind, free):
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     path = tflite(tmp_path / "network.tflite", kind=kind, free=free)
@@ -89,7 +89,7 @@ def test_litert_answers_as_called_by_hand(tmp_path, kind, free):
     given, answer = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     by_hand = []
     for image in pixels.transpose(0, 2, 3, 1)[:, None]:
-        fed = {"float": image / 255, "int8": image - 128, "uint8": image}[kind]
+        fed = {"int8": image - 128, "uint8": image}.get(kind, image / 255)
         interpreter.set_tensor(given["index"], fed.astype(given["dtype"]))
         interpreter.invoke()
         by_hand.append(interpreter.get_tensor(answer["index"])[0])
@@ -98,7 +98,8 @@ def test_litert_answers_as_called_by_hand(tmp_path, kind, free):
     values = (pixels if kind == "uint8" else pixels / 255).astype(np.float32)
     np.testing.assert_allclose(file(values), np.stack(by_hand) * scale, rtol=1e-5)
     assert (file.layout, file.batch) == ("NHWC", None if free else 1)
-    assert [weight.integer for weight in file.weights()] == [kind == "int8"]
+    bits = {"int8": 8, "half": 16}.get(kind, 32)
+    assert [(one.integer, one.bits) for one in file.weights()] == [(kind == "int8", bits)]
 
 
 def test_torch_export_answers_as_called_by_hand(network, tmp_path):
