@@ -19,6 +19,7 @@ from torch import nn
 from quantskew import cli, tables
 from quantskew.commands import COMMANDS, gate
 from quantskew.deployment import onnx_files
+from quantskew.engine import command
 from quantskew.fairness.plan import images_from_pilot, images_to_certify
 
 ROOT = Path(__file__).parents[1]
@@ -205,6 +206,18 @@ def test_names_of_files_are_in_utf8_in_every_locale(tmp_path, start, locale):
     )
     said = done.stdout.decode()
     assert (said == "60 −\n") if not given else ("[−" in said), (said, done.stderr.decode())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_too_little_memory_ends_a_stage_with_a_sentence(tmp_path, monkeypatch, error):
+    def main():
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["stage.py"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit, match=r"^error: too little memory .* the next run goes on"):
+        command.run(main)
 
 
 def test_every_file_of_a_command_is_listed():

@@ -90,7 +90,7 @@ def convert(
     original, kind, maker = open_file(source), Network.of(target), Converter.of(target)
     if kind is Network.of(source) and bits is None:
         raise FileError(f"{source} → {target}: state --bits 8 or 4, or another runtime")
-    if kind is not Network.of(source) and source.suffix != maker.made_of:
+    if kind is not Network.of(source) and source.suffix.lower() != maker.made_of:
         of = maker.made_of and f" or of a {maker.made_of} file"
         raise FileError(
             f"{source} → {target}: a file of {kind.runtime} is made of a network of a study{of}"
