@@ -109,7 +109,7 @@ def cases(needed: int) -> Iterator[Case]:
     yield Case("no home", variables={"HOME": "unset"})
     yield Case("a home that is not there", variables={"HOME": "/nowhere"})
     yield Case("one core", ("taskset", "--cpu-list", "0"))
-    for megabytes in (300, 3000):
+    for megabytes in (800, 3000):  # with less, the libraries themselves cannot be loaded
         limit = f"--as={megabytes * 2**20}"
         yield Case(f"{megabytes} MB of addresses", ("prlimit", limit))
     yield Case("16 open files", ("prlimit", "--nofile=16"))

@@ -75,8 +75,8 @@ def pictures(n=N, shape=(8, 8)):
 def tflite(path, *, shape=(1, 8, 8, 1), free=False, kind="float", softmax=False):
     """Write a LiteRT file that answers by brightness: MEAN, FULLY_CONNECTED and maybe SOFTMAX.
 
-    ``kind`` is the type of its input and output: ``float``; ``int8``, codes throughout; or
-    ``uint8``, pixels that the file makes floats of by itself.
+    ``kind`` is the type of its input and output: ``float``; ``int8``, codes throughout; ``uint8``,
+    pixels that the file makes floats of by itself; or ``half``, floats with a weight in float16.
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as s
@@ -118,7 +118,9 @@ def tflite(path, *, shape=(1, 8, 8, 1), free=False, kind="float", softmax=False)
     pixels = {"scale": 1 / 255, "zero": -128} if integer else {}
     scores = {"scale": 0.1, "zero": 0} if integer else {}
     n = shape[0]
-    given = tensor("image", shape, {"float": "float32"}.get(kind, kind), **pixels)
+    given = tensor(
+        "image", shape, {"float": "float32", "half": "float32"}.get(kind, kind), **pixels
+    )
     x = given
     if kind == "uint8":
         raw, x = given, tensor("raw", shape, "float32")
@@ -139,6 +141,10 @@ def tflite(path, *, shape=(1, 8, 8, 1), free=False, kind="float", softmax=False)
     else:
         weight = tensor("gain", (2, 1), "float32", gain.astype(np.float32))
         shift = tensor("bias", [2], "float32", bias.astype(np.float32))
+    if kind == "half":
+        stored = tensor("half", (2, 1), "float16", gain.astype(np.float16))
+        weight = tensor("widened", (2, 1), "float32")
+        operator("DEQUANTIZE", [stored], [weight], s.DequantizeOptionsT())
     logits = tensor("logits", (n, 2), inner, **scores)
     operator("FULLY_CONNECTED", [mean, weight, shift], [logits], s.FullyConnectedOptionsT())
     if softmax:

@@ -2,6 +2,10 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from torch import nn
 from quantskew import cli, tables
 from quantskew.commands import COMMANDS, gate
 from quantskew.deployment import onnx_files
+from quantskew.engine import command
 from quantskew.fairness.plan import images_from_pilot, images_to_certify
 
 ROOT = Path(__file__).parents[1]
@@ -169,6 +174,50 @@ def test_help_teaches(capsys):
     for part in ("largest_group_loss: 0.05", "examples:", "exit status: 0 pass, 1 fail, 2 could"):
         assert part in shown
     assert all(name in run(capsys, "--help")[1] for name in ("gate", "latency", "doctor"))
+
+
+@pytest.mark.parametrize("start", ["quantskew.cli", "quantskew.engine.command"])
+@pytest.mark.parametrize("locale", ["C", "de_DE.ISO-8859-1"])
+def test_names_of_files_are_in_utf8_in_every_locale(tmp_path, start, locale):
+    table = pd.DataFrame({"id": range(60), "label": ["ä", "b"] * 30, "who": "Zoë"})
+    (tmp_path / "Zoë's").mkdir()
+    files = [str(tmp_path / f"Zoë's/{name}.parquet") for name in ("before", "after")]
+    for file in files:
+        table.assign(prediction=table["label"]).to_parquet(file)
+    code = {
+        "quantskew.cli": "from quantskew.cli import main; main()",
+        "quantskew.engine.command": """
+            from quantskew.engine.command import run
+
+            def main():
+                import pyarrow.parquet as pq
+
+                print(pq.read_table("before.parquet").num_rows, "−")
+
+            run(main)
+        """,
+    }[start]
+    (tmp_path / "start.py").write_text(textwrap.dedent(code).strip(), encoding="utf-8")
+    given = ["compare", *files, "--by", "who"] if start == "quantskew.cli" else []
+    command = [sys.executable, tmp_path / "start.py", *given]
+    variables = {"LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        command, cwd=tmp_path / "Zoë's", env={**os.environ, **variables}, capture_output=True
+    )
+    said = done.stdout.decode()
+    assert (said == "60 −\n") if not given else ("[−" in said), (said, done.stderr.decode())
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_too_little_memory_ends_a_stage_with_a_sentence(tmp_path, monkeypatch, error):
+    def main():
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["stage.py"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit, match=r"^error: too little memory .* the next run goes on"):
+        command.run(main)
 
 
 def test_every_file_of_a_command_is_listed():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantskew.data.groups import GroupError, Groups, group_codes, small
+from quantskew.data.groups import GroupError, Groups, divided, group_codes
 
 PEOPLE = pd.DataFrame(
     {
@@ -34,6 +34,11 @@ def test_large_numbers_keep_the_digits_that_tell_them_apart():
     assert group_codes(table, "code")[1] == ["0.1", "1234567", "1234568", "unknown"]
 
 
+def test_a_number_and_its_text_are_one_group():
+    codes, names = group_codes(pd.DataFrame({"site": [1.0, "2", "1", "3"]}), "site")
+    assert [names[code] for code in codes] == ["1", "2", "1", "3"]
+
+
 def test_a_group_cannot_have_the_name_of_everyone():
     with pytest.raises(GroupError, match=r"'site' has the value 'all', which is everyone"):
         group_codes(pd.DataFrame({"site": ["all", "one"]}), "site")
@@ -47,6 +52,10 @@ def test_ages_are_binned_by_default_and_by_the_edges_given():
     assert _names("age") == ["0-18", "0-18", "19-39", "40-59", "60+"]
     groups = Groups(bins={"age": (19, 60)})
     assert _names("age", groups) == ["below 19", "below 19", "19-59", "19-59", "60+"]
+    groups = Groups(bins={"income": (0, 1_000_000, 1_000_001, 1_000_002)})
+    _, names = group_codes(pd.DataFrame({"income": [1, 1_000_000, 1_000_001, 1_000_002]}),
+                           "income", groups)  # fmt: skip
+    assert names == ["0-999999", "1000000-1000000", "1000001-1000001", "1000002+"]
 
 
 def test_intersections_name_both_and_leave_out_what_either_lacks():
@@ -71,12 +80,10 @@ def test_an_unknown_attribute_is_answered_with_those_there_are():
 
 
 def test_small_groups_are_marked():
-    codes, names = group_codes(PEOPLE, "race", Groups(unknown="leave_out"))
-    assert dict(zip(names, small(codes, names, 2), strict=True)) == {
-        "White": False,
-        "Black": True,
-        "Asian": True,
-    }
+    groups = Groups(unknown="leave_out", minimum=2)
+    codes, names = group_codes(PEOPLE, "race", groups)
+    counted = divided("race", codes, names, groups, None).counted
+    assert dict(zip(names, counted, strict=True)) == {"White": True, "Black": False, "Asian": False}
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xy")), min_size=1))

@@ -474,3 +474,10 @@ def test_the_hub_is_read_at_a_commit_only(tmp_path):
         prepare("utkface", Source(), tmp_path)
     with pytest.raises(SourceError, match="no network"):
         prepare("utkface", Source(revision="a" * 40), tmp_path)
+
+
+def test_files_below_the_home_are_found_by_all_who_look_for_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "faces").mkdir()
+    source = Source(path="~/faces", table="faces.csv")
+    assert source.files("faces", "") == [tmp_path / "faces", tmp_path / "faces/faces.csv"]

@@ -3,9 +3,14 @@
 What converters need that are not installed is skipped; docs/ship.md says how to install them.
 """
 
+import copy
+import importlib.util
+
 import numpy as np
+import onnx
 import pytest
 import torch
+from network_files import classifier
 from torch import nn
 from torch.nn import functional
 
@@ -13,6 +18,7 @@ from quantskew.deployment import onnx_files
 from quantskew.deployment.converting import convert
 from quantskew.deployment.runtimes import FileError, open_file, share_by_type, torch_export
 from quantskew.quantization.logit_maps import attach
+from quantskew.quantization.packing import in_half
 
 CLASSES = ("none", "left", "right")
 SUFFIXES = (".onnx", ".pt2", ".xml", ".tflite")
@@ -182,6 +188,47 @@ def test_a_map_of_the_logits_behind_the_network_goes_into_every_file(
     spread = expected.std()
     np.testing.assert_allclose(file(images), expected, atol=0.02 * spread)  # bfloat16 of OpenVINO
     assert not np.allclose(file(images), before, atol=0.2 * spread)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".xml"])
+def test_a_network_in_half_precision_is_stored_so_in_every_file(
+    networks, test_images, tmp_path, suffix
+):
+    images, *_ = test_images
+    network = in_half(copy.deepcopy(networks["convolutions"]), "float16")
+    attach(network, torch.tensor([[0.5, 1, 0], [0, -1, 2], [1, 1, 1.0]]), torch.ones(3))
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images))
+    file = open_file(written(network, suffix, tmp_path))
+    np.testing.assert_allclose(file(images), expected, atol=0.02 * expected.std())
+    assert share_by_type(file.weights())["float16"] > 0.9
+
+
+@pytest.mark.parametrize(("outputs", "answer"), [(1, ()), (1, ("Sigmoid",)), (2, ("ArgMax",))])
+def test_single_scores_and_labels_are_converted_and_quantized(tmp_path, outputs, answer):
+    images = np.linspace(0, 1, 64, dtype=np.float32)[:, None, None, None] * np.ones((1, 8, 8), "f")
+    source = classifier(tmp_path / "a.onnx", outputs=outputs, answer=answer)
+    if answer == ("ArgMax",):
+        model = onnx.load(source)
+        model.graph.node[-1].attribute.append(onnx.helper.make_attribute("axis", 1))
+        model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+        onnx.save(model, source)
+    expected = open_file(source)(images)
+    if importlib.util.find_spec("openvino"):
+        made = convert(source, tmp_path / "a.xml").file(images)
+        np.testing.assert_allclose(made, expected, atol=0.05 * expected.std())
+    made = convert(source, tmp_path / "int8.onnx", bits=8, images=images)
+    labels = open_file(source).gives_labels
+    alike = (made.file(images) == expected).mean()
+    assert made.agreement == alike if labels else np.isnan(made.agreement)
+
+
+def test_codes_of_a_fixed_batch_are_calibrated_in_their_layout(tmp_path):
+    images = np.random.default_rng(0).random((9, 1, 8, 8), np.float32)
+    source = classifier(tmp_path / "a.onnx", axes=(4, 8, 8, 1))
+    assert [part.shape for part in open_file(source).batches(images, 2)] == 3 * [(4, 8, 8, 1)]
+    assert convert(source, tmp_path / "int8.onnx", bits=8, images=images).agreement == 1
 
 
 def test_what_cannot_be_converted_is_refused_with_what_would_be_right(networks, tmp_path):

@@ -11,9 +11,11 @@ from torch import nn
 
 from quantskew import tables
 from quantskew.analysis.gate import Feeding
-from quantskew.deployment import onnx_files
+from quantskew.deployment import onnx_files, onnx_graph
+from quantskew.deployment.feeding import EvidenceError
 from quantskew.deployment.restoring import (
     EVERY,
+    Graph,
     check_source,
     layer_damage,
     restorable,
@@ -147,6 +149,25 @@ def test_a_scale_that_was_folded_into_a_weight_is_no_damage(made, tmp_path):
     assert {*found.rows["layer"]} > {layer.name for layer in layers}
 
 
+def test_of_images_that_are_looked_at_few_may_be_unusable(made):
+    frame = pd.read_parquet(made / "test.parquet")
+    frame.loc[np.linspace(0, N - 1, 10).astype(int)[:5], "image"] = None
+    frame.to_parquet(made / "holes.parquet")
+    with pytest.raises(EvidenceError, match=r"5 of 10 images of .* are unusable: .*allows 10 %"):
+        layer_damage(
+            made / "fp32.onnx", made / "int8.onnx", made / "holes.parquet",
+            Feeding(groups=("hue",), max_rejects=0.1), images=10,
+        )  # fmt: skip
+
+
+def test_the_ends_of_an_input_are_those_of_every_version_of_clip():
+    old = helper.make_node("Clip", ["x"], ["old"], min=0.0, max=6.0)
+    new = helper.make_node("Clip", ["x", "", "six"], ["new"])
+    six = [numpy_helper.from_array(np.float32(6), "six")]
+    graph = Graph(helper.make_model(helper.make_graph([old, new], "clips", [], [], six)))
+    assert (graph.clipped("old"), graph.clipped("new")) == ((0, 6), (-np.inf, 6))
+
+
 def test_images_are_spread_over_the_file(made):
     broken(made, "red")
     rows = damage(made, images=31).rows
@@ -176,6 +197,7 @@ def test_weights_that_a_file_rounds_as_it_runs_are_its_own(made):
     assert np.isnan(layers[0].weight_error)
     assert len(left) == 3
     np.testing.assert_array_equal(layers[0].weight, numpy_helper.to_array(weight))
+    assert [bits for _, bits, _ in onnx_graph.stored(model)] == [8, 8, 32, 8]
 
 
 def test_layers_on_integers_stay_and_are_named(made, tmp_path):

@@ -13,6 +13,7 @@ import torch
 from network_files import N, classifier, intermediate, picture, pictures, tflite
 from onnx import TensorProto, helper
 from test_cli import run
+from torch import nn
 
 from quantskew.analysis.gate import Feeding, Policy
 from quantskew.answers.reading import AnswersError
@@ -20,7 +21,7 @@ from quantskew.deployment import onnx_files
 from quantskew.deployment.answers import write_answers
 from quantskew.deployment.converting import convert
 from quantskew.deployment.evidence import EvidenceError, from_files, from_several
-from quantskew.deployment.runtimes import FileError, Network, open_file
+from quantskew.deployment.runtimes import FileError, Network, open_file, torch_export
 
 # isort: split
 import timm
@@ -78,7 +79,7 @@ def test_openvino_answers_as_called_by_hand(exported, tmp_path, name):
 
 
 @pytest.mark.parametrize("free", [False, True])
-@pytest.mark.parametrize("kind", ["float", "int8", "uint8"])
+@pytest.mark.parametrize("kind", ["float", "int8", "uint8", "half"])
 def test_litert_answers_as_called_by_hand(tmp_path, kind, free):
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     path = tflite(tmp_path / "network.tflite", kind=kind, free=free)
@@ -88,7 +89,7 @@ def test_litert_answers_as_called_by_hand(tmp_path, kind, free):
     given, answer = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     by_hand = []
     for image in pixels.transpose(0, 2, 3, 1)[:, None]:
-        fed = {"float": image / 255, "int8": image - 128, "uint8": image}[kind]
+        fed = {"int8": image - 128, "uint8": image}.get(kind, image / 255)
         interpreter.set_tensor(given["index"], fed.astype(given["dtype"]))
         interpreter.invoke()
         by_hand.append(interpreter.get_tensor(answer["index"])[0])
@@ -97,7 +98,8 @@ def test_litert_answers_as_called_by_hand(tmp_path, kind, free):
     values = (pixels if kind == "uint8" else pixels / 255).astype(np.float32)
     np.testing.assert_allclose(file(values), np.stack(by_hand) * scale, rtol=1e-5)
     assert (file.layout, file.batch) == ("NHWC", None if free else 1)
-    assert [weight.integer for weight in file.weights()] == [kind == "int8"]
+    bits = {"int8": 8, "half": 16}.get(kind, 32)
+    assert [(one.integer, one.bits) for one in file.weights()] == [(kind == "int8", bits)]
 
 
 def test_torch_export_answers_as_called_by_hand(network, tmp_path):
@@ -112,6 +114,23 @@ def test_torch_export_answers_as_called_by_hand(network, tmp_path):
         np.testing.assert_allclose(file(IMAGES), by_hand, atol=1e-5)
         assert file.batch == (None if sizes else 2)
     assert not any(weight.integer for weight in file.weights())
+
+
+def test_masks_and_indices_of_a_program_are_no_integer_weights(tmp_path):
+    class Indexed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 3)
+            self.register_buffer("places", torch.arange(64).reshape(8, 8))
+            self.register_buffer("mask", torch.ones(8, 8, dtype=torch.bool))
+
+        def forward(self, images):
+            kept = torch.where(self.mask, images[:, 0], 0.0).flatten(1)
+            return self.linear(kept[:, self.places.flatten()])
+
+    path = tmp_path / "indexed.pt2"
+    torch_export.export(Indexed(), torch.from_numpy(IMAGES[:2, :1, :8, :8]), path, {})
+    assert [weight.integer for weight in open_file(path).weights()] == [False]
 
 
 def test_what_is_not_installed_is_named_with_the_line_that_helps(tmp_path, monkeypatch):

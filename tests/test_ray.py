@@ -1,5 +1,6 @@
 """A cluster of two nodes on this machine; the second can be taken away."""
 
+import errno
 import runpy
 import threading
 import time
@@ -114,6 +115,17 @@ def test_a_failing_cell_is_named_and_a_lost_node_costs_nothing_else(
     taking.join()
     made = {path.read_text() for path in tmp_path.rglob("out.txt")}
     assert made == {str(n) for n in range(12)} - {"3"}
+
+
+def disk_is_full(folder: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_ends_the_stage(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUANTSKEW_CELLS", str(tmp_path))
+    work = [Cell("full", f"{__name__}:disk_is_full")]
+    with pytest.raises(OSError, match="No space left"):
+        cells.attempt(work, title="t", compute=Compute(**ON_RAY))
 
 
 def run_study(folder: Path, compute: dict) -> dict[Path, bytes]:

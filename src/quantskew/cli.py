@@ -11,6 +11,7 @@ from quantskew import __version__
 from quantskew.commands import COMMANDS
 from quantskew.commands.common import EPILOGUE
 from quantskew.errors import UserError, explained
+from quantskew.files import use_utf8
 
 USAGE = 64  # EX_USAGE of sysexits.h, distinct from the verdicts
 SOFTWARE = 70  # EX_SOFTWARE
@@ -24,6 +25,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its status."""
+    if arguments is None:
+        use_utf8()
     options = _parser().parse_args(arguments)
     try:
         try:

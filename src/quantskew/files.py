@@ -1,12 +1,26 @@
-"""Atomic writes: a file has either its old content or the complete new content."""
+"""Atomic writes, and names of files in UTF-8.
+
+A file has either its old content or the complete new content.
+"""
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def use_utf8() -> None:
+    """Start this program again in Python's UTF-8 mode, if the locale has another encoding.
+
+    Libraries in C take the names of files in UTF-8, and texts hold signs such as − and →.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        arguments = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, arguments, {**os.environ, "PYTHONUTF8": "1"})
 
 
 @contextmanager

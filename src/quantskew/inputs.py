@@ -121,7 +121,7 @@ def classes_of(network: nn.Module, images: Tensor) -> int:
 
 def _from_file(given: str | Path | Source, split: str, network: nn.Module) -> Samples:
     source = given if isinstance(given, Source) else Source(reader="parquet", path=str(given))
-    path = Path(source.path or "")
+    path = Path(source.path or "").expanduser()
     if path.is_file() and path.suffix == ".parquet":
         try:
             notes = pq.read_schema(path).metadata or {}
@@ -162,11 +162,11 @@ def _fitted(source: Source, network: nn.Module, folder: str) -> Source:
         return source
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # prepare() reads them again and warns
-        shapes = Counter(filter(None, map(_shape, read("data", source, folder).images)))
+        shapes = [*filter(None, map(_shape, read("data", source, folder).images))]
     if not shapes:
         return source  # prepare() says what is wrong with them
-    modes, sides = {mode for _, mode in shapes}, {side for side, _ in shapes}
-    own = sides if len(sides) == 1 else set()
+    modes, sides = {mode for _, mode in shapes}, Counter(side for side, _ in shapes)
+    own = sides if len(sides) == 1 else ()
     stated = [(source.size, source.size) if isinstance(source.size, int) else source.size]
     known = [*own, *((side, side) for side in _declared(network))]
     planes = 1 if modes == {1} else 3
@@ -180,7 +180,8 @@ def _fitted(source: Source, network: nn.Module, folder: str) -> Source:
             classes_of(network, torch.zeros(2, channels, *size, dtype=torch.uint8))
         except models.ModelError:
             continue
-        changes = [f"{n} images of {h}×{w} pixels" for (h, w), n in _by_side(shapes, size)]
+        others = [(side, n) for side, n in sides.most_common() if side != size]
+        changes = [f"{n} images of {h}×{w} pixels" for (h, w), n in others]
         if source.size is None and changes:
             warnings.warn(
                 f"{source.path}: {', '.join(changes[:3])} are cut to their middle and "
@@ -200,16 +201,6 @@ def _fitted(source: Source, network: nn.Module, folder: str) -> Source:
         "at which size the network takes them is not known; give "
         f"Source(reader={source.reader!r}, path=…, size=…, channels=…)"
     )
-
-
-def _by_side(
-    shapes: Counter[tuple[tuple[int, int], int]], size: tuple[int, int]
-) -> list[tuple[tuple[int, int], int]]:
-    """Count the pictures of each height and width other than a size, most first."""
-    counts: Counter[tuple[int, int]] = Counter()
-    for (side, _), n in shapes.items():
-        counts[side] += n * (side != size)
-    return (+counts).most_common()
 
 
 def _shape(image: Image) -> tuple[tuple[int, int], int] | None:

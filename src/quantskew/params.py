@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from itertools import product
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ from quantskew.engine.compute import Compute
 from quantskew.errors import close_names
 from quantskew.evaluation.given import Given
 from quantskew.evaluation.plan import Curvature
-from quantskew.names import FULL_PRECISION
+from quantskew.names import BASELINE, FULL_PRECISION, WHOLE
 from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method, recipe_owners
 from quantskew.sections import ParamsError, Section, Seeds, Widths, as_list, checked, read
@@ -97,14 +98,22 @@ class Params(Section):
                     raise ValueError(
                         f"{kind}: {name!r} becomes a file name; use letters, digits, '_' and '-'"
                     )
+                if kind in ("models", "answers") and name == WHOLE:
+                    raise ValueError(f"{kind}: {name!r} is all of the study in tables; rename it")
         self._answers_have_a_place()
-        both = sorted(set(self.methods) & set(self.mitigations))
-        if both:
+        if both := sorted({*self.methods} & {*self.mitigations}):
             raise ValueError(f"{', '.join(both)} stands in methods and in mitigations; rename one")
         self._reference_is_plain()
-        known = ("fp32", *self.all_methods())
-        if "fp32" in known[1:]:
+        known = (BASELINE, *self.all_methods())
+        if BASELINE in known[1:]:
             raise ValueError("fp32 is the name of the networks before any method; rename yours")
+        pairs = product(self.deploy.networks, self.deploy.calibrations)
+        files = {self.deploy.method_of(network, name) for network, name in pairs}
+        if both := sorted(files & {*known}):
+            raise ValueError(
+                f"{', '.join(both)} stands in methods, and is the name of a file that ships "
+                "(deploy.calibrations); rename one"
+            )
         shipped = [
             *recipe_owners(self.mitigations).values(),
             *(name for name, m in self.mitigations.items() if m.weights.own_bits == FULL_PRECISION),

@@ -190,7 +190,7 @@ def write_failures(target: Path, failures: Mapping[tuple[Variant, str], str]) ->
 def _cost(folders: Mapping[Variant, Path], variant: Variant, base: str) -> tuple[int, float]:
     """Images and seconds of training behind a variant, without the plain baseline's."""
     behind = {variant, variant._replace(method=base, bits=FULL_PRECISION)} & folders.keys()
-    costs = [json.loads((folders[one] / COST).read_text()) for one in behind]
+    costs = [json.loads((folders[one] / COST).read_text("utf-8")) for one in behind]
     return sum(cost["images"] for cost in costs), sum(cost["seconds"] for cost in costs)
 
 
@@ -205,7 +205,7 @@ def _seconds(listed: pd.DataFrame, dataset: str, model: str) -> dict[str, dict[s
     whole = means.get((BASELINE, FULL_PRECISION), 0.0)
     path = seconds_path("train", dataset, model)
     if not whole and path.exists():
-        trained = json.loads(path.read_text()).get(BASELINE)
+        trained = json.loads(path.read_text("utf-8")).get(BASELINE)
         whole = trained[f"{FULL_PRECISION} bits"]["seconds"] if trained else 0.0
     result: dict[str, dict[str, Any]] = {}
     for (method, bits), seconds in means.items():

@@ -1,6 +1,7 @@
 """``quantskew convert``: a file for another runtime, or with integer weights, is made."""
 
 import argparse
+import math
 from pathlib import Path
 
 from quantskew.commands.common import PASS, Command, add_labels, add_place, feeding
@@ -69,10 +70,9 @@ def _run(options: argparse.Namespace) -> int:
     types = ", ".join(f"{100 * share:.1f} % {name}" for name, share in shares.items())
     print(f"{options.target}: {size:,} bytes; weights, by their bytes: {types}")
     if made.ranges:
-        print(
-            f"activations: {made.ranges}; {100 * made.agreement:.1f} % of the calibration images "
-            "answered as in floating point"
-        )
+        alike = f"; {100 * made.agreement:.1f} % of the calibration images answered"
+        alike = "" if math.isnan(made.agreement) else f"{alike} as in floating point"
+        print(f"activations: {made.ranges}{alike}")
     return PASS
 
 

@@ -1,6 +1,5 @@
 """Who is compared: attributes, bins of numbers, the label, and intersections of them."""
 
-import math
 import re
 from collections.abc import Iterable
 from functools import reduce
@@ -14,11 +13,10 @@ from pydantic import AfterValidator, Field, field_validator
 
 from quantskew.errors import UserError, close_names
 from quantskew.fairness.metrics import numbered
+from quantskew.names import WHOLE
 from quantskew.sections import Count, Section
 
 UNKNOWN = "unknown"
-EVERYONE = "all"
-"""Name that the tables give to all groups together."""
 _MANY = 20
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 
@@ -133,14 +131,9 @@ def crossed(spec: str, parts: list[tuple[np.ndarray, list[str]]]) -> tuple[np.nd
     places = np.full(len(names) + 1, -1)  # of no group, which is code −1, the last
     places[present] = np.arange(len(present))
     names = [names[code] for code in present]
-    if EVERYONE in names:
-        raise GroupError(f"{spec!r} has the value {EVERYONE!r}, which is everyone here; rename it")
+    if WHOLE in names:
+        raise GroupError(f"{spec!r} has the value {WHOLE!r}, which is everyone here; rename it")
     return places[codes], names
-
-
-def small(codes: np.ndarray, names: list[str], minimum: int) -> np.ndarray:
-    """Mark the groups of fewer than ``minimum`` samples: shown, but left out of any maximum."""
-    return np.bincount(codes[codes >= 0], minlength=len(names)) < minimum
 
 
 class Grouping(NamedTuple):
@@ -180,12 +173,13 @@ def groupings(
 def divided(
     spec: str, codes: np.ndarray, names: list[str], groups: Groups, units: np.ndarray | None
 ) -> Grouping:
-    """Say of each group of a division whether it is large enough; see :func:`groupings`."""
+    """Say which groups of a division are ``counted``; others are shown, but in no maximum."""
     counted = codes
     if units is not None:
         inside, many = codes >= 0, units.max(initial=0) + 1
         counted = np.unique(codes[inside] * many + units[inside]) // many
-    return Grouping(spec, codes, names, ~small(counted, names, groups.minimum))
+    sizes = np.bincount(counted[counted >= 0], minlength=len(names))
+    return Grouping(spec, codes, names, sizes >= groups.minimum)
 
 
 def unit_codes(attributes: pd.DataFrame, column: str | None) -> np.ndarray | None:
@@ -239,17 +233,14 @@ def attribute(table: pd.DataFrame, name: str, groups: Groups) -> tuple[np.ndarra
         codes, names = values.cat.codes.to_numpy(), [str(v) for v in values.cat.categories]
     else:
         codes, uniques = pd.factorize(values, sort=True)
-        names = [
-            np.format_float_positional(value, trim="-") if isinstance(value, float) else str(value)
-            for value in uniques
-        ]
+        names = [_written(v) if isinstance(v, float) else str(v) for v in uniques]
         if name != "label" and len(names) > _MANY and all(map(_NUMBER.fullmatch, names)):
             raise GroupError(
                 f"attribute {name!r} is a number of {len(names)} different values; give the "
                 f"lower edges of its groups, e.g. bins: {{{name}: [0, 19, 40, 60]}}"
             )
         if not is_numeric_dtype(values):
-            places = {name: place for place, name in enumerate(in_order(names))}
+            places = {name: place for place, name in enumerate(in_order([*dict.fromkeys(names)]))}
             codes, names = np.array([*map(places.get, names), -1])[codes], [*places]
     codes = codes.astype(np.int64)
     if groups.unknown == "group" and (codes < 0).any():
@@ -287,13 +278,16 @@ def _binned(values: "pd.Series[float]", edges: tuple[float, ...]) -> tuple[np.nd
     codes = np.where(np.isnan(numbers), -1, np.digitize(numbers, edges))
     known = numbers[~np.isnan(numbers)]
     whole = bool((known == np.floor(known)).all()) and all(float(e).is_integer() for e in edges)
-    names = [f"below {edges[0]:g}"]
-    for low, high in zip(edges, (*edges[1:], math.inf), strict=True):
-        if high == math.inf:
-            names.append(f"{low:g}+")
-        else:
-            names.append(f"{low:g}-{high - 1:g}" if whole else f"{low:g} to {high:g}")
-    return codes, names
+    names = [f"below {_written(edges[0])}"]
+    for low, high in pairwise(edges):
+        last = f"-{_written(high - 1)}" if whole else f" to {_written(high)}"
+        names.append(f"{_written(low)}{last}")
+    return codes, [*names, f"{_written(edges[-1])}+"]
+
+
+def _written(number: float) -> str:
+    """Write a number with all digits that tell it from others."""
+    return np.format_float_positional(number, trim="-")
 
 
 def _crossed(

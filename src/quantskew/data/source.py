@@ -54,6 +54,6 @@ class Source(Section):
         """Files and folders that the data set of a name is read from; they may be missing."""
         if self.path is None:
             return [Path(downloads, (self.reader or name).removeprefix("imbalanced-"))]
-        path = Path(self.path)
+        path = Path(self.path).expanduser()
         beside = path if path.is_dir() else path.parent
         return [path] if self.table is None else [path, beside / self.table]

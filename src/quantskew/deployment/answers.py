@@ -9,11 +9,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from quantskew.data.groups import Grouping, Groups, groupings, unit_codes
 from quantskew.deployment.feeding import EvidenceError, Feed, opened, read_labelled
 from quantskew.deployment.runtimes import Network
 from quantskew.engine.fingerprint import file_hash
 from quantskew.errors import close_names
 from quantskew.files import replacing
+from quantskew.sections import checked
 
 if TYPE_CHECKING:
     from quantskew.analysis.gate import Policy
@@ -30,13 +32,7 @@ class Answered(NamedTuple):
 
 
 def class_names(given: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the names of the classes, on which all that name them must agree.
-
-    Parameters
-    ----------
-    given
-        Who names them to the names, which may be none.
-    """
+    """Return the names of the classes, on which all that name them (the keys) must agree."""
     named = {where: names for where, names in given.items() if names}
     if len({*named.values()}) > 1:
         lists = "; ".join(f"{where}: {', '.join(names)}" for where, names in named.items())
@@ -49,16 +45,7 @@ def answered(
 ) -> Answered:
     """Read what a file gives: labels, a single score by its threshold, or the highest score.
 
-    Parameters
-    ----------
-    network
-        The file.
-    scores
-        What it gives, (N, scores).
-    threshold
-        From which score on the answer is class 1.
-    names
-        Of the classes, if known.
+    ``scores`` are (N, scores); ``names`` are of the classes, if known.
 
     Raises
     ------
@@ -124,6 +111,41 @@ def label_codes(
             )
     codes: np.ndarray = labels.astype(str).map(place).to_numpy(np.int64, copy=True)
     return codes
+
+
+class Divided(NamedTuple):
+    """Rows of labelled images as a file answers them.
+
+    Attributes
+    ----------
+    labels
+        (N,) indices of the outputs.
+    names
+        Of the classes; their indices where no one names them.
+    units
+        (N,) codes of the column ``unit`` of the policy; ``None`` where each image is its own.
+    divisions
+        The groupings of the policy; by label unless it names any.
+    """
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+    units: np.ndarray | None
+    divisions: list[Grouping]
+
+
+def divided(
+    rows: pd.DataFrame, names: tuple[str, ...], n: int, policy: "Policy", data: Path, network: Path
+) -> Divided:
+    """Read the labels of some rows, and divide these into groups; see :func:`label_codes`."""
+    labels = label_codes(rows["label"], names, n, data, network)
+    names = names or tuple(map(str, range(n)))
+    attributes = rows.drop(columns=["id", "split"], errors="ignore")
+    attributes["label"] = pd.Categorical.from_codes(labels, pd.Index(names))
+    groups = checked(Groups, {"minimum": policy.minimum, "bins": policy.bins}, "the policy")
+    units = unit_codes(rows, policy.unit)
+    by = policy.groups or ("label",)
+    return Divided(labels, names, units, groupings(attributes, by, groups, units))
 
 
 def check_finite(scores: Mapping[str, np.ndarray], ids: Sequence[Any] | np.ndarray) -> None:

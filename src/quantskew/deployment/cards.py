@@ -72,22 +72,9 @@ def card(
     metrics: Mapping[str, Mapping[str, float]],
     digest: str,
 ) -> str:
-    """Text of the card of one file.
+    """Text of the card of a file, of its rows in the tables ``deployed`` and ``deployed_groups``.
 
-    Parameters
-    ----------
-    study
-        All parameters.
-    file
-        Row of the file in the table ``deployed``.
-    groups
-        Rows of the file in the table ``deployed_groups``.
-    data
-        All samples of the data set.
-    metrics
-        From :func:`whole_groupings`.
-    digest
-        SHA-256 of the file.
+    ``metrics`` are those of :func:`whole_groupings`; ``digest`` is the SHA-256 of the file.
     """
     name = f"{file['model']} on {file['dataset']}, {'fp32' if file['bits'] == 32 else 'int8'}"
     notes = data.metadata

@@ -14,9 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from quantskew.deployment.runtimes import FileError, Network
-from quantskew.deployment.runtimes.litert import NOTES as OF_LITERT
-from quantskew.deployment.runtimes.litert import notes_of
-from quantskew.deployment.runtimes.openvino import NOTES as OF_OPENVINO
+from quantskew.deployment.runtimes.network import NOTES
 
 BLOCK = 32
 """Weights that share a scale in 4 bits, where a runtime has such blocks."""
@@ -50,7 +48,7 @@ class Converter:
         raise FileError(f"{source.path} → {target}: there is no converter")
 
     @staticmethod
-    def pack(source: Path, target: Path, bits: int, images: np.ndarray) -> Mapping[str, Path]:
+    def pack(source: Network, target: Path, bits: int, images: np.ndarray) -> Mapping[str, Path]:
         """Write candidates for a file with integer weights, of one in floating point.
 
         Parameters
@@ -67,28 +65,28 @@ class Converter:
         Mapping
             The candidates, by how their activations are quantized.
         """
-        raise FileError(f"{source}: nothing packs files of its runtime into {bits} bits")
+        raise FileError(f"{source.path}: nothing packs files of its runtime into {bits} bits")
 
 
 class Onnx(Converter, suffix=".onnx"):
     """Quantizes by ONNX Runtime: all layers in 8 bits, and products with stored weights in 4."""
 
     @staticmethod
-    def pack(source: Path, target: Path, bits: int, images: np.ndarray) -> dict[str, Path]:
+    def pack(source: Network, target: Path, bits: int, images: np.ndarray) -> dict[str, Path]:
         """Write QDQ nodes in 8 bits, ``MatMulNBits`` in 4."""
         if bits == 8:
             import torch
 
             from quantskew.deployment import onnx_files
 
-            products = onnx_files.quantize(source, target, torch.from_numpy(images))
+            products = onnx_files.quantize(source.path, target, torch.from_numpy(images))
             return {f"static, of products {products}": target}
         import onnx
         from onnxruntime.quantization import matmul_nbits_quantizer
 
         matmul_nbits_quantizer.logger.setLevel("ERROR")
         packing = matmul_nbits_quantizer.MatMulNBitsQuantizer(
-            onnx.load(source), bits=bits, block_size=BLOCK, is_symmetric=False
+            onnx.load(source.path), bits=bits, block_size=BLOCK, is_symmetric=False
         )
         packing.process()
         packing.model.save_model_to_file(str(target))
@@ -107,19 +105,19 @@ class OpenVINO(Converter, suffix=".xml"):
 
         model = openvino.convert_model(source.path)
         for name, text in source.notes.items():
-            model.set_rt_info(text, [OF_OPENVINO, name])
+            model.set_rt_info(text, [NOTES, name])
         openvino.save_model(model, target, compress_to_fp16=False)
 
     @staticmethod
-    def pack(source: Path, target: Path, bits: int, images: np.ndarray) -> dict[str, Path]:
+    def pack(source: Network, target: Path, bits: int, images: np.ndarray) -> dict[str, Path]:
         """Quantize all layers in 8 bits; in 4 bits the weights of matrix products."""
         import nncf
         import openvino
 
         nncf.set_log_level("ERROR")
-        model = openvino.Core().read_model(source)
+        model = openvino.Core().read_model(source.path)
         if bits == 8:
-            seen = nncf.Dataset([one[None] for one in images])
+            seen = nncf.Dataset([*source.batches(images, 1)])
             made, ranges = nncf.quantize(model, seen, subset_size=len(images)), "static"
         else:
             mode, ranges = nncf.CompressWeightsMode.INT4_ASYM, "in floating point"
@@ -149,7 +147,7 @@ class LiteRT(Converter, suffix=".tflite"):
         _annotate(target, source.notes)
 
     @staticmethod
-    def pack(source: Path, target: Path, bits: int, images: np.ndarray) -> dict[str, Path]:
+    def pack(source: Network, target: Path, bits: int, images: np.ndarray) -> dict[str, Path]:
         """Quantize weights by channel, and activations statically (8 bits) or dynamically."""
         from ai_edge_litert.interpreter import Interpreter
         from ai_edge_quantizer import quantizer, recipe
@@ -158,18 +156,20 @@ class LiteRT(Converter, suffix=".tflite"):
             8: {"static": recipe.static_wi8_ai8, "dynamic": recipe.dynamic_wi8_afp32},
             4: {"dynamic": recipe.dynamic_wi4_afp32},
         }
-        ((signature, ports),) = Interpreter(str(source)).get_signature_list().items()
+        path = str(source.path)
+        ((signature, ports),) = Interpreter(path).get_signature_list().items()
         (name,) = ports["inputs"]
         made = {}
         for ranges, rules in recipes[bits].items():
             made[ranges] = target.with_stem(f"{target.stem} {ranges}")
             with _quiet():
-                work = quantizer.Quantizer(str(source), rules())
+                work = quantizer.Quantizer(path, rules())
                 seen = None
                 if work.need_calibration:
-                    seen = work.calibrate({signature: [{name: one[None]} for one in images]})
+                    fed = [{name: one} for one in source.batches(images, 1)]
+                    seen = work.calibrate({signature: fed})
                 work.quantize(seen).export_model(str(made[ranges]))
-            _annotate(made[ranges], notes_of(source))
+            _annotate(made[ranges], source.notes)
         return made
 
 
@@ -179,10 +179,10 @@ def _annotate(path: Path, notes: Mapping[str, str]) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
-    model.metadata = [one for one in model.metadata or [] if one.name != OF_LITERT.encode()]
+    model.metadata = [one for one in model.metadata or [] if one.name != NOTES.encode()]
     entry, buffer = schema.MetadataT(), schema.BufferT()
     buffer.data = np.frombuffer(json.dumps(dict(sorted(notes.items()))).encode(), np.uint8)
-    entry.name, entry.buffer = OF_LITERT, len(model.buffers)
+    entry.name, entry.buffer = NOTES, len(model.buffers)
     model.buffers.append(buffer)
     model.metadata.append(entry)
     builder = flatbuffers.Builder()
@@ -194,7 +194,7 @@ def _annotate(path: Path, notes: Mapping[str, str]) -> None:
 def _quiet() -> Iterator[None]:
     """Hold back the progress and the advice of the converters."""
     with (
-        Path(os.devnull).open("w") as nowhere,
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
         contextlib.redirect_stderr(nowhere),
         warnings.catch_warnings(),

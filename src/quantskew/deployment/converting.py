@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from quantskew.deployment.converters import Converter
-from quantskew.deployment.runtimes import MINIMUM_INTEGER, FileError, Network, open_file
+from quantskew.deployment.runtimes import (
+    MINIMUM_INTEGER,
+    FileError,
+    Network,
+    closest,
+    open_file,
+)
 from quantskew.deployment.runtimes.network import first_line
 from quantskew.errors import close_names, one_of
 from quantskew.layout import NETWORKS, folder_of, stored_variants
@@ -34,7 +40,6 @@ _T = TypeVar("_T")
 _FLOAT = 16  # bits from which on weights are in floating point
 _SAME = 0.1
 """Largest distance of the answers to noise, as a share of their spread; bfloat16 needs some."""
-_BATCH = 32
 
 
 class Converted(NamedTuple):
@@ -47,7 +52,8 @@ class Converted(NamedTuple):
     ranges
         How activations are quantized; empty of a file in floating point.
     agreement
-        Share of the calibration images that it answers as the file in floating point does.
+        Share of the calibration images that it answers as the file in floating point does; NaN of
+        a file in floating point, and of single scores.
     """
 
     file: Network
@@ -84,7 +90,7 @@ def convert(
     original, kind, maker = open_file(source), Network.of(target), Converter.of(target)
     if kind is Network.of(source) and bits is None:
         raise FileError(f"{source} → {target}: state --bits 8 or 4, or another runtime")
-    if kind is not Network.of(source) and source.suffix != maker.made_of:
+    if kind is not Network.of(source) and source.suffix.lower() != maker.made_of:
         of = maker.made_of and f" or of a {maker.made_of} file"
         raise FileError(
             f"{source} → {target}: a file of {kind.runtime} is made of a network of a study{of}"
@@ -101,8 +107,10 @@ def convert(
             _check_same(original, made.file)
         if bits is not None and images is not None:
             inner = Path(tempfile.mkdtemp(dir=folder), target.name)
-            candidates = _run(kind, inner, lambda: maker.pack(made.file.path, inner, bits, images))
-            made = _closest(made.file, {n: open_file(p) for n, p in candidates.items()}, images)
+            paths = _run(kind, inner, lambda: maker.pack(made.file, inner, bits, images))
+            files = {ranges: open_file(path) for ranges, path in paths.items()}
+            ranges, agreement = closest(made.file, files, images)
+            made = Converted(files[ranges], ranges, agreement)
             _check_width(made.file, bits)
         for part in made.file.parts():
             shutil.move(part, target.with_suffix(part.suffix))
@@ -125,8 +133,6 @@ def convert_network(
 
     Parameters
     ----------
-    study
-        All parameters.
     variant
         Name of its file without the suffix, such as ``fp32-32bit-seed0``; in floating point.
     dataset, model
@@ -145,15 +151,10 @@ def convert_network(
     from quantskew.quantization.packing import open_variant
     from quantskew.variants import subject_of
 
-    dataset, model = (
-        one_of("dataset", dataset, study.datasets),
-        one_of("model", model, study.models),
-    )
-    stages = [
-        stage
-        for stage in NETWORKS
-        if (folder_of(stage, dataset, model) / "variants.parquet").is_file()
-    ]
+    dataset = one_of("dataset", dataset, study.datasets)
+    model = one_of("model", model, study.models)
+    folders = {stage: folder_of(stage, dataset, model) for stage in NETWORKS}
+    stages = [stage for stage, one in folders.items() if (one / "variants.parquet").is_file()]
     stored = stored_variants(dataset, model, stages)
     known = {one.stem: one for one in stored if one.bits >= _FLOAT}
     if variant not in known:
@@ -214,29 +215,14 @@ def _check_same(original: Callable[[np.ndarray], np.ndarray], made: Network) -> 
     if made.takes_codes:
         noise = np.rint(255 * noise)
     before, after = original(noise), made(noise)
-    spread = np.linalg.norm(before - before.mean(1, keepdims=True))
+    # single scores and labels differ between images alone
+    spread = np.linalg.norm(before - before.mean(int(before.shape[1] > 1), keepdims=True))
     apart = np.linalg.norm(after - before)
     if not apart <= _SAME * spread:
         raise FileError(
             f"{made.path.name}: what {made.runtime} makes of the network answers noise otherwise, "
             f"by {apart / spread:.2g} of the spread of the answers"
         )
-
-
-def _closest(original: Network, candidates: Mapping[str, Network], images: np.ndarray) -> Converted:
-    """Choose the file that agrees best with its source, of equals the one with nearest scores."""
-    parts = np.array_split(images, -(-len(images) // _BATCH))
-    expected = np.concatenate([original(part) for part in parts])
-    ranked = []
-    for ranges, file in candidates.items():
-        scores = np.concatenate([file(part) for part in parts])
-        agreement = float((scores.argmax(1) == expected.argmax(1)).mean())
-        distance = float(np.square(scores - expected).mean())
-        if np.isfinite(distance):
-            ranked.append((agreement, -distance, Converted(file, ranges, agreement)))
-    if not ranked:
-        raise FileError(f"{original.path.name}: in integers it answers NaN or infinity")
-    return max(ranked, key=lambda one: one[:2])[2]
 
 
 def _check_width(file: Network, bits: Bits) -> None:

@@ -12,9 +12,9 @@ from quantskew import tables
 from quantskew.analysis.gate import Evidence, Policy
 from quantskew.analysis.scored import read_logits
 from quantskew.answers.reading import AnswersError, read
-from quantskew.data.groups import Groups, groupings, unit_codes
+from quantskew.data.groups import groupings, unit_codes
 from quantskew.data.people import read_people
-from quantskew.deployment.answers import answered, check_finite, class_names, label_codes
+from quantskew.deployment.answers import answered, check_finite, class_names, divided
 from quantskew.deployment.feeding import (
     EvidenceError,
     Feed,
@@ -27,7 +27,6 @@ from quantskew.engine.fingerprint import file_hash
 from quantskew.errors import close_names, one_of
 from quantskew.layout import folder_of, origin, predictions_path, samples_path, stored_variants
 from quantskew.names import FULL_PRECISION, Variant
-from quantskew.sections import checked
 
 if TYPE_CHECKING:
     from quantskew.params import Params
@@ -42,8 +41,6 @@ def from_study(
 
     Parameters
     ----------
-    study
-        All parameters.
     policy
         Its ``groups`` replace those of the study.
     variant
@@ -60,12 +57,13 @@ def from_study(
     model = one_of("model", model, (*study.models, *study.answers))
     given = study.answers.get(model)
     dataset = one_of("dataset", dataset if given is None else given.dataset, study.datasets)
-    known = {}
     stages, answering = origin(model, study.answers)
     evaluated = folder_of(answering, dataset, model)
     stored = stored_variants(dataset, model, stages)
-    for one, (file, base) in stored.items():
-        known[one.stem] = (one, base, file, stored[base].file, evaluated)
+    known = {
+        one.stem: (one, base, file, stored[base].file, evaluated)
+        for one, (file, base) in stored.items()
+    }
     deployed = folder_of("deploy", dataset, model) if given is None else evaluated
     for row in tables.read("deployed", deployed / "deployed.parquet").to_pylist():
         one = Variant(*(row[column] for column in Variant._fields))
@@ -216,10 +214,7 @@ def from_several(
                 f"{reference.path} has {before.n} outputs, {network.path} has {one.n}; give files "
                 "of one network"
             )
-    labels = label_codes(rows["label"], names, before.n, data, reference.path)
-    names = names or tuple(map(str, range(before.n)))
-    rows["label"] = pd.Categorical.from_codes(labels, pd.Index(names))
-    units = unit_codes(rows, policy.unit)
+    labels, names, units, divisions = divided(rows, names, before.n, policy, data, reference.path)
     common = Evidence(
         name="",
         reference=str(reference.path),
@@ -227,12 +222,7 @@ def from_several(
         before=before.classes,
         after=before.classes,
         n_classes=before.n,
-        divisions=groupings(
-            rows.drop(columns=["id", "split"], errors="ignore"),
-            policy.groups or ("label",),
-            checked(Groups, {"minimum": policy.minimum, "bins": policy.bins}, "the policy"),
-            units,
-        ),
+        divisions=divisions,
         bytes=0,
         classes=names,
         units=units,

@@ -251,7 +251,7 @@ class Feed:
                     }
                     yield np.array([*good]), [values[id(one)] for one in self.inputs]
                 bar.update(len(places))
-        self._judge_rejects(unusable, int(in_part.sum()))
+        self._judge_rejects(unusable, in_part, wanted)
 
     def _decoded(self, wanted: np.ndarray) -> Iterator[tuple[list[int], list[list[Pixels]]]]:
         """Decode in threads for each input, a batch ahead of the one that is used."""
@@ -282,13 +282,20 @@ class Feed:
         except (pa.ArrowException, OSError) as error:
             raise EvidenceError(f"{self.data.path} cannot be read: {error}") from None
 
-    def _judge_rejects(self, unusable: Mapping[int, str], total: int) -> None:
+    def _judge_rejects(
+        self, unusable: Mapping[int, str], in_part: np.ndarray, wanted: np.ndarray
+    ) -> None:
         ids, path = self.data.rows["id"], self.data.path
         self.rejects = [f"{ids.iloc[row]}: {why}" for row, why in sorted(unusable.items())]
-        said = f"{len(unusable)} of {total} images of {path} are unusable: " + "; ".join(
-            self.rejects[:3]
+        unlabelled, looked_at = (in_part & self.data.rows["label"].isna()).sum(), wanted.sum()
+        said = (
+            f"{len(unusable)} of {unlabelled + looked_at} images of {path} are unusable: "
+            + "; ".join(self.rejects[:3])
         )
-        if len(unusable) > self.max_rejects * total or len(unusable) == total:
+        broken, total = len(unusable) - unlabelled, in_part.sum()
+        # those that are looked at stand for all that have a label
+        share = (unlabelled + broken * (total - unlabelled) / max(looked_at, 1)) / total
+        if share > self.max_rejects or broken == looked_at:
             raise EvidenceError(
                 f"{said}; the policy allows {100 * self.max_rejects:g} % (max_rejects)"
             )

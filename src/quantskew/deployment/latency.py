@@ -81,7 +81,7 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
+        lines = [line.partition(":") for line in cpuinfo.read_text("utf-8").splitlines()]
         values = {key.strip(): value.strip() for key, _, value in lines}
         flags = {*values.get("flags", values.get("Features", "")).split()}
         model = values.get("model name", model)

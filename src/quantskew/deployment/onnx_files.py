@@ -28,17 +28,19 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from quantskew import models
 from quantskew.deployment import onnx_graph
 from quantskew.deployment.runtimes import (
     MINIMUM_INTEGER,
     PIXELS,
     FileError,
+    Network,
     Weight,
+    closest,
     inventory,
     open_file,
 )
 from quantskew.deployment.runtimes.network import first_line
+from quantskew.deployment.settings import Ranges
 from quantskew.quantization.selfcheck import same_logits
 
 OPSET = 17
@@ -110,7 +112,7 @@ def quantize(
     path: Path,
     images: Tensor,
     *,
-    ranges: Literal["minmax", "percentile", "entropy"] = "minmax",
+    ranges: Ranges = "minmax",
     reduce_range: bool = True,
 ) -> Products:
     """Quantize an fp32 file to int8.
@@ -126,13 +128,10 @@ def quantize(
         The fp32 file and the file to write, which has the same metadata.
     images
         Calibration images (N, C, H, W).
-    ranges
-        How the range of an activation is determined from its values.
-    reduce_range
-        Whether weights use only 7 of the 8 bits; see
-        :class:`~quantskew.deployment.settings.Deploy`.
+    ranges, reduce_range
+        As in :class:`~quantskew.deployment.settings.Deploy`.
     """
-    model = onnx.load(source)
+    model, network = onnx.load(source), open_file(source, threads=torch.get_num_threads())
     notes = {item.key: item.value for item in model.metadata_props}
     common = {
         "per_channel": True,
@@ -144,7 +143,7 @@ def quantize(
         quantization.quantize_static(
             str(ready),
             str(target),
-            _Images(images, _BATCH if ranges == "minmax" else 1),
+            _Images(network, images, _BATCH if ranges == "minmax" else 1),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             calibrate_method=_RANGES[ranges],
@@ -168,7 +167,10 @@ def quantize(
             quantization.quantize_dynamic(
                 str(half), str(made["dynamic"]), op_types_to_quantize=[*PRODUCTS], **common
             )
-        products = _closest(made, OnnxNetwork(source), images) if several else "static"
+        products: Products = "static"
+        if several:
+            files = {name: OnnxNetwork(file).file for name, file in made.items()}
+            products, _ = closest(network, files, images.numpy())
         path.write_bytes(made[products].read_bytes())
     _annotate(path, notes)
     facts = inventory(Weight(*one) for one in onnx_graph.stored(onnx.load(path)))
@@ -181,27 +183,16 @@ def quantize(
     return products
 
 
-def _closest(made: Mapping[Products, Path], network: "OnnxNetwork", images: Tensor) -> Products:
-    """Choose the file that agrees best with the fp32 network."""
-    expected = models.logits(network, images)
-
-    def agreement(name: Products) -> tuple[float, float]:
-        logits = models.logits(OnnxNetwork(made[name]), images)
-        same = float((logits.argmax(1) == expected.argmax(1)).float().mean())
-        return same, -float((logits - expected).square().mean())
-
-    return max(made, key=agreement)
-
-
 class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]
     """Batches of images; histograms of ranges other than ``minmax`` need batches of equal size."""
 
-    def __init__(self, images: Tensor, size: int) -> None:
-        self.batches: Iterator[Tensor] = iter(images.contiguous().split(size))
+    def __init__(self, network: Network, images: Tensor, size: int) -> None:
+        self.batches = network.batches(images.numpy(), size)
+        self.input = network.input.name
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self.batches, None)
-        return None if batch is None else {INPUT: batch.numpy()}
+        return None if batch is None else {self.input: batch}
 
 
 @contextlib.contextmanager

@@ -1,9 +1,7 @@
 """What an ONNX file holds: the files it consists of, its layers and the type of their weights."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import onnx
 from onnx import external_data_helper
@@ -22,6 +20,12 @@ _BITS: dict[int, int] = {
     onnx.TensorProto.INT16: 16,
     onnx.TensorProto.UINT16: 16,
 }
+
+
+_FOLLOWED = (
+    "DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Identity", "Reshape",
+)  # fmt: skip
+"""What may stand between a stored weight and its operator."""
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -55,33 +59,29 @@ def stored(model: onnx.ModelProto) -> list[tuple[bool, int, float]]:
     return found
 
 
-def layers(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.TensorProto]]:
-    """List the operators that have a stored weight, and that weight."""
-    tensors = {item.name: item for item in model.graph.initializer}
-    tensors |= {
+def tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Stored tensors by name."""
+    constants = {
         node.output[0]: attribute.t
         for node in model.graph.node
         if node.op_type == "Constant"
         for attribute in node.attribute
         if attribute.name == "value"
     }
+    return {item.name: item for item in model.graph.initializer} | constants
+
+
+def layers(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.TensorProto]]:
+    """List the operators that have a stored weight, and that weight."""
+    known = tensors(model)
     producers = {name: node for node in model.graph.node for name in node.output}
     found = []
     for node in model.graph.node:
         place = WEIGHT_INPUT.get(node.op_type)
         if place is not None and len(node.input) > place:
-            weight = stored_tensor(node.input[place], tensors, producers)
-            if weight is not None:
-                found.append((node, weight))
+            name = node.input[place]
+            while name in producers and producers[name].op_type in _FOLLOWED:
+                name = producers[name].input[0]
+            if name in known:  # else it is computed from the images
+                found.append((node, known[name]))
     return found
-
-
-def stored_tensor(
-    name: str, tensors: Mapping[str, onnx.TensorProto], producers: Mapping[str, Any]
-) -> onnx.TensorProto | None:
-    """Return the tensor a weight is stored in; ``None`` for what is computed from the images."""
-    while name not in tensors and name in producers:
-        if producers[name].op_type not in ("DequantizeLinear", "Transpose", "Identity", "Reshape"):
-            return None
-        name = producers[name].input[0]
-    return tensors.get(name)

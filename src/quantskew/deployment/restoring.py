@@ -18,19 +18,12 @@ import pandas as pd
 from onnx import numpy_helper
 from tqdm import tqdm
 
-from quantskew.data.groups import Grouping, Groups, groupings
+from quantskew.data.groups import Grouping
 from quantskew.deployment import onnx_graph
-from quantskew.deployment.answers import (
-    Answered,
-    answered,
-    check_finite,
-    class_names,
-    label_codes,
-)
+from quantskew.deployment.answers import Answered, answered, check_finite, class_names, divided
 from quantskew.deployment.feeding import Feed, opened, read_labelled
 from quantskew.deployment.runtimes import FileError, Network, open_file
 from quantskew.deployment.runtimes.onnx_runtime import OnnxRuntime
-from quantskew.sections import checked
 
 if TYPE_CHECKING:
     from quantskew.analysis.gate import Policy
@@ -77,10 +70,7 @@ class Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.producers = {name: node for node in model.graph.node for name in node.output}
-        self.stored = {item.name: item for item in model.graph.initializer}
-        for node in model.graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                self.stored[node.output[0]] = node.attribute[0].t
+        self.stored = onnx_graph.tensors(model)
 
     def rounded(self, name: str) -> onnx.NodeProto | None:
         """Return the DequantizeLinear that computes a tensor."""
@@ -118,6 +108,8 @@ class Graph:
         if node.op_type == "Relu":
             ends[0] = 0.0
         elif node.op_type == "Clip":
+            for item in node.attribute:  # up to opset 10
+                ends[item.name == "max"] = item.f
             for at, part in enumerate(node.input[1:]):
                 if part and (value := self.constant(part)) is not None:
                     ends[at] = float(value)
@@ -317,25 +309,19 @@ def layer_damage(
     made = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "restored.onnx")
-        tried = {EVERY: layers, **{layer.name: [layer] for layer in layers}}
-        for name, some in tqdm(tried.items(), unit="layer", disable=None):
+        every = Layer(EVERY, "", -1, np.empty(0), None, None, float("nan"))
+        for layer in tqdm([every, *layers], unit="layer", disable=None):
+            some = layers if layer is every else [layer]
             onnx.save(restored(quantized, some), path)
             file = open_file(path, output=policy.output, layout=pair[1].layout)
-            made[name] = answered(file, scores(file, 1), policy.threshold, names)
-            if name == EVERY:
+            made[layer.name] = answered(file, scores(file, 1), policy.threshold, names)
+            if layer is every:
                 check_source(fp32, int8, before.scores, after.scores, made[EVERY].scores)
-    labels = label_codes(rows["label"], names, before.n, data, int8)
-    shown = names or tuple(map(str, range(before.n)))
-    rows["label"] = pd.Categorical.from_codes(labels, pd.Index(shown))
-    divisions = groupings(
-        rows.drop(columns=["id", "split"], errors="ignore"),
-        policy.groups or ("label",),
-        checked(Groups, {"minimum": policy.minimum, "bins": policy.bins}, "the policy"),
-    )
+    of = divided(rows, names, before.n, policy, data, int8)
     parts = [
-        _by_group(layer, labels, (before, after, made[layer.name]), division)
-        for layer in (_every(layers), *layers)
-        for division in divisions
+        _by_group(layer, of.labels, (before, after, made[layer.name]), division)
+        for layer in (every, *layers)
+        for division in of.divisions
     ]
     remarks = [remark for file in pair for remark in file.remarks]
     return Damage(pd.concat(parts, ignore_index=True), left, [*remarks, *feed.warnings])
@@ -348,10 +334,6 @@ def _folded(path: Path) -> onnx.ModelProto:
         target = Path(folder, "folded.onnx")
         quant_pre_process(str(path), str(target), skip_symbolic_shape=True)
         return onnx.load(target)
-
-
-def _every(layers: list[Layer]) -> Layer:
-    return Layer(EVERY, "", -1, np.empty(0), None, None, float("nan"))
 
 
 def check_source(

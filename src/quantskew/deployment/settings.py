@@ -4,8 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from quantskew.names import BASELINE
 from quantskew.quantization.calibration import BalancedChoice, Calibration
 from quantskew.sections import Count, Section
+
+Ranges = Literal["minmax", "percentile", "entropy"]
+"""How the range of an activation is determined from its values."""
 
 
 class Deploy(Section):
@@ -23,7 +27,12 @@ class Deploy(Section):
         "random": Calibration(),
         "balanced": Calibration(choice=BalancedChoice()),
     }
-    range: Literal["minmax", "percentile", "entropy"] = "minmax"
+    range: Ranges = "minmax"
     reduce_range: bool = True
     intended_use: str = ""  # for the model cards, in one or two sentences
     licence: str = "other"  # of the files, by its identifier on the Hugging Face hub
+
+    @staticmethod
+    def method_of(network: str, calibration: str) -> str:
+        """Name of the method of an int8 file in tables."""
+        return f"{'' if network == BASELINE else f'{network}_'}int8_{calibration}"

@@ -21,7 +21,7 @@ from quantskew.fairness.limits import share_limits, shares
 from quantskew.fairness.metrics import group_accuracy
 from quantskew.fairness.paired import flips
 from quantskew.layout import empty, folder_of, predictions_path, samples_path, stored_variants
-from quantskew.names import BASELINE, FULL_PRECISION, Variant
+from quantskew.names import FULL_PRECISION, Variant
 from quantskew.quantization.calibration import Calibration
 from quantskew.variants import subject_of, write_failures
 
@@ -73,12 +73,12 @@ def _files(
 ) -> Iterator[tuple[Variant, Variant, Calibration | None]]:
     """Every deployed file, its fp32 network, and for an int8 file its calibration."""
     for network in study.deploy.networks:
-        prefix = "" if network == BASELINE else f"{network}_"
         for seed in study.seeds[: study.deploy.seeds]:
             base = Variant(dataset, model, seed, network, FULL_PRECISION)
             yield base, base, None
             for name, calibration in study.deploy.calibrations.items():
-                yield base._replace(method=f"{prefix}int8_{name}", bits=8), base, calibration
+                method = study.deploy.method_of(network, name)
+                yield base._replace(method=method, bits=8), base, calibration
 
 
 def _cell(study: "Params", variant: Variant, base: Path, calibration: Calibration | None) -> Cell:
@@ -119,7 +119,7 @@ def described(
         base = references[variant]
         logits, pytorch = outputs[variant]["logits"], outputs[variant]["pytorch"]
         fp32 = outputs[base]["logits"]
-        facts = json.loads((folder / "facts.json").read_text())
+        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
         row = {
             "base": base.method,
             "file": f"{variant.stem}.onnx",

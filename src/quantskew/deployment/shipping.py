@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor, nn
 
 from quantskew import models
 from quantskew.deployment import onnx_files
+from quantskew.deployment.settings import Ranges
 from quantskew.quantization.activations import StaticActivations
 from quantskew.quantization.calibration import Calibration
 from quantskew.quantization.input_quantizers import restore
@@ -24,7 +25,7 @@ from quantskew.quantization.ranges import (
 from quantskew.quantization.weights import IntegerWeights
 from quantskew.subject import Subject
 
-_RANGES: Mapping[str, ActivationRange] = {
+_RANGES: Mapping[Ranges, ActivationRange] = {
     "minmax": InputMinMax(),
     "percentile": InputPercentile(percentile=99.999),  # as in ONNX Runtime
     "entropy": InputEntropy(),
@@ -38,7 +39,7 @@ def ship(
     seed: int,
     calibration: Calibration | None,
     bins: Mapping[str, tuple[float, ...]],
-    ranges: Literal["minmax", "percentile", "entropy"],
+    ranges: Ranges,
     reduce_range: bool,
     notes: Mapping[str, str],
 ) -> None:
@@ -49,16 +50,11 @@ def ship(
 
     Parameters
     ----------
-    folder
-        Folder of the cell.
     subject
         The fp32 network.
-    seed
-        Seed of the choice of calibration images.
-    calibration
-        Calibration of the int8 file; ``None`` exports the fp32 file.
-    bins
-        Lower edges of the bins of numeric attributes that ``calibration`` balances.
+    seed, calibration, bins
+        Which images calibrate the int8 file: ``bins`` are the lower edges of numeric attributes
+        that are balanced. A calibration of ``None`` exports the fp32 file.
     ranges, reduce_range
         As in :func:`quantskew.deployment.onnx_files.quantize`.
     notes
@@ -99,7 +95,7 @@ def simulate(
     images: Tensor,
     *,
     products: onnx_files.Products,
-    ranges: Literal["minmax", "percentile", "entropy"],
+    ranges: Ranges,
     reduce_range: bool,
 ) -> nn.Module:
     """Quantize a network like its file (:func:`quantskew.deployment.onnx_files.quantize`).

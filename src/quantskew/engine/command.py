@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from quantskew.engine.costs import noted
 from quantskew.engine.store import default_store
 from quantskew.errors import UserError, of_the_machine
+from quantskew.files import use_utf8
 
 
 def run(main: Callable[..., None]) -> None:
@@ -19,10 +20,11 @@ def run(main: Callable[..., None]) -> None:
 
     The user's own modules are imported from the folder in which the command runs. A
     :class:`UserError` ends the program with its message and status 1, without a traceback, and so
-    does a full disk or a folder that cannot be written. If the
-    same command is already running, for example after its ``dvc repro`` was killed, this one waits
-    for it. :mod:`quantskew.engine.costs` records time and memory.
+    do a full disk, too little memory and a folder that cannot be written. If the same command is
+    already running, for example after its ``dvc repro`` was killed, this one waits for it.
+    :mod:`quantskew.engine.costs` records time and memory.
     """
+    use_utf8()
     sys.path.insert(0, str(Path.cwd()))
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     for name in inspect.signature(main).parameters:
@@ -35,9 +37,11 @@ def run(main: Callable[..., None]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except Exception as error:
-        if not of_the_machine(error):
+        memory = isinstance(error, MemoryError) or "can't start new thread" in str(error)
+        if not (memory or of_the_machine(error)):
             raise
-        sys.exit(f"error: {error}; finished cells are kept, the next run goes on from them")
+        said = f"too little memory ({error})" if memory else error
+        sys.exit(f"error: {said}; finished cells are kept, the next run goes on from them")
     except KeyboardInterrupt:
         sys.exit("interrupted: finished cells are kept, the next run goes on from them")
 

@@ -21,8 +21,6 @@ Tasks = Mapping[str, tuple[Any, ...]]
 Outcomes = Generator[tuple[str, str | None], None, None]
 """Name of each cell as it ends, with its error message or ``None``."""
 
-GPU_SHARE = 0.25
-"""Default share of a GPU per cell: a small network does not keep a whole GPU busy."""
 TRIES = 3
 """How often a cell is started if its process is killed."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from <malloc.h>
@@ -34,7 +32,8 @@ class Compute(Section):
     where: Literal["here", "processes", "ray"] = "processes"
     workers: Count | None = None  # processes on this machine; None: as many as fit
     cpus: Count = 1  # threads per cell
-    gpus: NonNegative = GPU_SHARE  # share of a GPU per cell, if there are GPUs
+    # share of a GPU per cell, if there are GPUs: a small network does not keep one busy
+    gpus: NonNegative = 0.25
     address: str | None = None  # address of a running Ray cluster
 
     def at_once(self) -> int:

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from quantskew.engine.compute import TRIES, Compute, Outcomes, Tasks
-from quantskew.errors import UserError
+from quantskew.errors import UserError, of_the_machine
 
 IN_FLIGHT = 1000
 """Tasks submitted to Ray at a time: more than it can run, few enough to wait on."""
@@ -60,7 +60,10 @@ def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Ou
             (done,), _ = ray.wait([*names])
             try:
                 outcome = ray.get(done)
-            except ray.exceptions.RayError as error:  # lost TRIES times
+            except ray.exceptions.RayError as error:  # lost TRIES times, or raised by the task
+                cause = getattr(error, "cause", None)
+                if cause is not None and of_the_machine(cause):
+                    raise cause from None
                 outcome = f"{type(error).__name__}: {error}"
             yield names.pop(done), outcome
     finally:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from quantskew import models
-from quantskew.data.groups import Groups, group_codes, small
+from quantskew.data.groups import Groups, divided, group_codes
 from quantskew.impact.curvature import measure, subsample
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
@@ -48,9 +48,9 @@ def survey(
     test, where = data.test, models.device()
     codes, names = group_codes(data.attributes, attribute, groups)
     in_test = data.split == "test"
-    few = small(codes[in_test], names, groups.minimum)
+    counted = divided(attribute, codes[in_test], names, groups, None).counted
     members = {
-        name: np.flatnonzero(codes[in_test] == g) for g, name in enumerate(names) if not few[g]
+        name: np.flatnonzero(codes[in_test] == g) for g, name in enumerate(names) if counted[g]
     }
     if not members:
         pd.DataFrame().to_parquet(folder / "curvature.parquet")

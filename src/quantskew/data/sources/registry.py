@@ -149,7 +149,7 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
         if idle and getattr(source, key) != Source.model_fields[key].default:
             raise SourceError(f"sources.{name}.{key}: the reader {given!r} has no use for it")
     whole = given.removeprefix("imbalanced-")  # thinned or not, the files are the same
-    where = Path(source.path).expanduser() if source.path else Path(root) / whole
+    where = source.files(name, str(root))[0]
     if source.path and not where.exists():
         raise SourceError(f"sources.{name}.path: {source.path} does not exist")
     try:

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from quantskew.deployment.runtimes.network import Network, Port, Weight
+from quantskew.deployment.runtimes.network import NOTES, Network, Port, Weight
 
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
-NOTES = "quantskew"
 _BITS = {"INT2": 2, "INT4": 4, "INT8": 8, "UINT8": 8, "INT16": 16, "FLOAT16": 16, "FLOAT32": 32}
 
 
@@ -53,13 +52,21 @@ class LiteRT(
         operators = {code: name for name, code in vars(schema.BuiltinOperator).items()}
         model = schema.ModelT.InitFromPackedBuf(self.path.read_bytes())
         found = []
+        codes = [
+            operators.get(max(code.builtinCode, code.deprecatedBuiltinCode))
+            for code in model.operatorCodes
+        ]
         for graph in model.subgraphs:
+            widened = {  # floats that are stored in 16 bits
+                operator.outputs[0]: operator.inputs[0]
+                for operator in graph.operators
+                if codes[operator.opcodeIndex] == "DEQUANTIZE"
+            }
             for operator in graph.operators:
-                code = model.operatorCodes[operator.opcodeIndex]
-                number = max(code.builtinCode, code.deprecatedBuiltinCode)
-                if operators.get(number) not in _LAYERS:
+                if codes[operator.opcodeIndex] not in _LAYERS:
                     continue
-                weight = graph.tensors[operator.inputs[1]]
+                place = operator.inputs[1]
+                weight = graph.tensors[widened.get(place, place)]
                 kind = kinds[weight.type]
                 if kind in _BITS and model.buffers[weight.buffer].data is not None:
                     found.append(Weight("INT" in kind, _BITS[kind], float(np.prod(weight.shape))))

@@ -7,22 +7,27 @@ classifier.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from quantskew.errors import UserError, close_names
 
+_Name = TypeVar("_Name")
 Layout = Literal["NCHW", "NHWC"]
 AXES: dict[str, tuple[int, int, int]] = {"NCHW": (1, 2, 3), "NHWC": (3, 1, 2)}
 """Where channels, height and width are among the axes of an input."""
 PIXELS = {"pixels": "[0, 1]"}
 """Metadata of a file that takes pixel values divided by 255, as all that quantskew writes do."""
+NOTES = "quantskew"
+"""Under which name files that hold metadata of several makers have those of quantskew."""
 
 MINIMUM_INTEGER = 0.5
 """Share of the bytes of the weights that must be integers in a file that is called int8."""
+_BATCH = 256
 
 
 class FileError(UserError, ValueError):
@@ -71,11 +76,8 @@ def inventory(weights: Iterable[Weight]) -> dict[str, Any]:
     """
     listed = [*weights]
     integer = [weight for weight in listed if weight.integer]
-    return {
-        "layers": len(listed),
-        "integer_layers": len(integer),
-        "integer_bytes": _bytes(integer) / _bytes(listed) if listed else 0.0,
-    }
+    share = _bytes(integer) / _bytes(listed) if listed else 0.0
+    return {"layers": len(listed), "integer_layers": len(integer), "integer_bytes": share}
 
 
 def share_by_type(weights: Iterable[Weight]) -> dict[str, float]:
@@ -86,13 +88,11 @@ def share_by_type(weights: Iterable[Weight]) -> dict[str, float]:
     >>> share_by_type([Weight(True, 4, 60), Weight(False, 32, 2.5)])
     {'int4': 0.75, 'float32': 0.25}
     """
-    listed = [*weights]
-    types = {f"{'int' if w.integer else 'float'}{w.bits}": (w.integer, w.bits) for w in listed}
-    shares = {
-        name: _bytes(w for w in listed if (w.integer, w.bits) == kind) / _bytes(listed)
-        for name, kind in types.items()
-    }
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+    sizes: dict[str, float] = defaultdict(float)
+    for weight in weights:
+        sizes[f"{'int' if weight.integer else 'float'}{weight.bits}"] += weight.bytes
+    largest_first = sorted(sizes.items(), key=lambda item: -item[1])
+    return {name: size / sum(sizes.values()) for name, size in largest_first}
 
 
 def _bytes(weights: Iterable[Weight]) -> float:
@@ -162,7 +162,10 @@ class Network(ABC):
         try:
             inputs, outputs = self._load(threads)
         except ImportError as error:
-            raise self.not_installed(self.path, error) from None
+            raise FileError(
+                f"{path} needs {self.runtime}, which cannot be imported ({error}): "
+                f"pip install '{self.install}'"
+            ) from None
         except Exception as error:  # every runtime has exceptions of its own
             raise FileError(
                 f"{path} is not a file that {self.runtime} can run: {first_line(error)}"
@@ -193,14 +196,6 @@ class Network(ABC):
                 f"{close_names(suffix, Network.kinds)}; there are {known}"
             )
         return Network.kinds[suffix]
-
-    @classmethod
-    def not_installed(cls, path: Path, error: ImportError) -> FileError:
-        """Say what to install for a file."""
-        return FileError(
-            f"{path} needs {cls.runtime}, which cannot be imported ({error}): "
-            f"pip install '{cls.install}'"
-        )
 
     def _check_classifier(self, inputs: Sequence[Port]) -> None:
         wide = [size for size in self.output.shape[1:] if size != 1]
@@ -270,16 +265,11 @@ class Network(ABC):
         FileError
             When the runtime fails on images of this shape, or values cannot be its codes.
         """
-        fed = self._fed(values)
-        n, size = len(fed), self.batch or len(fed)
         answers = []
-        for start in range(0, n, size):
-            part = fed[start : start + size]
-            # a batch of fixed size is filled with copies of its last image
-            part = np.pad(part, [(0, size - len(part)), *[(0, 0)] * 3], mode="edge")
+        for part in self.batches(values, len(values)):
             try:
                 answer = np.asarray(self._run(part))
-                answers.append(answer.reshape(size, -1))
+                answers.append(answer.reshape(len(part), -1))
             except Exception as error:  # whatever the runtime says of a shape that does not fit
                 raise FileError(
                     f"{self.path} does not run on images of shape {values.shape}: "
@@ -287,15 +277,27 @@ class Network(ABC):
                 ) from None
             if sum(length != 1 for length in answer.shape[1:]) > 1:
                 raise FileError(
-                    f"{self.path} answers {answer.shape} for {size} images; a classifier returns "
-                    "(N, classes)"
+                    f"{self.path} answers {answer.shape} for {len(part)} images; a classifier "
+                    "returns (N, classes)"
                 )
-        whole = np.concatenate(answers)[:n]
+        whole = np.concatenate(answers)[: len(values)]
         if self.gives_labels:
             return whole.astype(np.int64)
         if self.output.scale:
             whole = (whole.astype(np.float32) - self.output.zero) * np.float32(self.output.scale)
         return whole.astype(np.float32)
+
+    def batches(self, values: np.ndarray, size: int) -> Iterator[np.ndarray]:
+        """Give images (N, C, H, W) in the layout and type of the input, ``size`` at a time.
+
+        Where every run takes the same number of images, that is their number, and the last ones are
+        filled up with copies of the last image.
+        """
+        fed, size = self._fed(values), self.batch or size
+        for start in range(0, len(fed), size):
+            part = fed[start : start + size]
+            lacking = (self.batch or len(part)) - len(part)
+            yield np.pad(part, [(0, lacking), *[(0, 0)] * 3], mode="edge")
 
     def _fed(self, values: np.ndarray) -> np.ndarray:
         port = self.input
@@ -319,6 +321,43 @@ class Network(ABC):
                 f"takes {wanted}"
             )
         return np.ascontiguousarray(np.clip(codes, limits.min, limits.max).astype(port.dtype))
+
+
+def closest(
+    original: Network, candidates: Mapping[_Name, Network], images: np.ndarray
+) -> tuple[_Name, float]:
+    """Choose the file that answers most images as its source does, of equals the nearest scores.
+
+    Returns
+    -------
+    name
+        Of the file.
+    agreement
+        Share of the images that it answers alike; NaN of single scores, which are no answers
+        without a threshold.
+
+    Raises
+    ------
+    FileError
+        When each answers NaN or infinity.
+    """
+    parts = np.array_split(images, range(_BATCH, len(images), _BATCH))
+    expected = np.concatenate([original(part) for part in parts])
+    ranked = []
+    for name, file in candidates.items():
+        scores = np.concatenate([file(part) for part in parts])
+        if original.gives_labels:
+            alike = scores == expected
+        else:
+            alike = scores.argmax(1) == expected.argmax(1)
+        if np.isfinite(scores).all():
+            distance = float(np.square(scores - expected).mean())
+            ranked.append((float(alike.mean()), -distance, name))
+    if not ranked:
+        raise FileError(f"{original.path.name}: in integers it answers NaN or infinity")
+    agreement, _, name = max(ranked, key=lambda one: one[:2])
+    single = expected.shape[1] == 1 and not original.gives_labels
+    return name, float("nan") if single else agreement
 
 
 def open_file(

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from quantskew.deployment.runtimes.network import PIXELS, Network, Port, Weight
+from quantskew.deployment.runtimes.network import NOTES, PIXELS, Network, Port, Weight
 
-NOTES = "quantskew"
 _LAYERS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul")
 _FOLLOWED = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeQuantize")
 

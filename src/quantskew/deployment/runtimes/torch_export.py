@@ -52,12 +52,15 @@ class TorchExport(
         return answer
 
     def weights(self) -> list[Weight]:
-        """List the stored tensors of several axes."""
+        """List the stored tensors of several axes, but for masks and wide indices."""
+        import torch
+
         stored = [*self.program.state_dict.values(), *self.program.constants.values()]
         return [
             Weight(not item.is_floating_point(), 8 * item.element_size(), item.numel())
             for item in stored
             if item.ndim > 1
+            and (item.is_floating_point() or item.dtype in (torch.int8, torch.uint8))
         ]
 
 
