@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantskew.data.groups import GroupError, Groups, divided, group_codes
+from quantskew.data.groups import GroupError, Groups, divided, group_codes, groupings
 
 PEOPLE = pd.DataFrame(
     {
@@ -92,3 +92,10 @@ def test_an_intersection_groups_as_pandas_does(rows):
     codes, names = group_codes(table, "one*two")
     expected = table["one"] + "*" + table["two"]
     assert [names[code] for code in codes] == expected.tolist()
+
+
+def test_a_grouping_of_nobody_is_refused():
+    nothing = pd.DataFrame({"race": pd.Series([None] * 5, dtype=object)})
+    with pytest.raises(GroupError, match="no sample has a value of 'race'"):
+        groupings(nothing, ["race"], Groups(unknown="leave_out"))
+    assert groupings(nothing, ["race"], Groups())[0].names == ["unknown"]

@@ -18,7 +18,6 @@ judged on these very networks, and so is everything in a study of one seed.
 import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -321,14 +320,20 @@ def compare(
     retrained: bool,
 ) -> Frames:
     """Measure a point, and its change from each reference on the seeds that both have."""
-    # the draws of a point depend on its name and on its references, not on other points
-    name = "/".join(map(str, (*point, division.attribute)))
-    rng = np.random.default_rng([settings.seed, zlib.crc32(name.encode())])
     place = {**point._asdict(), "attribute": division.attribute}
     metrics = [one for one in CATALOGUE.values() if settings.parity or not one.by_class]
-    measured_by = partial(
-        measure, metrics=metrics, draws=settings.draws, confidence=1 - settings.alpha, rng=rng
-    )
+
+    def measured_by(
+        reference: str, *answers: Answers, over_seeds: bool = False
+    ) -> dict[str, Measured]:
+        # what is drawn for a comparison does not depend on what else is compared
+        name = "/".join(map(str, (*place.values(), reference)))
+        rng = np.random.default_rng([settings.seed, zlib.crc32(name.encode())])
+        return measure(
+            *answers, metrics=metrics, draws=settings.draws, confidence=1 - settings.alpha,
+            rng=rng, over_seeds=over_seeds,
+        )  # fmt: skip
+
     whole: dict[str, Measured] = {}
     effects, certificates = [], []
     for reference, others in references.items():
@@ -337,7 +342,7 @@ def compare(
             continue
         after, before = networks.at(seeds), others.at(seeds)
         over_seeds = retrained and len(seeds) > 1
-        measured = measured_by(after.answers, before.answers, over_seeds=over_seeds)
+        measured = measured_by(reference, after.answers, before.answers, over_seeds=over_seeds)
         if seeds == networks.seeds:
             whole = whole or measured
         rows = _changes(measured, Pair(before.answers, after.answers), division, settings)
@@ -345,7 +350,7 @@ def compare(
         effects.append(rows.assign(**place, reference=reference))
         if reference == BASELINE:
             certificates.append(_certificates(before, after, division, settings).assign(**place))
-    levels = _levels(whole or measured_by(networks.answers), networks.answers, division)
+    levels = _levels(whole or measured_by("", networks.answers), networks.answers, division)
     return Frames(
         levels.assign(**place),
         *(pd.concat(rows) if rows else pd.DataFrame() for rows in (effects, certificates)),
