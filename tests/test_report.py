@@ -137,6 +137,20 @@ def test_harm_in_a_later_grouping_alone_is_harm():
     assert safe.verdict == "safe within the margin"
 
 
+def test_against_a_network_that_is_no_basis_nobody_is_called_safe():
+    calm = {8: WIDTHS[8], 4: WIDTHS[8]}
+    frames = audited(calm, ("equivalent", "better"))
+    assert decision.decisions(frames, STUDY)[1].verdict == "safe within the margin"
+    frames["certificates"]["bound"] = np.nan
+    row = decision.decisions(frames, STUDY)[1]
+    assert row.verdict == "cannot tell"
+    assert row.counts == [decision.NO_BASIS]
+    made = shipping()
+    made["deployed_groups"]["bound"] = np.nan
+    (*_, file) = decision.decisions(frames | {"frontier": placed()} | made, STUDY)
+    assert (file.verdict, file.counts) == ("cannot tell", [decision.NO_BASIS])
+
+
 def test_where_no_group_is_large_enough_the_verdict_is_open():
     frames = audited()
     frames["effects"]["counted"] = False

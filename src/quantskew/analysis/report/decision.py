@@ -21,6 +21,7 @@ from quantskew.schemas import POINT
 LONGEST = 30
 """Most words of the sentence above everything."""
 NOTHING = "nothing is needed"
+NO_BASIS = "fp32 does no better than always answering the most frequent class: it is no basis"
 Frames = Mapping[str, pd.DataFrame]
 Place = dict[str, Any]
 
@@ -77,8 +78,9 @@ def _of_point(
         share = own["bytes"].iloc[0] / network.loc[network["method"] == BASELINE, "bytes"]
         told = size(own["bytes"].iloc[0]) + "".join(f" ({100 * x:.0f} % of fp32)" for x in share)
     shipped_here = not files.empty and _same_network(files, place).any()
+    certified = at(frames.get("certificates", pd.DataFrame(columns=[*POINT, "bound"])), place)
     return {**place, "ships": False}, _decided(
-        place, groups, frames, study,
+        place, groups, frames, study, certified["bound"],
         note="simulated" if _simulated(place, study) else "",
         more=_by_seed(frames.get("certificates"), place, groups, study),
         accuracy=_accuracy(frames["levels"], place),
@@ -94,7 +96,7 @@ def _of_file(
     bound, counted = file["loss_bound"], groups["counted"].astype(bool)
     judged = _judged_file(groups[counted].reset_index(drop=True), study)
     return {**place, "ships": True}, _decided(
-        place, pd.concat([judged, groups[~counted]]), frames, study,
+        place, pd.concat([judged, groups[~counted]]), frames, study, groups["bound"],
         note="the file that ships",
         more="" if np.isnan(bound) else
         f"certificate: no group loses more than {100 * bound:.1f} points",
@@ -105,9 +107,17 @@ def _of_file(
 
 
 def _decided(
-    place: Place, groups: pd.DataFrame, frames: Frames, study: Study, **known: Any
+    place: Place,
+    groups: pd.DataFrame,
+    frames: Frames,
+    study: Study,
+    bounds: "pd.Series[float]",
+    **known: Any,
 ) -> Decision:
-    """Judge a network or a file by its groups; of a file, those of several seeds."""
+    """Judge a network or a file by its groups; of a file, those of several seeds.
+
+    Without a sound reference no group has one of the certified ``bounds``, however large it is.
+    """
     judged = groups[groups["counted"].astype(bool)]
     worst, counts = [], []
     for attribute in study.groups_of(place["dataset"]):
@@ -123,6 +133,8 @@ def _decided(
             change = interval(part["change"].min(), part["low"].min(), part["high_all"].min())
             worst.append(f"{who}: {change}")
     verdict = _verdict(judged["verdict"])
+    if len(judged) and len(bounds) and bounds.isna().all():
+        verdict, counts = CANNOT_TELL, [NO_BASIS]
     return Decision(
         dataset=place["dataset"], model=place["model"], method=place["method"],
         width=state_name(place["method"], place["bits"]), verdict=verdict, counts=counts,
