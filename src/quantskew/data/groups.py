@@ -12,9 +12,9 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import AfterValidator, Field, field_validator
 
 from quantskew.errors import UserError, close_names
-from quantskew.fairness.metrics import numbered
 from quantskew.names import WHOLE
 from quantskew.sections import Count, Section
+from quantskew.units import numbered
 
 UNKNOWN = "unknown"
 _MANY = 20

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
@@ -32,13 +31,6 @@ def ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
     whole = np.asarray(whole, float)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(whole == 0, np.nan, part / whole), float)
-
-
-def numbered(units: ArrayLike) -> Ints:
-    """Number the units that samples come from, (n,); a sample without one is a unit of its own."""
-    codes, names = pd.factorize(np.asarray(units))
-    alone = codes < 0
-    return np.where(alone, len(names) + np.cumsum(alone) - 1, codes)
 
 
 def distinct(columns: ArrayLike) -> tuple[Ints, Ints]:

@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import t
 
 from quantskew.fairness.limits import Limits, change_limits, changes, unit_totals
-from quantskew.fairness.metrics import Bools, Floats, Ints, numbered
+from quantskew.fairness.metrics import Bools, Floats, Ints
 from quantskew.fairness.paired import exchange_p_value
 from quantskew.fairness.score_catalogue import (
     SCORES,
@@ -49,6 +49,7 @@ from quantskew.fairness.verdicts import (
     verdicts,
 )
 from quantskew.names import WHOLE
+from quantskew.units import numbered
 
 _ADDED = 2.0  # samples that are added at each end of the range
 

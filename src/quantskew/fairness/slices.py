@@ -32,9 +32,10 @@ from scipy.stats import norm
 from quantskew.errors import UserError
 from quantskew.fairness.gaps import against_rest_limits, rest_rates
 from quantskew.fairness.limits import Changes, change_limits, unit_totals
-from quantskew.fairness.metrics import Bools, Floats, Ints, numbered
+from quantskew.fairness.metrics import Bools, Floats, Ints
 from quantskew.fairness.paired import exchange_p_value
 from quantskew.fairness.verdicts import false_discovery_rate, p_value_of_limits, verdicts
+from quantskew.units import numbered
 
 COLUMNS = (
     "slice", "n", "before", "after", "change", "low", "high", "rest", "p_value", "fdr", "verdict",
