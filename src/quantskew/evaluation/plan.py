@@ -58,7 +58,7 @@ def plan(study: "Params", variants: Mapping[Variant, Stored]) -> Plan:
 
     def cell(name: str, function: str, variant: Variant, **further: Any) -> Cell:
         subject = subject_of(study, variant, variants[variant].file)
-        return Cell(name, f"quantskew.evaluation.{function}", subject=subject, **further)
+        return Cell(name, function, subject=subject, **further)
 
     def groups(variant: Variant) -> dict[str, Any]:
         attribute = study.groups_of(variant.dataset)[0]
@@ -69,13 +69,14 @@ def plan(study: "Params", variants: Mapping[Variant, Stored]) -> Plan:
     return Plan(
         answers={
             variant: cell(
-                variant.stem, "run:evaluate", variant, base=variants[stored.base].file, folds=folds
+                variant.stem, "quantskew.evaluation.run:evaluate", variant,
+                base=variants[stored.base].file, folds=folds,
             )
             for variant, stored in variants.items()
         },
         surveys={
             variant: cell(
-                f"loss around {variant.stem}", "loss_surface:survey", variant,
+                f"loss around {variant.stem}", "quantskew.evaluation.loss_surface:survey", variant,
                 base=None if variant == base else variants[base].file,
                 probes=settings.probes, errors=settings.errors, **groups(variant),
             )
@@ -83,8 +84,8 @@ def plan(study: "Params", variants: Mapping[Variant, Stored]) -> Plan:
         },
         layers={
             variant: cell(
-                f"each layer of {variant.stem} alone", "layer_damage:survey", surveyed[variant],
-                bits=variant.bits, weights=methods[variant.method].weights, **groups(variant),
+                f"each layer of {variant.stem} alone", "quantskew.evaluation.layer_damage:survey",
+                surveyed[variant], bits=variant.bits, weights=methods[variant.method].weights, **groups(variant),
             )
             for variant in _narrowest(study, surveyed)
         },
