@@ -85,7 +85,8 @@ def plan(study: "Params", variants: Mapping[Variant, Stored]) -> Plan:
         layers={
             variant: cell(
                 f"each layer of {variant.stem} alone", "quantskew.evaluation.layer_damage:survey",
-                surveyed[variant], bits=variant.bits, weights=methods[variant.method].weights, **groups(variant),
+                surveyed[variant], bits=variant.bits, weights=methods[variant.method].weights,
+                **groups(variant),
             )
             for variant in _narrowest(study, surveyed)
         },
