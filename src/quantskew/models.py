@@ -465,7 +465,7 @@ def as_input(images: Tensor, where: torch.device) -> Tensor:
 
 @all_digits()
 @torch.inference_mode()
-def logits(network: nn.Module, images: Tensor, batch_size: int = 256) -> Tensor:
+def logits(network: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
     """Return the logits of uint8 images in evaluation mode: float32, (N, classes), on the CPU."""
     where = next(network.parameters()).device
     network.eval()
