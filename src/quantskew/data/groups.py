@@ -174,7 +174,7 @@ def divided(
     spec: str, codes: np.ndarray, names: list[str], groups: Groups, units: np.ndarray | None
 ) -> Grouping:
     """Say which groups of a division are ``counted``; others are shown, but in no maximum."""
-    if not names:
+    if len(codes) and not names:
         raise GroupError(f"no sample has a value of {spec!r}, and those without are left out")
     counted = codes
     if units is not None:
