@@ -19,12 +19,12 @@ TONES = {
 
 GLOSSARY = {
     "accuracy": "Share of the test samples that are answered rightly, in percent.",
-    "cannot tell": "The interval holds both zero or more and a loss that matters: too few images "
-    "or seeds.",
-    "certificate": "An upper bound of the accuracy that any group of a grouping lost, which holds "
+    "cannot tell": "The change is neither surely within the margin nor surely a loss or a gain: "
+    "too few images or seeds.",
+    "certificate": "The most accuracy that any group of a grouping can have lost, which holds "
     "for all of them at once (at 95 %, unless the study says otherwise).",
     "equivalent": "The whole interval of a change lies within the margin.",
-    "false discovery rate": "Share of the effects called found that is false on average; used for "
+    "false discovery rate": "The average share of reported effects that are false; used for "
     "everything that is explored beside the headline outcomes.",
     "fp32": "The network before quantization, in 32-bit floating point.",
     "FVO": "Fairness violation: accuracy of the best group less that of the worst, in points "
@@ -32,16 +32,17 @@ GLOSSARY = {
     "Holm": "An adjustment of p-values, so that of all headline outcomes none is called found by "
     "chance more often than stated.",
     "int8": "Weights stored as 8-bit integers; int4 and int2 likewise.",
-    "interval": "Range that other test samples would give in 95 of 100 repetitions, unless the "
-    "study says otherwise.",
+    "interval": "A range that is computed so that it holds the true value for 95 of 100 sets of "
+    "test samples, unless the study says otherwise.",
     "margin": "The largest change that does not matter, as the study states it "
     "(statistics.margin, 2 points by default).",
     "points": "Percentage points: from 97 % to 95 % is a loss of 2 points.",
     "PTQ": "Post-training quantization: weights are rounded once, without training.",
-    "QAT": "Quantization-aware training: the network is trained on with its rounding in place.",
+    "QAT": "Quantization-aware training: training goes on while the weights are rounded.",
     "seed": "Start of the random numbers of a training: initial weights and order of the images. "
     "Another seed gives another network.",
-    "simulated": "Computed in floating point with the rounded weights; no such file ships.",
+    "simulated": "Computed in floating point with the rounded weights; no file for a runtime is "
+    "made.",
     "simultaneous": "Holds for all groups at once, so also for whichever turns out worst.",
     "worst group": "The group with the lowest accuracy.",
 }
