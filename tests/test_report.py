@@ -123,7 +123,7 @@ def test_the_first_screen_says_for_each_width_who_is_harmed():
     ]  # fmt: skip
     assert int4.worst[0] == "race group a: −10.0 [−11.0, −8.5]"
     assert int8.worst[0] == "one of the race groups a and b: −0.5 [−1.5, +1.0]"
-    assert int4.more == "worst with seed 0: a; seed 1: b"
+    assert int4.more == "largest loss with seed 0: a; seed 1: b"
     assert int4.accuracy == "90.4 % (fp32 93.2 %)"
 
 
@@ -233,7 +233,7 @@ def test_counts_of_samples_bound_nothing_where_several_are_of_one_person():
         [rows, rows[rows["group"] == "a"].assign(group="tiny", lost=99)]
     )
     int4 = decision.decisions(frames, STUDY)[2]
-    assert int4.more == "worst with seed 0: a; seed 1: b"
+    assert int4.more == "largest loss with seed 0: a; seed 1: b"
 
 
 def test_few_images_leave_the_verdict_on_a_file_open():
@@ -273,7 +273,7 @@ def test_tables_of_answers_are_named_by_themselves_and_each_is_judged():
     ]  # fmt: skip
     page = report.render(frames, study)
     assert "int0" not in page
-    assert "what helps most" not in page
+    assert "what lifts the worst group" not in page
     alone = {key: one[key] for key in ("levels", "effects")}
     told = decision.sentence(decision.decisions(alone, study), alone, study)
     assert told == "Someone is harmed: phone, race group a: −10.0 [−11.0, −8.5] points."

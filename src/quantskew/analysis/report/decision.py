@@ -20,7 +20,7 @@ from quantskew.schemas import POINT
 
 LONGEST = 30
 """Most words of the sentence above everything."""
-NOTHING = "nothing is needed"
+NOTHING = "no group lost beyond the margin"
 NO_BASIS = "fp32 does no better than always answering the most frequent class: it is no basis"
 Frames = Mapping[str, pd.DataFrame]
 Place = dict[str, Any]
@@ -188,7 +188,7 @@ def _counted(attribute: str, verdicts: "pd.Series[str]", few: str) -> str:
     if verdicts.empty:
         return f"no {attribute} group could be judged{few}"
     found = verdicts.replace(BETTER, EQUIVALENT).value_counts()
-    words = {WORSE: "worse", EQUIVALENT: "safe", CANNOT_TELL: "open"}
+    words = {WORSE: "worse", EQUIVALENT: "safe", CANNOT_TELL: "undecided"}
     told = ", ".join(f"{found[name]} {word}" for name, word in words.items() if name in found)
     return f"{attribute}: {told} of {len(verdicts)}{few}"
 
@@ -267,9 +267,9 @@ def _by_seed(
     rows = rows.assign(change=(rows["gained"] - rows["lost"]) / rows["n"]).reset_index(drop=True)
     worst = rows.loc[rows.groupby("seed")["change"].idxmin()]
     if len(set(worst["group"])) == 1:
-        return f"worst with each of {len(worst)} seeds: {worst['group'].iloc[0]}"
+        return f"largest loss with each of {len(worst)} seeds: {worst['group'].iloc[0]}"
     seeds = "; ".join(f"seed {row.seed}: {row.group}" for row in worst.itertuples())
-    return f"worst with {seeds}"
+    return f"largest loss with {seeds}"
 
 
 def sentence(rows: Sequence[Decision], frames: Frames, study: Study) -> str:
