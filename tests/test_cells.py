@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -406,6 +407,20 @@ def test_a_cell_whose_worker_is_killed_is_tried_again_and_costs_no_other(store):
     assert len([*store.rglob("out.txt")]) == 8
     (begun,) = (path.stat().st_size for path in store.rglob("checkpoint.txt"))
     assert begun in (2, 3)  # the death of 1 may take 9 with it before it has begun
+
+
+def test_the_end_of_the_fork_server_while_it_starts_a_worker_costs_no_cell(store, monkeypatch):
+    submit, asked = ProcessPoolExecutor.submit, []
+
+    def ended_once(pool, *task):
+        asked.append(task)
+        if len(asked) == 2:
+            raise EOFError("unexpected EOF")
+        return submit(pool, *task)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", ended_once)
+    work = [Cell(str(n), f"{__name__}:fail_on_three", number=n) for n in (0, 1, 2, 4)]
+    assert len(cells.run(work, title="t", compute=TWO)) == 4
 
 
 def test_processes_share_out_the_cores(monkeypatch):

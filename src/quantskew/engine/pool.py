@@ -57,7 +57,10 @@ def _pool(
         while True:
             for name, task in islice(waiting, workers - len(running)):
                 running[name] = task
-                names[pool.submit(do, *task)] = name
+                try:
+                    names[pool.submit(do, *task)] = name
+                except (EOFError, ConnectionError):  # killed while it was asked for a process
+                    return running, "the fork server ended"
             if not running:
                 return {}, ""
             workers_alive = dict(pool._processes)
@@ -72,7 +75,7 @@ def _pool(
         holding.close()
         raise
     finally:
-        pool.shutdown()
+        pool.shutdown(cancel_futures=True)
         holding.close()
 
 
