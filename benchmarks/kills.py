@@ -191,7 +191,7 @@ def main() -> None:
     random.seed(options.seed + len(known))
     bar = tqdm(total=options.kills, initial=len(known), unit="kill")
     with (
-        tempfile.TemporaryDirectory() as scratch,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
         options.done.open("a") as log,
         bar,
         ray_cluster() if options.ray else nullcontext() as cluster,

@@ -8,16 +8,19 @@ import pytest
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
+from quantskew import tables
 from quantskew.analysis import answer, report
 from quantskew.analysis.effects import Networks, Predictions, analyze, compare
 from quantskew.analysis.frontier import frontier, recommendations
 from quantskew.analysis.remedies import remedies
+from quantskew.analysis.run import folders, with_baselines
 from quantskew.analysis.sampled import sample
 from quantskew.analysis.study import Statistics, Targets
 from quantskew.data.groups import Grouping
 from quantskew.fairness import catalogue, limits
 from quantskew.fairness.gaps import largest_loss_limits
 from quantskew.fairness.parity import Answers
+from quantskew.layout import NETWORKS, empty
 from quantskew.names import Point
 from quantskew.params import load
 from quantskew.schemas import POINT
@@ -291,3 +294,18 @@ def test_with_one_large_group_there_is_no_gap_to_speak_of(predictions):
     assert "ship ptq" in told
     assert "by what was observed" in told
     assert "nan" not in told
+
+
+def test_a_study_without_a_reference_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in folders(STUDY, *NETWORKS, "evaluate"):
+        tables.write("failures", empty("failures"), folder / "failures.parquet")
+        tables.write("variants", empty("variants"), folder / "variants.parquet")
+    why = {
+        "dataset": "faces", "model": "net", "seed": 0, "method": "fp32", "bits": 32,
+        "step": "train", "reason": "the weights are of another network\n  settings",
+    }  # fmt: skip
+    (trained,) = folders(STUDY, "train")
+    tables.write("failures", pd.DataFrame([why]), trained / "failures.parquet")
+    with pytest.raises(tables.TableError, match="could be trained.*: the weights are of another"):
+        with_baselines(STUDY)

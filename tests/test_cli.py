@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import PIL.Image
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -206,6 +207,25 @@ def test_names_of_files_are_in_utf8_in_every_locale(tmp_path, start, locale):
     )
     said = done.stdout.decode()
     assert (said == "60 −\n") if not given else ("[−" in said), (said, done.stderr.decode())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no other process becomes the parent")
+def test_a_stage_ends_with_the_dvc_that_started_it(tmp_path):
+    stage = tmp_path / "stage.py"
+    stage.write_text(
+        "import time\nfrom quantskew.engine.command import run\n"
+        "def main():\n    print('runs', flush=True)\n    time.sleep(100)\nrun(main)\n"
+    )
+    dvc = f"import subprocess, sys; subprocess.run([sys.executable, {str(stage)!r}])"
+    environment = {**os.environ, "DVC_STAGE": "stage"}
+    with subprocess.Popen(
+        [sys.executable, "-c", dvc],
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True,
+    ) as started:  # fmt: skip
+        assert started.stdout.readline() == "runs\n"
+        (child,) = psutil.Process(started.pid).children()
+        started.kill()
+        child.wait(20)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])

@@ -158,9 +158,11 @@ def with_baselines(study: Study) -> Study:
     models = tuple(model for model in study.models if seeds[model])
     shared = set(study.seeds).intersection(*(seeds[model] for model in models))
     if not models or not shared:
+        reasons = gathered(folders(study, *NETWORKS, "evaluate"), "failures")["reason"]
+        first = "".join(f"; the first reason: {reason.splitlines()[0]}" for reason in reasons[:1])
         raise tables.TableError(
-            "there is no seed of which the fp32 networks could be trained and evaluated; "
-            "data/*/*/*/failures.parquet says why"
+            "there is no seed of which the fp32 networks could be trained and evaluated"
+            f"{first}; data/*/*/*/failures.parquet has them all"
         )
     return study.model_copy(update={"models": models, "seeds": tuple(sorted(shared))})
 

@@ -2,7 +2,10 @@
 
 import argparse
 import inspect
+import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +24,12 @@ def run(main: Callable[..., None]) -> None:
     The user's own modules are imported from the folder in which the command runs. A
     :class:`UserError` ends the program with its message and status 1, without a traceback, and so
     do a full disk, too little memory and a folder that cannot be written. If the same command is
-    already running, for example after its ``dvc repro`` was killed, this one waits for it.
+    already running, this one waits for it. A stage ends with its ``dvc repro``, however that ended.
     :mod:`quantskew.engine.costs` records time and memory.
     """
     use_utf8()
+    if "DVC_STAGE" in os.environ:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     sys.path.insert(0, str(Path.cwd()))
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     for name in inspect.signature(main).parameters:
@@ -44,6 +49,13 @@ def run(main: Callable[..., None]) -> None:
         sys.exit(f"error: {said}; finished cells are kept, the next run goes on from them")
     except KeyboardInterrupt:
         sys.exit("interrupted: finished cells are kept, the next run goes on from them")
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has: the next ``dvc repro`` removes what it would write."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 @contextmanager
