@@ -307,5 +307,5 @@ def test_a_study_without_a_reference_says_why(tmp_path, monkeypatch):
     }  # fmt: skip
     (trained,) = folders(STUDY, "train")
     tables.write("failures", pd.DataFrame([why]), trained / "failures.parquet")
-    with pytest.raises(tables.TableError, match="could be trained.*: the weights are of another"):
+    with pytest.raises(tables.TableError, match=r"could be trained.*: the weights are of another"):
         with_baselines(STUDY)
