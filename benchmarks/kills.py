@@ -38,6 +38,7 @@ SURVIVED = ("worker", "fork server", "ray worker")
 """Processes whose end the stage survives, as long as no cell loses its process three times."""
 LIMIT = 1800  # seconds of one run
 ADDRESS = "127.0.0.1:6399"
+BROKEN_LOCK = "Unable to read RWLock-file"
 NOT_OURS = ("KeyboardInterrupt", "InterruptedError")
 """Ends of tracebacks that Python or DVC prints where a signal meets it before the program."""
 
@@ -162,6 +163,10 @@ def campaign(
                 break
             last, cells = enough, {}
             study.forget()
+        elif BROKEN_LOCK in study.output():
+            # dvc writes this file in place: killed meanwhile, it leaves it empty, and says so
+            print(f"rwlock of dvc removed after {len(known)} kills")
+            (study.folder / ".dvc/tmp/rwlock").unlink()
         elif all(what[0] in SURVIVED for what in here):
             return [*faults, f"failed, though only {here} were hit: {study.output()[-2000:]}"]
     *others, truth = whole
