@@ -48,6 +48,14 @@ def picture(value):
     return buffer.getvalue()
 
 
+def test_a_reader_that_has_enough_is_no_fault():
+    planned = [sys.executable, "-m", "quantskew", "plan", "--loss", "0.02", "--flips", "0.05"]
+    with subprocess.Popen(planned, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + 13  # as of a program that SIGPIPE ends
+
+
 @pytest.fixture
 def pair(tmp_path):
     """A pair of files, of which the second errs on dogs that are rather dark; and images."""

@@ -1,6 +1,8 @@
 """The command ``quantskew``: answers compared, gate, plans, latency, report, installation."""
 
 import argparse
+import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -31,11 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         try:
             status = options.run(options)
+            sys.stdout.flush()
         except ModuleNotFoundError as error:
             raise explained(error) from error
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = USAGE
+    except BrokenPipeError:  # whoever reads it, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
     except Exception as error:  # a status of its own, so that no fault is taken for a verdict
         with tempfile.NamedTemporaryFile(
             "w", prefix="quantskew-", suffix=".txt", delete=False, encoding="utf-8"
