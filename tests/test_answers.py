@@ -269,6 +269,7 @@ def test_the_result_is_looked_at_drawn_and_kept(harmed, tmp_path):
     assert list(found.predictions) == ["id", "label", "before", "after"]
     assert (found.predictions["after"].astype(str) == harmed["after"]).all()
     assert "worse" in found._repr_html_()
+    assert repr(found) == str(found)
     found.to_csv(tmp_path / "effects.csv", "effects")
     assert set(pd.read_csv(tmp_path / "effects.csv")["reference"]) == {"fp32"}
     assert found.plot().axes

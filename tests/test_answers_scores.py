@@ -13,6 +13,7 @@ from test_answers import CLASSES, QUICK, ROOT, run
 from quantskew import tables
 from quantskew.answers.judging import compare_answers
 from quantskew.answers.reading import AnswersError
+from quantskew.errors import UserError
 
 COLUMNS = [f"p_{name}" for name in CLASSES]
 
@@ -302,10 +303,12 @@ def test_numbers_are_judged_by_their_absolute_error(tmp_path):
     assert found.margin == pytest.approx(2)
     assert "race c: +" in found.sentences()[0]
     assert "in absolute error" in found.sentences()[0]
-    tables.write("scores", found.to_frame("scores"), tmp_path / "scores.parquet")
+    tables.write("scores", found.to_frame(), tmp_path / "scores.parquet")
     frame = found.metric_frame("race", answers=str(found.predictions.columns[-1]))
     assert frame.by_group["c"] == pytest.approx(groups.loc["c", "after"])
     assert "worse" in found._repr_html_()
+    with pytest.raises(UserError, match="there are none of these tables"):
+        found.plot()
     with pytest.raises(AnswersError, match="the report is about classes"):
         found.report(tmp_path / "report.html")
 
@@ -331,7 +334,7 @@ def test_the_command_judges_numbers_and_its_evidence_is_verified(tmp_path, capsy
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({}, {"margin": None}, "margin: got None; of a numeric target"),
+        ({}, {"margin": None}, "margin: got nothing; of a numeric target"),
         ({}, {"margin": 116}, "margin: got 116"),
         ({}, {"numeric": (116, 0)}, "give the lowest number, then the highest"),
         ({}, {"numeric": (0, 50)}, "the label of id '?[0-9]+'? is [0-9]+, outside of 0 to 50"),

@@ -90,7 +90,7 @@ class Options(TypedDict, total=False):
     unit: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result(result.Result):
     """What quantization does to every group.
 

@@ -167,7 +167,7 @@ def compute_fairness_metrics(
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QuantizationComparison(api.Result):
     """A result with the methods that Beyond-Naive-Quantization describes."""
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SHOWN = ["method", "bits", "attribute", "group", "change", "low", "high", "verdict"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What was found about every group.
 
@@ -48,8 +48,9 @@ class Result:
     predictions: pd.DataFrame
     attributes: pd.DataFrame
 
-    def to_frame(self, table: str = "levels") -> pd.DataFrame:
-        """Return one of the tables."""
+    def to_frame(self, table: str | None = None) -> pd.DataFrame:
+        """Return one of the tables, the first unless a name is given."""
+        table = table or next(iter(self.frames))
         if table not in self.frames:
             raise UserError(
                 f"no table {table!r}; there are {', '.join(self.frames)}"
@@ -57,8 +58,8 @@ class Result:
             )
         return self.frames[table].copy()
 
-    def to_csv(self, path: str | Path, table: str = "levels") -> None:
-        """Write one of the tables as CSV."""
+    def to_csv(self, path: str | Path, table: str | None = None) -> None:
+        """Write one of the tables as CSV, the first unless a name is given."""
         self.to_frame(table).to_csv(path, index=False)
 
     def plot(self, view: str | None = None) -> "Figure":
@@ -79,7 +80,8 @@ class Result:
         view = view or usual
         if view not in known:
             raise UserError(
-                f"no view {view!r}; there are {', '.join(known)}{close_names(view, known)}"
+                f"no view {view!r}; there are {', '.join(known) or 'none of these tables'}"
+                f"{close_names(view, known)}"
             )
         figure = FIGURES[view]
         return figure.drawing.canvas(figure.rows(self.frames, self.study))
@@ -154,7 +156,7 @@ class Result:
             return [f"quantskew result: {', '.join(self.study.methods)}; see to_frame()"]
         return answer.sentences(head, self.study)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join(self.sentences())
 
     def _repr_html_(self) -> str:

@@ -63,7 +63,7 @@ class Decision(NamedTuple):
     numeric: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compared(result.Result):
     """Answers of several tables against those of the first.
 
@@ -296,8 +296,9 @@ def _span(
     low, high = map(float, numeric)
     if margin is None or not 0 <= margin < high - low:
         raise AnswersError(
-            f"margin: got {margin}; of a numeric target, state the largest change of the absolute "
-            f"error that does not matter, in its unit, below {high - low:g}"
+            f"margin: got {'nothing' if margin is None else margin}; of a numeric target, state "
+            "the largest change of the absolute error that does not matter, in its unit, below "
+            f"{high - low:g}"
         )
     if policy is not None or more:
         raise AnswersError(
