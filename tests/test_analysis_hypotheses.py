@@ -274,6 +274,18 @@ def test_a_description_or_a_choice_of_widths_does_not_part_two_methods():
     assert pooled(assessed(sampled, study)).loc["H3", "compared"] == "qat − mpqat"
 
 
+def test_a_control_with_shuffled_channels_is_no_mixed_precision():
+    ptq = STUDY.methods["ptq"]
+    mixed, control = (
+        ptq | {"policy": {"kind": "importance", "unit": {"kind": "channel", "shuffle": shuffle}}}
+        for shuffle in (False, True)
+    )
+    methods = {"ptq": ptq, "qat": control, "mpqat": mixed}
+    sampled = sample(outcomes(np.random.default_rng(5)), DIVISION, TRAIN, STUDY.statistics)
+    study = STUDY.model_copy(update={"methods": methods, "mitigations": {}})
+    assert pooled(assessed(sampled, study)).loc["H4", "compared"] == "mpqat − fp32"
+
+
 def test_an_adjustment_is_compared_with_the_same_one_in_fp32():
     free = STUDY.mitigations["logit_adjusted"]
     weaker = free | {"post": [{"kind": "logit_adjustment", "tau": 0.5}]}

@@ -85,13 +85,14 @@ def _is_mixed(method: Mapping[str, Any]) -> bool:
 
 
 def _without_recipe(evidence: Evidence, *, mixed: bool, training: str | None = None) -> str:
-    """Name of the first such method; it has no recipe, as the reference never has one."""
+    """Name of the first such method; it has no recipe, as the reference, and is no control."""
     plain = evidence.study.methods[evidence.reference]["recipe"]
     trained = f" with training: {training}" if training else ""
     return evidence.first(
         lambda m: (
             _is_mixed(m) == mixed
             and not m.get("post")
+            and not part(m, "policy", "unit", "shuffle")
             and m["recipe"] == plain
             and training in (None, kind(m, "training"))
         ),
