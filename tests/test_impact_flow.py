@@ -309,6 +309,23 @@ def test_a_survey_fills_its_table(surfaces):
     assert (bounded(after, before)["bound"] >= after["second_order"] - 1e-6).all()
 
 
+def test_a_network_in_half_precision_is_surveyed_in_float32(surfaces, tmp_path):
+    data, base, *_ = surfaces
+    half, full = models.build_for(data, MODEL, None, base).eval(), tmp_path / "full"
+    example = data.test.images[:2] / 255
+    made = quantize_network(half, example, bits=16, weights=Float16())
+    packing.save(tmp_path / "half", made)
+    models.save_weights(half.half().float(), full)
+    tables = []
+    for one in (subject(base).at(tmp_path / "half", 16), subject(base).at(full)):
+        survey(
+            tmp_path, subject=one, base=base, attribute="slant", groups=Groups(), size=8,
+            probes=0, errors=False,
+        )  # fmt: skip
+        tables.append(pd.read_parquet(tmp_path / "curvature.parquet"))
+    pd.testing.assert_frame_equal(*tables)
+
+
 def test_groups_that_are_too_small_are_not_surveyed_and_the_price_is_told(surfaces, tmp_path):
     data, base, *_ = surfaces
     sizes = data.test.attributes["slant"].value_counts()

@@ -1,8 +1,9 @@
 """The cell that measures the loss surface around a variant: gradient and curvature of each group.
 
 Batch norms are folded into the convolutions first, in every variant: the length of a gradient
-depends on how a network is written down, and one that was folded before it was quantized could
-else not be compared with the network that it came from.
+depends on how a network is written down, and one that was folded before it was quantized could else
+not be compared with the network that it came from. A network in half precision computes in float32
+here, with its rounded weights: derivatives in half precision put eigenvalues off by up to 2 %.
 """
 
 import math
@@ -58,8 +59,9 @@ def survey(
     images, labels = models.as_input(test.images, where), test.labels.to(where)
 
     def folded(subject: Subject) -> nn.Module:
+        network = open_variant(subject).float().to(where)
         # the biases that folding makes are parameters like all others
-        return fold_batch_norm(open_variant(subject).to(where), images[:1])[0].requires_grad_()
+        return fold_batch_norm(network, images[:1])[0].requires_grad_()
 
     network = folded(subject)
     rows = measure(network, images, labels, members, size=size, probes=probes, errors=errors)
@@ -69,23 +71,15 @@ def survey(
     if base is not None:
         original = folded(subject.at(base))
         change = weight_change(original, network)
+
+        def damage(some: Tensor, group: str) -> dict[str, float]:
+            # a call of its own, so that no graph outlives it
+            before = GroupLoss(original, images[some], labels[some], group=group)
+            with torch.no_grad():
+                after = float(nn.functional.cross_entropy(network(images[some]), labels[some]))
+            return predict(before, change) | {"excess_loss": after - before.loss}
+
         for row, (group, every) in enumerate(members.items()):
-            some = torch.as_tensor(subsample(every, size), device=where)
-            damage = _damage(original, network, change, images[some], labels[some], group)
-            rows.loc[row, [*damage]] = [*damage.values()]
+            told = damage(torch.as_tensor(subsample(every, size), device=where), group)
+            rows.loc[row, [*told]] = [*told.values()]
     rows.assign(attribute=attribute).to_parquet(folder / "curvature.parquet", index=False)
-
-
-def _damage(
-    original: nn.Module,
-    network: nn.Module,
-    change: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    group: str,
-) -> dict[str, float]:
-    """Return the excess loss of a group and its prediction; no graph of it outlives the call."""
-    before = GroupLoss(original, images, labels, group=group)
-    with torch.no_grad():
-        after = float(nn.functional.cross_entropy(network(images), labels))
-    return predict(before, change) | {"excess_loss": after - before.loss}

@@ -23,7 +23,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,10 +61,10 @@ class Quantized(NamedTuple):
     ``notes`` holds plain JSON values and travels in the file: ``format``; ``folded``, the pairs of
     convolution and batch norm; ``left_out``, the reason for each part that stays in floating point;
     ``share``, how much has codes (:class:`Share`); ``baked``, the tensors that were computed at
-    each run before; ``code``, the digest of an own network's code; after post-training
-    quantization also ``equalized``, ``calibration`` and ``activations``; ``post``, what was
-    corrected afterwards.
-    ``vectors`` are quantized biases and affine maps of norms, by the names of the parameters.
+    each run before; ``code``, the digest of an own network's code; after post-training quantization
+    also ``equalized``, ``calibration`` and ``activations``; ``post``, what was corrected
+    afterwards. ``vectors`` are quantized biases and affine maps of norms, by the names of the
+    parameters.
     """
 
     network: nn.Module
@@ -115,10 +114,7 @@ def quantized_share(network: nn.Module, codes: Mapping[str, QuantizedWeight]) ->
 def checked(quantized: Quantized, example: Tensor) -> Quantized:
     """Run a quantized network once, see that its codes hold, and complete its notes.
 
-    Raises
-    ------
-    PackingError
-        When a run changes a parameter that has codes.
+    A :class:`PackingError` names a parameter with codes that a run changes.
     """
     with torch.no_grad():
         quantized.network(example)
@@ -207,12 +203,8 @@ def read(path: str | Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor
     """Read a file without its network.
 
     Returns the weights by the name of their layer, all other tensors of the network by their names,
-    dequantized where they have codes, and the notes as they were saved.
-
-    Raises
-    ------
-    PackingError
-        When there is no such file, or it is truncated, altered or of another kind.
+    dequantized where they have codes, and the notes as they were saved. A :class:`PackingError`
+    says that there is no such file, or that it is truncated, altered or of another kind.
     """
     content, tensors = _verified(path)
     weights = {}
@@ -230,14 +222,9 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
     """Turn a network with any weights into the one that :func:`save` stored, in place.
 
     The network is of the same architecture, in float32, with batch norms not folded. It is returned
-    in evaluation mode, with logits that are bit by bit those of the network saved.
-
-    Raises
-    ------
-    PackingError
-        When the file is not whole or does not fit the network.
-    ModelError
-        When the code of the network has changed since.
+    in evaluation mode, with logits that are bit by bit those of the network saved. A
+    :class:`PackingError` is raised when the file is not whole or does not fit the network, a
+    ``ModelError`` when the code of the network has changed since.
     """
     weights, tensors, notes = read(path)
     models.expect_code(network, notes.get("code"), path)
@@ -261,10 +248,7 @@ def load(path: str | Path, network: nn.Module) -> nn.Module:
 
 
 def open_variant(subject: Subject) -> nn.Module:
-    """Build the network of a subject on the CPU and load its weights, of any width.
-
-    It is in evaluation mode.
-    """
+    """Build the network of a subject on the CPU, in evaluation mode, with weights of any width."""
     network = subject.blank()
     if subject.bits != FLOAT or _is_packed(subject.file()):
         return load(subject.file(), network)
@@ -285,14 +269,14 @@ def _is_packed(path: Path) -> bool:
 def in_half(network: nn.Module, precision: str) -> nn.Module:
     """Make a network compute in ``float16`` or ``bfloat16``, in place; logits stay float32."""
     network.to(_HALVES[precision])
-    network.register_forward_pre_hook(partial(_cast, dtype=_HALVES[precision]))
+    network.register_forward_pre_hook(_cast)
     network.register_forward_hook(_logits_in_float32)
     return network
 
 
-def _cast(
-    _module: nn.Module, given: tuple[Tensor, ...], *, dtype: torch.dtype
-) -> tuple[Tensor, ...]:
+def _cast(network: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # whatever the network computes in by now: .float() makes it float32 throughout
+    dtype = next(network.parameters()).dtype
     return tuple(tensor.to(dtype) for tensor in given)
 
 
