@@ -323,6 +323,11 @@ def test_every_model_runs_on_small_images(name):
     assert models.logits(network, images).shape == (2, 3)
 
 
+def test_a_transformer_refuses_images_too_small_to_be_cut_into_patches():
+    with pytest.raises(models.ModelError, match="of 7 pixels a side are too small"):
+        models.build("vit_small", classes=3, channels=1, size=7)
+
+
 def test_the_normalization_is_part_of_the_network():
     own = Architecture(factory=f"{__name__}:flat", mean=(0.25,), std=(0.5,))
     network = models.build("own", classes=2, channels=1, size=4, architecture=own)

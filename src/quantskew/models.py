@@ -98,7 +98,9 @@ def _vgg(classes: int, channels: int, size: int) -> Any:
 
 
 def _vit(classes: int, channels: int, size: int) -> Any:
-    # the smallest patch that tiles the image with at most 8 a side
+    if size < 8:
+        raise ModelError(f"vit_small: images of {size} pixels a side are too small; give 8 or more")
+    # the smallest patch that tiles the image with about 8 a side
     patch = 16 if size > SMALL else next(p for p in range(size // 8, size + 1) if size % p == 0)
     return timm.create_model(
         "vit_small_patch16_224", num_classes=classes, in_chans=channels, img_size=size,
@@ -139,8 +141,8 @@ def build(
     Raises
     ------
     ModelError
-        When the name is unknown, the factory cannot be found or fails, or its network does not
-        give one logit for each class.
+        When the name is unknown, the factory cannot be found or fails, the images are too small,
+        or the network does not give one logit for each class.
     """
     if architecture is None:
         if name not in MODELS:
@@ -207,10 +209,8 @@ def clone(network: nn.Module) -> nn.Module:
 def check(network: nn.Module) -> None:
     """Refuse a network that cannot be quantized or run, before any work.
 
-    Raises
-    ------
-    ModelError
-        When it is TorchScript, has a lazy layer that was never run, or is not in float32.
+    A :class:`ModelError` names the layer that is TorchScript, lazy and never run, or not in
+    float32.
     """
     for name, module in network.named_modules():
         layer = f"layer {name!r}" if name else "the network"
@@ -269,12 +269,7 @@ def logits_of(answer: Any, network: nn.Module) -> Tensor:
     """Return the logits in what a network answers.
 
     An answer is a tensor, a mapping with ``logits``, an object with ``.logits``, or a mapping or
-    sequence that holds a single tensor.
-
-    Raises
-    ------
-    ModelError
-        When it is not plain which tensor holds the logits.
+    sequence that holds a single tensor. A :class:`ModelError` says that it is none of these.
     """
     if isinstance(answer, Tensor):
         return answer
@@ -365,21 +360,16 @@ def _own(name: str, architecture: Architecture, *, classes: int, channels: int, 
 def load_checkpoint(network: nn.Module, path: str | Path) -> None:
     """Load weights from a safetensors file, all of them or none.
 
-    Raises
-    ------
-    ModelError
-        When the file cannot be read, its names or shapes are not those of the network, or it was
-        written for a network of other code (:func:`save_weights`).
+    A :class:`ModelError` is raised when the file cannot be read, its names or shapes are not those
+    of the network, or it was written for a network of other code (:func:`save_weights`).
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
             code = (file.metadata() or {}).get("code")
-        state = safetensors.torch.load_file(path)
-    except Exception as error:
-        raise ModelError(f"{path} does not hold the weights of this network: {error}") from error
-    expect_code(network, code, path)
-    try:
-        load_state(network, state)
+        expect_code(network, code, path)
+        load_state(network, safetensors.torch.load_file(path))
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(f"{path} does not hold the weights of this network: {error}") from error
 
@@ -433,11 +423,8 @@ def load_state(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
 def expect_accuracy(network: nn.Module, test: Samples, expected: float) -> None:
     """Refuse a network that is less accurate than its user knows it to be, from 0 to 1.
 
-    Raises
-    ------
-    ModelError
-        When a network of that accuracy would answer as few samples correctly with a probability
-        below 0.001 (one-sided binomial test).
+    That is one that would answer as few samples correctly with a probability below 0.001 (one-sided
+    binomial test), if its accuracy were the expected one.
     """
     from scipy.stats import binomtest  # a second and 40 MB, which only this needs
 
