@@ -87,10 +87,7 @@ class Given(Section):
 def write_given(study: "Params") -> None:
     """Write the answers of every entry of ``answers:``, and ``warnings.json`` of what is missing.
 
-    Raises
-    ------
-    UserError
-        When a table cannot be read or does not fit the test samples, with the rows.
+    A ``UserError`` names the rows of a table that cannot be read or does not fit the test samples.
     """
     shutil.rmtree("data/given", ignore_errors=True)
     warnings = {}

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from quantskew import models
-from quantskew.impact.weights import WHOLE, compare, histogram
+from quantskew.impact.weights import compare, histogram
+from quantskew.names import WHOLE
 from quantskew.quantization import packing
 from quantskew.quantization.codes import FLOAT, QuantizedWeight
 from quantskew.quantization.layers import fold, fold_batch_norm, quantizable
@@ -27,12 +28,8 @@ def evaluate(folder: Path, *, subject: Subject, base: Path, folds: bool) -> None
 
     These are ``layers.parquet``, against the fp32 network ``base``, and
     ``weight_histograms.parquet``. With ``folds`` batch norms are folded before the histogram of a
-    variant in floating point, as they were in those beside which it is drawn.
-
-    Raises
-    ------
-    ModelError
-        When a logit is NaN or infinite.
+    variant in floating point, as they were in those beside which it is drawn. A ``ModelError``
+    counts the test samples with a logit that is NaN or infinite.
     """
     data, bits = subject.data(), subject.bits
     network, file = packing.open_variant(subject), subject.file()

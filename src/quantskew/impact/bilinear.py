@@ -91,7 +91,11 @@ class Layer:
 
 @dataclass
 class Call:
-    """One call of a layer: its input and output in the graph, and the names of its parameters."""
+    """One call of a layer: its input and output in the graph, and the names of its parameters.
+
+    After the backward pass, ``by_x`` is the gradient of the loss by ``x`` through this layer alone,
+    and ``by_y`` that by ``y``.
+    """
 
     layer: Layer
     weight: str
@@ -99,9 +103,7 @@ class Call:
     x: Tensor
     y: Tensor
     by_x: Tensor | None = field(init=False)
-    """Gradient of the loss by ``x`` through this layer alone; set after the backward pass."""
     by_y: Tensor = field(init=False)
-    """Gradient of the loss by ``y``; set after the backward pass."""
 
 
 class Factors:

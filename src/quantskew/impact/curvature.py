@@ -7,6 +7,7 @@ of Liu et al.: a group's gradient norm and its Hessian trace.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,39 +43,25 @@ def measure(
     probes: int = 0,
     errors: bool = True,
 ) -> pd.DataFrame:
-    """Measure the gradient and the curvature of each group's mean cross-entropy.
+    """Measure the gradient and the curvature of each group's mean cross-entropy: one row a group.
 
-    Parameters
-    ----------
-    network, images, labels
-        In evaluation mode, with the (dequantized) weights at which to measure; and all samples,
-        (n, …) and (n,), on its device.
-    groups
-        Indices of the samples of each group, by its name; groups may overlap.
-    size
-        Number of samples that are drawn from each group for per-sample gradients and Hessians; the
-        mean gradient is taken over all samples.
-    probes
-        Number of random vectors per trace; 0 leaves the trace out.
-    errors
-        Whether to compute the standard error of λmax, which costs two or three products.
+    ================================== ======================================================
+    ``group``, ``n``, ``sampled``      name, number of samples, number of samples drawn
+    ``gradient_plain``                 norm of the mean gradient over all samples
+    ``gradient_equal_n``               expected norm at the size of the smallest group
+    ``gradient_unbiased_square``       squared norm without the bias that depends on n, and its
+    and ``…_error``                    standard error; :func:`quantskew.impact.gradients.norms`
+    ``largest_eigenvalue``             λmax of the Hessian, and its standard error over the
+    and ``…_error``                    draw of samples (NaN without ``errors``)
+    ``residual``, ``products``         relative residual of the solver, and products it took
+    ``trace`` and ``…_error``          estimated trace of the Hessian; NaN without ``probes``
+    ================================== ======================================================
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a group:
-
-        ================================== ======================================================
-        ``group``, ``n``, ``sampled``      name, number of samples, number of samples drawn
-        ``gradient_plain``                 norm of the mean gradient over all samples
-        ``gradient_equal_n``               expected norm at the size of the smallest group
-        ``gradient_unbiased_square``       squared norm without the bias that depends on n, and its
-        and ``…_error``                    standard error; :func:`quantskew.impact.gradients.norms`
-        ``largest_eigenvalue``             λmax of the Hessian, and its standard error over the
-        and ``…_error``                    draw of samples (NaN without ``errors``)
-        ``residual``, ``products``         relative residual of the solver, and products it took
-        ``trace`` and ``…_error``          estimated trace of the Hessian; NaN without ``probes``
-        ================================== ======================================================
+    The network is in evaluation mode, with the (dequantized) weights at which to measure, and all
+    samples, (n, …) and (n,), are on its device. ``groups`` are indices of samples by the name of
+    the group; they may overlap. Of each group ``size`` samples are drawn for per-sample gradients
+    and Hessians; the mean gradient is taken over all of them. ``probes`` counts the random vectors
+    behind a trace, 0 for no trace, and ``errors`` costs two or three products a group.
 
     Raises
     ------
@@ -90,53 +77,39 @@ def measure(
     if empty:
         raise ValueError(f"group {empty[0]!r} has no sample; leave it out")
     equal_n = min(map(len, members.values()))
-    rows = [
-        {"group": group}
-        | _measure_group(network, images, labels, indices, equal_n, size, probes, errors, group)
-        for group, indices in members.items()
-    ]
-    return pd.DataFrame(rows)
 
+    def row(group: str, indices: NDArray[np.int64]) -> dict[str, Any]:
+        # a call of its own, so that all graphs and bases are freed when it returns
+        every = torch.as_tensor(indices, device=images.device)
+        some = torch.as_tensor(subsample(indices, size), device=images.device)
+        drawn = images[some], labels[some]
+        # what does not need the graph of the Hessian comes before it, to take its memory in turn
+        if len(some) < len(every):
+            gradient = gradients.mean_gradient(network, images[every], labels[every], group=group)
+        else:
+            gradient = GroupLoss(network, *drawn, group=group).gradient
+        squares, along = gradients.per_sample(network, *drawn, gradient)
+        loss = GroupLoss(network, *drawn, group=group)
+        norms = gradients.norms(gradient, squares, along, len(indices), equal_n=equal_n)
+        top = spectrum.largest_eigenvalue(loss.curve, loss.factors, image=loss.image)
+        error = trace = trace_error = math.nan
+        if errors:
+            error = spectrum.eigenvalue_error(loss.curvatures_along(loss.vector(top.vector)))
+        if probes:
+            trace, trace_error = spectrum.trace(
+                loss.curve, top, image_of=loss.image_of, size=len(gradient), probes=probes
+            )
+        return {
+            "group": group,
+            "n": len(indices),
+            "sampled": len(some),
+            **{f"gradient_{name}": value for name, value in asdict(norms).items()},
+            "largest_eigenvalue": top.value,
+            "largest_eigenvalue_error": error,
+            "residual": top.residual,
+            "products": top.products,
+            "trace": trace,
+            "trace_error": trace_error,
+        }
 
-def _measure_group(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    members: NDArray[np.int64],
-    equal_n: int,
-    size: int,
-    probes: int,
-    errors: bool,
-    group: str,
-) -> dict[str, float]:
-    """Measure one group; all graphs and bases are freed when it returns."""
-    every = torch.as_tensor(members, device=images.device)
-    some = torch.as_tensor(subsample(members, size), device=images.device)
-    drawn = images[some], labels[some]
-    # whatever does not need the graph of the Hessian comes before it, to take its memory in turn
-    if len(some) < len(every):
-        gradient = gradients.mean_gradient(network, images[every], labels[every], group=group)
-    else:
-        gradient = GroupLoss(network, *drawn, group=group).gradient
-    squares, along = gradients.per_sample(network, *drawn, gradient)
-    loss = GroupLoss(network, *drawn, group=group)
-    norms = gradients.norms(gradient, squares, along, len(members), equal_n=equal_n)
-    top = spectrum.largest_eigenvalue(loss.curve, loss.factors, image=loss.image)
-    error = trace = trace_error = math.nan
-    if errors:
-        error = spectrum.eigenvalue_error(loss.curvatures_along(loss.vector(top.vector)))
-    if probes:
-        trace, trace_error = spectrum.trace(
-            loss.curve, top, image_of=loss.image_of, size=len(gradient), probes=probes
-        )
-    return {
-        "n": len(members),
-        "sampled": len(some),
-        **{f"gradient_{name}": value for name, value in asdict(norms).items()},
-        "largest_eigenvalue": top.value,
-        "largest_eigenvalue_error": error,
-        "residual": top.residual,
-        "products": top.products,
-        "trace": trace,
-        "trace_error": trace_error,
-    }
+    return pd.DataFrame([row(group, indices) for group, indices in members.items()])

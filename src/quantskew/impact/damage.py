@@ -17,12 +17,7 @@ def weight_change(original: nn.Module, quantized: nn.Module) -> Tensor:
     """Difference Δθ = θ̃ − θ of two networks of one architecture, shape (P,).
 
     If batch normalization was folded before quantization, ``original`` must be folded as well, so
-    that both have the same parameters.
-
-    Raises
-    ------
-    ValueError
-        When their parameters differ in name or shape.
+    that both have the same parameters: a ``ValueError`` names one that differs in name or shape.
     """
     before, after = trainable(original), trainable(quantized)
     shapes = [{name: tuple(p.shape) for name, p in each.items()} for each in (before, after)]

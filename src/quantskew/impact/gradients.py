@@ -66,10 +66,7 @@ class Norms:
 def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters to differentiate by: all that require a gradient, by name.
 
-    Raises
-    ------
-    ValueError
-        When the network is in training mode, or no parameter requires a gradient.
+    A ``ValueError`` is raised for a network in training mode, or without such a parameter.
     """
     if network.training:
         raise ValueError(
@@ -106,10 +103,8 @@ def mean_gradient(
 ) -> Tensor:
     """Gradient of the mean cross-entropy of a group's samples, (n, …) and (n,); shape (P,).
 
-    Raises
-    ------
-    NotFiniteError
-        When the loss or its gradient is NaN or infinite; it names the ``group``.
+    Where the loss or its gradient is NaN or infinite, a :class:`NotFiniteError` names the
+    ``group``.
     """
     weights = trainable(network)
     total: list[Tensor] = []
@@ -185,17 +180,10 @@ def norms(gradient: Tensor, squares: Tensor, along: Tensor, n: int, *, equal_n: 
     ``unbiased_square_error`` standard error of U to first order, 2·sd(g_i · ḡ)/√n
     ======================== =====================================================================
 
-    Parameters
-    ----------
-    gradient
-        Shape (P,): ḡ over all n samples of the group.
-    squares, along
-        From :func:`per_sample` along ``gradient``, for all samples of the group (U is then exact)
-        or a random part of them (U is then still unbiased).
-    n
-        Size of the group; U of a single sample is NaN.
-    equal_n
-        Size at which groups are compared, at least 1.
+    ``gradient`` is ḡ over all ``n`` samples of the group, shape (P,); U of a single sample is NaN.
+    ``squares`` and ``along`` are from :func:`per_sample` along it, for all samples of the group (U
+    is then exact) or a random part of them (U is then still unbiased). ``equal_n``, at least 1, is
+    the size at which groups are compared.
     """
     plain = math.sqrt(inner(gradient, gradient))
     mean_square = float(squares.mean())

@@ -1,8 +1,8 @@
 """How quantization changes the logits of a network, for each sample and each group.
 
-The second step of the impact flow of Bellam & Kim: logits, softmax and loss (§4.2, §4.3, equations
-7–9 and 11, Figures 5–7). All of it is computed from stored logits, without the network:
-:func:`per_sample` once per variant, :func:`by_group` once per grouping of the samples.
+The second step of the impact flow of Bellam & Kim (§4.2, §4.3, equations 7–9 and 11, Figures 5–7).
+All of it is computed from stored logits, without the network: :func:`per_sample` once per variant,
+:func:`by_group` once per grouping of the samples.
 """
 
 import numpy as np

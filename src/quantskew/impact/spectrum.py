@@ -146,15 +146,13 @@ def trace(
     probes: int = 8,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Trace of the Hessian: exact within the Lanczos basis, Hutchinson's estimate outside it.
+    """Trace of the Hessian and its standard error: exact in the Lanczos basis, estimated outside.
 
-    A few eigenvalues make up most of such a trace and nearly all of the variance of the plain
-    estimate; the basis of :func:`largest_eigenvalue`, which returned the ``spectrum`` and takes the
-    same ``product``, contains them.
-
+    A few eigenvalues make up most of such a trace and nearly all of the variance of Hutchinson's
+    plain estimate; the basis of the ``spectrum``, of the same ``product``, contains them.
     ``image_of`` maps a vector to its image, and ``size`` is P, the length of a vector, if it
     differs from that of a row of the basis. Each of the ``probes``, random sign vectors, costs one
-    product. Returns the trace and its standard error, which is NaN of a single probe.
+    product; of a single one the error is NaN.
     """
     basis, images = spectrum.basis, spectrum.images
     generator = _generator(basis, seed + 1)  # independent of the noise in the start of the basis

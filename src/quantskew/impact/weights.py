@@ -11,8 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-WHOLE = "all"
-"""Name of the row that covers all layers."""
+from quantskew.names import WHOLE
 
 Network = Mapping[str, torch.Tensor]
 
@@ -20,7 +19,7 @@ Network = Mapping[str, torch.Tensor]
 def compare(original: Network, dequantized: Network) -> pd.DataFrame:
     """Measure how much the weights of each layer change, and how many become zero.
 
-    One row per layer and one named :data:`WHOLE`:
+    One row per layer and one of all layers together, named :data:`~quantskew.names.WHOLE`:
 
     ===================== ========================================================
     ``layer``             name of the layer
@@ -31,11 +30,8 @@ def compare(original: Network, dequantized: Network) -> pd.DataFrame:
     ``sparsity``          share of the θ̃ that are exactly zero (equation 6)
     ===================== ========================================================
 
-    Raises
-    ------
-    ValueError
-        When the layers or their shapes differ, a weight is NaN or infinite, or a layer is named
-        :data:`WHOLE`.
+    A ``ValueError`` is raised when the layers or their shapes differ, a weight is NaN or infinite,
+    or a layer bears the name of all layers.
 
     Examples
     --------

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    Given = Tensor | None  # calibration images, or the group of each as a code from 0 on, (N,)
+    Notes = dict[str, Any]
+    Grids = Mapping[str, list[float] | None]
+
 BINS = 2048
 _COUNTED = 2**24  # values that torch counts exactly, for it counts in float32
 
@@ -49,8 +53,8 @@ class Activations(Choice):
 
     @abstractmethod
     def quantize(
-        self, network: nn.Module, images: Tensor | None = None, groups: Tensor | None = None
-    ) -> dict[str, Any] | None:
+        self, network: nn.Module, images: Given = None, groups: Given = None
+    ) -> Notes | None:
         """Quantize the inputs of all quantizable layers of a network in evaluation mode, in place.
 
         A kind with ``needs_images`` takes calibration images and the group of each as a code from
@@ -63,7 +67,7 @@ class Activations(Choice):
         """Raise ``ValueError`` where QAT cannot learn these activations."""
         raise ValueError(f"QAT learns static, asymmetric activations, not those of {self.kind}")
 
-    def learn(self, network: nn.Module, images: Tensor | None, groups: Tensor | None) -> None:
+    def learn(self, network: nn.Module, images: Given, groups: Given) -> None:
         """Give the layers of a network input grids that QAT trains, in place."""
         self.check_learnable()
 
@@ -72,9 +76,7 @@ class FloatActivations(Activations, kind="none"):
     """Activations stay in floating point."""
 
     @override
-    def quantize(
-        self, network: nn.Module, images: Tensor | None = None, groups: Tensor | None = None
-    ) -> None:
+    def quantize(self, network: nn.Module, images: Given = None, groups: Given = None) -> None:
         return None
 
     @override
@@ -89,15 +91,11 @@ class _Quantized(Activations):
     scheme: Scheme = "asymmetric"
 
     @abstractmethod
-    def grids(
-        self, network: nn.Module, images: Tensor | None, groups: Tensor | None
-    ) -> Mapping[str, list[float] | None]:
+    def grids(self, network: nn.Module, images: Given, groups: Given) -> Grids:
         """Return scale and zero point a layer, or ``None`` for those of each image."""
 
     @override
-    def quantize(
-        self, network: nn.Module, images: Tensor | None = None, groups: Tensor | None = None
-    ) -> dict[str, Any]:
+    def quantize(self, network: nn.Module, images: Given = None, groups: Given = None) -> Notes:
         from quantskew.quantization.input_quantizers import restore
 
         layers = self.grids(network, images, groups)
@@ -114,9 +112,7 @@ class StaticActivations(_Quantized, kind="static"):
     range: ActivationRange = InputMinMax()
 
     @override
-    def grids(
-        self, network: nn.Module, images: Tensor | None, groups: Tensor | None
-    ) -> Mapping[str, list[float] | None]:
+    def grids(self, network: nn.Module, images: Given, groups: Given) -> Grids:
         grids = {}
         for name, ends in self._ends(network, images, groups).items():
             scale, zero_point = scale_and_zero_point(*ends, self.bits, self.scheme)
@@ -129,7 +125,7 @@ class StaticActivations(_Quantized, kind="static"):
             raise ValueError(f"QAT learns asymmetric activations, not scheme: {self.scheme}")
 
     @override
-    def learn(self, network: nn.Module, images: Tensor | None, groups: Tensor | None) -> None:
+    def learn(self, network: nn.Module, images: Given, groups: Given) -> None:
         from quantskew.quantization.learned_activations import learn_grid
 
         self.check_learnable()
@@ -137,7 +133,7 @@ class StaticActivations(_Quantized, kind="static"):
             learn_grid(network.get_submodule(name), *ends, self.bits)
 
     def _ends(
-        self, network: nn.Module, images: Tensor | None, groups: Tensor | None
+        self, network: nn.Module, images: Given, groups: Given
     ) -> dict[str, tuple[Tensor, Tensor]]:
         if images is None:
             raise ValueError("static activations need calibration images")
@@ -151,9 +147,7 @@ class DynamicActivations(_Quantized, kind="dynamic"):
     """The range of each input is that of the image itself: min–max."""
 
     @override
-    def grids(
-        self, network: nn.Module, images: Tensor | None, groups: Tensor | None
-    ) -> Mapping[str, list[float] | None]:
+    def grids(self, network: nn.Module, images: Given, groups: Given) -> Grids:
         from quantskew.quantization.layers import quantizable
 
         return dict.fromkeys(quantizable(network))

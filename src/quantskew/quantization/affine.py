@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Scheme = Literal["asymmetric", "symmetric", "symmetric_narrow"]
 
-_SMALLEST = 2.0**-126  # the least normal float32
+SMALLEST = 2.0**-126  # the least normal float32
 _RESOLUTION = 2.0**-20
 
 
@@ -57,8 +57,9 @@ def code_range(bits: int, scheme: Scheme) -> tuple[int, int]:
 def scale_and_zero_point(
     minimum: Tensor, maximum: Tensor, bits: int, scheme: Scheme
 ) -> tuple[Tensor, Tensor]:
-    """Return the grid that spans a clipping range.
+    """Return the grid that spans a clipping range: scale, float32 above 0, and zero point, int32.
 
+    The ends, finite and of one shape, which is that of the results, are ``minimum <= maximum``.
     Asymmetric, as Banner et al. (2019) do it: ``scale = (maximum − minimum) / (2^b − 1)`` and
     ``zero_point = round(−minimum / scale)``. The range need not hold zero, so the zero point may
     lie outside the codes. Symmetric: the smallest scale with which both ends have a code.
@@ -66,17 +67,14 @@ def scale_and_zero_point(
     A scale is never below 2⁻²⁰ of the larger end, which keeps every code exact in float32. So a
     degenerate asymmetric range (``maximum == minimum``) needs no special case: its one value is an
     exact multiple of the scale, all codes are 0, and the tensor comes back unchanged.
-
-    The ends are of equal shape and finite, ``minimum <= maximum``. The scale is float32 and above
-    zero, the zero point int32, both of that shape.
     """
     low, high = code_range(bits, scheme)
     minimum, maximum = minimum.float(), maximum.float()
     floor = minimum.abs().maximum(maximum.abs()) * _RESOLUTION
     if scheme == "asymmetric":
-        scale = ((maximum - minimum) / high).maximum(floor).clamp_min(_SMALLEST)
+        scale = ((maximum - minimum) / high).maximum(floor).clamp_min(SMALLEST)
         return scale, (-minimum / scale).round().int()
-    scale = (minimum / low).maximum(maximum / high).clamp_min(_SMALLEST)
+    scale = (minimum / low).maximum(maximum / high).clamp_min(SMALLEST)
     return scale, scale.new_zeros(scale.shape).int()
 
 

@@ -22,10 +22,9 @@ def equalize(network: nn.Module, example: Tensor) -> list[list[str]]:
 
     A pair is two convolutions or two linear layers with at most ReLU and max-pooling between them,
     where nothing else reads the tensors on the way. ReLU6, SiLU and GELU do not commute: networks
-    built on them (MobileNetV2, EfficientNet, ViT) have few pairs or none.
-
-    The network is in evaluation mode with its batch norms folded. Returns the names of the pairs
-    that were equalized; one after which the network would give other logits is left as it is.
+    built on them (MobileNetV2, EfficientNet, ViT) have few pairs or none. The network is in
+    evaluation mode with its batch norms folded. Returns the names of the pairs that were equalized;
+    one after which the network would give other logits is left as it is.
     """
     scaled, pairs = rewrite(network, _pairs(network, example), _equalize_all, example)
     network.load_state_dict(scaled.state_dict())

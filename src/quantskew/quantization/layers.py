@@ -38,14 +38,9 @@ def plain(network: nn.Module, example: Tensor) -> nn.Module:
 
     Parametrizations, the older hooks ``weight_norm`` and ``spectral_norm``, pruning masks, and what
     a layer of one's own does to its weight (as weight standardization) are baked into the weights
-    of the copy (:func:`bake`). It is compared with the network on ``example``, an input batch.
-
-    Raises
-    ------
-    LayerError
-        When the weight of a layer is still no parameter.
-    SelfCheckError
-        When the copy answers otherwise.
+    of the copy (:func:`bake`). It is compared with the network on ``example``, an input batch: one
+    that answers otherwise is a ``SelfCheckError``, a weight that is still no parameter a
+    :class:`LayerError`.
     """
     made = models.clone(network).eval()
     if baked := bake(made):
@@ -191,14 +186,10 @@ def _trial_input(layer: Layer, seed: int) -> Tensor:
 def quantizable(network: nn.Module) -> dict[str, Layer]:
     """Return the convolutions and linear layers of a network by name, in order of definition.
 
-    A layer that shares the weight of an earlier one is quantized with it and not listed again. A
-    layer that does not compute with its weight as it is (:func:`computes_with_weight`) is not
-    listed.
-
-    Raises
-    ------
-    LayerError
-        When the weight of a layer is computed at each run, so that codes for it would be lost.
+    A layer that shares the weight of an earlier one is quantized with it and not listed again, nor
+    is one that does not compute with its weight as it is (:func:`computes_with_weight`). A
+    :class:`LayerError` names a layer whose weight is computed at each run, so that codes for it
+    would be lost.
     """
     layers: dict[str, Layer] = {}
     weights: list[Tensor] = []
@@ -287,10 +278,7 @@ def left_out(network: nn.Module, quantized: Container[str]) -> dict[str, str]:
 def ends(network: nn.Module, example: Tensor) -> tuple[str, str]:
     """Return the names of the quantizable layers that run first and last on an input.
 
-    Raises
-    ------
-    LayerError
-        When none runs, with the reasons.
+    Where none runs, a :class:`LayerError` gives the reasons.
     """
     ran: list[str] = []
 

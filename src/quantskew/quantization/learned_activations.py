@@ -5,11 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantskew.quantization.affine import code_range, fake_quantize, scale_and_zero_point
+from quantskew.quantization.affine import (
+    SMALLEST,
+    code_range,
+    fake_quantize,
+    scale_and_zero_point,
+)
 from quantskew.quantization.layers import Layer, quantizable
 
 _NAME = "input_quantizer"
-_SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class LearnedGrid(nn.Module):
@@ -37,7 +41,7 @@ class LearnedGrid(nn.Module):
     @torch.no_grad()
     def grid(self) -> tuple[Tensor, Tensor]:
         """Return scale and zero point in use."""
-        scale = self.scale.clamp_min(_SMALLEST)
+        scale = self.scale.clamp_min(SMALLEST)
         return scale, torch.round(-self.offset / scale).int()
 
 

@@ -76,8 +76,9 @@ def correct(
     where = BEHIND
     if weight is not None and bias is not None:
         network._buffers[BUFFERS[1]] = correction(bias)
-        if correction.weight is not None:
-            network._buffers[BUFFERS[0]] = _product(correction.weight, weight)
+        if (after := correction.weight) is not None:
+            square = after.ndim == weight.ndim == 2
+            network._buffers[BUFFERS[0]] = after @ weight if square else after * weight
     elif correction.weight is not None or last is None:
         weight = torch.ones(1) if correction.weight is None else correction.weight
         attach(network, weight, correction.bias)
@@ -104,10 +105,3 @@ def _last(network: nn.Module, example: Tensor, coded: Container[str]) -> str | N
     weight = network.get_submodule(name).weight
     free = weight.dtype == torch.float32 and f"{name}.bias" not in coded
     return name if once and free else None
-
-
-def _product(after: Tensor, before: Tensor) -> Tensor:
-    """Return the weight of two maps in one."""
-    if after.ndim == before.ndim == 2:
-        return after @ before
-    return after * before

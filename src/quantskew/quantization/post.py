@@ -3,12 +3,11 @@
 Corrections of the logits go into the bias of the last layer, or into one small layer behind it
 (:mod:`quantskew.quantization.logit_maps`), and the files carry them.
 
-What they cannot do: they see the logits of a sample and not its group, so two samples of the same
-logits get the same answer whatever their groups are. Where the groups are the classes, a bias
-raises the group that is answered too seldom. Where groups and classes are unrelated, all that a
-correction can do is trade classes: a group gains as far as it has more samples of the classes that
-are raised, or is unsure about them more often, and no group is moved against another within a
-class and its logits.
+They see the logits of a sample and not its group, so two samples of the same logits get the same
+answer whatever their groups are. Where the groups are the classes, a bias raises the group that is
+answered too seldom. Where groups and classes are unrelated, all that a correction can do is trade
+classes: a group gains as far as it has more samples of the classes that are raised, or is unsure
+about them more often, and no group is moved against another within a class and its logits.
 """
 
 from __future__ import annotations

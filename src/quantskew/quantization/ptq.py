@@ -57,16 +57,14 @@ def quantize_network(
     ----------
     network, example
         Trained, in float32; and an input batch, for the order in which the layers run.
-    bits
-        Width of the codes, 2 to 8; the float formats do not use it.
+    bits, widths
+        Width of the codes, 2 to 8, which the float formats do not use; or, without the exemptions
+        of ``weights``, the width of each layer, or of each of its output channels, by name.
     weights, activations
         How they are quantized; activations stay in floating point by default.
     calibration, groups
         Input images (N, …), for the parts that look at what layers compute, and the group of each
         as a code from 0 on, (N,), for the parts that distinguish groups.
-    widths
-        Width of each layer, or of each of its output channels, by name, instead of ``bits`` with
-        the exemptions of ``weights``.
     seed
         Of what is drawn at random, such as the batches of AdaRound.
 
@@ -109,45 +107,25 @@ def quantize_integers(
     equalized = equalize(network, example) if weights.equalize else []
     widths = widths or uniform(network, example, bits=bits, weights=weights)
     original = copy.deepcopy(network)
-    vectors = _quantize_norms(network, bits, weights) if weights.quantize_norms else {}
+    vectors: dict[str, QuantizedWeight] = {}
+    if weights.quantize_norms:
+        for name, norm in norms(network).items():
+            for own, parameter in norm.named_parameters(recurse=False):
+                vectors[f"{name}.{own}"] = _quantize_vector(parameter, bits, weights)
     codes = _quantize_layers(network, original, widths, weights, images, groups, seed)
     if weights.quantize_biases:
-        vectors |= _quantize_biases(network, codes, bits, weights)
+        for name, layer in quantizable(network).items():
+            if name in codes and layer.bias is not None:
+                own_bits = codes[name].bits
+                width = own_bits if isinstance(own_bits, int) else bits
+                vectors[f"{name}.bias"] = _quantize_vector(layer.bias, width, weights)
     left = left_out(network, {*codes, *(name.rpartition(".")[0] for name in vectors)})
-    left |= _channels_left_out(codes)
+    for name, weight in codes.items():
+        if weight.kept is not None:
+            kept, channels = len(weight.kept), len(weight.codes)
+            left[name] = f"{kept} of {channels} channels, which the policy keeps"
     notes = {"format": weights.kind, "folded": folded, "equalized": equalized, "left_out": left}
     return Quantized(network, codes, notes, vectors)
-
-
-def _channels_left_out(codes: Mapping[str, QuantizedWeight]) -> dict[str, str]:
-    return {
-        name: f"{len(weight.kept)} of {len(weight.codes)} channels, which the policy keeps"
-        for name, weight in codes.items()
-        if weight.kept is not None
-    }
-
-
-def _quantize_norms(
-    network: nn.Module, bits: int, weights: IntegerWeights
-) -> dict[str, QuantizedWeight]:
-    return {
-        f"{name}.{own}": _quantize_vector(parameter, bits, weights)
-        for name, norm in norms(network).items()
-        for own, parameter in norm.named_parameters(recurse=False)
-    }
-
-
-def _quantize_biases(
-    network: nn.Module, codes: Mapping[str, QuantizedWeight], bits: int, weights: IntegerWeights
-) -> dict[str, QuantizedWeight]:
-    """Quantize the biases of quantized layers, each at the width of its weight if it has one."""
-    layers = {name: layer for name, layer in quantizable(network).items() if name in codes}
-    widths = {name: w.bits if isinstance(w.bits, int) else bits for name, w in codes.items()}
-    return {
-        f"{name}.bias": _quantize_vector(layer.bias, widths[name], weights)
-        for name, layer in layers.items()
-        if layer.bias is not None
-    }
 
 
 def _quantize_vector(parameter: Tensor, bits: int, weights: IntegerWeights) -> QuantizedWeight:

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
 
 from quantskew.quantization.activations import Activations, FloatActivations
-from quantskew.quantization.affine import code_range, quantize
+from quantskew.quantization.affine import SMALLEST, code_range, quantize
 from quantskew.quantization.codes import FLOAT, QuantizedWeight, Widths
 from quantskew.quantization.input_quantizers import restore
 from quantskew.quantization.layers import left_out, quantizable
@@ -28,8 +28,6 @@ from quantskew.quantization.packing import Quantized
 from quantskew.quantization.starts import LeastError, LsqStart, ScaleStart
 from quantskew.quantization.weights import IntegerWeights
 from quantskew.quantization.widths import uniform
-
-_SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class LearnedScale(nn.Module):
@@ -51,7 +49,7 @@ class LearnedScale(nn.Module):
         self.bits = bits
         self.low, self.high = code_range(bits, "symmetric")
         scale = start(weight, bits, per_channel=per_channel)
-        self.scale = nn.Parameter(scale.clamp_min(_SMALLEST))
+        self.scale = nn.Parameter(scale.clamp_min(SMALLEST))
         self.gradient_scale = (self.high * weight.numel() / scale.numel()) ** -0.5
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -80,7 +78,7 @@ class LearnedScale(nn.Module):
 
     def grid(self) -> Tensor:
         """Return the scale in use: that learned, kept above zero."""
-        return self.scale.detach().clamp_min(_SMALLEST)
+        return self.scale.detach().clamp_min(SMALLEST)
 
 
 class Prepared(nn.Module):
@@ -167,21 +165,14 @@ def prepare(
 ) -> Prepared:
     """Return a copy of a network, trained in float32, whose layers train with quantized weights.
 
-    Parameters
-    ----------
-    example
-        An input batch, for the order in which the layers run.
-    weights
-        Its ``granularity``, ``first_last`` and ``rgb_first`` are used. The grid is symmetric and
-        learned, and batch norms are not folded: the rest does not apply.
-    widths
-        Width of each layer by name, instead of ``bits``, 2 to 8, with the exemptions of
-        ``weights``.
-    activations, calibration, groups
-        With static ones the input of each layer gets a learned scale and offset (LSQ+), which start
-        at the range that the images (N, …), of groups from 0 on, (N,), give; they are asymmetric.
-    start
-        Where the scales of weights start.
+    Of ``weights`` its ``granularity``, ``first_last`` and ``rgb_first`` are used: the grid is
+    symmetric and learned, and batch norms are not folded. ``widths`` names the width of each layer,
+    2 to 8, instead of ``bits`` with these exemptions, and ``start`` where the scales of weights
+    start. ``example`` is an input batch, for the order in which the layers run.
+
+    With static ``activations`` the input of each layer gets a learned scale and offset (LSQ+),
+    which start at the range that the ``calibration`` images (N, …) give, of ``groups`` from 0 on,
+    (N,); they are asymmetric.
     """
     network = copy.deepcopy(network)
     widths = widths or uniform(network, example, bits=bits, weights=weights)

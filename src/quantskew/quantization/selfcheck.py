@@ -45,11 +45,8 @@ def difference(before: nn.Module, after: nn.Module, example: Tensor) -> float:
 def same_logits(before: nn.Module, after: nn.Module, example: Tensor, *, step: str) -> None:
     """Refuse a step after which a network gives other logits than before; see :func:`difference`.
 
-    Raises
-    ------
-    SelfCheckError
-        When the logits differ by more than :data:`TOLERANCE`, or are not finite. It names the
-        ``step``.
+    A :class:`SelfCheckError` names the ``step`` where the logits differ by more than
+    :data:`TOLERANCE`, or are not finite.
     """
     change = difference(before, after, example)
     if not change <= TOLERANCE:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 _BATCH = 32
 
 
-def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy, 0 of no image at all."""
+def _mean_loss(problem: "Allocation", some: Tensor) -> Tensor:
+    """Return the mean cross-entropy of some images, 0 of none at all."""
+    logits, labels = problem.network(problem.images[some]), problem.labels[some]
     return cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))
 
 
@@ -137,7 +138,7 @@ def hessian_traces(problem: "Allocation", *, probes: int) -> Tensor:
         members = _members(problem.groups)
         traces = torch.zeros(len(parameters), len(members))
         for group, some in enumerate(members):
-            loss = _mean_loss(problem.network(problem.images[some]), problem.labels[some])
+            loss = _mean_loss(problem, some)
             gradients = torch.autograd.grad(loss, parameters, create_graph=True)
             for _ in range(probes):
                 signs = [
@@ -158,7 +159,7 @@ def importance(problem: "Allocation", *, kind: "Importance", unit: "Unit") -> Te
     with _gradients(problem.layers) as parameters:
         columns = []
         for some in _members(problem.groups):
-            loss = _mean_loss(problem.network(problem.images[some]), problem.labels[some])
+            loss = _mean_loss(problem, some)
             gradients = torch.autograd.grad(loss, parameters)
             by_channel = [
                 kind(gradient, parameter.detach()).flatten(1).mean(1)

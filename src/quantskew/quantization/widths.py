@@ -19,10 +19,10 @@ def exempt(network: nn.Module, example: Tensor, weights: IntegerWeights) -> dict
     """Return the layers that are exempt from the uniform width, and the least width of each.
 
     ``weights.first_last`` is the width of the layers that run first and last, ``classifier`` that
-    of the last alone (32: floating point).
-    ``weights.rgb_first`` is the width of a first convolution of exactly three input channels, as
-    in Banner et al.'s implementation. Their test is on the channels, so the first layer of a
-    network for grey images is *not* exempt there, nor here: use ``first_last`` for both kinds.
+    of the last alone (32: floating point), and ``rgb_first`` that of a first convolution of exactly
+    three input channels, as in Banner et al.'s implementation. Their test is on the channels, so
+    the first layer of a network for grey images is *not* exempt there, nor here: use ``first_last``
+    for both kinds.
     """
     from quantskew.quantization.layers import ends, quantizable
 
@@ -56,12 +56,8 @@ def allocate(
 
     ``costs`` is (layers, choices, groups), ``sizes`` the number of weights of each layer, and
     ``capacity`` the most bits that all may take; what is minimised is the ``objective`` of the
-    groups' costs, each the sum over layers.
-
-    Raises
-    ------
-    ValueError
-        When not even the smallest widths fit, or a cost is NaN or infinite.
+    groups' costs, each the sum over layers. A ``ValueError`` is raised when not even the smallest
+    widths fit, or a cost is NaN or infinite.
     """
     if not costs.isfinite().all():
         raise ValueError("the loss of a group is NaN or infinite with a layer at one of the widths")
