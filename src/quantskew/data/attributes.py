@@ -1,10 +1,9 @@
 """Attributes of handwriting measured on the pixels: how it leans, how thick its strokes are.
 
-The lines between the groups are fixed numbers, not quantiles of the data at hand: an image is in
-the same group whichever other images are beside it, so the balanced and the imbalanced variant of
-a data set, or two seeds, compare the same people. The numbers were chosen once, on the 5,000
-digits that ship with the default, as round values near its terciles (slant 0.6° and 14.6°, stroke
-0.076 and 0.093 of the side), so that no group is small.
+The lines between the groups are fixed numbers, not quantiles of the data at hand, so an image is in
+the same group whichever other images are beside it. They are round values near the terciles of the
+5,000 digits that ship with the default (slant 0.6° and 14.6°, stroke 0.076 and 0.093 of the side),
+so that no group is small.
 """
 
 from collections.abc import Mapping
@@ -18,21 +17,12 @@ STROKES = ("thin", "medium", "bold")
 
 
 def slant_degrees(images: np.ndarray) -> np.ndarray:
-    r"""Angle by which the ink leans to the right of the vertical.
+    r"""Angle by which the ink leans to the right of the vertical: (N,) degrees, −90 to 90.
 
-    The shear that makes the central moment μ₁₁ vanish is μ₁₁/μ₀₂, the slope of the regression of
-    x on y weighted by ink; its arctangent is the slant. Rows are counted downwards, so a stroke
-    leaning right has μ₁₁ < 0.
-
-    Parameters
-    ----------
-    images
-        N×C×H×W, of which the mean is taken, or N×H×W; bright ink on dark ground.
-
-    Returns
-    -------
-    numpy.ndarray
-        N angles in degrees, −90 to 90; 0 for ink in one row.
+    Images are (N, C, H, W), of which the mean over C is taken, or (N, H, W), with bright ink on
+    dark ground; ink in one row leans by 0. The shear that makes the central moment μ₁₁ vanish is
+    μ₁₁/μ₀₂, the slope of the regression of x on y weighted by ink, and its arctangent is the slant.
+    Rows are counted downwards, so a stroke leaning right has μ₁₁ < 0.
     """
     ink = _ink(images)
     mass = np.maximum(ink.sum(axis=(1, 2)), 1e-9)
@@ -45,21 +35,12 @@ def slant_degrees(images: np.ndarray) -> np.ndarray:
 
 
 def stroke_width(images: np.ndarray) -> np.ndarray:
-    """Mean width of the strokes as a fraction of the side of the image.
+    """Mean width of the strokes as a fraction of the side of the image, (N,); 0 without ink.
 
     A stroke of width w and length L holds wL of ink and has an outline of about 2L, so twice the
-    ink over the outline is w, whatever is written: unlike the amount of ink it does not tell a
-    1 from an 8. The outline is measured without a threshold, as the total variation of the pixels.
-
-    Parameters
-    ----------
-    images
-        N×C×H×W, of which the mean is taken, or N×H×W; bright ink on dark ground.
-
-    Returns
-    -------
-    numpy.ndarray
-        N widths, 0 for an image without ink.
+    ink over the outline is w, whatever is written: unlike the amount of ink it does not tell a 1
+    from an 8. The outline is measured without a threshold, as the total variation of the pixels.
+    Images are as in :func:`slant_degrees`.
     """
     ink = _ink(images)
     padded = np.pad(ink, ((0, 0), (1, 1), (1, 1)))
@@ -77,14 +58,8 @@ def digit_attributes(
 ) -> Mapping[str, Any]:
     """Group handwriting: ``slant`` (left, upright, right), ``stroke`` (thin, medium, bold).
 
-    Parameters
-    ----------
-    images
-        N×C×H×W, uint8.
-    slant
-        Degrees at which upright and right begin.
-    stroke
-        Widths, as fractions of the side, at which medium and bold begin.
+    Images are uint8, (N, C, H, W). ``slant`` says at how many degrees upright and right begin, and
+    ``stroke`` at which widths, as fractions of the side, medium and bold begin.
     """
     return {
         "slant": _named(slant_degrees(images), slant, SLANTS),

@@ -37,24 +37,9 @@ def decode(
 ) -> np.ndarray:
     """Decode one image, cut out its middle and resize that, with antialiasing.
 
-    Parameters
-    ----------
-    image
-        A file, the bytes of one, or pixels.
-    size
-        Side of the result in pixels, or its height and width: the largest middle part of the image
-        that has this form is kept.
-    channels
-        1 for grey, 3 for RGB.
-    native
-        Height and width the image must have.
-    fit
-        Brings a picture to ``size`` in another way.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8, channels × height × width.
+    The result is uint8, (channels, height, width), with 1 channel for grey or 3 for RGB. Of the
+    image the largest middle part that has the form of ``size`` is kept, unless ``fit`` brings it to
+    that size in another way. ``native`` is the height and width that the image must have.
 
     Raises
     ------
@@ -85,7 +70,7 @@ def decode(
 
 
 def height_and_width(size: Size) -> tuple[int, int]:
-    """Return both sides of a size."""
+    """Both sides of a size."""
     return size if isinstance(size, tuple) else (size, size)
 
 
@@ -149,19 +134,11 @@ def decode_all(
     folder: str | Path | None = None,
     title: str = "",
 ) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Decode all images of a data set, in threads.
+    """Decode all images of a data set, ``total`` in number, in threads; see :func:`decode`.
 
-    The pixels lie in a nameless file that is mapped into memory, so a data set larger than the
-    memory is written out by the system instead of ending the process.
-
-    Parameters
-    ----------
-    images
-        As many as ``total``; read ahead by a few chunks only.
-    folder
-        Where the nameless file is made.
-    title
-        What the progress bar says.
+    The pixels lie in a nameless file in ``folder`` that is mapped into memory, so a data set larger
+    than the memory is written out by the system instead of ending the process. Images are read
+    ahead by a few chunks only, and the ``title`` names the progress bar.
 
     Returns
     -------

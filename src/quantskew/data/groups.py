@@ -78,7 +78,7 @@ class ByGroup(Section):
     by: str = "label"
 
     def codes(self, attributes: pd.DataFrame) -> np.ndarray:
-        """Return the group of each row of a table of attributes; see :func:`group_codes`."""
+        """Group of each row of a table of attributes, (n,); see :func:`group_codes`."""
         return group_codes(attributes, self.by)[0]
 
 
@@ -92,7 +92,7 @@ def group_codes(
     table
         One row a sample, one column an attribute; ``label`` is the class.
     spec
-        An attribute (``"race"``), or attributes joined by ``*`` for their intersection
+        An attribute (``"race"``), or several joined by ``*``, which are intersected
         (``"race*gender"``).
     groups
         ``bins`` gives the lower edges of the groups of a numeric attribute, whose values may be
@@ -151,21 +151,12 @@ class Grouping(NamedTuple):
 
 
 def groupings(
-    attributes: pd.DataFrame,
-    specs: Iterable[str],
-    groups: Groups,
-    units: np.ndarray | None = None,
+    attributes: pd.DataFrame, specs: Iterable[str], groups: Groups, units: np.ndarray | None = None
 ) -> list[Grouping]:
-    """Divide samples in every way asked for.
+    """Divide samples, one row of ``attributes`` each, in every way asked for (``specs``).
 
-    Parameters
-    ----------
-    attributes
-        One row a sample.
-    specs
-        Groupings, such as ``race`` or ``race*gender``.
-    units
-        (n,) codes of :func:`unit_codes`. A group then needs ``groups.minimum`` units, not samples.
+    With ``units``, (n,) codes of :func:`unit_codes`, a group needs ``groups.minimum`` units and not
+    samples to be counted.
     """
     return [divided(spec, *group_codes(attributes, spec, groups), groups, units) for spec in specs]
 
@@ -185,18 +176,9 @@ def divided(
 
 
 def unit_codes(attributes: pd.DataFrame, column: str | None) -> np.ndarray | None:
-    """Number the units (persons, videos) that samples come from, such as several of one person.
+    """Number the units (persons, videos) that samples come from, as ``column`` names them, (n,).
 
-    Parameters
-    ----------
-    attributes
-        One row a sample.
-    column
-        Names the unit of each; None where each sample is its own.
-
-    Returns
-    -------
-    (n,) codes; a sample without a unit is one of its own. None where ``column`` is.
+    A sample without a unit is one of its own. The result is ``None`` where ``column`` is.
 
     Raises
     ------

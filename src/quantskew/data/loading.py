@@ -35,15 +35,10 @@ class Samples(People[torch.Tensor]):
 
 
 def load(path: str | Path) -> Samples:
-    """Read a table of samples.
+    """Read a table of samples that :meth:`quantskew.data.storing.Prepared.write` wrote.
 
     The pixels are decompressed a row group at a time into one tensor, so the peak is the tensor and
     little more. The table read last is kept, for the next cell of the same process.
-
-    Parameters
-    ----------
-    path
-        A Parquet file that :meth:`quantskew.data.storing.Prepared.write` wrote.
 
     Raises
     ------

@@ -19,22 +19,12 @@ Labels = TypeVar("Labels")
 
 @dataclass(frozen=True, kw_only=True)
 class People(Generic[Labels]):
-    """N samples without their images.
+    """N samples without their images; those of test come first.
 
-    Attributes
-    ----------
-    labels
-        int64, N indices of ``classes``.
-    ids
-        N names.
-    split
-        N times ``"train"`` or ``"test"``; those of test come first.
-    attributes
-        One column an attribute, and ``label`` with the names of the classes.
-    classes
-        Names of the classes.
-    metadata
-        What :func:`quantskew.data.prepare.prepare` noted: licence, counts, duplicates, ….
+    ``labels`` are the indices, int64 (N,), of ``classes``; ``ids`` are N names, and ``split`` is N
+    times ``"train"`` or ``"test"``. ``attributes`` has one column an attribute, and ``label`` with
+    the names of the classes. ``metadata`` is what :func:`quantskew.data.prepare.prepare` noted:
+    licence, counts, duplicates, ….
     """
 
     labels: Labels
@@ -50,12 +40,12 @@ class People(Generic[Labels]):
 
     @property
     def train(self) -> Self:
-        """The training part, sharing memory with the whole."""
+        """Training part, sharing memory with the whole."""
         return self._part("train")
 
     @property
     def test(self) -> Self:
-        """The test part, sharing memory with the whole."""
+        """Test part, sharing memory with the whole."""
         return self._part("test")
 
     def _part(self, split: str) -> Self:
@@ -68,13 +58,7 @@ class People(Generic[Labels]):
 
 
 def read_people(path: str | Path) -> People[np.ndarray]:
-    """Read all of a table of samples but its images.
-
-    Raises
-    ------
-    TableError
-        When there is no such table.
-    """
+    """Read all of a table of samples but its images; ``TableError`` tells what is no such table."""
     tables.read("samples", path, columns=["id"])  # refuses what is not this table
     schema = pq.read_schema(path)
     columns = [name for name in schema.names if name != "image"]

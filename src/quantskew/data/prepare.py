@@ -25,7 +25,7 @@ _AT = "\0at"  # place of the pixels, while rows are moved about: no name a table
 
 
 def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -> Prepared:
-    """Read a data set and make its table of samples.
+    """Read a data set, the entry ``name`` of ``sources:``, and make its table of samples.
 
     Every image is decoded once to ``source.size``. What cannot be a sample is listed in the rejects
     with its reason. Without a published split, a stratified one is drawn by ``source.split_seed``.
@@ -41,17 +41,9 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
     keep         nothing
     ============ ===================================================================
 
-    Parameters
-    ----------
-    name
-        Key of ``sources:``.
-    source
-        What its entry says.
-    root
-        Folder of downloads, and of a temporary file while the images are decoded.
-    draw
-        Whether both parts are needed and a split is drawn where none is published; else the
-        published parts are taken as they are, and without them all samples are of test.
+    ``root`` is the folder of downloads, and of a temporary file while images are decoded. Without
+    ``draw`` no split is drawn: published parts are taken as they are, and without them all samples
+    are of test.
 
     Raises
     ------
@@ -232,7 +224,7 @@ def _rejects(
 def _without_twins(
     split: "pd.Series[str]", twins: quality.Twins, label: str, policy: str
 ) -> np.ndarray:
-    """N booleans: what stays of the samples, sorted with those of test first."""
+    """Which of the samples stay, those of test being first."""
     sides = split.to_numpy()
     stays: dict[str, np.ndarray] = {
         "drop": (twins.first == np.arange(len(sides))) & ~twins.conflicts[label],

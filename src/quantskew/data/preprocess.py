@@ -106,7 +106,7 @@ class Preprocess(Section):
         return values
 
     def steps(self, n_channels: int) -> str:
-        """Return the steps in a line, for an input of so many channels."""
+        """Steps in a line, for an input of so many channels."""
         sizes = {"resize": self.resize, "crop": self.crop}
         texts = [
             f"{step} {'×'.join(map(str, size)) if isinstance(size, tuple) else size}"
@@ -128,10 +128,7 @@ def fit(
 ) -> PIL.Image.Image:
     """Resize a picture and crop its middle, as torchvision does; see :class:`Preprocess`.
 
-    Raises
-    ------
-    UnusableError
-        When the picture is smaller than the crop.
+    An ``UnusableError`` says when the picture is smaller than the crop.
     """
     if resize is not None:
         width, height = picture.size

@@ -12,14 +12,9 @@ import pandas as pd
 class Twins:
     """Samples whose prepared pixels are equal.
 
-    Attributes
-    ----------
-    group
-        N numbers, the same for the same pixels.
-    first
-        N positions of the first sample with these pixels.
-    conflicts
-        Attribute to N booleans: its pixels are given more than one value of it.
+    ``group`` numbers the pixels of each sample, (N,), and ``first`` is the position of the first
+    sample that has them, (N,). ``conflicts`` says for each attribute whether the pixels of a sample
+    are given more than one value of it, (N,).
     """
 
     group: np.ndarray
@@ -28,7 +23,7 @@ class Twins:
 
     @property
     def twin(self) -> np.ndarray:
-        """N booleans: another sample has these pixels."""
+        """Whether another sample has these pixels, (N,)."""
         return np.asarray(np.bincount(self.group)[self.group] > 1)
 
     def summary(self) -> dict[str, Any]:
@@ -43,14 +38,10 @@ class Twins:
 
 
 def find_twins(digests: np.ndarray, attributes: Mapping[str, "pd.Series[Any]"]) -> Twins:
-    """Find the samples with equal pixels.
+    """Find the samples with equal pixels, and in which attributes they disagree.
 
-    Parameters
-    ----------
-    digests
-        N hashes of the prepared pixels, in the order in which a first twin is to be chosen.
-    attributes
-        Name to N values, in which twins should agree.
+    ``digests`` are hashes of the prepared pixels, (N,), in the order in which a first twin is
+    chosen.
     """
     _, first, group = np.unique(digests, return_index=True, return_inverse=True)
     conflicts = {}
@@ -64,10 +55,7 @@ def find_twins(digests: np.ndarray, attributes: Mapping[str, "pd.Series[Any]"]) 
 def findings(twins: Twins, rows: pd.DataFrame, kept: np.ndarray) -> pd.DataFrame:
     """Rows for the table of rejects: what has the pixels of an earlier sample, or contradicts one.
 
-    Parameters
-    ----------
-    kept
-        N booleans: the sample is in the data set all the same.
+    ``kept`` says which samples are in the data set all the same, (N,).
     """
     positions, ids = np.flatnonzero(twins.twin), rows["id"].to_numpy()
     second = {twins.group[p]: p for p in positions[::-1] if p != twins.first[p]}

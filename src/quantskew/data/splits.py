@@ -9,18 +9,10 @@ PAPER_FRACTIONS = (1, 1, 1 / 2, 1 / 2, 1 / 4, 1 / 4, 1 / 8, 1 / 8, 1 / 16, 1 / 1
 
 
 def units(*keys: np.ndarray) -> np.ndarray:
-    """Find the smallest sets of samples that no key tears apart.
+    """Number the smallest sets of samples that no key tears apart, from 0, (N,).
 
-    Parameters
-    ----------
-    keys
-        Arrays of N integers; samples with the same value of any key belong together, and so do
-        samples linked through others.
-
-    Returns
-    -------
-    numpy.ndarray
-        N numbers of units, from 0.
+    A key has N integers. Samples with the same value of any key belong together, and so do samples
+    that are linked through others.
     """
     samples = np.arange(len(keys[0]))
     ends, offset = [], len(samples)
@@ -34,25 +26,13 @@ def units(*keys: np.ndarray) -> np.ndarray:
 
 
 def stratified(labels: np.ndarray, units: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Draw the test part: the same share of every class, no unit on both sides.
+    """Draw the test part, (N,) booleans: the same share of every class, no unit on both sides.
 
-    Parameters
-    ----------
-    labels
-        N class indices. A unit counts for the class of its first sample; where that leaves a
-        class with fewer than two units, for the rarest class of its samples.
-    units
-        N numbers; samples of a unit stay together.
-    fraction
-        Share of the samples of each class that tests: as near below it, rounded, as whole units
-        allow, but at least one unit and never all; a class of one unit has none.
-    seed
-        Seed of the random order of the units of each class.
-
-    Returns
-    -------
-    numpy.ndarray
-        N booleans, true for test.
+    ``labels`` are class indices and ``units`` numbers of units, (N,). A unit counts for the class
+    of its first sample; where that leaves a class with fewer than two units, for the rarest class
+    of its samples. The ``fraction`` of each class tests: as near below it, rounded, as whole units
+    allow, but at least one unit and never all; a class of one unit has none. The ``seed`` sets the
+    order in which the units of a class are drawn.
     """
     chosen, first, sizes = np.unique(units, return_index=True, return_counts=True)
     strata = labels[first]
@@ -73,19 +53,9 @@ def stratified(labels: np.ndarray, units: np.ndarray, fraction: float, seed: int
 
 
 def thin(labels: np.ndarray, fractions: tuple[float, ...], seed: int) -> np.ndarray:
-    """Keep a share of each class, drawn by seed and rounded down.
+    """Keep a share of each class, drawn by seed and rounded down: (N,) booleans.
 
-    Parameters
-    ----------
-    labels
-        N class indices of the training part.
-    fractions
-        One a class, in class order, above 0 and at most 1.
-
-    Returns
-    -------
-    numpy.ndarray
-        N booleans, true for what stays.
+    ``labels`` are class indices, and ``fractions`` one share a class, above 0 and at most 1.
     """
     generator = np.random.default_rng(seed)
     keep = np.zeros(len(labels), bool)

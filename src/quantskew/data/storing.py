@@ -19,18 +19,10 @@ _PART = 1 << 25  # bytes of pixels in a row group
 class Prepared:
     """A data set ready to be written.
 
-    Attributes
-    ----------
-    rows
-        ``id``, ``split``, ``label`` and the attributes, in the order of the table.
-    pixels
-        uint8, M×C×H×W: decoded images, also of samples that were left out.
-    where
-        N positions in ``pixels``, one a row.
-    rejects
-        Rows of the table ``rejects``.
-    metadata
-        JSON texts by name; what a reader of the table has to know.
+    ``rows`` hold ``id``, ``split``, ``label`` and the attributes, in the order of the table, and
+    ``where`` the position of each, (N,), in ``pixels``: all decoded images, uint8 (M, C, H, W),
+    also of samples that were left out. ``rejects`` are rows of the table of that name, and
+    ``metadata`` JSON texts by name, which a reader of the table has to know.
     """
 
     rows: pd.DataFrame

@@ -31,23 +31,11 @@ def read_hub(
 ) -> tuple[pd.DataFrame, Iterator[Image]]:
     """Read Parquet files that are on disk, or fetch from the hub what is missing of them.
 
-    Parameters
-    ----------
-    where
-        Folder they are in or come to; or one such file.
-    repository
-        Name of the data set on the hub, ``owner/name``.
-    revision
-        A commit of it: what a branch points to may change, a commit does not.
-    patterns
-        Which files, relative to ``where`` and to the repository; there is one of each at least.
-
-    Returns
-    -------
-    table
-        The columns of the files but ``image``, ``id``, and the ``split`` that their names tell.
-    images
-        One a row.
+    They are in the folder ``where``, or come to it; it may also be one such file. The
+    ``repository`` is ``owner/name``, and the ``revision`` a commit, which does not change as a
+    branch does. There is a file of each of the ``patterns``, relative to ``where`` and to the
+    repository. Returns the columns but ``image`` with ``id`` and the ``split`` that the names of
+    files tell, and the images, one a row.
 
     Raises
     ------
@@ -105,18 +93,10 @@ def read_rows(
 ) -> tuple[pd.DataFrame, "pd.Series[str]", "pd.Series[str]"]:
     """Read every column but the image of some Parquet files.
 
-    Numbers that the hub declares to be classes are given by their names. Folders below ``root``
-    such as ``site=a`` are columns of texts.
-
-    Returns
-    -------
-    table, ids, names
-        The rows, a name of each (``train-00000-of-00001/00007``), and those of their files.
-
-    Raises
-    ------
-    SourceError
-        When a file is not whole or has no such image column.
+    Numbers that the hub declares to be classes are given by their names, and folders below ``root``
+    such as ``site=a`` are columns of texts. Returns the rows, a name of each
+    (``train-00000-of-00001/00007``), and the names of their files. A ``SourceError`` says which
+    file is not whole or lacks the column of images.
     """
     parts = []
     for path in files:

@@ -18,25 +18,12 @@ _PART = re.compile(r"(.*)-(\d{5,})-of-(\d{5,})(?:-[0-9a-f]{16})?")  # the hub ma
 
 
 def splits_of(paths: Iterable[str]) -> dict[str, str]:
-    """Find the published split of files in their paths.
+    """Find the published split of files, ``train``, ``validation`` or ``test``, in their paths.
 
     As on the hub, it is the name of a folder (``train/0.parquet``), or else a word of the name of
-    the file that anything but letters sets off (``my-train-00000.parquet``).
-
-    Parameters
-    ----------
-    paths
-        Relative to the folder of the data set.
-
-    Returns
-    -------
-    dict
-        Path to ``train``, ``validation`` or ``test``, without those that name none.
-
-    Raises
-    ------
-    SourceError
-        When a path names two splits.
+    the file that anything but letters sets off (``my-train-00000.parquet``). Paths are relative to
+    the folder of the data set, and those that name no split are left out. One that names two is a
+    ``SourceError``.
 
     Examples
     --------

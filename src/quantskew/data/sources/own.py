@@ -172,14 +172,9 @@ def _files(where: Path, *patterns: str) -> list[Path]:
 
 
 def read_csv(path: Path, *needed: str, content: Any = None) -> pd.DataFrame:
-    """Read a CSV, or JSON lines, that must have some columns.
+    """Read a CSV, or JSON lines, that must have some columns; else a ``SourceError`` is raised.
 
     All values are texts as written, be they ``01``, ``NA`` or ``1.0``; an empty one is unknown.
-
-    Raises
-    ------
-    SourceError
-        When it is no CSV or lacks one of the columns.
     """
     try:
         content = content if isinstance(content, bytes) else path.read_bytes()
@@ -207,13 +202,7 @@ def _flat(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def numbers(table: pd.DataFrame, where: Path, *columns: str) -> pd.DataFrame:
-    """Make numbers of columns of texts.
-
-    Raises
-    ------
-    SourceError
-        With the first value that is no number.
-    """
+    """Make numbers of columns of texts; a ``SourceError`` names the first value that is none."""
     try:
         return table.assign(**{column: pd.to_numeric(table[column]) for column in columns})
     except ValueError as error:

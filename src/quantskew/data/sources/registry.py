@@ -43,30 +43,19 @@ class Terms:
 class Raw:
     """A data set as published, before anything is decoded or judged.
 
-    Attributes
-    ----------
-    rows
-        One row a sample with the columns ``id`` and ``label``, ``split`` where one is published
-        (``train``, ``test``, ``validation``), and the attributes.
-    images
-        One a row, in the same order; gone through once, so it may read as it goes. Samples without
-        images have ``()``, and are all of test unless a split is published.
-    classes
-        Legal labels in the order of their indices; None takes the values found, sorted.
-    label
-        What the label says, e.g. ``"race"``.
-    size, channels
-        Side of the prepared image in pixels, and 1 (grey) or 3 (colour).
-    native
-        Height and width that every image must have before it is resized.
-    together
-        Column of ``rows`` that names what must stay on one side of the split, such as a person.
-    measure
-        Attributes measured on the prepared pixels (N×C×H×W): name to values.
-    rejects
-        What is not in ``rows``, and why.
-    absent
-        How many samples a table names that are not there and, as the source says, need not be.
+    ``rows`` holds a sample each, with the columns ``id`` and ``label``, ``split`` where one is
+    published (``train``, ``test``, ``validation``), and the attributes. ``images`` are in the same
+    order and gone through once, so they may be read on the way; ``()`` stands for samples without
+    images, which are all of test unless a split is published.
+
+    ``label`` is what the label says, such as ``"race"``, and ``classes`` are its legal values in
+    the order of their indices; ``None`` takes those found, sorted. Images are prepared to ``size``
+    pixels a side and 1 (grey) or 3 ``channels``; ``native`` is the height and width that each must
+    have before. ``together`` names the column of what must stay on one side of the split, such as a
+    person, and ``measure`` takes attributes off the prepared pixels (N, C, H, W): name to values.
+
+    ``rejects`` is what is not in ``rows``, and why. ``absent`` counts the samples that a table
+    names and that, as the source says, need not be there.
     """
 
     rows: pd.DataFrame
@@ -100,13 +89,7 @@ KEYS: dict[str, tuple[str, ...]] = {}
 
 
 def source(*names: str, keys: tuple[str, ...] = ()) -> Callable[[Reader], Reader]:
-    """Put a reader in reach under one or more names, with the :data:`KEYS` it reads.
-
-    Raises
-    ------
-    ValueError
-        When there is a reader of that name.
-    """
+    """Put a reader in reach under one or more names of its own, with the :data:`KEYS` it reads."""
 
     def register(reader: Reader) -> Reader:
         for name in names:
@@ -119,17 +102,10 @@ def source(*names: str, keys: tuple[str, ...] = ()) -> Callable[[Reader], Reader
 
 
 def read(name: str, source: Source, root: str | Path) -> Raw:
-    """Read a data set by the name of its entry in ``sources:``.
+    """Read a data set by the ``name`` of its entry in ``sources:``, which ``source`` holds.
 
-    Parameters
-    ----------
-    name
-        Name of the data set; also that of its reader unless ``source.reader`` says otherwise.
-    source
-        What its entry says.
-    root
-        Folder of downloads: files of a reader are looked for in ``root/<reader>``, those of an
-        imbalanced set beside those of the whole.
+    The name is also that of its reader unless ``source.reader`` says otherwise. Files of a reader
+    are looked for in ``root/<reader>``, those of an imbalanced set beside those of the whole.
 
     Raises
     ------
@@ -195,13 +171,7 @@ def as_pixels(values: np.ndarray) -> np.ndarray:
 
 
 def choice(given: str | None, legal: Mapping[str, Any] | tuple[str, ...], what: str) -> str:
-    """Return one of the legal names, the first if none is given.
-
-    Raises
-    ------
-    SourceError
-        With the legal names.
-    """
+    """Return the name that is given if it is legal, else raise; the first one if none is given."""
     if given is None:
         return next(iter(legal))
     if given not in legal:

@@ -46,13 +46,7 @@ WRITERS = dict.fromkeys(range(4), "census employee") | {4: "high-school student"
 
 
 def check_md5(path: Path, published: str) -> None:
-    """Refuse a file that is not the published one.
-
-    Raises
-    ------
-    SourceError
-        With both checksums.
-    """
+    """Refuse a file that is not the published one, with both checksums."""
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "md5").hexdigest()
     if found != published:
