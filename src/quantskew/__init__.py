@@ -60,14 +60,9 @@ def __getattr__(name: str) -> Any:
 
 
 def submodule(package: str, name: str) -> ModuleType:
-    """Import a module of a package as its attribute.
+    """Import a module of a package as its attribute; an ``AttributeError`` says there is none.
 
-    Raises
-    ------
-    AttributeError
-        When the package has no such module.
-    MissingExtraError
-        When the module needs a library that is not installed.
+    A :class:`~quantskew.errors.MissingExtraError` names a library that it needs and lacks.
     """
     path = f"{package}.{name}"
     try:

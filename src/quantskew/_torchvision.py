@@ -6,10 +6,9 @@ operators. Once these are declared, the rest loads: transforms, datasets, models
 needs them. The compiled operators (``ops.nms``, ``io.decode_*``) remain unusable, but nothing here
 uses them. Import torchvision from here, and timm only after that.
 
-Nothing of this can be done before torch loads, for which ``import quantskew`` does not wait. So
-in such an installation ``import torchvision`` and ``import timm`` work after a name that needs
-networks is loaded (``from quantskew import audit``), and fail before, as they do without quantskew,
-which works all the same. ``quantskew doctor`` says so.
+None of this can be done before torch loads, for which ``import quantskew`` does not wait. So there
+``import torchvision`` and ``import timm`` work after a name that needs networks is loaded (``from
+quantskew import audit``), and fail before, as without quantskew. ``quantskew doctor`` says so.
 """
 
 import torch

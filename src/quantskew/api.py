@@ -297,15 +297,10 @@ def quantize(
 
 
 def named(method: AnyMethod, path: str | Path | None = None) -> Method:
-    """Return a method, which may be described by its settings or by its name in a parameter file.
+    """Return a method, which may be given as itself, by its settings, or by its name in a file.
 
-    Parameters
-    ----------
-    method
-        The method itself, its settings, or its name.
-    path
-        File in which a name is looked up. By default it is ``params.yaml`` of the folder in which
-        the program runs, and where there is none, that of the default study.
+    The file is that of ``path``; by default ``params.yaml`` of the folder in which the program
+    runs, and where there is none, that of the default study.
 
     Raises
     ------

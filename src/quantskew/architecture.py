@@ -35,7 +35,7 @@ class Architecture(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings, the weights of the checkpoint and the code of the factory."""
+        """Settings, weights of the checkpoint and code of the factory."""
         weights = None if self.checkpoint is None else Path(self.checkpoint)
         code = Code(self.factory.partition(":")[0])
         return {**super().identity(), "checkpoint": weights, "code": code}

@@ -15,20 +15,10 @@ def describe(
 ) -> dict[str, pd.DataFrame]:
     """Describe what a network does to each group, against its fp32 network.
 
-    Parameters
-    ----------
-    outputs, reference
-        Logits of the network and of the fp32 network of its seed, (n, K).
-    labels
-        Classes of the same samples, (n,).
-    divisions
-        Ways of dividing them into groups.
-
-    Returns
-    -------
-    dict
-        The tables ``groups`` and, for the first grouping, ``boundaries``, without the columns that
-        name the network.
+    ``outputs`` and ``reference`` are the logits of the network and of the fp32 network of its seed,
+    (n, K), ``labels`` the classes of the same samples, (n,), and ``divisions`` the ways of dividing
+    them into groups. Returns the tables ``groups`` and, for the first grouping, ``boundaries``,
+    without the columns that name the network.
     """
     measured = per_sample(outputs, reference, labels)
     probabilities = softmax(outputs.astype(np.float64), axis=1)
@@ -74,14 +64,8 @@ def history_by_group(
     """Accuracy and loss of each class by epoch, on the class-balanced watched samples.
 
     Bellam & Kim (§4.6) call the difference between classes, once their numbers are equal, example
-    difficulty.
-
-    Parameters
-    ----------
-    correct, loss
-        (epochs, watched).
-    sample
-        (watched,) rows of ``data``.
+    difficulty. ``correct`` and ``loss`` are (epochs, watched), and ``sample``, (watched,), are rows
+    of ``data``.
     """
     epochs = len(correct)
     frame = pd.DataFrame(

@@ -73,10 +73,7 @@ def explained(error: ModuleNotFoundError) -> ImportError:
 def one_of(what: str, given: str | None, known: Sequence[str]) -> str:
     """Return the name that was given, or the only one there is.
 
-    Raises
-    ------
-    UserError
-        When there is no such name, or there are several and none was given.
+    A :class:`UserError` says when there is no such name, or several of which none was given.
     """
     if given is None and len(known) == 1:
         return known[0]

@@ -59,10 +59,7 @@ def predictions_path(folder: Path, variant: Variant) -> Path:
 def origin(model: str, given: Container[str]) -> tuple[tuple[str, ...], str]:
     """Stages that list the variants of a model, and the one that holds their answers.
 
-    Parameters
-    ----------
-    given
-        Names of the models of which the study has tables of answers and no networks.
+    ``given`` names the models of which the study has tables of answers and no networks.
     """
     return (("given",), "given") if model in given else (NETWORKS, "evaluate")
 

@@ -95,21 +95,13 @@ def apply(
 ) -> packing.Quantized:
     """Apply a method to a copy of a network in memory.
 
-    Parameters
-    ----------
-    network, example
-        Trained, in float32, on the CPU; and an input batch, for the order in which layers run.
-    calibration, train
-        Samples to draw calibration images from, and to train with; ``None`` where the method needs
-        none.
-    held_out
-        Samples that the network was not trained on, for corrections after quantization; they look
-        at ``calibration`` where there are none.
-    accuracy
-        (classes,), mean accuracy of each class over the training of the baseline, for a loss of QAT
-        that ``needs_history``.
-    **fitting
-        Further options of :func:`quantskew.training.loop.fit`.
+    The network is trained, in float32 and on the CPU, and ``example`` an input batch, for the order
+    in which layers run. Samples to draw calibration images from (``calibration``) and to train with
+    (``train``) are ``None`` where the method needs none. ``held_out`` are samples that the network
+    was not trained on, for corrections after quantization, which look at ``calibration`` where
+    there are none. ``accuracy``, (classes,), is the mean accuracy of each class over the training
+    of the baseline, for a loss of QAT that ``needs_history``, and ``fitting`` holds further options
+    of :func:`quantskew.training.loop.fit`.
 
     Raises
     ------
@@ -176,12 +168,8 @@ def own(
     It is given, by name, copies of ``example`` (an input batch), ``bits``, ``train`` (the training
     samples, ``None`` where there are none) and ``seed``, so that what it writes in place reaches
     nothing else. It returns the network with other values, for the other parts of the method to
-    quantize, or a ``Quantized``: all of the work.
-
-    Raises
-    ------
-    MethodError
-        When there is no such function, or it returns something else.
+    quantize, or a ``Quantized``: all of the work. A :class:`MethodError` is raised when there is no
+    such function, or it returns something else.
     """
     module, _, name = function.partition(":")
     try:

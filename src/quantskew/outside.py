@@ -39,10 +39,7 @@ from quantskew.sections import Code
 def write_inputs(study: Params) -> None:
     """Write the digests; a file whose content is what it was is left as it is.
 
-    Raises
-    ------
-    UserError
-        When a parameter names code or a table that is not there, before any work is done.
+    A ``UserError`` names a parameter whose code or table is not there, before any work is done.
     """
     _refuse_missing_code(study)
     given = {

@@ -245,10 +245,7 @@ class Params(Section):
 def extend(module: Any) -> None:
     """Import a module of the user's own, in the folder of the study or installed.
 
-    Raises
-    ------
-    ValueError
-        When it is not there, or fails while it is imported.
+    A ``ValueError`` is raised when it is not there, or fails while it is imported.
     """
     folder = str(Path.cwd())
     if folder not in sys.path:

@@ -162,16 +162,7 @@ _Kind = TypeVar("_Kind", bound=Section)
 
 
 def read(section: type[_Kind], path: str | Path, hint: str) -> _Kind:
-    """Read and check a YAML file.
-
-    Parameters
-    ----------
-    section
-        What the file holds.
-    path
-        The file.
-    hint
-        What to do where there is no such file.
+    """Read and check a YAML file of a ``section``; the ``hint`` says how to get a missing one.
 
     Raises
     ------

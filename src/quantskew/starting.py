@@ -45,13 +45,7 @@ def study_files() -> Path:
 
 
 def listed(root: Path) -> Iterator[Path]:
-    """Files of a study below a folder, relative to it.
-
-    Raises
-    ------
-    UserError
-        When there is none of a pattern.
-    """
+    """Files of a study below a folder, relative to it; ``UserError`` names a pattern with none."""
     for pattern in FILES:
         found = sorted(root.glob(pattern))
         if not found:
@@ -62,10 +56,7 @@ def listed(root: Path) -> Iterator[Path]:
 def start(folder: Path) -> list[Path]:
     """Write the files of a study into a new or empty folder, and return their names.
 
-    Parameters
-    ----------
-    folder
-        Made if it is missing. It may be a Git repository without files.
+    The folder is made if it is missing, and may be a Git repository without files.
 
     Raises
     ------

@@ -22,17 +22,10 @@ class TableError(UserError, ValueError):
 
 
 def write(name: str, rows: pd.DataFrame | Iterable[pd.DataFrame], path: str | Path) -> None:
-    """Write a table in canonical form.
+    """Write a table, named as in :data:`TABLES`, in canonical form; the file is replaced whole.
 
-    Parameters
-    ----------
-    name
-        Key of :data:`TABLES`.
-    rows
-        With just the columns of the schema, in any order; NaN is written as null. A table larger
-        than memory comes in parts, in the order of its key; each is let go of once written.
-    path
-        A Parquet file; replaced whole or not at all.
+    The rows have just the columns of the schema, in any order; NaN is written as null. A table
+    larger than memory comes in parts, in the order of its key; each is let go of once written.
 
     Raises
     ------

@@ -52,14 +52,7 @@ def make_baselines(study: "Params", dataset: str, model: str) -> None:
 def make_variants(study: "Params", stage: str, dataset: str, model: str) -> None:
     """Make every variant of a section: first the fp32 networks it retrains, then the quantized.
 
-    Parameters
-    ----------
-    study
-        All parameters.
-    stage
-        ``quantize`` makes ``methods``, ``mitigate`` makes ``mitigations``.
-    dataset, model
-        Which part of the study.
+    The ``stage`` is ``quantize``, which makes ``methods``, or ``mitigate`` for ``mitigations``.
     """
     section = {"quantize": study.methods, "mitigate": study.mitigations}[stage]
     owners = recipe_owners(section)

@@ -1,8 +1,8 @@
 """Cells and how they are run: a finished cell is never computed again.
 
 A cell is one unit of work, a function that fills a folder with files: one network is trained, one
-variant is quantized or evaluated. It is identified by a *fingerprint* of all that the files
-depend on:
+variant is quantized or evaluated. It is identified by a *fingerprint* of all that the files depend
+on:
 
 ==========  ======================================================================================
 code        source of the function's module with its imports, and of further modules whose kinds it
@@ -14,10 +14,10 @@ threads     number of CPU threads that it may use
 ==========  ======================================================================================
 
 The folder of a finished cell is named by the fingerprint. It appears in one step, by a rename, so
-that everything in the store is complete. The folder of a running cell ends in ``.part`` and may
-hold a checkpoint from which the function resumes after an interruption. Nothing in the store is
-ever overwritten. Cells of one process share no state that one of them could change: each starts
-from the same random state, and what several use is copied before a user's function receives it.
+everything in the store is complete, and nothing in it is ever overwritten. The folder of a running
+cell ends in ``.part`` and may hold a checkpoint from which the function resumes after an
+interruption. Cells of one process share no state that one of them could change: each starts from
+the same random state, and what several use is copied before a user's function receives it.
 """
 
 import hashlib
@@ -52,20 +52,15 @@ class CellError(UserError, RuntimeError):
 class Cell:
     """A call ``function(folder, **arguments)`` that writes its results into ``folder``.
 
-    Parameters
-    ----------
-    name
-        Shown in progress bars and errors.
-    function
-        As ``package.module:function``. It is imported only where the cell runs, so that the process
-        that distributes the cells need not import torch, which takes seconds.
-    arguments
-        Strings, numbers, lists, mappings and sections of parameters. The fingerprint contains the
-        content of the file at a :class:`~pathlib.Path`, and of a section its
-        :meth:`~quantskew.sections.Section.identity`.
-    modules
-        Modules that register what the function finds by name, and that it does not import. They are
-        imported where the cell runs, and their code is part of the fingerprint.
+    The ``name`` is shown in progress bars and errors. The function is named
+    ``package.module:function`` and imported only where the cell runs, so that the process that
+    distributes cells need not wait for torch.
+
+    Arguments are strings, numbers, lists, mappings and sections of parameters. The fingerprint
+    contains the content of the file at a :class:`~pathlib.Path`, and of a section its
+    :meth:`~quantskew.sections.Section.identity`. ``modules`` are those that register what the
+    function finds by name and does not import: they are imported where the cell runs, and their
+    code is part of the fingerprint.
     """
 
     def __init__(
@@ -101,17 +96,12 @@ class Done(NamedTuple):
 
 
 def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Path]:
-    """Run the cells that are not finished; see :func:`attempt`.
-
-    Returns
-    -------
-    dict
-        Folder of each cell, by the name of the cell.
+    """Run the cells that are not finished, and return the folder of each by its name.
 
     Raises
     ------
     CellError
-        When cells failed. The results of the others are kept.
+        When cells failed. The results of the others are kept; see :func:`attempt`.
     """
     folders, failures = attempt(cells, title=title, compute=compute)
     if failures:
@@ -125,14 +115,9 @@ def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Pat
 def attempt(cells: Sequence[Cell], *, title: str, compute: Compute) -> Done:
     """Run the cells that are not finished; a cell that fails does not stop the others.
 
-    Parameters
-    ----------
-    cells
-        Cells with different names. Cells with the same fingerprint are run once.
-    title
-        Label of the progress bar.
-    compute
-        Where the cells run. Results depend only on its ``cpus``, the threads of a cell.
+    Cells have different names; those with the same fingerprint are run once. The ``title`` labels
+    the progress bar, and ``compute`` says where the cells run. Results depend only on its ``cpus``,
+    the threads of a cell.
     """
     folders = {cell.name: _folder(cell, compute) for cell in cells}
     if len(folders) < len(cells):
@@ -162,7 +147,7 @@ def attempt(cells: Sequence[Cell], *, title: str, compute: Compute) -> Done:
 
 
 def unfinished(cells: Sequence[Cell], compute: Compute) -> list[Cell]:
-    """Return the cells that :func:`attempt` would run."""
+    """Cells that :func:`attempt` would run."""
     return [cell for cell in cells if not _folder(cell, compute).is_dir()]
 
 

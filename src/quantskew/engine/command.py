@@ -23,8 +23,8 @@ def run(main: Callable[..., None]) -> None:
 
     The user's own modules are imported from the folder in which the command runs. A
     :class:`UserError` ends the program with its message and status 1, without a traceback, and so
-    do a full disk, too little memory and a folder that cannot be written. If the same command is
-    already running, this one waits for it. A stage ends with its ``dvc repro``, however that ended.
+    do a full disk, too little memory and a folder that cannot be written. A run of the same command
+    waits for the one before it, and a stage ends with its ``dvc repro``, however that ended.
     :mod:`quantskew.engine.costs` records time and memory.
     """
     use_utf8()

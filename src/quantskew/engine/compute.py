@@ -1,10 +1,10 @@
 """Where cells run, and what part of the machine each uses (``compute:``).
 
 By default a cell has one CPU thread and as many cells run at once as there are cores: a small
-network is bound by overhead and gains little from a second thread (``benchmarks/cells.py`` measures
-it). The number of threads can change the last bits of a sum and is therefore part of the
-fingerprint of a cell; no other setting here can change a result. On GPUs the share that each cell
-takes determines how many run at once; they are assigned to the GPUs in turn.
+network gains little from a second thread (``benchmarks/cells.py`` measures it). The number of
+threads can change the last bits of a sum and is therefore part of the fingerprint of a cell; no
+other setting here can change a result. On GPUs the share that each cell takes determines how many
+run at once; they are assigned to the GPUs in turn.
 """
 
 import ctypes
@@ -61,9 +61,8 @@ def gpus() -> list[str]:
 def keep_freed_memory() -> None:
     """Make the GNU C library keep the memory that this process frees.
 
-    By default it returns the memory of every large tensor to the system, which then has to provide
-    new pages for the next one. ``benchmarks/training.py`` measures this: it takes a tenth of a
-    training step on a CPU.
+    By default it returns the memory of every large tensor to the system and asks for new pages for
+    the next one, a tenth of a training step on a CPU (``benchmarks/training.py``).
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_MMAP_THRESHOLD, 2**30)

@@ -18,15 +18,10 @@ SECONDS = 2.0
 
 @contextmanager
 def noted(command: list[str]) -> Iterator[None]:
-    """Append the costs of the block to the log.
+    """Append the costs of the block to the log, with the name and arguments of the ``command``.
 
     Memory is the sum of the proportional set sizes of all processes (RSS where the system does not
     report them), which counts shared pages once. Peaks between two measurements are missed.
-
-    Parameters
-    ----------
-    command
-        Name and arguments of the command that the block runs.
     """
     started, over, peak = time.monotonic(), threading.Event(), [_memory()]
 

@@ -36,12 +36,7 @@ def libraries() -> dict[str, str]:
 
 
 def identity(value: Any) -> Any:
-    """Representation of a value in a fingerprint, in types that JSON can hold.
-
-    Raises
-    ------
-    TypeError
-        When a value has a type without such a representation.
+    """A value in a fingerprint, in types that JSON can hold; ``TypeError`` where it has none.
 
     Examples
     --------
@@ -83,8 +78,8 @@ def _file_hash(path: Path, size: int, modified: int) -> str:
 def tree_hash(path: Path) -> str | None:
     """SHA-256 of the names, sizes and modification times of a file or of all files in a folder.
 
-    This is fast even for a large data set, whose content would take minutes to read. The result is
-    ``None`` if the path does not exist.
+    This is fast even for a large data set, whose content would take minutes to read. ``None``
+    stands for a path that does not exist.
     """
     if not path.exists():
         return None
@@ -221,9 +216,9 @@ def _bare_source(module: str) -> str:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [  # type: ignore[attr-defined]
-                item
-                for item in body
-                if not (isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant))
-            ]
+            body[:] = [item for item in body if not _is_docstring(item)]
     return ast.dump(tree)
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -20,20 +20,11 @@ IN_FLIGHT = 1000
 
 
 def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Outcomes:
-    """Call a function with the arguments of each task on a cluster.
+    """Run the tasks on a cluster, as :func:`quantskew.engine.pool.processes` does on one machine.
 
-    Parameters
-    ----------
-    do, tasks
-        As in :func:`quantskew.engine.pool.processes`.
-    compute
-        CPUs and GPUs per task, and the ``address`` of a running cluster. Without an address (here
-        or in ``RAY_ADDRESS``) a cluster is started on this machine.
-
-    Raises
-    ------
-    UserError
-        When Ray is not installed or no cluster answers.
+    ``compute`` has the CPUs and GPUs per task, and the ``address`` of a running cluster. Without
+    one (here or in ``RAY_ADDRESS``) a cluster is started on this machine. A ``UserError`` is raised
+    when Ray is not installed or no cluster answers.
     """
     try:
         import ray

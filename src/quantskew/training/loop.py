@@ -100,15 +100,12 @@ def fit(
         What is minimized; the cross-entropy by default. Its state is saved in checkpoints.
     augment
         See :meth:`quantskew.training.augmentation.Augmentation.augmenter`.
-    penalty, after_step
+    penalty, after_step, kept
         Added to the loss, and called after every step; both are given the share of the training
-        that is done, in [0, 1).
-    kept
-        State of ``penalty`` and ``after_step``, saved in checkpoints too.
-    watched
-        Images and labels whose accuracy and loss are recorded after every epoch.
-    history
-        Where to record, and what is returned; a new one by default.
+        that is done, in [0, 1). ``kept`` is their state, saved in checkpoints too.
+    watched, history
+        Images and labels whose accuracy and loss are recorded after every epoch, and where; a new
+        history, which is returned, by default.
     checkpoint
         File from which an interrupted training is resumed; written at most once a minute.
 

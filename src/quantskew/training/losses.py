@@ -334,8 +334,8 @@ def _gaps(rates: Tensor, sizes: Tensor, pools: Tensor) -> Tensor:
 def difficulty_weights(accuracy: Floats) -> Floats:
     """Return class weights that favour the hardest class (WCR), the one of the lowest accuracy.
 
-    Bellam & Kim (§5.1) give the hardest of five classes 0.6 and the others 0.1 each. The same
-    ratio of six holds here for any number of classes; the weights add up to one.
+    Bellam & Kim (§5.1) give the hardest of five classes 0.6 and the others 0.1 each. The same ratio
+    of six holds for any number of classes; the weights add up to one.
 
     Examples
     --------
