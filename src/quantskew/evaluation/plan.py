@@ -22,7 +22,8 @@ class Curvature(Section):
     Per-sample gradients, curvature and the predicted damage are taken over ``samples`` test samples
     of each group; ``probes`` is the number of random vectors behind each trace, 0 for no trace.
     ``layers`` also quantizes every layer alone, as post-training methods among ``methods`` do, at
-    the narrowest of ``bits``. With ``seeds: 0`` nothing is surveyed.
+    the narrowest of ``bits``. With ``seeds: 0`` nothing is surveyed. A network in half precision is
+    surveyed in float32, with its rounded weights.
     """
 
     methods: Names = ("fp32",)

@@ -5,12 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantskew.quantization.affine import (
-    SMALLEST,
-    code_range,
-    fake_quantize,
-    scale_and_zero_point,
-)
+from quantskew.quantization.affine import SMALLEST, code_range, fake_quantize, scale_and_zero_point
 from quantskew.quantization.layers import Layer, quantizable
 
 _NAME = "input_quantizer"
