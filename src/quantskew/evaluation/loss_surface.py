@@ -3,7 +3,7 @@
 Batch norms are folded into the convolutions first, in every variant: the length of a gradient
 depends on how a network is written down, and one that was folded before it was quantized could else
 not be compared with the network that it came from. A network in half precision computes in float32
-here, with its rounded weights: derivatives in half precision put eigenvalues off by up to 2 %.
+here, with its rounded weights: half precision puts eigenvalues off by more than a percent.
 """
 
 import math
