@@ -300,12 +300,8 @@ def named(method: AnyMethod, path: str | Path | None = None) -> Method:
     """Return a method, which may be given as itself, by its settings, or by its name in a file.
 
     The file is that of ``path``; by default ``params.yaml`` of the folder in which the program
-    runs, and where there is none, that of the default study.
-
-    Raises
-    ------
-    MethodError
-        When the settings are not valid, or the file has no method of this name.
+    runs, and where there is none, that of the default study. A :class:`MethodError` is raised when
+    the settings are not valid, or the file has no method of this name.
 
     Examples
     --------

@@ -101,12 +101,8 @@ def apply(
     was not trained on, for corrections after quantization, which look at ``calibration`` where
     there are none. ``accuracy``, (classes,), is the mean accuracy of each class over the training
     of the baseline, for a loss of QAT that ``needs_history``, and ``fitting`` holds further options
-    of :func:`quantskew.training.loop.fit`.
-
-    Raises
-    ------
-    MethodError
-        When the method needs samples that are not given, or its function does not fit.
+    of :func:`quantskew.training.loop.fit`. A :class:`MethodError` is raised when the method needs
+    samples that are not given, or its function does not fit.
     """
     before = plain(network, example)
     material = Material(example, None, None, train, training, qat_settings, accuracy, seed, fitting)

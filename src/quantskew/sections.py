@@ -164,10 +164,7 @@ _Kind = TypeVar("_Kind", bound=Section)
 def read(section: type[_Kind], path: str | Path, hint: str) -> _Kind:
     """Read and check a YAML file of a ``section``; the ``hint`` says how to get a missing one.
 
-    Raises
-    ------
-    ParamsError
-        With one line a problem: the key, what was given, what is legal.
+    A :class:`ParamsError` has one line a problem: the key, what was given, what is legal.
     """
     try:
         given = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)

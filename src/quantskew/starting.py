@@ -45,7 +45,7 @@ def study_files() -> Path:
 
 
 def listed(root: Path) -> Iterator[Path]:
-    """Files of a study below a folder, relative to it; ``UserError`` names a pattern with none."""
+    """Files of a study below a folder, relative to it; a pattern without any is a ``UserError``."""
     for pattern in FILES:
         found = sorted(root.glob(pattern))
         if not found:
@@ -56,12 +56,8 @@ def listed(root: Path) -> Iterator[Path]:
 def start(folder: Path) -> list[Path]:
     """Write the files of a study into a new or empty folder, and return their names.
 
-    The folder is made if it is missing, and may be a Git repository without files.
-
-    Raises
-    ------
-    UserError
-        When the folder holds anything, or cannot be written.
+    The folder is made if it is missing, and may be a Git repository without files. A ``UserError``
+    says that it holds anything else, or cannot be written.
 
     Examples
     --------

@@ -39,13 +39,9 @@ def decode(
 
     The result is uint8, (channels, height, width), with 1 channel for grey or 3 for RGB. Of the
     image the largest middle part that has the form of ``size`` is kept, unless ``fit`` brings it to
-    that size in another way. ``native`` is the height and width that the image must have.
-
-    Raises
-    ------
-    UnusableError
-        When the image is missing, empty, unreadable, of another size than ``native``, of more than
-        8 bits a channel, or all of one colour.
+    that size in another way. ``native`` is the height and width that the image must have. An
+    ``UnusableError`` is raised for an image that is missing, empty, unreadable, of another size
+    than ``native``, of more than 8 bits a channel, or all of one colour.
     """
     if isinstance(image, UnusableError):
         raise UnusableError(*image.args)  # one that is raised again would keep every traceback
@@ -140,14 +136,9 @@ def decode_all(
     than the memory is written out by the system instead of ending the process. Images are read
     ahead by a few chunks only, and the ``title`` names the progress bar.
 
-    Returns
-    -------
-    pixels
-        uint8, total × channels × height × width; zeros where an image is unusable.
-    digests
-        total × 16 bytes: equal where the pixels are equal.
-    unusable
-        Position to reason.
+    Returns the pixels, uint8 (total, channels, height, width), which are zeros where an image is
+    unusable; digests of 16 bytes, (total,), equal where the pixels are equal; and the reason of
+    each unusable image by its position.
     """
     shape = (max(total, 1), channels, *height_and_width(size))  # no file of 0 bytes is mapped
     with tempfile.TemporaryFile(dir=folder) as file:

@@ -87,25 +87,14 @@ def group_codes(
 ) -> tuple[np.ndarray, list[str]]:
     """Divide samples into groups.
 
-    Parameters
-    ----------
-    table
-        One row a sample, one column an attribute; ``label`` is the class.
-    spec
-        An attribute (``"race"``), or several joined by ``*``, which are intersected
-        (``"race*gender"``).
-    groups
-        ``bins`` gives the lower edges of the groups of a numeric attribute, whose values may be
-        written as texts: (0, 19, 40, 60) makes 0-18, 19-39, 40-59, 60+. ``unknown`` says whether
-        samples without a value are a group named ``unknown`` or are left out.
+    The ``table`` has a row a sample and a column an attribute; ``label`` is the class. ``spec`` is
+    an attribute (``"race"``), or several joined by ``*``, which are intersected
+    (``"race*gender"``). Of ``groups``, ``bins`` gives the lower edges of the groups of a numeric
+    attribute, whose values may be written as texts: (0, 19, 40, 60) makes 0-18, 19-39, 40-59, 60+.
+    ``unknown`` says whether samples without a value are a group named ``unknown`` or are left out.
 
-    Returns
-    -------
-    codes
-        N integers; −1 is left out.
-    names
-        Names of the codes, in the order of the categories, numbers or letters; every group has a
-        sample.
+    Returns codes, (n,), of which −1 is left out, and their names, in the order of the categories,
+    numbers or letters; every group has a sample.
 
     Raises
     ------
@@ -178,12 +167,8 @@ def divided(
 def unit_codes(attributes: pd.DataFrame, column: str | None) -> np.ndarray | None:
     """Number the units (persons, videos) that samples come from, as ``column`` names them, (n,).
 
-    A sample without a unit is one of its own. The result is ``None`` where ``column`` is.
-
-    Raises
-    ------
-    GroupError
-        When there is no such column.
+    A sample without a unit is one of its own. The result is ``None`` where ``column`` is; a column
+    that is not there is a :class:`GroupError`.
 
     Examples
     --------

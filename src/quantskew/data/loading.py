@@ -38,12 +38,9 @@ def load(path: str | Path) -> Samples:
     """Read a table of samples that :meth:`quantskew.data.storing.Prepared.write` wrote.
 
     The pixels are decompressed a row group at a time into one tensor, so the peak is the tensor and
-    little more. The table read last is kept, for the next cell of the same process.
-
-    Raises
-    ------
-    TableError
-        When there is no such table, or an image in it has not the shape its metadata says.
+    little more. The table read last is kept, for the next cell of the same process. A
+    ``TableError`` says that there is no such table, or that an image in it has not the shape its
+    metadata says.
     """
     status = Path(path).stat() if Path(path).exists() else None
     return _load(Path(path), status and (status.st_ino, status.st_mtime_ns, status.st_size))

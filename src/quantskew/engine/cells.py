@@ -98,10 +98,7 @@ class Done(NamedTuple):
 def run(cells: Sequence[Cell], *, title: str, compute: Compute) -> dict[str, Path]:
     """Run the cells that are not finished, and return the folder of each by its name.
 
-    Raises
-    ------
-    CellError
-        When cells failed. The results of the others are kept; see :func:`attempt`.
+    A :class:`CellError` lists cells that failed. The others are kept; see :func:`attempt`.
     """
     folders, failures = attempt(cells, title=title, compute=compute)
     if failures:

@@ -38,14 +38,9 @@ class GroupLoss:
 
     The network is in evaluation mode and maps images (n, …) to logits (n, K); its weights must not
     change while this object is in use. ``group`` is for error messages. ``loss`` is in nats, and
-    ``factors`` are those of the gradient.
-
-    Raises
-    ------
-    NotFiniteError
-        When the loss, its gradient or a product is NaN or infinite.
-    NoDerivativeError
-        When an operator of the network cannot be differentiated twice.
+    ``factors`` are those of the gradient. A ``NotFiniteError`` is raised when the loss, its
+    gradient or a product is NaN or infinite, a ``NoDerivativeError`` when an operator of the
+    network cannot be differentiated twice.
 
     Examples
     --------

@@ -14,8 +14,8 @@ part of a method    where it lives
 ``post``            corrections without training: :class:`quantskew.quantization.post.Post`
 ==================  ================================================================================
 
-A kind of your own is one class: a subclass of one of these families, which does the work. A
-combination of parts needs no code at all.
+A kind of your own is a subclass of one of these families, which does the work. A combination of
+parts needs no code at all.
 """
 
 from collections.abc import Mapping

@@ -35,12 +35,8 @@ def read_hub(
     ``repository`` is ``owner/name``, and the ``revision`` a commit, which does not change as a
     branch does. There is a file of each of the ``patterns``, relative to ``where`` and to the
     repository. Returns the columns but ``image`` with ``id`` and the ``split`` that the names of
-    files tell, and the images, one a row.
-
-    Raises
-    ------
-    SourceError
-        When files or numbered parts are missing and none can be fetched, or no revision is given.
+    files tell, and the images, one a row. A ``SourceError`` is raised when files or numbered parts
+    are missing and none can be fetched, or no revision is given.
     """
     page = f"https://huggingface.co/datasets/{repository}"
     files = [where] if where.is_file() else _matching(where, patterns)

@@ -105,13 +105,9 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
     """Read a data set by the ``name`` of its entry in ``sources:``, which ``source`` holds.
 
     The name is also that of its reader unless ``source.reader`` says otherwise. Files of a reader
-    are looked for in ``root/<reader>``, those of an imbalanced set beside those of the whole.
-
-    Raises
-    ------
-    SourceError
-        When there is no such reader, it does not read a key that is given, or its files are
-        missing or not as published.
+    are looked for in ``root/<reader>``, those of an imbalanced set beside those of the whole. A
+    :class:`SourceError` is raised when there is no such reader, it does not read a key that is
+    given, or its files are missing or not as published.
     """
     given = source.reader or name
     if given not in READERS:
