@@ -39,7 +39,7 @@ class Ranges(Drawing):
         entries = {}
         lines = rows.groupby(["panel", "drawing"]).size().max()
         height = 0.75 + 0.14 * lines + 0.6 / rows["panel"].nunique()  # the legend stands there once
-        for ax, part in self.fields(figure, rows, height, sharex=True):
+        for ax, part in self.fields(figure, rows, height, shared="x"):
             part, margin = part.reset_index(drop=True), part["margin"].iloc[0]
             margin_band(ax.axvspan, ax.axvline, margin)
             beyond_margin(ax, "x", margin)

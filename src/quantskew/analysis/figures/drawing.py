@@ -195,15 +195,18 @@ class Drawing(ABC):
         labels = {"x_label": self.x_label or " ", "y_label": self.y_label or " "}
         return {"x": self.x, "y": self.y, **labels}
 
-    def fields(self, figure: Figure, rows: pd.DataFrame, height: float, **shared: bool) -> Columns:
+    def fields(
+        self, figure: Figure, rows: pd.DataFrame, height: float, shared: Literal["", "x", "xy"] = ""
+    ) -> Columns:
         """Divide the figure: a line for each ``panel``, a column for each ``drawing`` of it.
 
-        Which axes all have together is said as to matplotlib: ``sharex=True``.
+        All fields have the ``shared`` axes together.
         """
         panels = rows["panel"].unique()
         drawings = rows["drawing"].unique() if "drawing" in rows else [None]
         figure.set_size_inches(9, height * len(panels))
-        axes = figure.subplots(len(panels), len(drawings), squeeze=False, **shared)
+        size = len(panels), len(drawings)
+        axes = figure.subplots(*size, squeeze=False, sharex=shared != "", sharey=shared == "xy")
         for line, panel in zip(axes, panels, strict=True):
             for ax, drawing in zip(line, drawings, strict=True):
                 part = rows[rows["panel"] == panel]
@@ -305,7 +308,7 @@ class TradeOff(Drawing):
     def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
         styles, entries = looks(rows["method"]), {}
         margin = rows["margin"].iloc[0]
-        for ax, part in self.fields(figure, rows, 2.9, sharex=True, sharey=True):
+        for ax, part in self.fields(figure, rows, 2.9, shared="xy"):
             margin_band(ax.axvspan, ax.axvline, margin)
             margin_band(ax.axhspan, ax.axhline, margin)
             for (method, name), at in part.groupby(["method", "series"], sort=False):

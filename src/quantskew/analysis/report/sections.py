@@ -16,6 +16,7 @@ from quantskew.analysis.report.tables import (
     count,
     heat,
     p,
+    price,
     share,
     share_with_limits,
     size_of,
@@ -53,7 +54,7 @@ def sections(frames: Frames, study: Study) -> list[Section]:
         Section(
             "groups", "Every group",
             "Change of the accuracy of each group against fp32, in points. ▼ worse, ▲ better, "
-            "= equivalent (within the margin), ? cannot tell; * too few images to be judged.",
+            "= equivalent (within the margin), ? cannot tell; * too few to be judged.",
             [*_groups(frames, study), *_scores(frames), *_slices(frames)], "results",
         ),
         Section(
@@ -147,8 +148,9 @@ def _groups(frames: Frames, study: Study) -> Iterator[Table]:
     )  # fmt: skip
     told = effects["metric"].isin(("overall", "fvo", "worst_group", "accuracy"))
     rows = first_groupings(effects[told], study)
+    counted = " or ".join(dict.fromkeys(map(study.counted_in, study.datasets)))
     yield table(
-        "Changes of every method, and how many images or seeds would decide", rows,
+        f"Changes of every method, and how many {counted} or seeds would decide", rows,
         {
             **_place(rows), "against": text("reference"),
             "metric": lambda row: Cell(CATALOGUE[row["metric"]].title),
@@ -157,8 +159,8 @@ def _groups(frames: Frames, study: Study) -> Iterator[Table]:
             "p, Holm": p("p_holm"), "false discovery rate": p("fdr"),
             "would decide": count("decide"), "about": text("about"),
         },
-        "First grouping. Intervals hold one by one. Would decide: images of the group, or seeds "
-        "where the verdict is about a method that trains.",
+        f"First grouping. Intervals hold one by one. Would decide: {counted} of the group, or "
+        "seeds where the verdict is about a method that trains.",
     )  # fmt: skip
 
 
@@ -277,7 +279,8 @@ def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
     yield table(
         "Remedies by width", rows,
         {
-            **_network(rows), **_WIDTH, "method": text("name"), "price": _price,
+            **_network(rows), **_WIDTH, "method": text("name"),
+            "price": lambda row: Cell(", ".join(x.replace(" ", UNBROKEN) for x in price(row))),
             "accuracy": share("overall"), "worst group": share("worst_group"),
             "its change": change_with_limits(*(f"worst_group_{part}" for part in CHANGE)),
             "FVO": share("fvo"), "size": size_of("bytes"),
@@ -315,14 +318,6 @@ def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
                 "certified loss": share("bound"),
             },
         )  # fmt: skip
-
-
-def _price(row: dict[str, Any]) -> Cell:
-    """Training as a multiple of that of fp32, and the images and labels that must be at hand."""
-    trained = row["training"]
-    told = ["free"] if row["free"] else [f"{number(trained)} × training"] if trained > 0 else []
-    told += [f"{number(row[name])} {name}" for name in ("images", "labels") if row.get(name, 0) > 0]
-    return Cell(", ".join(part.replace(" ", UNBROKEN) for part in told))
 
 
 def _flow(frames: Frames) -> Iterator[Table]:
@@ -512,11 +507,11 @@ def limits(frames: Frames, study: Study) -> list[str]:
             f"These networks answer nearly one class, so their parity means nothing: {names}."
         )
     small = levels[(levels["metric"] == "accuracy") & ~levels["counted"].astype(bool)]
-    names = (small["attribute"] + " " + small["group"].astype(str)).unique()
-    if len(names):
+    for dataset, part in small.groupby("dataset", sort=False):
+        counted_in = study.counted_in(str(dataset), "test samples")
+        names = (part["attribute"] + " " + part["group"].astype(str)).unique()
         some = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         sentences.append(
-            f"{len(names)} groups have fewer than {study.groups.minimum} test samples and enter "
-            f"no maximum: {some}."
+            f"Groups with fewer than {study.groups.minimum} {counted_in} enter no maximum: {some}."
         )
     return sentences

@@ -156,6 +156,18 @@ def change_with_limits(value: str, low: str, high: str, word: str = "") -> Show:
     return show
 
 
+def price(row: Mapping[str, Any]) -> list[str]:
+    """Say what a remedy takes: training, as a multiple of that of fp32, and images and labels."""
+    trained = row.get("training", np.nan)
+    told = ["no training"] if row.get("free") else []
+    if trained > 0:
+        told = [f"{number(trained)} × training"]
+    elif np.isnan(trained) and row.get("images_trained", 0) > 0:
+        told = [f"training on {number(row['images_trained'])} images"]
+    needed = [(row.get(name, 0), name) for name in ("images", "labels")]
+    return told + [f"{number(many)} {name}" for many, name in needed if many > 0]
+
+
 def verdict(column: str) -> Show:
     """Show a verdict in words and colour."""
     return lambda row: Cell(row[column] or "", tone=TONES.get(row[column], ""))
