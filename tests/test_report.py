@@ -453,6 +453,8 @@ def test_the_page_is_made_of_whatever_tables_there_are(tmp_path):
     whole = report.render(audited() | shipping() | {"failures": failures}, STUDY)
     assert "no &lt;layers&gt;" in whole
     assert "the file that ships" in whole
+    assert "file int8_random, seed 0</button>" in whole  # beside means of 2 seeds
+    assert "means of 2 seeds, but for files" in re.sub(r"<[^>]*>", "", whole)
 
 
 def test_limits_count_what_is_judged():

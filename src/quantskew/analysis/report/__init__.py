@@ -115,7 +115,7 @@ def render(
 
 def _unbroken(text: str) -> str:
     """Hold numbers, their limits and units together where a cell wraps."""
-    return re.sub(r"(?<=[\d,]) (?=[%[+−kMp])", UNBROKEN, text)
+    return re.sub(r"(?<=\d) (?=[\d%[kMp])|(?<=\d,) (?=[+−])", UNBROKEN, text)
 
 
 def _helps_head(rows: Sequence[Decision], study: Study) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from quantskew.analysis.frontier import shipped
 from quantskew.analysis.remedies import CHANGE, side_by_side
-from quantskew.analysis.report.tables import price
+from quantskew.analysis.report.tables import of_seeds, price
 from quantskew.analysis.report.words import HARMS, SAFE
 from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import groups_named, interval, percent, size
@@ -84,7 +84,7 @@ def _of_point(
     certified = at(frames.get("certificates", nothing), place)
     return {**place, "ships": False}, _decided(
         place, groups, frames, study, certified["bound"],
-        note=_note("simulated" if _simulated(place, study) else "", certified, study),
+        note=of_seeds("simulated" if _simulated(place, study) else "", certified, study),
         more=_by_seed(certified, groups, study.groups_of(place["dataset"])[0]),
         accuracy=_accuracy(frames["levels"], place),
         lowest=_lowest(at(frames["levels"], place | {"metric": "accuracy"}), "value", study),
@@ -101,7 +101,7 @@ def _of_file(
     judged = _judged_file(groups[counted].reset_index(drop=True), study)
     return {**place, "ships": True}, _decided(
         place, pd.concat([judged, groups[~counted]]), frames, study, groups["bound"],
-        note=_note("the file that ships", groups, study, "worst"),
+        note=of_seeds("the file that ships", groups, study, "worst"),
         more="" if np.isnan(bound) else
         f"certificate: no group loses more than {100 * bound:.1f} points",
         accuracy=_against(file["accuracy"], file["fp32"]),
@@ -210,15 +210,6 @@ def _against(accuracy: float, fp32: float) -> str:
 
 def _simulated(place: Place, study: Study) -> bool:
     return place["method"] in study.all_methods() and place["model"] not in study.answers
-
-
-def _note(made: str, rows: pd.DataFrame, study: Study, of_several: str = "mean") -> str:
-    """Say how a network was made and, in a study of several seeds, of which the numbers are."""
-    seeds = [*rows["seed"].unique()]
-    if len(study.seeds) == 1 or not seeds:
-        return made
-    of = f"{of_several} of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
-    return f"{made}, {of}".removeprefix(", ")
 
 
 def _accuracy(levels: pd.DataFrame, place: Mapping[str, object]) -> str:

@@ -15,6 +15,7 @@ from quantskew.analysis.report.tables import (
     change_with_limits,
     count,
     heat,
+    of_seeds,
     p,
     price,
     share,
@@ -50,11 +51,12 @@ class Section(NamedTuple):
 def sections(frames: Frames, study: Study) -> list[Section]:
     """All sections; one without tables has nothing to show, unless there are figures for it."""
     frames = {name: rows for name, rows in frames.items() if len(rows)}
+    means = f": means of {len(study.seeds)} seeds, but for files" if len(study.seeds) > 1 else ""
     return [
         Section(
             "groups", "Every group",
-            "Change of the accuracy of each group against fp32, in points. ▼ worse, ▲ better, "
-            "= equivalent (within the margin), ? cannot tell; * too few to be judged.",
+            f"Change of the accuracy of each group against fp32, in points{means}. ▼ worse, "
+            "▲ better, = equivalent (within the margin), ? cannot tell; * too few to be judged.",
             [*_groups(frames, study), *_scores(frames), *_slices(frames)], "results",
         ),
         Section(
@@ -115,7 +117,7 @@ def _groups(frames: Frames, study: Study) -> Iterator[Table]:
                     base = at(levels, where | {"metric": "accuracy", "method": BASELINE})
                     files = at(frames.get("deployed_groups", own[:0]), where)
                     title = f"{attribute}: {model}" + f" on {dataset}" * (dataset != "data")
-                    yield _heat(title, shown, base, files, open=place == 0)
+                    yield _heat(title, shown, base, files, study, open=place == 0)
     levels = levels[levels["group"] == WHOLE]
     yield table(
         "Every metric of every grouping at fp32, and its change",
@@ -207,7 +209,13 @@ def _metric_change(width: str) -> Show:
 
 
 def _heat(
-    title: str, effects: pd.DataFrame, base: pd.DataFrame, files: pd.DataFrame, *, open: bool
+    title: str,
+    effects: pd.DataFrame,
+    base: pd.DataFrame,
+    files: pd.DataFrame,
+    study: Study,
+    *,
+    open: bool,
 ) -> Table:
     """Groups by networks and files: how accuracy changed, those that lost most first."""
     several = len(set(effects["method"])) > 1
@@ -219,7 +227,9 @@ def _heat(
         columns[name] = part.set_index("group")[["change", "verdict"]]
     for method, part in files[files["bits"] < FULL_PRECISION].groupby("method", sort=False):
         change = (part["accuracy"] - part["fp32"]).groupby(part["group"]).mean()
-        columns[f"file {method}"] = pd.DataFrame({"change": change, "verdict": ""})
+        columns[of_seeds(f"file {method}", part, study)] = pd.DataFrame(
+            {"change": change, "verdict": ""}
+        )
     wide = pd.concat(columns, axis=1)
     wide.columns = [" ".join(pair) for pair in wide.columns]
     changes = wide[[f"{name} change" for name in columns]]
