@@ -146,6 +146,7 @@ def test_against_a_network_that_is_no_basis_nobody_is_called_safe():
     row = decision.decisions(frames, STUDY)[1]
     assert row.verdict == "cannot tell"
     assert row.counts == [decision.NO_BASIS]
+    assert "Other groupings" in report.render(frames, STUDY, drawn={})
     made = shipping()
     made["deployed_groups"]["bound"] = np.nan
     (*_, file) = decision.decisions(frames | {"frontier": placed()} | made, STUDY)

@@ -87,10 +87,13 @@ def render(
     rows = decisions(frames, study)
     figures = _described(draw(frames, study) if drawn is None else drawn)
     flows = any(figure.section == "flow" for figure, _ in figures)
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(
+        "page.html.j2"
+    ).render(
         sentence=sentence(rows, frames, study),
         decisions=rows,
         helps=_helps_head(rows, study),
+        others=[row for row in rows if len(row.counts + row.worst) > 2],  # several groupings
         sized=any(row.size for row in rows),
         single=len({row[:2] for row in rows}) == 1,
         tones=TONES,
