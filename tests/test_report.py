@@ -306,7 +306,7 @@ def test_free_remedies_are_named_first_and_every_one_with_its_price():
     frames["effects"] = pd.concat([frames["effects"], wanted])  # as in an audit
     assert decision.decisions(frames, STUDY)[1].help == f"qat: worst group +50.0 {change}"
     page = report.render(frames, STUDY, drawn={})
-    assert "what lifts the worst group most, against ptq (points, mean of 2 seeds)" in page
+    assert "what lifts the worst group most (mean of 2 seeds, points against ptq)" in page
 
 
 def test_every_width_has_its_figure_on_the_first_screen_with_the_margin():

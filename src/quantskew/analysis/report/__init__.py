@@ -125,8 +125,10 @@ def _helps_head(rows: Sequence[Decision], study: Study) -> str:
     """Head of the column of remedies, which says of which networks they are; empty without any."""
     if all(row.help in ("", NOTHING) for row in rows):
         return ""
-    seeds = f", mean of {len(study.seeds)} seeds" if len(study.seeds) > 1 else ""
-    return f"what lifts the worst group most, against {study.reference} (points{seeds})"
+    told = ["simulated"] * any("simulated" in row.note for row in rows)
+    told += [f"mean of {len(study.seeds)} seeds"] * (len(study.seeds) > 1)
+    told.append(f"points against {study.reference}")
+    return f"what lifts the worst group most ({', '.join(told)})"
 
 
 def draw(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, str]:
