@@ -21,7 +21,7 @@ from quantskew.analysis.figures.drawing import BarsByGroup, HeatMap, Points, Tra
 from quantskew.analysis.figures.registry import dvc_plots
 from quantskew.analysis.frontier import shipped
 from quantskew.analysis.report import decision
-from quantskew.analysis.report.sections import Section, every_metric, sections
+from quantskew.analysis.report.sections import Section, every_metric, limits, sections
 from quantskew.analysis.report.tables import LONGEST, count, p, table, text
 from quantskew.analysis.report.words import GLOSSARY, explained
 from quantskew.analysis.run import flipped
@@ -122,9 +122,10 @@ def test_the_first_screen_says_for_each_width_who_is_harmed():
         "race: 1 worse, 1 safe of 2; 1 under 30 images not judged", "sex: 1 worse, 1 safe of 2"
     ]  # fmt: skip
     assert int4.worst[0] == "race group a: −10.0 [−11.0, −8.5]"
-    assert int8.worst[0] == "one of the race groups a and b: −0.5 [−1.5, +1.0]"
-    assert int4.more == "largest loss with seed 0: a; seed 1: b"
+    assert int8.worst[0] == "race group b or a (cannot be told apart): −0.5 [−1.5, +1.0]"
+    assert int4.more == "loses most with seed 0: a; 1: b"
     assert int4.accuracy == "90.4 % (fp32 93.2 %)"
+    assert int4.lowest == "worst group a: 90.0 %"
 
 
 def test_harm_in_a_later_grouping_alone_is_harm():
@@ -145,6 +146,7 @@ def test_against_a_network_that_is_no_basis_nobody_is_called_safe():
     row = decision.decisions(frames, STUDY)[1]
     assert row.verdict == "cannot tell"
     assert row.counts == [decision.NO_BASIS]
+    assert "Other groupings" in report.render(frames, STUDY, drawn={})
     made = shipping()
     made["deployed_groups"]["bound"] = np.nan
     (*_, file) = decision.decisions(frames | {"frontier": placed()} | made, STUDY)
@@ -164,13 +166,14 @@ def test_what_ships_is_recommended_and_what_is_simulated_is_not():
     study = STUDY.model_copy(update={"methods": {"ptq": {"weights": {}, "training": "none"}}})
     frames = audited() | {"frontier": placed()}
     alone = decision.decisions(frames, study)
-    assert [(row.note, row.recommended) for row in alone] == [
-        ("simulated", True), ("simulated", False),
-    ]  # fmt: skip
+    int4 = "simulated, mean of 2 seeds"
+    assert [(row.note, row.recommended) for row in alone] == [("simulated", True), (int4, False)]
     both = decision.decisions(frames | shipping(), study)
     assert [(row.note, row.recommended) for row in both] == [
-        ("the file that ships", True), ("simulated", False), ("simulated", False),
+        ("the file that ships, seed 0", True), ("simulated", False), (int4, False),
     ]  # fmt: skip
+    single = study.model_copy(update={"seeds": (0,)})  # nothing to mix, nothing to tell
+    assert decision.decisions(frames | shipping(), single)[0].note == "the file that ships"
     assert both[0].accuracy == "89.9 % (fp32 90.0 %)"
     assert both[0].verdict == "safe within the margin"
     told = decision.sentence(both, frames | shipping(), study)
@@ -224,7 +227,7 @@ def test_counts_of_samples_bound_nothing_where_several_are_of_one_person():
         assert file["fvo"] == pytest.approx(0.1995)
         assert np.isnan(file["fvo_high"]) != known
         row = decision.decisions(frames, study)[0]
-        assert row.worst[0].startswith("race group a:" if known else "one of the race groups a and")
+        assert row.worst[0].startswith("race group a:" if known else "race group a or b (cannot")
     assert decision.decisions(frames, people)[1].counts == [
         "race: 2 safe of 2; 1 under 30 person units not judged"
     ]
@@ -233,13 +236,13 @@ def test_counts_of_samples_bound_nothing_where_several_are_of_one_person():
         [rows, rows[rows["group"] == "a"].assign(group="tiny", lost=99)]
     )
     int4 = decision.decisions(frames, STUDY)[2]
-    assert int4.more == "largest loss with seed 0: a; seed 1: b"
+    assert int4.more == "loses most with seed 0: a; 1: b"
 
 
 def test_few_images_leave_the_verdict_on_a_file_open():
     rows = decision.decisions(audited() | shipping(lost=(1, 0), n=(100, 100)), STUDY)
     assert rows[0].verdict == "cannot tell"
-    assert rows[0].worst[0].startswith("one of the race groups a and b: −1.0 [")
+    assert rows[0].worst[0].startswith("race group a or b (cannot be told apart): −1.0 [")
 
 
 @pytest.mark.parametrize("networks", [1, 2, 12])
@@ -281,18 +284,29 @@ def test_tables_of_answers_are_named_by_themselves_and_each_is_judged():
 
 def test_free_remedies_are_named_first_and_every_one_with_its_price():
     wide = [
-        {"method": method, "change": change, "free": free, "training": training,
-         "images_trained": 100 * training}
-        for method, change, free, training in (("qat", 0.5, False, 0.5), ("again", 0.2, True, 0))
+        {"method": method, "change": change if metric == "worst_group" else -0.05, "free": free,
+         "training": training, "images_trained": 100 * training, "metric": metric, "labels": labels}
+        for method, change, free, training, labels in (
+            ("qat", 0.5, False, 0.5, 0), ("again", 0.2, True, 0, 256),
+        )
+        for metric in ("overall", "worst_group")
     ]  # fmt: skip
     rows = pd.DataFrame(wide).assign(
-        dataset="d", model="m", bits=4, attribute="race", bytes=500, metric="worst_group",
-        value=0.5, low=0.1, high=0.6, verdict="better", excess=0.0, meets=True, cheapest=False,
+        dataset="d", model="m", bits=4, attribute="race", bytes=5000, value=0.5, low=0.1, high=0.6,
+        verdict="better", excess=0.0, meets=True, cheapest=False,
     )  # fmt: skip
     int4 = decision.decisions(audited() | {"remedies": rows}, STUDY)[1]
-    assert int4.help == "free: again: worst group +20.0 [+10.0, +60.0], no training"
-    int4 = decision.decisions(audited() | {"remedies": rows.drop(columns="free")}, STUDY)[1]
-    assert int4.help == "qat: worst group +50.0 [+10.0, +60.0], for 0.5 × the training of fp32"
+    change = "[+10.0, +60.0], accuracy −5.0 [+10.0, +60.0]"
+    assert int4.help == f"again: worst group +20.0 {change}, no training, 256 labels, 5 kB"
+    int4 = decision.decisions(audited() | {"remedies": rows.assign(free=False)}, STUDY)[1]
+    assert int4.help == f"qat: worst group +50.0 {change}, 0.5 × training, 5 kB"
+    known = ["method", "metric", "bits", "attribute", "change", "low", "high", "verdict"]
+    wanted = rows[known].assign(dataset="d", model="m", reference="ptq", group="all", counted=True)
+    frames = audited()
+    frames["effects"] = pd.concat([frames["effects"], wanted])  # as in an audit
+    assert decision.decisions(frames, STUDY)[1].help == f"qat: worst group +50.0 {change}"
+    page = report.render(frames, STUDY, drawn={})
+    assert "what lifts the worst group most (mean of 2 seeds, points against ptq)" in page
 
 
 def test_every_width_has_its_figure_on_the_first_screen_with_the_margin():
@@ -305,6 +319,9 @@ def test_every_width_has_its_figure_on_the_first_screen_with_the_margin():
     canvas = FIGURES["change_by_group"].drawing.canvas(rows)
     band = canvas.axes[0].patches[0].get_extents().transformed(canvas.axes[0].transData.inverted())
     assert (band.x0, band.x1) == pytest.approx((-3, 3))
+    one, other = canvas.axes  # networks and widths are compared along one axis
+    assert one.get_xlim() == other.get_xlim()
+    assert one.get_xlim()[0] < -10
 
 
 def band_of(ax, number: int = 0) -> list[float]:
@@ -390,6 +407,13 @@ def test_the_impact_flow_is_one_figure_of_six_steps_that_is_read_out_and_prints(
     assert "accuracy lost 30.0 points 10.0 points" in told
     assert '<figure id="figure-impact_flow">' in page  # those of class "screen" are not printed
     assert page.index('id="why"') < page.index("figure-impact_flow")
+    other = flowing((0.1, 0.3))  # another network, in which another group lost most
+    both = {name: pd.concat([part, other[name].assign(model="m2")])
+            for name, part in flowing().items()}  # fmt: skip
+    axes = one.drawing.canvas(one.rows(both, study)).axes
+    assert [ax.get_title("left") for ax in axes] == [
+        "d · m at int4: a lost most, b lost least", "d · m2 at int4: b lost most, a lost least",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("missing", ["groups", "layers", "curvature"])
@@ -430,6 +454,16 @@ def test_the_page_is_made_of_whatever_tables_there_are(tmp_path):
     whole = report.render(audited() | shipping() | {"failures": failures}, STUDY)
     assert "no &lt;layers&gt;" in whole
     assert "the file that ships" in whole
+    assert "file int8_random, seed 0</button>" in whole  # beside means of 2 seeds
+    assert "means of 2 seeds, but for files" in re.sub(r"<[^>]*>", "", whole)
+
+
+def test_limits_count_what_is_judged():
+    people = STUDY.model_copy(update={"groups": Groups(by={"d": ("race",)}, unit={"d": "person"})})
+    for study, counted in ((STUDY, "test samples"), (people, "person units")):
+        assert limits(audited(), study)[-1] == (
+            f"Groups with fewer than 30 {counted} enter no maximum: race tiny."
+        )
 
 
 def test_figures_say_what_they_show_to_those_who_do_not_see_them():
@@ -523,7 +557,7 @@ def test_pictures_of_flipped_samples_are_shown_with_their_answers(tmp_path, monk
 
 def test_numbers_are_written_for_readers():
     assert points(-0.00001) == "+0.0"
-    assert groups_named("digit", ["6", "9"]) == "one of the digit groups 6 and 9"
+    assert groups_named("digit", ["6", "9"]) == "digit group 6 or 9 (cannot be told apart)"
     page = report.render(audited(), STUDY)
     body = re.sub(r"<svg.*?</svg>|<style>.*?</style>|<script>.*?</script>", "", page, flags=re.S)
     words = re.sub(r"<[^>]*>", " ", body)

@@ -22,9 +22,9 @@ def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
         One row a data set, model, method and width: the changes of overall accuracy and FVO with
         their intervals; how many groups are large enough to be judged, how many are not, and of the
         former how many have each verdict; the largest loss of any of them with an interval that
-        holds whichever it is, and who loses that much: one group, or "one of" those of which none
-        is known to lose less than another; and the remedy with the highest accuracy of the worst
-        group among those that are better than plain.
+        holds whichever it is, and who loses that much: one group, or those of which none is known
+        to lose less than another, in their order; and the remedy with the highest accuracy of the
+        worst group among those that are better than plain.
     """
     plain = study.reference
     rows = []
@@ -37,7 +37,7 @@ def headline(effects: pd.DataFrame, study: Study) -> pd.DataFrame:
             here = there[there["bits"] == bits]
             by_metric = own[own["group"] == WHOLE].set_index("metric")
             everyone = own[own["metric"] == "accuracy"].set_index("group")
-            groups = everyone[everyone["counted"]]
+            groups = everyone[everyone["counted"]].sort_values("change", kind="stable")
             untold = groups[groups["verdict"] == CANNOT_TELL]
             remedies = here[
                 (here["reference"] == plain)

@@ -104,20 +104,20 @@ def size(value: float) -> str:
 
 
 def groups_named(attribute: str, names: list[str]) -> str:
-    """Say which group it is, or that it is one of several of which none can be told apart.
+    """Say which group it is, or which it may be, from the likeliest on.
 
     Examples
     --------
-    >>> groups_named("digit", ["6", "9"]), groups_named("race", ["Asian"])
-    ('one of the digit groups 6 and 9', 'race group Asian')
-    >>> groups_named("digit", list("0123456"))
-    'one of 7 digit groups'
+    >>> groups_named("race", ["Asian"]), groups_named("digit", ["9", "6"])
+    ('race group Asian', 'digit group 9 or 6 (cannot be told apart)')
+    >>> groups_named("digit", list("3210456"))
+    'digit group 3 or any of 6 others (cannot be told apart)'
     """
     if len(names) == 1:
         return f"{attribute} group {names[0]}"
-    if len(names) > 5:
-        return f"one of {len(names)} {attribute} groups"
-    return f"one of the {attribute} groups {', '.join(names[:-1])} and {names[-1]}"
+    few = f"{', '.join(names[:-1])} or {names[-1]}"
+    told = few if len(names) <= 5 else f"{names[0]} or any of {len(names) - 1} others"
+    return f"{attribute} group {told} (cannot be told apart)"
 
 
 def escape_markdown(text: str) -> str:

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 import matplotlib.figure
 import pandas as pd
 
-from quantskew.analysis.figures.drawing import Drawing, legend_below, margin_band, whiskers
+from quantskew.analysis.figures.drawing import (
+    Drawing,
+    beyond_margin,
+    legend_below,
+    margin_band,
+    whiskers,
+)
 from quantskew.analysis.figures.registry import figure
 from quantskew.analysis.study import Study
 from quantskew.analysis.views import first_groupings, judged
@@ -22,16 +28,21 @@ VERDICTS = {
 
 @dataclass(frozen=True)
 class Ranges(Drawing):
-    """A point with limits for each ``y``, marked by its verdict; the ``margin`` is a band."""
+    """A point with limits for each ``y``, marked by its verdict; the ``margin`` is a band.
+
+    All fields have the same axis, which is logarithmic beyond the margin.
+    """
 
     template = "ranges"
 
     def _draw(self, figure: matplotlib.figure.Figure, rows: pd.DataFrame) -> None:
         entries = {}
         lines = rows.groupby(["panel", "drawing"]).size().max()
-        for ax, part in self.fields(figure, rows, 1.2 + 0.17 * lines):
-            part = part.reset_index(drop=True)
-            margin_band(ax.axvspan, ax.axvline, part["margin"].iloc[0])
+        height = 0.75 + 0.14 * lines + 0.6 / rows["panel"].nunique()  # the legend stands there once
+        for ax, part in self.fields(figure, rows, height, shared="x"):
+            part, margin = part.reset_index(drop=True), part["margin"].iloc[0]
+            margin_band(ax.axvspan, ax.axvline, margin)
+            beyond_margin(ax, "x", margin)
             for word, at in part.groupby("verdict"):
                 colour, marker, fill = VERDICTS[str(word)]
                 entries[str(word)] = ax.errorbar(
@@ -40,6 +51,7 @@ class Ranges(Drawing):
                 )  # fmt: skip
             ax.set_yticks(range(len(part)), part["y"])
             ax.set_ylim(len(part) - 0.4, -0.6)
+            ax.tick_params(axis="x", labelbottom=True)
             ax.grid(visible=True, axis="x")
             ax.grid(visible=False, axis="y")
         legend_below(figure, {word: entries[word] for word in VERDICTS if word in entries})
@@ -55,8 +67,9 @@ class Ranges(Drawing):
     ),
     caption=(
         "Networks, not the files that ship; means over seeds. The band is the margin; an interval "
-        "within it is safe, one wholly left of zero a loss. Intervals hold one by one. Of many "
-        "groups those that lose most are shown."
+        "within it is safe, one wholly left of zero a loss. All fields have one axis, logarithmic "
+        "beyond the margin. Intervals hold one by one. Of many groups those that lose most are "
+        "shown."
     ),
     drawing=Ranges(x_label="change of accuracy, points"),
     prints=True,
@@ -73,10 +86,10 @@ def change_by_group(study: Study, effects: pd.DataFrame) -> pd.DataFrame:
         for method, bits in zip(rows["method"], rows["bits"], strict=True)
         for state in [state_name(method, bits)]
     ]
-    rows = rows.assign(drawing=pd.Series(states, rows.index, str), y=rows["group"].astype(str))
-    rows = rows.sort_values(
-        ["panel", "bits", "change"], ascending=[True, False, True], kind="stable"
-    )
+    rows = rows.assign(drawing=pd.Series(states, rows.index, str), y=rows["group"].astype(str),
+                       model=pd.Categorical(rows["model"], study.models))  # fmt: skip
+    order = {"dataset": True, "model": True, "bits": False, "change": True}
+    rows = rows.sort_values([*order], ascending=[*order.values()], kind="stable")
     rows = rows.groupby(["panel", "drawing"], sort=False).head(SHOWN)
     points = (100 * rows[["change", "low", "high"]]).rename(columns={"change": "x"})
     rows = rows.assign(**points, margin=100 * study.statistics.margin)

@@ -196,15 +196,17 @@ class Drawing(ABC):
         return {"x": self.x, "y": self.y, **labels}
 
     def fields(
-        self, figure: Figure, rows: pd.DataFrame, height: float, *, shared: bool = False
+        self, figure: Figure, rows: pd.DataFrame, height: float, shared: Literal["", "x", "xy"] = ""
     ) -> Columns:
-        """Divide the figure: a line for each ``panel``, a column for each ``drawing`` of it."""
+        """Divide the figure: a line for each ``panel``, a column for each ``drawing`` of it.
+
+        All fields have the ``shared`` axes together.
+        """
         panels = rows["panel"].unique()
         drawings = rows["drawing"].unique() if "drawing" in rows else [None]
         figure.set_size_inches(9, height * len(panels))
-        axes = figure.subplots(
-            len(panels), len(drawings), squeeze=False, sharex=shared, sharey=shared
-        )
+        size = len(panels), len(drawings)
+        axes = figure.subplots(*size, squeeze=False, sharex=shared != "", sharey=shared == "xy")
         for line, panel in zip(axes, panels, strict=True):
             for ax, drawing in zip(line, drawings, strict=True):
                 part = rows[rows["panel"] == panel]
@@ -306,8 +308,7 @@ class TradeOff(Drawing):
     def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
         styles, entries = looks(rows["method"]), {}
         margin = rows["margin"].iloc[0]
-        bend = max(margin, 0.5)
-        for ax, part in self.fields(figure, rows, 2.9, shared=True):
+        for ax, part in self.fields(figure, rows, 2.9, shared="xy"):
             margin_band(ax.axvspan, ax.axvline, margin)
             margin_band(ax.axhspan, ax.axhline, margin)
             for (method, name), at in part.groupby(["method", "series"], sort=False):
@@ -316,14 +317,20 @@ class TradeOff(Drawing):
                     at["x"], at["y"], whiskers(at, "y", "y_"), whiskers(at, "x", "x_"),
                     fmt=marker, ms=5, lw=0.8, color=colour,
                 )  # fmt: skip
-            for set_scale, axis in ((ax.set_xscale, ax.xaxis), (ax.set_yscale, ax.yaxis)):
-                set_scale("symlog", linthresh=bend)
-                axis.set_major_locator(FixedLocator([-50, -10, -bend, 0, bend, 10, 50]))
-                axis.set_major_formatter(_signed)
-                axis.set_minor_locator(NullLocator())
+            beyond_margin(ax, "x", margin)
+            beyond_margin(ax, "y", margin)
             ax.grid(visible=True, axis="both")
             ax.tick_params(axis="x", labelsize=7)
         legend_below(figure, {name: entries[name] for name in rows["series"].unique()})
+
+
+def beyond_margin(ax: Axes, axis: Literal["x", "y"], margin: float) -> None:
+    """Make an axis of changes logarithmic beyond the margin, so that small and large ones fit."""
+    bend, own = max(margin, 0.5), getattr(ax, f"{axis}axis")
+    getattr(ax, f"set_{axis}scale")("symlog", linthresh=bend)
+    own.set_major_locator(FixedLocator([-50, -10, -bend, 0, bend, 10, 50]))
+    own.set_major_formatter(_signed)
+    own.set_minor_locator(NullLocator())
 
 
 def _signed(value: float, _: float | None = None) -> str:

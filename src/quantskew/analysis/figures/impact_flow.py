@@ -30,7 +30,8 @@ class Flow(Drawing):
     x, y = "left", "level"
 
     def _draw(self, figure: matplotlib.figure.Figure, rows: pd.DataFrame) -> None:
-        for ax, part in self.fields(figure, rows, 1.75):
+        for ax, part in self.fields(figure, rows.rename(columns={"drawing": "who"}), 1.6):
+            ax.set_title(f"{part['panel'].iloc[0]}: {part['who'].iloc[0]}")
             ax.set(xlim=(0, part["left"].max() + 1), ylim=(0, 1))
             ax.set_axis_off()
             for (left, step), box in part.groupby(["left", "step"], sort=False):

@@ -14,7 +14,7 @@ would show is missing where the table is.
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ import pandas as pd
 import yaml
 
 from quantskew.analysis.figures import FIGURES, Figure
-from quantskew.analysis.report.decision import NOTHING, decisions, sentence
+from quantskew.analysis.report.decision import NOTHING, Decision, decisions, sentence
 from quantskew.analysis.report.sections import facts_of, limits, rejects_by_group, sections
+from quantskew.analysis.report.tables import UNBROKEN
 from quantskew.analysis.report.words import GLOSSARY, TONES, anchor, explained
 from quantskew.analysis.study import Study
 from quantskew.files import write_text
@@ -82,14 +83,17 @@ def render(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"explained": explained, "anchor": anchor}
+    environment.filters |= {"explained": explained, "anchor": anchor, "unbroken": _unbroken}
     rows = decisions(frames, study)
     figures = _described(draw(frames, study) if drawn is None else drawn)
     flows = any(figure.section == "flow" for figure, _ in figures)
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(
+        "page.html.j2"
+    ).render(
         sentence=sentence(rows, frames, study),
         decisions=rows,
-        helps=any(row.help not in ("", NOTHING) for row in rows),
+        helps=_helps_head(rows, study),
+        others=[row for row in rows if len(row.counts + row.worst) > 2],  # several groupings
         sized=any(row.size for row in rows),
         single=len({row[:2] for row in rows}) == 1,
         tones=TONES,
@@ -110,6 +114,21 @@ def render(
         # tables of answers, of which the first stands where a study has its fp32 networks
         reference=study.models[0] if study.bits == (UNKNOWN_WIDTH,) else "",
     )
+
+
+def _unbroken(text: str) -> str:
+    """Hold numbers, their limits and units together where a cell wraps."""
+    return re.sub(r"(?<=\d) (?=[\d%[kMp])|(?<=\d,) (?=[+−])", UNBROKEN, text)
+
+
+def _helps_head(rows: Sequence[Decision], study: Study) -> str:
+    """Head of the column of remedies, which says of which networks they are; empty without any."""
+    if all(row.help in ("", NOTHING) for row in rows):
+        return ""
+    told = ["simulated"] * any("simulated" in row.note for row in rows)
+    told += [f"mean of {len(study.seeds)} seeds"] * (len(study.seeds) > 1)
+    told.append(f"points against {study.reference}")
+    return f"what lifts the worst group most ({', '.join(told)})"
 
 
 def draw(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, str]:

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from quantskew.analysis.frontier import shipped
-from quantskew.analysis.remedies import side_by_side
+from quantskew.analysis.remedies import CHANGE, side_by_side
+from quantskew.analysis.report.tables import of_seeds, price
 from quantskew.analysis.report.words import HARMS, SAFE
 from quantskew.analysis.study import Study
-from quantskew.analysis.typeset import groups_named, interval, number, percent, size
+from quantskew.analysis.typeset import groups_named, interval, percent, size
 from quantskew.analysis.views import at, judged
 from quantskew.fairness.gaps import may_lose_most
 from quantskew.fairness.limits import Changes, change_limits
@@ -33,12 +34,13 @@ class Decision(NamedTuple):
     model: str
     width: str
     method: str
-    note: str  # whether it is a file, or simulated
+    note: str  # whether it is a file, or simulated, and of which seeds
     verdict: str
     counts: list[str]  # how many groups are harmed, safe or open, by grouping
     worst: list[str]  # who loses most, and how much; the first grouping comes first
     more: str  # the certificate of a file, or who loses most of each seed alone
     accuracy: str
+    lowest: str  # the group of the lowest accuracy
     help: str
     size: str
     recommended: bool
@@ -78,12 +80,14 @@ def _of_point(
         share = own["bytes"].iloc[0] / network.loc[network["method"] == BASELINE, "bytes"]
         told = size(own["bytes"].iloc[0]) + "".join(f" ({100 * x:.0f} % of fp32)" for x in share)
     shipped_here = not files.empty and _same_network(files, place).any()
-    certified = at(frames.get("certificates", pd.DataFrame(columns=[*POINT, "bound"])), place)
+    nothing = pd.DataFrame(columns=[*POINT, "attribute", "group", "seed", "bound"])
+    certified = at(frames.get("certificates", nothing), place)
     return {**place, "ships": False}, _decided(
         place, groups, frames, study, certified["bound"],
-        note="simulated" if _simulated(place, study) else "",
-        more=_by_seed(frames.get("certificates"), place, groups, study),
+        note=of_seeds("simulated" if _simulated(place, study) else "", certified, study),
+        more=_by_seed(certified, groups, study.groups_of(place["dataset"])[0]),
         accuracy=_accuracy(frames["levels"], place),
+        lowest=_lowest(at(frames["levels"], place | {"metric": "accuracy"}), "value", study),
         size=told,
         recommended=len(own) > 0 and bool(own["recommended"].iloc[0]) and not shipped_here,
     )  # fmt: skip
@@ -97,10 +101,11 @@ def _of_file(
     judged = _judged_file(groups[counted].reset_index(drop=True), study)
     return {**place, "ships": True}, _decided(
         place, pd.concat([judged, groups[~counted]]), frames, study, groups["bound"],
-        note="the file that ships",
+        note=of_seeds("the file that ships", groups, study, "mean accuracy and largest loss"),
         more="" if np.isnan(bound) else
         f"certificate: no group loses more than {100 * bound:.1f} points",
         accuracy=_against(file["accuracy"], file["fp32"]),
+        lowest=_lowest(groups, "accuracy", study),
         size=f"{size(file['bytes'])} ({100 * file['share']:.0f} % of fp32)",
         recommended=bool(file["recommended"]),
     )  # fmt: skip
@@ -128,10 +133,12 @@ def _decided(
             few = f"{small} under {study.groups.minimum} {study.counted_in(place['dataset'])}"
             counts.append(_counted(attribute, part["verdict"], few if small else ""))
         if len(part):
+            part = part.sort_values("change", kind="stable")
             most = [*part.loc[part["may_lose_most"].astype(bool), "group"].astype(str).unique()]
-            who = groups_named(attribute, most or [str(part.loc[part["change"].idxmin(), "group"])])
             change = interval(part["change"].min(), part["low"].min(), part["high_all"].min())
-            worst.append(f"{who}: {change}")
+            worst.append(
+                f"{groups_named(attribute, most or [str(part['group'].iloc[0])])}: {change}"
+            )
     verdict = _verdict(judged["verdict"])
     if len(judged) and len(bounds) and bounds.isna().all():
         verdict, counts = CANNOT_TELL, [NO_BASIS]
@@ -214,62 +221,53 @@ def _accuracy(levels: pd.DataFrame, place: Mapping[str, object]) -> str:
     return _against(own, base.iloc[0])
 
 
+def _lowest(groups: pd.DataFrame, column: str, study: Study) -> str:
+    """Name the worst group of the first grouping, by the means over seeds."""
+    counted = groups[groups["counted"].astype(bool)]
+    first = counted[counted["attribute"] == counted["dataset"].map(lambda d: study.groups_of(d)[0])]
+    means = first.groupby("group")[column].mean()
+    return f"worst group {means.idxmin()}: {percent(means.min())}" if len(means) else ""
+
+
 def _helps(place: Place, verdict: str, frames: Frames, study: Study) -> str:
     """Say which remedy lifts the worst group most, free ones first, and what it costs."""
     if verdict == SAFE:
         return NOTHING
-    if "remedies" in frames and len(frames["remedies"]):
-        wide = side_by_side(frames["remedies"], ["worst_group"])
-        wide = wide.rename(columns={f"worst_group_{x}": x for x in ("change", "low", "high")})
-        here = wide[_same_network(wide, place) & (wide["bits"] == place["bits"])]
-        better = here[here["worst_group_verdict"] == BETTER]
-    else:
-        effects = frames["effects"]
-        if study.reference not in set(effects["reference"]) - {BASELINE}:
-            return ""
-        where = {name: place[name] for name in ("dataset", "model", "bits")}
-        here = at(effects, where | {"reference": study.reference, "metric": "worst_group"})
+    rows = frames.get("remedies", pd.DataFrame())
+    if rows.empty and study.reference != BASELINE:
         first = study.groups_of(place["dataset"])[0]
-        better = at(here, {"verdict": BETTER, "attribute": first})
+        rows = at(frames["effects"], {"reference": study.reference, "attribute": first})
+        rows = rows.assign(value=np.nan)
+    if rows.empty:
+        return ""
+    here = at(side_by_side(rows, ["worst_group", "overall"]),
+              {name: place[name] for name in ("dataset", "model", "bits")})  # fmt: skip
+    better = here[here["worst_group_verdict"] == BETTER]
     if better.empty:
         return "no remedy tried is known to help" if len(here) else ""
     if "free" in better and better["free"].any():
-        return _priced(better[better["free"].astype(bool)], "free: ")
-    return _priced(better, "")
+        better = better[better["free"].astype(bool)]
+    best = better.loc[better["worst_group_change"].idxmax()]
+    group, accuracy = (
+        interval(*best[[f"{name}_{part}" for part in CHANGE[:3]]])
+        for name in ("worst_group", "overall")
+    )
+    told = [f"{best['method']}: worst group {group}", f"accuracy {accuracy}", *price(best)]
+    return ", ".join(filter(None, [*told, size(best.get("bytes", np.nan))]))
 
 
-def _priced(rows: pd.DataFrame, start: str) -> str:
-    best = rows.loc[rows["change"].idxmax()]
-    change = interval(best["change"], best["low"], best["high"])
-    told = f"{start}{best['method']}: worst group {change}"
-    if "training" not in rows:
-        return told
-    if not best["images_trained"]:
-        return f"{told}, no training"
-    if np.isnan(best["training"]):
-        return f"{told}, for training on {number(best['images_trained'])} images"
-    return f"{told}, for {number(best['training'])} × the training of fp32"
-
-
-def _by_seed(
-    certificates: pd.DataFrame | None, place: Place, groups: pd.DataFrame, study: Study
-) -> str:
-    if certificates is None or certificates.empty:
-        return ""
-    where = place | {"attribute": study.groups_of(place["dataset"])[0]}
-    judged = groups.loc[
-        groups["counted"].astype(bool) & (groups["attribute"] == where["attribute"])
-    ]
-    rows = at(certificates, where)
-    rows = rows[rows["group"].isin(judged["group"])]
+def _by_seed(certified: pd.DataFrame, groups: pd.DataFrame, attribute: str) -> str:
+    """Name the group that loses most with each seed alone, where there are several."""
+    counted = at(groups, {"attribute": attribute, "counted": True})["group"]
+    rows = certified[(certified["attribute"] == attribute) & certified["group"].isin(counted)]
     if rows["seed"].nunique() < 2:
         return ""
     rows = rows.assign(change=(rows["gained"] - rows["lost"]) / rows["n"]).reset_index(drop=True)
     worst = rows.loc[rows.groupby("seed")["change"].idxmin()]
     if len(set(worst["group"])) == 1:
-        return f"largest loss with each of {len(worst)} seeds: {worst['group'].iloc[0]}"
-    seeds = "; ".join(f"seed {row.seed}: {row.group}" for row in worst.itertuples())
-    return f"largest loss with {seeds}"
+        return f"loses most with each of {len(worst)} seeds: {worst['group'].iloc[0]}"
+    seeds = "; ".join(f"{row.seed}: {row.group}" for row in worst.itertuples())
+    return f"loses most with seed {seeds}"
 
 
 def sentence(rows: Sequence[Decision], frames: Frames, study: Study) -> str:

@@ -15,7 +15,9 @@ from quantskew.analysis.report.tables import (
     change_with_limits,
     count,
     heat,
+    of_seeds,
     p,
+    price,
     share,
     share_with_limits,
     size_of,
@@ -49,11 +51,12 @@ class Section(NamedTuple):
 def sections(frames: Frames, study: Study) -> list[Section]:
     """All sections; one without tables has nothing to show, unless there are figures for it."""
     frames = {name: rows for name, rows in frames.items() if len(rows)}
+    means = f": means of {len(study.seeds)} seeds, but for files" if len(study.seeds) > 1 else ""
     return [
         Section(
             "groups", "Every group",
-            "Change of the accuracy of each group against fp32, in points. ▼ worse, ▲ better, "
-            "= equivalent (within the margin), ? cannot tell; * too few images to be judged.",
+            f"Change of the accuracy of each group against fp32, in points{means}. ▼ worse, "
+            "▲ better, = equivalent (within the margin), ? cannot tell; * too few to be judged.",
             [*_groups(frames, study), *_scores(frames), *_slices(frames)], "results",
         ),
         Section(
@@ -114,7 +117,7 @@ def _groups(frames: Frames, study: Study) -> Iterator[Table]:
                     base = at(levels, where | {"metric": "accuracy", "method": BASELINE})
                     files = at(frames.get("deployed_groups", own[:0]), where)
                     title = f"{attribute}: {model}" + f" on {dataset}" * (dataset != "data")
-                    yield _heat(title, shown, base, files, open=place == 0)
+                    yield _heat(title, shown, base, files, study, open=place == 0)
     levels = levels[levels["group"] == WHOLE]
     yield table(
         "Every metric of every grouping at fp32, and its change",
@@ -147,8 +150,9 @@ def _groups(frames: Frames, study: Study) -> Iterator[Table]:
     )  # fmt: skip
     told = effects["metric"].isin(("overall", "fvo", "worst_group", "accuracy"))
     rows = first_groupings(effects[told], study)
+    counted = " or ".join(dict.fromkeys(map(study.counted_in, study.datasets)))
     yield table(
-        "Changes of every method, and how many images or seeds would decide", rows,
+        f"Changes of every method, and how many {counted} or seeds would decide", rows,
         {
             **_place(rows), "against": text("reference"),
             "metric": lambda row: Cell(CATALOGUE[row["metric"]].title),
@@ -157,8 +161,8 @@ def _groups(frames: Frames, study: Study) -> Iterator[Table]:
             "p, Holm": p("p_holm"), "false discovery rate": p("fdr"),
             "would decide": count("decide"), "about": text("about"),
         },
-        "First grouping. Intervals hold one by one. Would decide: images of the group, or seeds "
-        "where the verdict is about a method that trains.",
+        f"First grouping. Intervals hold one by one. Would decide: {counted} of the group, or "
+        "seeds where the verdict is about a method that trains.",
     )  # fmt: skip
 
 
@@ -205,7 +209,13 @@ def _metric_change(width: str) -> Show:
 
 
 def _heat(
-    title: str, effects: pd.DataFrame, base: pd.DataFrame, files: pd.DataFrame, *, open: bool
+    title: str,
+    effects: pd.DataFrame,
+    base: pd.DataFrame,
+    files: pd.DataFrame,
+    study: Study,
+    *,
+    open: bool,
 ) -> Table:
     """Groups by networks and files: how accuracy changed, those that lost most first."""
     several = len(set(effects["method"])) > 1
@@ -217,7 +227,9 @@ def _heat(
         columns[name] = part.set_index("group")[["change", "verdict"]]
     for method, part in files[files["bits"] < FULL_PRECISION].groupby("method", sort=False):
         change = (part["accuracy"] - part["fp32"]).groupby(part["group"]).mean()
-        columns[f"file {method}"] = pd.DataFrame({"change": change, "verdict": ""})
+        columns[of_seeds(f"file {method}", part, study)] = pd.DataFrame(
+            {"change": change, "verdict": ""}
+        )
     wide = pd.concat(columns, axis=1)
     wide.columns = [" ".join(pair) for pair in wide.columns]
     changes = wide[[f"{name} change" for name in columns]]
@@ -277,7 +289,8 @@ def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
     yield table(
         "Remedies by width", rows,
         {
-            **_network(rows), **_WIDTH, "method": text("name"), "price": _price,
+            **_network(rows), **_WIDTH, "method": text("name"),
+            "price": lambda row: Cell(", ".join(x.replace(" ", UNBROKEN) for x in price(row))),
             "accuracy": share("overall"), "worst group": share("worst_group"),
             "its change": change_with_limits(*(f"worst_group_{part}" for part in CHANGE)),
             "FVO": share("fvo"), "size": size_of("bytes"),
@@ -315,14 +328,6 @@ def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
                 "certified loss": share("bound"),
             },
         )  # fmt: skip
-
-
-def _price(row: dict[str, Any]) -> Cell:
-    """Training as a multiple of that of fp32, and the images and labels that must be at hand."""
-    trained = row["training"]
-    told = ["free"] if row["free"] else [f"{number(trained)} × training"] if trained > 0 else []
-    told += [f"{number(row[name])} {name}" for name in ("images", "labels") if row.get(name, 0) > 0]
-    return Cell(", ".join(part.replace(" ", UNBROKEN) for part in told))
 
 
 def _flow(frames: Frames) -> Iterator[Table]:
@@ -512,11 +517,11 @@ def limits(frames: Frames, study: Study) -> list[str]:
             f"These networks answer nearly one class, so their parity means nothing: {names}."
         )
     small = levels[(levels["metric"] == "accuracy") & ~levels["counted"].astype(bool)]
-    names = (small["attribute"] + " " + small["group"].astype(str)).unique()
-    if len(names):
+    for dataset, part in small.groupby("dataset", sort=False):
+        counted_in = study.counted_in(str(dataset), "test samples")
+        names = (part["attribute"] + " " + part["group"].astype(str)).unique()
         some = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         sentences.append(
-            f"{len(names)} groups have fewer than {study.groups.minimum} test samples and enter "
-            f"no maximum: {some}."
+            f"Groups with fewer than {study.groups.minimum} {counted_in} enter no maximum: {some}."
         )
     return sentences

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from quantskew.analysis.report.words import TONES
+from quantskew.analysis.study import Study
 from quantskew.analysis.typeset import interval, number, p_value, percent, points, size
 from quantskew.fairness.verdicts import BETTER, CANNOT_TELL, EQUIVALENT, WORSE
 
@@ -154,6 +155,30 @@ def change_with_limits(value: str, low: str, high: str, word: str = "") -> Show:
         return Cell(f"{change} {told}".strip(), float(row[value]), TONES.get(told, ""))
 
     return show
+
+
+def of_seeds(what: str, rows: pd.DataFrame, study: Study, of_several: str = "mean") -> str:
+    """Add to the name of a network, in a study of several seeds, of which its numbers are."""
+    seeds = [*rows["seed"].unique()]
+    if len(study.seeds) == 1 or not seeds:
+        return what
+    of = f"{of_several} of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    return f"{what}, {of}".removeprefix(", ")
+
+
+def price(row: Mapping[str, Any]) -> list[str]:
+    """Say what a remedy takes: training, as a multiple of that of fp32, and images and labels."""
+    trained = row.get("training", np.nan)
+    told = ["no training"] if row.get("free") else []
+    if trained > 0:
+        told = [f"{number(trained)} × training"]
+    elif np.isnan(trained) and row.get("images_trained", 0) > 0:
+        told = [f"training on {number(row['images_trained'])} images"]
+    images, labels = row.get("images", 0), row.get("labels", 0)
+    needed = [(images, "images"), (labels, "labels")]
+    if labels == images:
+        needed = [(images, "labelled images")]
+    return told + [f"{number(many)} {name}" for many, name in needed if many > 0]
 
 
 def verdict(column: str) -> Show:
