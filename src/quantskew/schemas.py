@@ -411,6 +411,8 @@ TABLES: Mapping[str, Table] = {
         *_VARIANT,
         *_GROUP,
         _column("n", pa.int64(), "test samples of the group"),
+        _column("units", pa.int64(), "units (people) that they are of; n where each is its own"),
+        _column("effective", pa.float64(), "independent samples as precise on the change"),
         _column("lost", pa.int64(), "samples that fp32 answers rightly and the variant wrongly"),
         _column("gained", pa.int64(), "samples that fp32 answers wrongly and the variant rightly"),
         _column("still_wrong", pa.int64(), "samples that both answer wrongly, but differently"),
