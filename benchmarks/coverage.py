@@ -37,6 +37,7 @@ from quantskew.analysis import claims, frontier
 from quantskew.analysis.report import decision, words
 from quantskew.data.groups import Grouping
 from quantskew.fairness import (
+    bounds,
     certificate,
     contrasts,
     gaps,
@@ -54,6 +55,7 @@ from quantskew.fairness.limits import (
     share_limits,
 )
 from quantskew.fairness.paired import exchange_p_value
+from quantskew.fairness.parity import Answers
 from quantskew.fairness.score_catalogue import Outputs, probabilities
 
 SIZES = {
@@ -158,6 +160,16 @@ class Files(NamedTuple):
     files: int
 
 
+class Parity(NamedTuple):
+    """Answers of three classes, of persons: the rates that parity compares between groups."""
+
+    sizes: str
+    flips: float
+    given: float  # of one group: afterwards so many more answers are the first class
+    images: int  # most of one person
+    correlation: float  # of the images of one person
+
+
 class Row(NamedTuple):
     """One promise in one cell."""
 
@@ -168,7 +180,7 @@ class Row(NamedTuple):
     error: float  # Monte Carlo standard error
 
 
-Cell = Design | Seeds | Trends | Many | Scored | Sliced | Files
+Cell = Design | Seeds | Trends | Many | Scored | Sliced | Files | Parity
 
 
 def designs() -> Iterator[Cell]:
@@ -198,6 +210,8 @@ def designs() -> Iterator[Cell]:
             yield Sliced(total, 300, "value", loss, everyone=loss, images=images)
     for sizes, loss, files in product(FILES, [0.0, 0.05], [1, 2, 8]):
         yield Files(sizes, 0.04 if loss == 0 else 0.08, loss, files)
+    for sizes, given, icc in product(["UTKFace", "10 × 100"], [0.0, 0.1], [0.0, 0.2, 0.5]):
+        yield Parity(sizes, 0.05, given, 10, icc)
 
 
 def describe(cell: Cell) -> str:
@@ -225,6 +239,9 @@ def describe(cell: Cell) -> str:
         case Files(sizes, flips, loss, files):
             text = f"{files} files, {sizes}, accuracy 0.9, flips {100 * flips:.0f} %"
             return f"{text}, one group loses {100 * loss:.0f}"
+        case Parity(sizes, flips, given, images, icc):
+            text = f"{sizes}, 3 classes, one is given {100 * given:.0f} more in one group"
+            return f"{text}, flips {100 * flips:.0f} %, 1–{images} images a person, ICC {icc}"
 
 
 def rates(design: Design) -> np.ndarray:
@@ -634,19 +651,19 @@ def of_files(cell: Files, samples: int, rng: np.random.Generator) -> Iterator[Ro
     for _ in range(samples):
         kinds = [rng.multinomial(n, p, cell.files) for n, p in zip(sizes, chances, strict=True)]
         _, lost, gained, _ = np.moveaxis(np.stack(kinds, 1), -1, 0)  # (files, groups)
-        bounds = np.array([
+        bound = np.array([
             certificate.certificate(
                 *one, sizes, counted=np.ones(groups, bool), alternatives=cell.files
             ).bound
             for one in zip(lost, gained, strict=True)
         ])  # fmt: skip
-        files = pd.DataFrame({"loss_bound": bounds, "fvo_high": np.nan, "bits": 8, "accuracy": 0.9})
+        files = pd.DataFrame({"loss_bound": bound, "fvo_high": np.nan, "bits": 8, "accuracy": 0.9})
         files["method"], files["bytes"] = "int8", np.arange(cell.files, 0, -1)
         rows = pd.DataFrame({"seed": 0, "lost": lost[0], "gained": gained[0], **place})
-        judged = decision._judged_file(rows.assign(bound=bounds[0]), study)
+        judged = decision._judged_file(rows.assign(bound=bound[0]), study)
         most, verdict = judged["may_lose_most"].to_numpy(), decision._verdict(judged["verdict"])
         found["ships"].append(bool(frontier.judged(files, study)["recommended"].any()))
-        found["above"].append(bool(bounds.min() < cell.loss))
+        found["above"].append(bool(bound.min() < cell.loss))
         found["named"].append(bool(most.sum() == 1 and not most[-1]))
         for word in (words.SAFE, words.HARMS):
             found[word].append(verdict == word)
@@ -667,6 +684,57 @@ def of_files(cell: Files, samples: int, rng: np.random.Generator) -> Iterator[Ro
                    np.array(found["named"]))  # fmt: skip
 
 
+def of_parity(cell: Parity, samples: int, rng: np.random.Generator) -> Iterator[Row]:
+    """Check the limits of parity where persons are counted: whole persons answer alike or not."""
+    sizes, classes = SIZES[cell.sizes], 3
+    right = np.linspace(0.95, 0.8, len(sizes))[:, None, None]
+    same, none = np.eye(classes), np.ones((classes, classes)) / (classes - 1)
+    before = right * same + (1 - right) * none * (1 - same)
+    stays = np.where(same, 1 - cell.flips, cell.flips * none)
+    drawn = np.einsum("gab,bc->gabc", before, stays) / classes  # label, before and after
+    moved = cell.given * drawn[-1].sum(-1)
+    drawn[-1] *= 1 - cell.given
+    drawn[-1, :, :, 0] += moved
+
+    def gaps_of(joint: np.ndarray) -> dict[str, np.ndarray]:  # (G, label, answer), by class
+        diagonal = joint.diagonal(axis1=1, axis2=2)
+        true = np.ptp(diagonal * classes, axis=0)
+        false = np.ptp((joint.sum(1) - diagonal) * classes / (classes - 1), axis=0)
+        selected = np.ptp(joint.sum(1), axis=0)
+        return {"demographic_parity": selected, "equalized_odds": np.maximum(true, false)}
+
+    truth = [gaps_of(drawn.sum(3)), gaps_of(drawn.sum(2))]
+    persons = [_units(n, cell.images) for n in sizes]
+    firsts = np.cumsum([0, *(own[-1] + 1 for own in persons)])
+    units = np.concatenate([own + first for own, first in zip(persons, firsts[:-1], strict=True)])
+    codes = np.repeat(np.arange(len(sizes)), sizes)
+    hits: dict[str, list[bool]] = {}
+    for _ in range(samples):
+        parts = []
+        for own, joint in zip(persons, drawn, strict=True):
+            kinds = rng.choice(joint.size, (2, len(own)), p=joint.ravel())
+            common = rng.random(len(own)) < np.sqrt(cell.correlation)
+            kind = np.where(common, kinds[0][own], kinds[1])  # the first so many are of the persons
+            parts.append(np.stack(np.unravel_index(kind, joint.shape)))
+        labels, *both = np.concatenate(parts, axis=1)
+        counted = np.ones(len(sizes), bool)
+        pair = bounds.Pair(
+            *(Answers(labels, one[None], codes, counted, classes, units) for one in both)
+        )
+        for name, macro in product(truth[0], [False, True]):
+            one, other = (float(side[name].mean() if macro else side[name].max()) for side in truth)
+            found = bounds.parity(name, macro=macro)
+            for what, bound, true in (
+                ("", found.level, other), ("change of ", found.change, other - one),
+            ):  # fmt: skip
+                low, high = bound(pair)(np.asarray(0.025))
+                label = f"{what}{name.replace('_', ' ')} by person, "
+                label += "mean over classes" if macro else "least fair class"
+                hits.setdefault(label, []).append(bool(low - 1e-9 <= true <= high + 1e-9))
+    for label, held in hits.items():
+        yield _row(label, "coverage", 0.95, np.array(held))
+
+
 CHECKS: dict[type[Cell], Callable[[Any, int, np.random.Generator], Iterator[Row]]] = {
     Design: judge,
     Seeds: over_seeds,
@@ -675,6 +743,7 @@ CHECKS: dict[type[Cell], Callable[[Any, int, np.random.Generator], Iterator[Row]
     Scored: of_scores,
     Sliced: of_slices,
     Files: of_files,
+    Parity: of_parity,
 }
 
 
@@ -711,8 +780,8 @@ def measure(cell: Cell, samples: int, seed: int) -> list[Row]:
 def code() -> str:
     """A fingerprint of the statistics and of this program."""
     modules = (
-        certificate, claims, contrasts, decision, frontier, gaps, limits, score_catalogue, scores,
-        slices, verdicts,
+        bounds, certificate, claims, contrasts, decision, frontier, gaps, limits, score_catalogue,
+        scores, slices, verdicts,
     )  # fmt: skip
     files = [*(Path(inspect.getfile(module)) for module in modules), Path(__file__)]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]

@@ -57,7 +57,9 @@ def frames():
             "units": [2, 0],
             **{key: [-0.0001, None] for key in ("estimate", "low", "high")},
             **{key: [0.5, None] for key in ("d", "d_low", "d_high")},
+            "p_value": [0.0004, None],
             "p_holm": [0.0004, None],
+            "estimand": "overall accuracy",
             "verdict": ["supported", "not testable"],
         }
     )
@@ -160,6 +162,8 @@ def test_markdown_reads_back(frames):
     assert dict(zip(header, lines[1], strict=True))["estimate"] == "–"
     assert dict(zip(header, rule, strict=True))["p"] == "---:"
     assert dict(zip(header, lines[0], strict=True))["p"] == "< 0.001"
+    assert dict(zip(header, lines[0], strict=True))["verdict"] == "worse"
+    assert dict(zip(header, lines[0], strict=True))["the claim is"] == "supported"
     assert dict(zip(header, lines[1], strict=True))["missing"] == "needs two methods"
 
 

@@ -351,6 +351,7 @@ def test_a_plan_from_a_pilot_says_how_many_more_of_each_group(capsys, tmp_path):
          "lost": [5, 5, 5, 7, 60], "gained": [5, 5, 5, 5, 0], "still_wrong": 0,
          "bound": [0.01, 0.03, 0.01, 0.03, 0.3]}
     )  # fmt: skip
+    rows = rows.assign(units=rows["n"], effective=rows["n"].astype(float))
     tables.write("certificates", rows, tmp_path / "certificates.parquet")
     status, said = plan(capsys, tmp_path / "certificates.parquet", "--loss", 0.02)
     more = images_from_pilot(7, 5, 300, 0.02, alpha=0.05 / 3)  # the seed that asks most
@@ -360,6 +361,23 @@ def test_a_plan_from_a_pilot_says_how_many_more_of_each_group(capsys, tmp_path):
         "  1: enough (there are 5,000)",
         f"  7: about {more:,.0f} more images (there are 300)",
         "  9: no number of images, as it may lose 2 points (there are 300)",
+    ]
+
+
+def test_a_plan_from_a_pilot_of_people_counts_people(capsys, tmp_path):
+    """Five images of each person, alike in what they change, say as much as one."""
+    rows = pd.DataFrame(
+        {"dataset": "d", "model": "m", "seed": 0, "method": "ptq", "bits": 8, "attribute": "digit",
+         "group": ["1", "7"], "n": [1500, 1500], "units": [300, 300], "effective": [300.0, 1500.0],
+         "lost": 30, "gained": 30, "still_wrong": 0, "bound": 0.03}
+    )  # fmt: skip
+    tables.write("certificates", rows, tmp_path / "certificates.parquet")
+    _, said = plan(capsys, tmp_path / "certificates.parquet", "--loss", 0.02)
+    alone = images_to_certify(0.02, 0.04, alpha=0.05 / 2)
+    assert said.out.splitlines()[1:] == [
+        f"  1: about {5 * alone - 1500:,.0f} more images of {alone - 300:,.0f} more units "
+        "(there are 1,500 of 300 units)",
+        "  7: enough (there are 1,500 of 300 units)",
     ]
 
 

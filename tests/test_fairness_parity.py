@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fairlearn.metrics import (
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantskew.fairness import catalogue
+from quantskew.fairness.null import equal_rates_p_value, smallest
 from quantskew.fairness.parity import PARITY, Answers
 from quantskew.fairness.resampling import observe, tabulate
 
@@ -102,6 +105,26 @@ def test_a_rate_of_nobody_is_left_out_and_noted():
     assert parity(answers)["equal_opportunity_macro"] == 0
     wanted = "true positives in 1, false positives in 1 of 6 (group, class)"
     assert answers.left_out == f"rates undefined, left out: {wanted}"
+
+
+def test_the_test_of_chance_asks_about_the_classes_that_the_value_is_taken_of():
+    """Of class 2 each group has 4 samples, of which one group hits all and the other none."""
+    labels = np.tile(np.repeat([0, 1, 2], [30, 30, 4]), 2)
+    groups = np.repeat([0, 1], 64)
+    predictions = np.where(np.arange(128) % 5 == 0, (labels + 1) % 2, labels)
+    predictions[labels == 2] = np.where(groups[labels == 2] == 0, 2, 0)
+    every = of(labels, predictions, groups, n_groups=2)
+    few = replace(every, least=20).counts
+    asked = np.isnan(few.parity["equalized_odds"][0])
+    assert asked.tolist() == [False, False, True]
+    true, false = (
+        equal_rates_p_value(*every.counts.rates[rate], every.counted) for rate in ("true", "false")
+    )
+    found = few.gap_p_values
+    assert found["equal_opportunity"] == smallest(true[:, :2])
+    assert found["predictive_equality"] == smallest(false)
+    assert found["equalized_odds"] == smallest(np.concatenate([true, false], -1)[:, [0, 1, 3, 4]])
+    assert every.counts.gap_p_values["equalized_odds"] < found["equalized_odds"]
 
 
 def test_one_group_has_no_parity():

@@ -60,6 +60,12 @@ def test_a_pilot_says_how_many_more():
     assert math.isinf(images_from_pilot(10, 0, 200, 0.02))
 
 
+def test_a_pilot_of_people_counts_for_as_many_as_it_is_worth():
+    assert images_from_pilot(0, 0, 1000, 0.02, effective=1000.0) == 0
+    total = images_to_certify(0.02, 0.05)
+    assert images_from_pilot(5, 5, 200, 0.02, effective=50.0) == 4 * total - 200
+
+
 def test_without_flips_the_number_is_that_of_clopper_and_pearson():
     """0.9 α for the loss: (1 − x)^n ≤ 0.045 is a little less than what the bound asks."""
     n = images_to_certify(0.02, 0.0)

@@ -118,6 +118,28 @@ def test_the_calibration_error_less_what_chance_adds_to_it():
     )
 
 
+def test_the_influence_of_a_unit_on_calibration_is_what_leaving_it_out_changes():
+    labels, values, _ = drawn(3, 60)
+    units = np.repeat(np.arange(25), [1, 2, 3, 4, 2] * 5)
+    found = score_catalogue.calibration_error(outputs(labels, values, units=units))
+    without = np.array([
+        score_catalogue.calibration_error(outputs(labels[kept], values[kept])).value
+        for kept in (units != unit for unit in range(25))
+    ])  # fmt: skip
+    assert found.influence == pytest.approx(24 / 25 * (without.mean() - without))
+
+
+def test_the_order_of_the_samples_changes_no_limit():
+    labels, before, after = drawn(3, 1000)
+    units, order = RANDOM.integers(0, 600, 1000), RANDOM.permutation(1000)
+    nobody = Grouping("", np.full(1000, -1), [], np.zeros(0, bool))
+    one, other = (
+        scores.compare(before[rows], after[rows], labels[rows], [nobody], units[rows])
+        for rows in (np.arange(1000), order)
+    )
+    pd.testing.assert_frame_equal(one, other, check_exact=False)
+
+
 def test_the_variance_of_auc_is_that_of_delong_by_all_pairs():
     labels, before, after = drawn(2, 120)
     kernels = []

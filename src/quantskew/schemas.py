@@ -387,6 +387,8 @@ TABLES: Mapping[str, Table] = {
         *_VARIANT,
         *_GROUP,
         _count("n", "test samples of the group"),
+        _count("units", "units (people) that they are of; n where each is its own"),
+        _number("effective", "independent samples as precise on the change"),
         _count("lost", "samples that fp32 answers rightly and the variant wrongly"),
         _count("gained", "samples that fp32 answers wrongly and the variant rightly"),
         _count("still_wrong", "samples that both answer wrongly, but differently"),

@@ -45,12 +45,20 @@ import pandas as pd
 from scipy import stats
 
 from quantskew.analysis.sampled import Sampled
-from quantskew.analysis.study import Study, kind
+from quantskew.analysis.study import Statistics, Study, kind
 from quantskew.fairness.intervals import cohens_d
 from quantskew.fairness.metrics import Floats
 from quantskew.fairness.paired import holm
 from quantskew.fairness.seeds import variance_of_mean
-from quantskew.fairness.verdicts import CANNOT_TELL, EQUIVALENT, within
+from quantskew.fairness.verdicts import (
+    BETTER,
+    CANNOT_TELL,
+    EQUIVALENT,
+    WORSE,
+    deciding_seeds,
+    verdicts,
+    within,
+)
 from quantskew.names import BASELINE, FULL_PRECISION, Point, width_name
 
 ALL = "all"
@@ -308,6 +316,51 @@ def judge(evidence: Evidence, claims: Mapping[str, Claim]) -> pd.DataFrame:
         "refuted": shown & ~agrees,
     }
     return table.assign(verdict=np.select([*cases.values()], [*cases], CANNOT_TELL))
+
+
+def in_four_words(rows: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
+    """Say of what claims compare what is said of a change, beside what it means for the claim.
+
+    Parameters
+    ----------
+    rows
+        Of the table ``claims``.
+
+    Returns
+    -------
+    The rows with two more columns. ``difference``: *better* or *worse* where the claim is supported
+    or refuted, by the side on which more accuracy or less FVO lies; *equivalent* or *cannot tell*
+    with the claim. Of a claim against another boundary than zero it is the word of the interval,
+    which is not adjusted; a rank correlation is no outcome and has none. ``decide``: the networks
+    that would decide a difference that cannot be told, if it stays what it is; infinite where no
+    number would.
+    """
+    lower = rows["estimand"].str.contains("FVO")
+    zero, judged = rows["boundary"] == 0, rows["verdict"].isin(["supported", "refuted"])
+    low, high, margin = rows["low"], rows["high"], settings.margin
+    untold = rows["verdict"] == CANNOT_TELL
+    cases = {
+        "": (rows["missing"] != "") | (judged & (rows["scale"] != "share")),
+        CANNOT_TELL: zero & untold,
+        EQUIVALENT: zero & (rows["verdict"] == EQUIVALENT),
+        BETTER: zero & ((rows["estimate"] < 0) == lower),
+        WORSE: zero,
+    }
+    of_interval = verdicts(low, high, margin, higher_is_better=~lower)
+    # the deviation of networks and the error of their common samples, from what is kept of a test
+    n, away = rows["units"].astype(float), rows["estimate"] - rows["boundary"]
+    own, error = away / rows["d"], (high - low) / 2 / stats.t.isf(settings.alpha / 2, n - 1)
+    alone = 2 * stats.t.sf(abs(away) / error, n - 1)
+    common = np.sqrt(np.maximum(0, error**2 - own**2 / n))
+    one = np.isclose(alone, rows["p_value"])  # and not the most extreme of several
+    needed = deciding_seeds(
+        n, away, own, common, np.where(zero & one, margin, 0),
+        alpha=settings.alpha * np.where(untold, alone / rows["p_holm"], 1),
+    )  # fmt: skip
+    return rows.assign(
+        difference=np.select([*cases.values()], [*cases], of_interval),
+        decide=np.where(untold, needed, np.nan),
+    )
 
 
 def _rows(name: str, claim: Claim, evidence: Evidence) -> Iterator[dict[str, object]]:

@@ -34,7 +34,7 @@ from quantskew.fairness.bounds import Pair
 from quantskew.fairness.catalogue import CATALOGUE, Metric, find
 from quantskew.fairness.certificate import certified_losses, is_a_basis
 from quantskew.fairness.gaps import may_lose_most
-from quantskew.fairness.limits import change_limits
+from quantskew.fairness.limits import change_limits, changes
 from quantskew.fairness.paired import Measured, flips, holm, measure
 from quantskew.fairness.parity import Answers
 from quantskew.fairness.verdicts import (
@@ -49,6 +49,7 @@ from quantskew.files import replacing
 from quantskew.layout import empty
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, Point, Variant
 from quantskew.schemas import POINT, VARIANT
+from quantskew.units import units_by_group
 
 HEADLINE, EXPLORATORY = "headline", "exploratory"
 OUTCOMES = ("overall", "fvo", "worst_group")
@@ -454,19 +455,19 @@ def _certificates(
     before: Networks, after: Networks, division: Grouping, settings: Statistics
 ) -> pd.DataFrame:
     _, codes, names, counted = division
-    labels = after.answers.labels
+    labels, units = after.answers.labels, after.answers.units
     sound = all(is_a_basis(labels, one) for one in before.answers.predictions)
     parts = []
     pairs = zip(after.seeds, before.answers.predictions, after.answers.predictions, strict=True)
     for seed, one, other in pairs:
         lost, gained, still_wrong = flips(labels, one, other, codes, len(names))
-        bounds = certified_losses(
-            one == labels, other == labels, codes,
-            counted=counted, alpha=settings.alpha, units=after.answers.units,
-        )  # fmt: skip
+        right = one == labels, other == labels
+        bounds = certified_losses(*right, codes, counted=counted, alpha=settings.alpha, units=units)
         columns = {
             "group": names, "n": division.sizes, "lost": lost, "gained": gained, "seed": seed,
             "still_wrong": still_wrong, "bound": bounds if sound else np.nan,
+            "units": units_by_group(codes, len(names), units),
+            "effective": changes(*right, codes, len(names), units=units).n,
         }  # fmt: skip
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts)

@@ -247,7 +247,7 @@ def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str
             f"{_size(row, f' ({share:.0f} % of fp32)')}accuracy {100 * row['accuracy']:.1f} % "
             f"(fp32 {100 * parent:.1f} %), {_fvo(row)}loss of a group at most "
             f"{100 * row['loss_bound']:.1f} points."
-        )
+        ) + _by_itself(what, len(made))
     told = f"fp32 alone is sure to be within the targets: of no {what} is it certain that {wanted}."
     fitting = made[small_enough(made, study)]
     if fitting["excess"].notna().any():
@@ -275,6 +275,16 @@ def _advice(base: pd.Series, made: pd.DataFrame, what: str, study: Study) -> str
             f"group {100 * row['loss']:.1f} points."
         )
     return told
+
+
+def _by_itself(what: str, number: int) -> str:
+    """Say that simulated variants are not bounded for their number, as files are."""
+    if what == "file" or number == 1:
+        return ""
+    return (
+        f" Each of the {number} variants is certified by itself, so the risk that one of them "
+        f"passes wrongly is up to {number} times that of one."
+    )
 
 
 def _size(row: pd.Series, share: str = "") -> str:

@@ -39,6 +39,7 @@ from quantskew.fairness.metrics import Ints
 from quantskew.fairness.paired import flips, measure
 from quantskew.fairness.parity import Answers
 from quantskew.sections import Count, Draws, Fraction, Section, Seed
+from quantskew.units import units_by_group
 
 Verdict = Literal["pass", "fail", "could not tell"]
 
@@ -314,19 +315,18 @@ def by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:
         sizes, *hits = (
             np.bincount(codes[(codes >= 0) & own], minlength=n) for own in (True, before, after)
         )
-        persons, lows = sizes, np.full(n, np.nan)
+        lows = np.full(n, np.nan)
         if units is None:
             for g in np.flatnonzero(counted):
                 lows[g] = loss_floor(lost[g], gained[g], sizes[g], alpha=each)
         else:
-            pairs = np.unique(np.stack([codes, units])[:, codes >= 0], axis=1)
-            persons = np.bincount(pairs[0], minlength=n)
             change = change_limits(changes(before, after, codes, n, units=units), each)
             lows[counted] = -change.high[counted]
         highs = certified_losses(before, after, codes, counted=counted, alpha=alpha, units=units)
         columns = {
-            "attribute": attribute, "group": names, "images": sizes, "units": persons,
-            "judged": counted, "reference": hits[0] / sizes, "accuracy": hits[1] / sizes,
+            "attribute": attribute, "group": names, "images": sizes,
+            "units": units_by_group(codes, n, units), "judged": counted,
+            "reference": hits[0] / sizes, "accuracy": hits[1] / sizes,
             "lost": lost, "gained": gained, "loss_low": lows, "loss_high": highs,
         }  # fmt: skip
         parts.append(pd.DataFrame(columns))

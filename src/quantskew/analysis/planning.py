@@ -26,7 +26,8 @@ def from_pilot(
     UserError
         When the table has no judged group of the method.
     """
-    columns = ["dataset", "model", "method", "bits", "attribute", "group", "n", "lost", "gained"]
+    columns = ["dataset", "model", "method", "bits", "attribute", "group", "n", "lost", "gained",
+               "units", "effective"]  # fmt: skip
     rows = tables.read("certificates", path, [*columns, "bound"]).to_pandas()
     own = rows[(rows["method"] == method) & rows["bound"].notna()]
     if own.empty:
@@ -47,25 +48,27 @@ def of_rows(
     place_of = ["dataset", "model", "method", "bits", "attribute"]
     for place, part in rows.groupby(place_of, sort=False):
         share = alpha / part["group"].nunique()
-        more = {
-            group: max(
-                images_from_pilot(lost, gained, n, loss, alpha=share, power=power)
-                for lost, gained, n in rows_of[["lost", "gained", "n"]].itertuples(index=False)
-            )
-            for group, rows_of in part.groupby("group", sort=False)
-        }
-        sizes = part.groupby("group", sort=False)["n"].first()
         yield heading.format(**dict(zip(place_of, place, strict=True)))
-        for group, images in more.items():
-            yield f"  {group}: {_more(images, loss)} (there are {sizes[group]:,})"
+        apart = bool((part["units"] < part["n"]).any())
+        for group, of in part.groupby("group", sort=False):
+            images = max(
+                images_from_pilot(
+                    row.lost, row.gained, row.n, loss,
+                    effective=row.effective if apart else None, alpha=share, power=power,
+                )
+                for row in of.itertuples()
+            )  # fmt: skip
+            yield f"  {group}: {_more(images, loss, *of[['n', 'units']].iloc[0], apart=apart)}"
 
 
-def _more(images: float, loss: float) -> str:
+def _more(images: float, loss: float, n: int, units: int, *, apart: bool) -> str:
+    there = f"(there are {n:,}{f' of {units:,} units' if apart else ''})"
     if images == 0:
-        return "enough"
+        return f"enough {there}"
     if math.isinf(images):
-        return f"no number of images, as it may lose {100 * loss:g} points"
-    return f"about {images:,.0f} more images"
+        return f"no number of images, as it may lose {100 * loss:g} points {there}"
+    of = f" of {math.ceil(images * units / n):,} more units" if apart else ""
+    return f"about {images:,.0f} more images{of} {there}"
 
 
 def from_rate(

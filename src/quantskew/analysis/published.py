@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from quantskew.analysis.claims import in_four_words
 from quantskew.analysis.remedies import side_by_side
 from quantskew.analysis.study import Study
+from quantskew.analysis.typeset import about
 from quantskew.analysis.views import first_groupings
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE, width_name
 
@@ -60,7 +62,9 @@ def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.
     tables["policies"] = tables["methods"][shared]
     tables["groups"] = _by_group(first_groupings(frames["levels"], study), study)
     claims = frames["claims"]  # those about rank correlations are not in points
-    tables["evidence"] = _columns(claims[claims["scale"] == "share"], _EVIDENCE)
+    claims = in_four_words(claims[claims["scale"] == "share"], study.statistics)
+    claims["decide"] = claims["decide"].map(about)
+    tables["evidence"] = _columns(claims, _EVIDENCE)
     tables["damage"] = _damage(first_groupings(frames["curvature"], study))
     shipped = first_groupings(frames["deployed_groups"], study)
     tables["files"] = _columns(frames["deployed"], _FILES)
@@ -98,7 +102,8 @@ _EVIDENCE = {
     "dataset": "dataset", "claim": "name", "text": "claim", "width": "width",
     "compared": "compared", "units": "networks", "estimate": "estimate", "boundary": "boundary",
     "low": "low", "high": "high", "d": "d", "d_low": "d low", "d_high": "d high", "p_holm": "p",
-    "verdict": "verdict", "missing": "missing",
+    "difference": "verdict", "verdict": "the claim is", "decide": "networks that would do",
+    "missing": "missing",
 }  # fmt: skip
 _FILES = _titles(*PLACE, "seed") | {
     "accuracy": "accuracy, %", "agreement_fp32": "answers as fp32, %",

@@ -40,6 +40,19 @@ def interval(value: float, low: float, high: float) -> str:
     return f"{points(value)} [{points(low)}, {points(high)}]"
 
 
+def about(number: float) -> str:
+    """Write how many samples or networks would decide; nothing for NaN.
+
+    Examples
+    --------
+    >>> about(1234.0), about(np.inf)
+    ('about 1,234', 'no number would')
+    """
+    if np.isnan(number):
+        return ""
+    return f"about {number:,.0f}" if np.isfinite(number) else "no number would"
+
+
 def decimal(value: float, sign: str = "") -> str:
     """Write a number with three decimals, after ``+`` or ``−`` where it is a change.
 

@@ -14,6 +14,7 @@ import pandas as pd
 from quantskew.analysis import gate
 from quantskew.analysis.gate import Finding, Policy
 from quantskew.analysis.typeset import (
+    about,
     decimal,
     escape_markdown,
     in_units,
@@ -38,13 +39,6 @@ _LIBRARIES = ("quantskew", "numpy", "pandas", "pyarrow", "scipy")
 DIGITS = 6
 _LONGEST = 40
 _ORDER = (WORSE, CANNOT_TELL, NOT_JUDGED, UNDEFINED, BETTER, EQUIVALENT)
-
-
-def _images(number: float) -> str:
-    """How many samples a group would need, in words."""
-    if np.isnan(number):
-        return ""
-    return f"about {number:,.0f}" if np.isfinite(number) else "no number would"
 
 
 def _changes(rows: pd.DataFrame, *, in_points: bool) -> dict[str, Any]:
@@ -74,7 +68,7 @@ def table(decision: Decision) -> pd.DataFrame:
         }
     )
     if rows["decide"].notna().any():
-        shown["samples that would do"] = rows["decide"].map(_images)
+        shown["samples that would do"] = rows["decide"].map(about)
     return shown
 
 
@@ -266,7 +260,7 @@ def _group_cases(decision: Decision) -> Iterator[tuple[str, str, str, str]]:
             limits = f"[{points(row.low)}, {points(row.high)}]"
             change = f"{points(row.change)} points {limits}"
         said = f"{row.verdict}: {change}, n = {row.n:,}"
-        needs = _images(row.decide)
+        needs = about(row.decide)
         said += f"; samples that would do: {needs}" if needs else ""
         yield row.attribute, row.group, kinds.get(row.verdict, "error"), said
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, field_validator
 from quantskew.errors import UserError, close_names
 from quantskew.names import WHOLE
 from quantskew.sections import Count, Section
-from quantskew.units import numbered
+from quantskew.units import numbered, units_by_group
 
 UNKNOWN = "unknown"
 _MANY = 20
@@ -156,12 +156,8 @@ def divided(
     """Say which groups of a division are ``counted``; others are shown, but in no maximum."""
     if len(codes) and not names:
         raise GroupError(f"no sample has a value of {spec!r}, and those without are left out")
-    counted = codes
-    if units is not None:
-        inside, many = codes >= 0, units.max(initial=0) + 1
-        counted = np.unique(codes[inside] * many + units[inside]) // many
-    sizes = np.bincount(counted[counted >= 0], minlength=len(names))
-    return Grouping(spec, codes, names, sizes >= groups.minimum)
+    counted = units_by_group(codes, len(names), units) >= groups.minimum
+    return Grouping(spec, codes, names, counted)
 
 
 def unit_codes(attributes: pd.DataFrame, column: str | None) -> np.ndarray | None:

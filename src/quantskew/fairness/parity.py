@@ -73,15 +73,19 @@ class Counts:
 
     @cached_property
     def rates(self) -> dict[str, tuple[Floats, Floats]]:
-        """Each rate as part and whole, (..., G, K): ``selection``, ``true`` and ``false``."""
+        """Each rate as part and whole, (..., G, K): ``selection``, ``true`` and ``false``.
+
+        A rate of too few samples is one of nobody.
+        """
         positives, selected, hits = (
             counts[..., :-1, :] for counts in (self.positives, self.selected, self.hits)
         )
         sizes = np.broadcast_to(self.drawn_sizes[..., None], positives.shape)
+        true, false = (True, True) if self.rated is None else self.rated
         return {
             "selection": (selected, sizes),
-            "true": (hits, positives),
-            "false": (selected - hits, sizes - positives),
+            "true": (hits, np.where(true, positives, 0)),
+            "false": (selected - hits, np.where(false, sizes - positives, 0)),
         }
 
     @cached_property
@@ -93,9 +97,6 @@ class Counts:
         looked at, as fairlearn does: (..., 1).
         """
         rates = {name: ratio(part, whole) for name, (part, whole) in self.rates.items()}
-        if self.rated is not None:
-            for name, rated in zip(("true", "false"), self.rated, strict=True):
-                rates[name] = np.where(rated, rates[name], np.nan)
         low_high = {name: extremes(rate, self.counted, axis=-2) for name, rate in rates.items()}
         (lowest, highest), true, false = low_high.values()
         gaps = {
@@ -112,18 +113,20 @@ class Counts:
         """P-values of all groups being treated alike, (...), by the metric whose rate is tested.
 
         An exact test that all counted groups share the rate of a class; the smallest p-value over
-        classes (and over both rates of equalized odds) is adjusted by Bonferroni. For
-        ``recall_gap`` it is the classes that share their recall. NaN where nothing can be tested.
+        the classes that the metric is taken of (and over both rates of equalized odds) is adjusted
+        by Bonferroni. For ``recall_gap`` it is the classes that share their recall. NaN where
+        nothing can be tested.
         """
         selection, true, false = (
             _positive(equal_rates_p_value(part, whole, self.counted))
             for part, whole in self.rates.values()
         )
+        both = np.where(np.isnan(true) | np.isnan(false), np.nan, [true, false])
         hits, positives = (n.sum(-2)[..., None] for n in (self.hits, self.positives))
         recall = equal_rates_p_value(hits, positives, np.ones(hits.shape[-2], bool))
         return {
             "demographic_parity": smallest(selection),
-            "equalized_odds": smallest(np.concatenate([true, false], axis=-1)),
+            "equalized_odds": smallest(np.concatenate(both, axis=-1)),
             "equal_opportunity": smallest(true),
             "predictive_equality": smallest(false),
             "disparate_impact": smallest(selection),

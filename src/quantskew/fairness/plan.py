@@ -12,6 +12,7 @@ from scipy.stats import binom, nct, norm, t
 
 from quantskew.errors import UserError
 from quantskew.fairness.certificate import loss_bound
+from quantskew.fairness.limits import Changes, change_limits
 
 _MOST = 10_000_000  # images or seeds beyond which no answer is given
 
@@ -78,7 +79,14 @@ def images_to_certify(
 
 
 def images_from_pilot(
-    lost: int, gained: int, n: int, loss: float, *, alpha: float = 0.05, power: float = 0.8
+    lost: int,
+    gained: int,
+    n: int,
+    loss: float,
+    *,
+    effective: float | None = None,
+    alpha: float = 0.05,
+    power: float = 0.8,
 ) -> float:
     """Find how many *more* images of a group would probably certify that it loses less.
 
@@ -88,15 +96,23 @@ def images_from_pilot(
     ----------
     lost, gained, n
         Counts of the pilot: right to wrong, wrong to right, all.
+    effective
+        Independent images that would show the change as precisely as these, which come several
+        from one unit; None where each is its own. More units are taken to be like these.
     loss, alpha, power
         As in :func:`images_to_certify`.
     """
     _check(alpha, power, loss)
-    if loss_bound(lost, gained, n, alpha=alpha) < loss:
+    if effective is None:
+        bound, effective = loss_bound(lost, gained, n, alpha=alpha), n
+    else:
+        shares = Changes(np.array(lost / n), np.array(gained / n), np.array(effective))
+        bound = -float(change_limits(shares, alpha).low)
+    if bound < loss:
         return 0.0
     flips, true_loss = (lost + gained) / n, (lost - gained) / n
     total = images_to_certify(loss, flips, true_loss=true_loss, alpha=alpha, power=power)
-    return max(1.0, total - n)
+    return max(1.0, float(np.ceil(total * n / effective)) - n)
 
 
 def seeds_to_decide(

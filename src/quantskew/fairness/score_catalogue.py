@@ -29,7 +29,6 @@ from quantskew.fairness.metrics import Bools, Floats, Ints
 LEAST = 1e-4
 """A smaller probability counts as this one wherever its logarithm is taken."""
 _BINS = 15
-_BLOCKS = 200  # of units that the jackknife leaves out, at most
 
 
 class ScoreError(UserError, ValueError):
@@ -183,24 +182,22 @@ def calibration_error(outputs: Outputs) -> Scored:
     confidence = outputs.values.max(-1)
     gap = (outputs.values.argmax(-1) == outputs.labels) - confidence
     bins = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)
-    blocks = outputs.units % _BLOCKS
-    n_blocks = int(blocks.max()) + 1
-    # samples, sum of gaps and of their squares, by block and bin
-    sums = np.stack(
-        [
-            np.bincount(blocks * _BINS + bins, weights, n_blocks * _BINS).reshape(n_blocks, -1)
-            for weights in (np.ones(gap.size), gap, gap**2)
-        ]
-    )
-    whole = sums.sum(1, keepdims=True)
-    value = float(_debiased(whole)[0])
-    without = _debiased(whole - sums) if n_blocks > 1 else np.full(1, value)
-    influence = (1 - 1 / n_blocks) * (without.mean() - without)
-    return Scored(value, influence, worst_unit(outputs) / gap.size)
+    cells, of_sample = np.unique(outputs.units * _BINS + bins, return_inverse=True)
+    # samples, sum of gaps and of their squares, by unit and bin, then by bin
+    sums = np.array([np.bincount(of_sample, w) for w in (np.ones(gap.size), gap, gap**2)])
+    unit, bin_ = np.divmod(cells, _BINS)
+    whole = np.array([np.bincount(bin_, w, _BINS) for w in sums])
+    each, others = _debiased(whole), gap.size - np.bincount(outputs.units)
+    value, worst = float(each.sum() / gap.size), worst_unit(outputs) / gap.size
+    if others.size == 1:
+        return Scored(value, np.zeros(1), worst)
+    less = np.bincount(unit, each[bin_] - _debiased(whole[:, bin_] - sums))
+    without = (each.sum() - less) / others  # the score of all units but one
+    return Scored(value, (1 - 1 / others.size) * (without.mean() - without), worst)
 
 
 def _debiased(sums: Floats) -> Floats:
-    """Debiased ECE of sums (3, R, B), (R,)."""
+    """Debiased gap of bins, times their samples, of their sums (3, B)."""
     n, total, squares = sums
     counts = np.maximum(n, 1)
     mean = total / counts
@@ -210,7 +207,7 @@ def _debiased(sums: Floats) -> Floats:
     by_chance = error * np.sqrt(2 / np.pi) * np.exp(-(z**2) / 2) + np.abs(mean) * erf(
         z / np.sqrt(2)
     )
-    return np.asarray((n * (2 * np.abs(mean) - by_chance)).sum(-1) / n.sum(-1))
+    return np.asarray(n * (2 * np.abs(mean) - by_chance))
 
 
 @score(better="higher", title="area under the ROC curve (AUC)", span=(0, 1))

@@ -116,20 +116,20 @@ def deciding_samples(
 
 
 def deciding_seeds(
-    seeds: int,
+    seeds: ArrayLike,
     estimate: ArrayLike,
     seed_sd: ArrayLike,
     common_sd: ArrayLike,
-    margin: float,
+    margin: ArrayLike,
     *,
-    alpha: float = 0.05,
+    alpha: ArrayLike = 0.05,
 ) -> Floats:
     """Estimate how many training seeds would decide, if the estimate stays where it is.
 
     Parameters
     ----------
     seeds
-        Seeds there are.
+        (...) seeds there are.
     estimate, seed_sd, common_sd
         (...) the change, its standard deviation between seeds, and the error of its mean that the
         common test samples cause, which seeds do not reduce.
@@ -140,12 +140,12 @@ def deciding_seeds(
     -------
     (...) seeds in all, more than there are; infinite where no number would.
     """
-    z = norm.isf(alpha / 2)
+    z = norm.isf(np.asarray(alpha, float) / 2)
     size = np.abs(np.asarray(estimate, float))
     room = np.maximum(size, margin - size) ** 2 - (z * np.asarray(common_sd, float)) ** 2
     needed = np.full(np.shape(room), np.inf)
-    np.divide((z * np.asarray(seed_sd, float)) ** 2, room, out=needed, where=room > 0)
-    return np.asarray(np.maximum(np.ceil(needed - 1e-9), seeds + 1))
+    np.divide((z * np.asarray(seed_sd, float)) ** 2, room, out=needed, where=~(room <= 0))
+    return np.asarray(np.maximum(np.ceil(needed - 1e-9), np.asarray(seeds) + 1))
 
 
 def p_value_of_limits(limits: Callable[[Floats], Limits]) -> Floats:

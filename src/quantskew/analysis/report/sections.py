@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from quantskew.analysis.claims import in_four_words
 from quantskew.analysis.remedies import CHANGE, side_by_side
 from quantskew.analysis.report.tables import (
     UNBROKEN,
@@ -27,7 +28,7 @@ from quantskew.analysis.report.tables import (
 )
 from quantskew.analysis.report.words import methods_described
 from quantskew.analysis.study import Study
-from quantskew.analysis.typeset import number, points
+from quantskew.analysis.typeset import about, number, points
 from quantskew.analysis.views import at, first_groupings, judged, states
 from quantskew.data.people import People
 from quantskew.fairness.catalogue import CATALOGUE
@@ -75,12 +76,14 @@ def sections(frames: Frames, study: Study) -> list[Section]:
         ),
         Section(
             "claims", "Claims of the literature, tested on this study",
-            "A claim says on which side a number lies, so what a change would call worse or better "
-            "is supported or refuted here: in these networks, at the study's error rate, adjusted "
-            "by Holm within a family. Equivalent: it surely lies within the margin, so neither "
-            "side matters; cannot tell: too few networks or samples; not testable: the study lacks "
-            "what the claim needs.",
-            [*_claims(frames)],
+            "A claim says on which side a difference lies. The verdict is on the difference: worse "
+            "or better (more accuracy, less FVO), equivalent (it surely lies within the margin), "
+            "cannot tell (too few networks or samples); a rank correlation is neither. What it "
+            "means for the claim stands beside it: supported or refuted, in these networks, at the "
+            "study's error rate, adjusted by Holm within a family. Not testable: the study lacks "
+            "what the claim needs. Where a claim allows for a loss, its verdict is that of the "
+            "interval, which is not adjusted.",
+            [*_claims(frames, study)],
         ),
         Section(
             "flips", "Which samples flipped",
@@ -312,7 +315,8 @@ def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
                 "largest loss": change("loss"), "certified": change("loss_bound"),
                 "off the target": change("excess"), "on the frontier": share("probability"),
             },
-            "Simulated, but fp32. Certified: no group of any seed lost more. On the frontier: "
+            "Simulated, but fp32. Certified: no group of any seed lost more; each variant alone, "
+            "so the risk that one is certified wrongly grows with their number. On the frontier: "
             "share of redrawn test sets on which no other variant of the network is as good in "
             "accuracy, FVO and size, and better in one.",
         )  # fmt: skip
@@ -346,10 +350,11 @@ def _flow(frames: Frames) -> Iterator[Table]:
         )  # fmt: skip
 
 
-def _claims(frames: Frames) -> Iterator[Table]:
+def _claims(frames: Frames, study: Study) -> Iterator[Table]:
     if "claims" not in frames:
         return
-    rows = frames["claims"]
+    rows = in_four_words(frames["claims"], study.statistics)
+    rows["decide"] = rows["decide"].map(about)
     order = {
         word: i
         for i, word in enumerate(("refuted", "supported", EQUIVALENT, CANNOT_TELL, "not testable"))
@@ -362,23 +367,24 @@ def _claims(frames: Frames) -> Iterator[Table]:
         return count("estimate")(row)
 
     brief = (
-        rows.groupby(["text", "verdict"], sort=False)
+        rows.groupby(["text", "difference", "verdict"], sort=False)
         .agg(where=("width", lambda widths: ", ".join(dict.fromkeys(map(str, widths)))),
              n=("width", "size"))
         .reset_index()
     )  # fmt: skip
     yield table(
         "In short", brief,
-        {"claim": text("text"), "verdict": verdict("verdict"), "widths": text("where"),
-         "tests": count("n")},
+        {"claim": text("text"), "verdict": verdict("difference"),
+         "the claim is": verdict("verdict"), "widths": text("where"), "tests": count("n")},
         open=True,
     )  # fmt: skip
     yield table(
         "Every test", rows,
         {
             **_network(rows), "claim": text("text"), "width": text("width"),
-            "verdict": verdict("verdict"), "estimate": estimate, "compared": text("compared"),
-            "networks": count("units"), "d": count("d"), "p, Holm": p("p_holm"),
+            "verdict": verdict("difference"), "the claim is": verdict("verdict"),
+            "estimate": estimate, "compared": text("compared"), "networks": count("units"),
+            "networks that would do": text("decide"), "d": count("d"), "p, Holm": p("p_holm"),
             "what is missing": text("missing"),
         },
         "Estimates are points with limits for other seeds and test samples, or rank correlations. "
