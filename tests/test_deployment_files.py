@@ -1,5 +1,7 @@
 """ONNX files are what they were made from, run anywhere, and are refused when they are broken."""
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +16,7 @@ from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.deployment import onnx_files, shipping
 from quantskew.deployment.onnx_files import FileError, OnnxNetwork
+from quantskew.errors import UserError
 from quantskew.quantization.calibration import BalancedChoice, Calibration
 from quantskew.subject import Subject
 from quantskew.training.recipe import Recipe
@@ -274,3 +277,12 @@ def test_products_of_4_bits_are_what_the_simulation_says(tmp_path):
     near = 0.02 * whole.std().item()
     torch.testing.assert_close(answers, expected, atol=near, rtol=0)
     assert (answers - whole).abs().max() > near
+
+
+def test_what_packs_weights_is_named_where_it_is_not_installed(tmp_path, monkeypatch):
+    for name in ("onnx_ir", "onnxruntime.quantization.matmul_nbits_quantizer"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delattr(onnx_files.quantization, "matmul_nbits_quantizer", raising=False)
+    monkeypatch.delitem(sys.modules, "onnxruntime.quantization.matmul_nbits_quantizer")
+    with pytest.raises(UserError, match=r"needs onnx_ir, .* pip install 'quantskew\[convert\]'"):
+        onnx_files.pack(tmp_path / "a.onnx", tmp_path / "b.onnx")

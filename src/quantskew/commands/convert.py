@@ -15,7 +15,8 @@ The suffix of the target says for which runtime it is:
   .onnx    of a network of the study
   .pt2     of a network of the study, by torch.export
   .xml     of an ONNX file in fp32 or QDQ, or of a network of the study
-  .tflite  of a .pt2 file, or of a network of the study (pip install litert-torch)
+  .tflite  of a .pt2 file, or of a network of the study (pip install litert-torch, which writes
+           wrong weights of some networks of many layers; such a file is refused)
 
 --bits 8 or 4 quantizes the weights: .onnx by ONNX Runtime, .xml by nncf, .tflite by
 ai-edge-quantizer (pip install 'quantskew[convert]'). Activations are calibrated on training images

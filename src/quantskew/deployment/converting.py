@@ -29,7 +29,7 @@ from quantskew.deployment.runtimes import (
     open_file,
 )
 from quantskew.deployment.runtimes.network import first_line
-from quantskew.errors import close_names, one_of
+from quantskew.errors import UserError, close_names, one_of
 from quantskew.layout import NETWORKS, folder_of, stored_variants
 
 if TYPE_CHECKING:
@@ -206,14 +206,14 @@ def _run(kind: type[Network], target: Path, work: Callable[[], _T]) -> _T:
     """Run a converter; each has exceptions of its own for what it cannot convert."""
     try:
         return work()
+    except UserError:
+        raise
     except ImportError as error:
         missing = (error.name or "").partition(".")[0].replace("_", "-")
         raise FileError(
             f"{target.name}: a converter for {kind.runtime} cannot be imported ({error}): pip "
             f"install {missing}"
         ) from None
-    except FileError:
-        raise
     except Exception as error:
         raise FileError(
             f"{target.name}: it cannot be made for {kind.runtime}: {first_line(error)}"
@@ -232,5 +232,5 @@ def _check_same(original: Callable[[np.ndarray], np.ndarray], made: Network) -> 
     if not apart <= _SAME * spread:
         raise FileError(
             f"{made.path.name}: what {made.runtime} makes of the network answers noise otherwise, "
-            f"by {apart / spread:.2g} of the spread of the answers"
+            f"by {apart / spread:.2g} of the spread of the answers; it is not written"
         )

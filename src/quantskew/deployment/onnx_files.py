@@ -46,6 +46,7 @@ from quantskew.deployment.runtimes import (
 from quantskew.deployment.runtimes.network import first_line
 from quantskew.deployment.runtimes.onnx_runtime import session
 from quantskew.deployment.settings import Ranges
+from quantskew.errors import explained
 from quantskew.quantization.selfcheck import same_logits
 
 OPSET = 17
@@ -200,8 +201,13 @@ def pack(source: Path, path: Path) -> None:
     ------
     FileError
         When most of the weights are not of such products, as those of convolutions.
+    MissingExtraError
+        When a library that ONNX Runtime packs with is not installed.
     """
-    from onnxruntime.quantization import matmul_nbits_quantizer  # which needs onnx_ir
+    try:
+        from onnxruntime.quantization import matmul_nbits_quantizer
+    except ModuleNotFoundError as error:
+        raise explained(error) from None
 
     matmul_nbits_quantizer.logger.setLevel("ERROR")
     model = ONNXModel(onnx.load(source))
