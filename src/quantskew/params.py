@@ -110,7 +110,7 @@ class Params(Section):
         if both := sorted(files & {*known}):
             raise ValueError(
                 f"{', '.join(both)} stands in methods, and is the name of a file that ships "
-                "(deploy.calibrations); rename one"
+                "(deploy.calibrations, deploy.four_bits); rename one"
             )
         shipped = [
             *recipe_owners(self.mitigations).values(),
