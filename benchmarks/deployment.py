@@ -24,6 +24,7 @@ from torch import nn
 from quantskew import models
 from quantskew.deployment import onnx_files
 from quantskew.deployment.latency import compare, machine
+from quantskew.deployment.runtimes import open_file
 from quantskew.deployment.runtimes.onnx_runtime import session
 
 NETWORKS = (("resnet18", 64), ("resnet18", 224), ("mobilenetv2", 224))
@@ -62,7 +63,11 @@ def main(seconds: float, threads: int) -> None:
             onnx_files.quantize(fp32, int8, images)
             sizes = [path.stat().st_size / 1e6 for path in (fp32, int8)]
             print(f"\n{name} on {size}×{size}: fp32 {sizes[0]:.2f} MB, int8 {sizes[1]:.2f} MB")
-            for batch, times in compare(fp32, int8, images, seconds=seconds).items():
+            pair = {
+                name: open_file(path, threads=threads)
+                for name, path in (("fp32", fp32), ("int8", int8))
+            }
+            for batch, times in compare(pair, 2 * [images.numpy()], seconds=seconds).items():
                 ratio = times["speedup"]
                 print(
                     f"  {batch:9s} fp32 {times['fp32_ms']['median']:9.2f} ms   "

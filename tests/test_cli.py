@@ -266,6 +266,20 @@ def test_the_policy_in_the_help_is_a_policy(tmp_path):
     assert policy.preprocess.crop == 224
 
 
+@pytest.mark.parametrize(
+    "asked",
+    ["runtimes p a b --data d -o {}", "runtimes p a b --data d --figure {}", "convert a {}",
+     "layers --fp32 a --int8 b --data d -o {}", "answers a --data d -o {}"],
+)  # fmt: skip
+def test_where_no_file_can_be_written_is_said_before_the_work(capsys, tmp_path, asked):
+    (tmp_path / "file").write_text("")
+    for target, problem in ((tmp_path / "file/made", f"no file can be written in {tmp_path}/file"),
+                            (tmp_path, "is a folder; name a file")):  # fmt: skip
+        status, _, said = run(capsys, *(part.format(target) for part in asked.split()))
+        assert status == cli.USAGE
+        assert problem in said
+
+
 @pytest.mark.parametrize("asked", [("--threads", 0), ("--seconds", 0), ("--seconds", "nan")])
 def test_a_latency_of_no_time_or_threads_is_refused(capsys, asked):
     status, _, said = run(capsys, "latency", *asked)
@@ -275,18 +289,19 @@ def test_a_latency_of_no_time_or_threads_is_refused(capsys, asked):
 
 def test_latency_is_that_of_pairs_run_in_turn(pair, tmp_path, monkeypatch):
     from quantskew.deployment import latency
+    from quantskew.deployment.runtimes import Network, open_file
 
     pair(0.0, 60)
-    ran = []
-    forward = onnx_files.OnnxNetwork.forward
+    ran, call = [], Network.__call__
 
     def watched(self, images):
-        ran.append((self.file.path.stem, len(images)))
-        return forward(self, images)
+        ran.append((self.path.stem, len(images)))
+        return call(self, images)
 
-    monkeypatch.setattr(onnx_files.OnnxNetwork, "forward", watched)
-    files = (tmp_path / "fp32.onnx", tmp_path / "int8.onnx")
-    found = latency.compare(*files, torch.rand(3, 1, 8, 8), seconds=0.01)
+    monkeypatch.setattr(Network, "__call__", watched)
+    files = {name: open_file(tmp_path / f"{name}.onnx") for name in ("fp32", "int8")}
+    images = [np.random.default_rng(0).random((3, 1, 8, 8), np.float32)] * 2
+    found = latency.compare(files, images, seconds=0.01)
     assert ran[::2] == [("fp32", size) for _, size in ran[::2]]
     assert ran[1::2] == [("int8", size) for _, size in ran[1::2]]
     assert {size for _, size in ran} == {1, 32}

@@ -5,12 +5,14 @@ What converters need that are not installed is skipped; docs/ship.md says how to
 
 import copy
 import importlib.util
+import json
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from network_files import classifier
+from network_files import classifier, pictures
+from test_cli import run
 from torch import nn
 from torch.nn import functional
 
@@ -251,3 +253,33 @@ def test_a_converter_that_is_not_installed_is_named(networks, tmp_path, monkeypa
     path = written(networks["convolutions"], ".pt2", tmp_path)
     with pytest.raises(FileError, match=r"for LiteRT cannot .*pip install litert-torch"):
         convert(path, tmp_path / "b.tflite")
+
+
+def test_the_output_and_the_layout_of_the_policy_are_those_that_are_converted(tmp_path, capsys):
+    source = classifier(tmp_path / "a.onnx", axes=("N", 1, 8, 3))  # NHWC, of one row of pixels
+    model = onnx.load(source)
+    model.graph.node.append(onnx.helper.make_node("Neg", ["logits"], ["other"]))
+    shape = ["N", 2]
+    other = onnx.helper.make_tensor_value_info("other", onnx.TensorProto.FLOAT, shape)
+    model.graph.output.insert(0, other)
+    onnx.save(model, source)
+    pictures(shape=(1, 8)).to_parquet(tmp_path / "seen.parquet")
+    policy, target = tmp_path / "policy.yaml", tmp_path / "int8.onnx"
+    fed = {"scale": 255, "mean": 0, "std": 1, "layout": "NHWC"}
+    policy.write_text(json.dumps({"preprocess": fed, "output": "logits"}))
+    asked = "convert", source, target, "--bits", 8, "--data", tmp_path / "seen.parquet"
+    status, _, said = run(capsys, *asked)
+    assert (status, target.exists()) == (64, False)
+    assert "has 2 outputs, other, logits; name the one that answers" in said
+    status, said, _ = run(capsys, *asked, "--policy", policy)
+    assert status == 0
+    assert "100.0 % of the calibration images answered as in floating point" in said
+    images = np.linspace(0.1, 0.9, 5, dtype=np.float32)[:, None, None, None] * np.ones(
+        (3, 1, 8), "f"
+    )
+    read = {"output": "logits", "layout": "NHWC"}
+    made, before = (open_file(path, **read)(images) for path in (target, source))
+    np.testing.assert_allclose(made, before, atol=0.2)
+    status, _, said = run(capsys, "convert", "fp32-32bit-seed0", target, "--policy", policy)
+    assert status == 64
+    assert "--data and --policy are for files" in said

@@ -1,5 +1,7 @@
 """ONNX files are what they were made from, run anywhere, and are refused when they are broken."""
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +16,7 @@ from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.deployment import onnx_files, shipping
 from quantskew.deployment.onnx_files import FileError, OnnxNetwork
+from quantskew.errors import UserError
 from quantskew.quantization.calibration import BalancedChoice, Calibration
 from quantskew.subject import Subject
 from quantskew.training.recipe import Recipe
@@ -34,12 +37,13 @@ def digits(tmp_path_factory):
     return folder
 
 
-def shipped(digits, folder, calibration, ranges="minmax"):
+def shipped(digits, folder, calibration, ranges="minmax", bits=None):
     folder.mkdir()
     weights = digits / "network.safetensors"
     subject = Subject(samples=digits / "samples.parquet", model="resnet18_quarter", weights=weights)
     shipping.ship(
-        folder, subject=subject, seed=0, calibration=calibration,
+        folder, subject=subject, seed=0, bits=bits or (8 if calibration else 32),
+        calibration=calibration,
         bins={}, ranges=ranges, reduce_range=True, notes={"dataset": "digits"},
     )  # fmt: skip
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -62,6 +66,7 @@ def test_the_int8_file_is_what_the_simulation_says_and_is_the_same_twice(digits,
     assert first == again
     found = onnx_files.check(tmp_path / "a/network.onnx")
     assert found.layers == found.integer_layers == 22
+    assert found.integer_bytes == found.integer_operations == 1
     assert {"QuantizeLinear", "DequantizeLinear"} <= {*found.operators}
     outputs = safetensors.numpy.load_file(tmp_path / "a/logits.safetensors")
     same = outputs["logits"].argmax(1) == outputs["pytorch"].argmax(1)
@@ -202,7 +207,9 @@ def test_a_file_that_stays_in_floating_point_is_not_called_int8(tmp_path, monkey
 
     monkeypatch.setattr(onnx_files.quantization, "quantize_static", no_convolution)
     monkeypatch.setattr(onnx_files, "PRODUCTS", ("Gemm",))  # one of the three layers
-    with pytest.raises(FileError, match=r"is no int8 file: 0.0 % .*\(0 of 3 layers\), and 50 %"):
+    with pytest.raises(
+        FileError, match=r"is no file of 8 bits: .* 0 of 3 layers so, 0 % .*and 50 %"
+    ):
         onnx_files.quantize(path, tmp_path / "int8.onnx", images)
 
 
@@ -242,3 +249,40 @@ def test_operators_outside_the_standard_are_refused(tmp_path):
     onnx.save(model, path)
     with pytest.raises(FileError, match=r"needs maker\.own\.Gemm.*standard operators of opset 17"):
         onnx_files.check(path)
+
+
+def test_a_network_of_convolutions_is_no_file_of_4_bits(digits, tmp_path):
+    pytest.importorskip("onnx_ir")
+    with pytest.raises(FileError, match=r"of 4 bits: .* packs 1 of 22 layers so, 0\.0\d+ % of"):
+        shipped(digits, tmp_path / "int4", None, bits=4)
+
+
+def test_products_of_4_bits_are_what_the_simulation_says(tmp_path):
+    pytest.importorskip("onnx_ir")
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 4, 4), nn.Flatten(), nn.Linear(32, 40), nn.ReLU(), nn.Linear(40, 3)
+    ).eval()
+    images, path = torch.rand(60, 1, 8, 8), tmp_path / "network.onnx"
+    onnx_files.export(network, images[:2], path, {"classes": "a\nb\nc"})
+    onnx_files.pack(path, path)
+    file, facts = OnnxNetwork(path), onnx_files.check(path)
+    assert "MatMulNBits" in facts.operators
+    assert (facts.layers, facts.integer_layers, facts.integer_operations) == (3, 2, 0)
+    weights = 32 * 40 + 2 * 32 * 3  # a row of 40 fills two blocks
+    assert facts.integer_bytes == pytest.approx(weights / 2 / (weights / 2 + 8 * 16 * 4))
+    assert file.file.classes == ("a", "b", "c")
+    whole, answers = models.logits(network, images), models.logits(file, images)
+    expected = models.logits(shipping.simulate_blocks(network), images)
+    near = 0.02 * whole.std().item()
+    torch.testing.assert_close(answers, expected, atol=near, rtol=0)
+    assert (answers - whole).abs().max() > near
+
+
+def test_what_packs_weights_is_named_where_it_is_not_installed(tmp_path, monkeypatch):
+    for name in ("onnx_ir", "onnxruntime.quantization.matmul_nbits_quantizer"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delattr(onnx_files.quantization, "matmul_nbits_quantizer", raising=False)
+    monkeypatch.delitem(sys.modules, "onnxruntime.quantization.matmul_nbits_quantizer")
+    with pytest.raises(UserError, match=r"needs onnx_ir, .* pip install 'quantskew\[convert\]'"):
+        onnx_files.pack(tmp_path / "a.onnx", tmp_path / "b.onnx")

@@ -577,7 +577,8 @@ def test_deployed_files_are_certified_by_the_units_of_the_study(study, tmp_path)
     fp32 = Variant("digits", "resnet18_quarter", 0, "fp32", 32)
     int8 = fp32._replace(method="int8_random", bits=8)
     facts = {"opset": 17, "operators": ["Conv"], "layers": 1, "integer_layers": 1,
-             "integer_bytes": 1.0, "calibration": {}, "products": ""}  # fmt: skip
+             "integer_bytes": 1.0, "integer_operations": 1.0, "calibration": {},
+             "products": ""}  # fmt: skip
     folders = {}
     for variant, logits in ((fp32, right), (int8, np.where(lost, wrong, right))):
         folders[variant] = tmp_path / variant.stem

@@ -284,8 +284,10 @@ def test_files_and_a_simulation_are_compared_with_one_reference(data, tmp_path, 
         json.dumps({"groups": ["fur"], "largest_group_loss": 0.2, "bytes": 1, "preprocess": RAW})
     )
     made = "runtimes", policy, fp32, shifted, table, "--data", data
-    status, said, _ = run(capsys, *made, "-o", tmp_path / "o.parquet", "--figure", tmp_path / "f")
+    written = "-o", tmp_path / "o.parquet", "--figure", tmp_path / "f", "--seconds", "0.01"
+    status, said, _ = run(capsys, *made, *written)
     assert status == 1
+    assert said.count("  times as fast as the reference: ") == 1  # a table of answers has no speed
     assert "int8.onnx (ONNX Runtime, 100 % integers): fail; accuracy 75.0 %; 75.0 % " in said
     assert "answered alike, least of fur short: 50.0 %" in said
     assert "simulated.parquet (table of answers): pass; accuracy 96.7 %" in said
@@ -297,8 +299,13 @@ def test_files_and_a_simulation_are_compared_with_one_reference(data, tmp_path, 
         assert (short["accuracy"], short["agreement"]) == pytest.approx(2 * [1 - lost / 120])
         assert (short["reference"], long["agreement"]) == (1, 1)
         assert short["agreement_low"] < short["agreement"] < short["agreement_high"]
-    figure = (tmp_path / "f").read_text()
-    assert all(name in figure for name in ("fp32.onnx", "int8.onnx", "answered as the reference"))
+    timed = rows.loc["int8.onnx"].iloc[0]
+    for size in (1, 32):
+        low, middle, high = (timed[f"speed_{size}{part}"] for part in ("_low", "", "_high"))
+        assert 0 < low <= middle <= high
+    assert rows.loc["simulated.parquet"][["speed_1", "speed_32"]].isna().all(axis=None)
+    figure, shown = (tmp_path / "f").read_text(), ("fp32.onnx", "int8.onnx", "of the reference")
+    assert all(name in figure for name in (*shown, "answered as the reference", "32 at a time"))
     from quantskew import compare_runtimes
 
     found = compare_runtimes([fp32, table], data, Policy(bytes=1, preprocess=RAW))

@@ -250,6 +250,10 @@ def test_small_numbers_are_numbers_however_they_are_written(text):
         ({"methods__ptq__post": "temperature"}, ["reference: ptq", "post"]),
         ({"models": ["all"]}, ["models: 'all' is all of the study in tables"]),
         ({"methods__int8_random": {}}, ["int8_random stands in methods", "deploy.calibrations"]),
+        (
+            {"methods__int4_weights": {}, "deploy__four_bits": True},
+            ["int4_weights stands in methods", "deploy.four_bits"],
+        ),
         ({"deploy__networks": ["logit_adjusted"]}, ["'logit_adjusted' is no fp32 network"]),
         (loss("constrained", constraint="parity"), ["constraint", "legal: accuracy, demographic"]),
         (qat(oscillations={"kind": "freeze", "strength": 1}), ["oscillations.strength", "unknown"]),

@@ -100,7 +100,9 @@ def shipping(lost=(3, 1), n=(2000, 2000)) -> dict[str, pd.DataFrame]:
     )  # fmt: skip
     files = pd.DataFrame(
         {"dataset": "d", "model": "m", "seed": 0, "base": "fp32", "method": ["fp32", "int8_random"],
-         "bits": [32, 8], "bytes": [4000, 1000], "accuracy": [0.9, 0.899]}
+         "bits": [32, 8], "bytes": [4000, 1000], "accuracy": [0.9, 0.899],
+         "integer_layers": [0, 2], "integer_bytes": [0.0, 1.0], "integer_operations": [0.0, 0.9],
+         "agreement_fp32": 1.0, "agreement_pytorch": 0.99}
     )  # fmt: skip
     return {"deployed": files, "deployed_groups": groups}
 

@@ -11,7 +11,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from itertools import product
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
@@ -107,12 +106,11 @@ class Params(Section):
         known = (BASELINE, *self.all_methods())
         if BASELINE in known[1:]:
             raise ValueError("fp32 is the name of the networks before any method; rename yours")
-        pairs = product(self.deploy.networks, self.deploy.calibrations)
-        files = {self.deploy.method_of(network, name) for network, name in pairs}
+        files = {name for network in self.deploy.networks for name in self.deploy.files_of(network)}
         if both := sorted(files & {*known}):
             raise ValueError(
                 f"{', '.join(both)} stands in methods, and is the name of a file that ships "
-                "(deploy.calibrations); rename one"
+                "(deploy.calibrations, deploy.four_bits); rename one"
             )
         shipped = [
             *recipe_owners(self.mitigations).values(),

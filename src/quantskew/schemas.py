@@ -115,6 +115,7 @@ TABLES: Mapping[str, Table] = {
         _index("layers", "convolutions and matrix products by weights"),
         _index("integer_layers", "layers with integer weights"),
         _number("integer_bytes", "share of the bytes of layer weights in integers"),
+        _number("integer_operations", "share of multiplications of integers"),
         _text("products", "activation ranges of matrix products: static, dynamic"),
         _text("calibration", "training images that set the ranges"),
         _number("accuracy", "share of the test samples answered rightly"),
@@ -167,6 +168,15 @@ TABLES: Mapping[str, Table] = {
         _count("gained", "images answered rightly by the file alone"),
         _number("loss_low", "lower limit of the accuracy lost", null=True),
         _number("loss_high", "upper limit of the accuracy lost", null=True),
+        *(
+            _number(f"speed_{size}{part}", f"{what} {size} images", null=True)
+            for size in (1, 32)
+            for part, what in (
+                ("", "times as fast as the reference, median of pairs of batches of"),
+                ("_low", "lower quartile of that of batches of"),
+                ("_high", "upper quartile of that of batches of"),
+            )
+        ),
     ),
     "file_layers": _table(
         ("position", "attribute", "group"),

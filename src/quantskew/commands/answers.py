@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from quantskew.commands.common import PASS, Command, add_labels, feeding
+from quantskew.commands.common import PASS, Command, add_labels, feeding, target
 
 TEXT = """\
 run a network's file on labelled images, and write a table of what it answers
@@ -23,7 +23,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="file of a network")
     parser.add_argument("--data", type=Path, required=True, metavar="FILE",
                          help="Parquet file with the columns image, label and others")  # fmt: skip
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE",
+    parser.add_argument("-o", "--output", type=target, required=True, metavar="FILE",
                          help="Parquet file to write")  # fmt: skip
     parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML file")
     add_labels(parser)

@@ -4,9 +4,12 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quantskew.errors import UserError
+
+if TYPE_CHECKING:
+    from quantskew.analysis.gate import Feeding
 
 PASS, FAIL, COULD_NOT_TELL = 0, 1, 2
 STATUS = {"pass": PASS, "fail": FAIL, "could not tell": COULD_NOT_TELL}
@@ -42,6 +45,17 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int]
     arguments: Callable[[argparse.ArgumentParser], None] = _nothing
     epilog: str = ""
+
+
+def target(text: str) -> Path:
+    """Read the name of a file to write; argparse refuses one that cannot be, before any work."""
+    path = Path(text)
+    above = next(one for one in path.absolute().parents if one.exists())
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise argparse.ArgumentTypeError(f"{text}: no file can be written in {above}")
+    return path
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
@@ -88,15 +102,20 @@ def of_tables(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def feeding(options: argparse.Namespace) -> dict[str, Any]:
-    """How images are fed to a file: its policy, and what :func:`add_labels` asked."""
+def policy_of(options: argparse.Namespace) -> "Feeding":
+    """How images are fed to a file, which a policy may say."""
     from quantskew import sections
     from quantskew.analysis.gate import Feeding
 
-    policy = Feeding.model_validate({})
     if options.policy:
-        policy = sections.read(Feeding, options.policy, "see quantskew gate --help")
-    return {"policy": policy, "label": options.label, "classes": names_of(options.classes)}
+        return sections.read(Feeding, options.policy, "see quantskew gate --help")
+    return Feeding.model_validate({})
+
+
+def feeding(options: argparse.Namespace) -> dict[str, Any]:
+    """How images are fed to a file: its policy, and what :func:`add_labels` asked."""
+    classes = names_of(options.classes)
+    return {"policy": policy_of(options), "label": options.label, "classes": classes}
 
 
 def names_of(text: str | None) -> tuple[str, ...]:

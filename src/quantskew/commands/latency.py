@@ -6,11 +6,10 @@ from quantskew.commands.common import PASS, Command
 from quantskew.errors import UserError
 
 TEXT = """\
-time the fp32 and int8 files of a study, and list the size of every variant
+time the files of a study beside fp32, and list the size of every variant
 
 Writes metrics/latency/<data set>/<model>.json. Times vary between runs, so no stage produces this
-file. No runtime executes variants of fewer than 8 bits, which are stored packed: only their size is
-listed.
+file. No runtime executes simulated variants, which are stored packed: only their size is listed.
 """
 
 

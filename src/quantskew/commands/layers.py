@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from quantskew.commands.common import PASS, Command, add_labels, feeding
+from quantskew.commands.common import PASS, Command, add_labels, feeding, target
 from quantskew.errors import UserError
 
 TEXT = """\
@@ -21,7 +21,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help=text)
     parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML file")
     parser.add_argument("--images", type=int, default=500, help="at most (default: 500)")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE",
+    parser.add_argument("-o", "--output", type=target, metavar="FILE",
                         help="write all layers and groups to this Parquet file")  # fmt: skip
     add_labels(parser)
 

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from quantskew.commands.common import EPILOGUE, STATUS, Command, add_labels, names_of
+from quantskew.commands.common import EPILOGUE, STATUS, Command, add_labels, names_of, target
+from quantskew.errors import UserError
 
 TEXT = """\
 compare files of one network on several runtimes, by group, beside its simulation
@@ -29,13 +30,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("policy", type=Path, help="YAML file")
     parser.add_argument("files", type=Path, nargs="+", metavar="file",
                         help="the reference, then what is judged")  # fmt: skip
-    for name, text, required in (
-        ("data", "Parquet file with labelled images", True),
-        ("figure", "write a figure of all groups to this SVG file", False),
-    ):
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", required=required, help=text)
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE",
+    parser.add_argument("--data", type=Path, metavar="FILE", required=True,
+                        help="Parquet file with labelled images")  # fmt: skip
+    parser.add_argument("--figure", type=target, metavar="FILE",
+                        help="write a figure of all groups to this SVG file")  # fmt: skip
+    parser.add_argument("-o", "--output", type=target, metavar="FILE",
                         help="write all files and groups to this Parquet file")  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=0.0, metavar="X",
+                        help="time each file beside the reference, by one thread, for so long per "
+                        "batch size (default: not at all)")  # fmt: skip
     add_labels(parser)
 
 
@@ -47,9 +50,12 @@ def _run(options: argparse.Namespace) -> int:
 
     policy = sections.read(Policy, options.policy, "see quantskew gate --help for what it holds")
     classes = names_of(options.classes)
+    if not 0 <= options.seconds < float("inf"):
+        raise UserError(f"--seconds: got {options.seconds:g}; 0 or more are needed")
     found = compare_runtimes(
-        options.files, options.data, policy, label=options.label, classes=classes
-    )
+        options.files, options.data, policy, label=options.label, classes=classes,
+        seconds=options.seconds,
+    )  # fmt: skip
     print(*found.lines(), f"runtimes: {found.verdict}", sep="\n")
     if options.output:
         tables.write("runtimes", found.rows, options.output)

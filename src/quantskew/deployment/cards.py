@@ -24,11 +24,12 @@ from quantskew.fairness.catalogue import CATALOGUE, values
 from quantskew.fairness.parity import Answers
 from quantskew.files import write_text
 from quantskew.layout import folder_of, predictions_path, samples_path
-from quantskew.names import Variant
+from quantskew.names import FULL_PRECISION, Variant
 
 if TYPE_CHECKING:
     from quantskew.params import Params
 
+_KINDS = {FULL_PRECISION: "fp32", 8: "int8", 4: "weights of matrix products in int4"}
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 
@@ -76,7 +77,8 @@ def card(
 
     ``metrics`` are those of :func:`whole_groupings`; ``digest`` is the SHA-256 of the file.
     """
-    name = f"{file['model']} on {file['dataset']}, {'fp32' if file['bits'] == 32 else 'int8'}"
+    bits = file["bits"]
+    name = f"{file['model']} on {file['dataset']}, {_KINDS[bits]}"
     notes = data.metadata
     results = [
         _result(file, "accuracy", "Accuracy", file["accuracy"], notes["dataset"]),
@@ -90,7 +92,7 @@ def card(
         license=study.deploy.licence,
         library_name="onnxruntime",
         pipeline_tag="image-classification",
-        tags=["onnx", "quantskew", *(["int8", "quantized"] if file["bits"] == 8 else [])],
+        tags=["onnx", "quantskew", *([f"int{bits}", "quantized"] if bits < FULL_PRECISION else [])],
         datasets=[file["dataset"]],
         metrics=["accuracy"],
         model_name=name,

@@ -13,11 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from quantskew.deployment.runtimes import FileError, Network
+from quantskew.deployment.runtimes import BLOCK, FileError, Network
 from quantskew.deployment.runtimes.network import NOTES
-
-BLOCK = 32
-"""Weights that share a scale in 4 bits, where a runtime has such blocks."""
 
 
 class Converter:
@@ -74,22 +71,17 @@ class Onnx(Converter, suffix=".onnx"):
     @staticmethod
     def pack(source: Network, target: Path, bits: int, images: np.ndarray) -> dict[str, Path]:
         """Write QDQ nodes in 8 bits, ``MatMulNBits`` in 4."""
+        from quantskew.deployment import onnx_files
+
         if bits == 8:
             import torch
 
-            from quantskew.deployment import onnx_files
-
-            products = onnx_files.quantize(source.path, target, torch.from_numpy(images))
+            products = onnx_files.quantize(
+                source.path, target, torch.from_numpy(images),
+                output=source.output.name, layout=source.layout,
+            )  # fmt: skip
             return {f"static, of products {products}": target}
-        import onnx
-        from onnxruntime.quantization import matmul_nbits_quantizer
-
-        matmul_nbits_quantizer.logger.setLevel("ERROR")
-        packing = matmul_nbits_quantizer.MatMulNBitsQuantizer(
-            onnx.load(source.path), bits=bits, block_size=BLOCK, is_symmetric=False
-        )
-        packing.process()
-        packing.model.save_model_to_file(str(target))
+        onnx_files.pack(source.path, target)
         return {"in floating point": target}
 
 

@@ -13,6 +13,7 @@ file         made of                              in integers by
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
@@ -20,14 +21,15 @@ import numpy as np
 
 from quantskew.deployment.converters import Converter
 from quantskew.deployment.runtimes import (
-    MINIMUM_INTEGER,
     FileError,
+    Layout,
     Network,
+    check_width,
     closest,
     open_file,
 )
 from quantskew.deployment.runtimes.network import first_line
-from quantskew.errors import close_names, one_of
+from quantskew.errors import UserError, close_names, one_of
 from quantskew.layout import NETWORKS, folder_of, stored_variants
 
 if TYPE_CHECKING:
@@ -62,7 +64,13 @@ class Converted(NamedTuple):
 
 
 def convert(
-    source: Path, target: Path, *, bits: Bits | None = None, images: np.ndarray | None = None
+    source: Path,
+    target: Path,
+    *,
+    bits: Bits | None = None,
+    images: np.ndarray | None = None,
+    output: str | None = None,
+    layout: Layout | None = None,
 ) -> Converted:
     """Make a file of another runtime, or with integer weights, or both; its metadata go with it.
 
@@ -80,6 +88,8 @@ def convert(
         Width of the weights; as they are in the source unless given.
     images
         Calibration images as the file takes them, float32 (N, C, H, W); needed with ``bits``.
+    output, layout
+        Of the source, where it does not tell by itself; what is made of it is read alike.
 
     Raises
     ------
@@ -87,7 +97,8 @@ def convert(
         When there is no such converter, it is not installed or fails, the two answer differently,
         or most of the weights would be wider than ``bits``.
     """
-    original, kind, maker = open_file(source), Network.of(target), Converter.of(target)
+    opened = partial(open_file, output=output, layout=layout)
+    original, kind, maker = opened(source), Network.of(target), Converter.of(target)
     if kind is Network.of(source) and bits is None:
         raise FileError(f"{source} → {target}: state --bits 8 or 4, or another runtime")
     if kind is not Network.of(source) and source.suffix.lower() != maker.made_of:
@@ -103,18 +114,18 @@ def convert(
         if kind is not Network.of(source):
             path = Path(folder, target.name)
             _run(kind, path, lambda: maker.make(original, path))
-            made = Converted(open_file(path))
+            made = Converted(opened(path))
             _check_same(original, made.file)
         if bits is not None and images is not None:
             inner = Path(tempfile.mkdtemp(dir=folder), target.name)
             paths = _run(kind, inner, lambda: maker.pack(made.file, inner, bits, images))
-            files = {ranges: open_file(path) for ranges, path in paths.items()}
+            files = {ranges: opened(path) for ranges, path in paths.items()}
             ranges, agreement = closest(made.file, files, images)
             made = Converted(files[ranges], ranges, agreement)
-            _check_width(made.file, bits)
+            check_width(target.name, kind.runtime, made.file.weights(), bits)
         for part in made.file.parts():
             shutil.move(part, target.with_suffix(part.suffix))
-    return made._replace(file=open_file(target))
+    return made._replace(file=opened(target))
 
 
 def convert_network(
@@ -195,14 +206,14 @@ def _run(kind: type[Network], target: Path, work: Callable[[], _T]) -> _T:
     """Run a converter; each has exceptions of its own for what it cannot convert."""
     try:
         return work()
+    except UserError:
+        raise
     except ImportError as error:
         missing = (error.name or "").partition(".")[0].replace("_", "-")
         raise FileError(
             f"{target.name}: a converter for {kind.runtime} cannot be imported ({error}): pip "
             f"install {missing}"
         ) from None
-    except FileError:
-        raise
     except Exception as error:
         raise FileError(
             f"{target.name}: it cannot be made for {kind.runtime}: {first_line(error)}"
@@ -221,17 +232,5 @@ def _check_same(original: Callable[[np.ndarray], np.ndarray], made: Network) -> 
     if not apart <= _SAME * spread:
         raise FileError(
             f"{made.path.name}: what {made.runtime} makes of the network answers noise otherwise, "
-            f"by {apart / spread:.2g} of the spread of the answers"
-        )
-
-
-def _check_width(file: Network, bits: Bits) -> None:
-    weights = file.weights()
-    total = sum(weight.bytes for weight in weights)
-    share = sum(w.bytes for w in weights if w.integer and w.bits <= bits) / (total or 1)
-    if share < MINIMUM_INTEGER:
-        layers = sum(weight.integer and weight.bits <= bits for weight in weights)
-        raise FileError(
-            f"{file.path.name} is no file of {bits} bits: {file.runtime} packs {layers} of "
-            f"{len(weights)} layers so, {100 * share:.1f} % of the bytes of the weights"
+            f"by {apart / spread:.2g} of the spread of the answers; it is not written"
         )

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -324,7 +324,7 @@ def answers_of(feed: Feed, networks: Sequence[Network]) -> tuple[np.ndarray, lis
     return np.concatenate(rows), [np.concatenate(given) for given in scores]
 
 
-def opened(paths: Sequence[Path], policy: "Policy") -> list[Network]:
+def opened(paths: Sequence[Path], policy: "Policy", *, threads: int | None = None) -> list[Network]:
     """Open files as a policy says: which output answers, and the order of the axes if it is stated.
 
     Raises
@@ -339,13 +339,14 @@ def opened(paths: Sequence[Path], policy: "Policy") -> list[Network]:
                 f"preprocess_of in the policy: no file {name!r}{close_names(name, names)}; there "
                 f"are {', '.join(path.name for path in paths)}"
             )
-    networks = []
-    for path in paths:
-        stated = policy.fed(path)
-        known = stated is not None and "layout" in stated.model_fields_set
-        layout = stated.layout if stated is not None and known else None
-        networks.append(open_file(path, output=policy.output, layout=layout))
-    return networks
+    return [open_file(path, threads=threads, **as_stated(policy, path)) for path in paths]
+
+
+def as_stated(policy: "Policy", path: Path) -> dict[str, Any]:
+    """What a policy says of the output and the layout of a file, as ``open_file`` takes it."""
+    fed = policy.fed(path)
+    known = fed is not None and "layout" in fed.model_fields_set
+    return {"output": policy.output, "layout": fed.layout if fed is not None and known else None}
 
 
 def calibration_images(

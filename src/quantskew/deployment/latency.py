@@ -1,26 +1,23 @@
-"""Latency of fp32 and int8 files on the CPU of this machine, measured in pairs.
+"""Latency of pairs of files on the CPU of this machine.
 
 Machines are shared and clocks vary, so the ratio of two runs in close succession is more reliable
-than either time: every round runs the fp32 file and then the int8 file. Only files that a runtime
-executes are timed; of variants with fewer than 8 bits only the size is reported.
+than either time: every round runs the reference and then the other file. Only files that a runtime
+executes are timed; of simulated variants only the size is reported.
 """
 
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-import torch
 
-from quantskew import models, tables
-from quantskew.data.loading import load
-from quantskew.deployment.onnx_files import OnnxNetwork
+from quantskew import tables
+from quantskew.deployment.runtimes import Network, open_file
 from quantskew.files import write_json
 from quantskew.layout import samples_path, stored_variants
-from quantskew.names import Variant
+from quantskew.names import FULL_PRECISION, Variant
 
 BATCHES = (1, 32)
 WARM_UP = 5
@@ -28,16 +25,16 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd
 
 
 def compare(
-    fp32: Path, int8: Path, images: torch.Tensor, *, seconds: float = 4.0
+    networks: Mapping[str, Network], images: Sequence[np.ndarray], *, seconds: float = 4.0
 ) -> dict[str, dict[str, Any]]:
     """Measure the latency of a pair of files.
 
     Parameters
     ----------
-    fp32, int8
-        ONNX files of one network.
+    networks
+        The reference and another file of the same network, by how their times are named.
     images
-        Input images (N, C, H, W) in [0, 1], which are repeated to fill a batch.
+        What each takes (N, C, H, W), which is repeated to fill a batch.
     seconds
         Duration of the measurement of each batch size.
 
@@ -45,27 +42,30 @@ def compare(
     -------
     dict
         For ``batch 1`` and ``batch 32``: the number of ``rounds``, the milliseconds per batch
-        ``fp32_ms`` and ``int8_ms``, and ``speedup``, the ratio of fp32 to int8 of each round; these
-        have a ``median`` and the quartiles ``low`` and ``high``.
+        ``<name>_ms`` of each, and ``speedup``, the ratio of the first to the second in each round;
+        these have a ``median`` and the quartiles ``low`` and ``high``.
     """
-    networks = {"fp32": OnnxNetwork(fp32), "int8": OnnxNetwork(int8)}
     results = {}
     for size in BATCHES:
-        batch = images[torch.arange(size) % len(images)].contiguous()
-        taken: dict[str, list[float]] = {name: [] for name in networks}
+        batches = [one[np.arange(size) % len(one)] for one in images]
+        pair = [*zip(networks.values(), batches, strict=True)]
         for _ in range(WARM_UP):
-            for network in networks.values():
+            for network, batch in pair:
                 network(batch)
+        taken: list[np.ndarray] = []
         end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(taken["int8"]) < WARM_UP:
-            for name, network in networks.items():
-                start = time.perf_counter()
+        while time.perf_counter() < end or len(taken) < WARM_UP:
+            ticks = [time.perf_counter()]
+            for network, batch in pair:
                 network(batch)
-                taken[name].append(1e3 * (time.perf_counter() - start))
+                ticks.append(time.perf_counter())
+            taken.append(1e3 * np.diff(ticks))
+        first, second = np.transpose(taken)
+        times = dict(zip(networks, (first, second), strict=True))
         results[f"batch {size}"] = {
-            "rounds": len(taken["int8"]),
-            **{f"{name}_ms": _spread(times) for name, times in taken.items()},
-            "speedup": _spread(np.divide(taken["fp32"], taken["int8"])),
+            "rounds": len(taken),
+            **{f"{name}_ms": _spread(ms) for name, ms in times.items()},
+            "speedup": _spread(first / second),
         }
     return results
 
@@ -77,6 +77,9 @@ def _spread(values: Any) -> Mapping[str, float]:
 
 def machine() -> dict[str, Any]:
     """Processor, its vector and integer instructions, number of threads, and runtime version."""
+    import onnxruntime
+    import torch
+
     flags: set[str] = set()
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -101,18 +104,24 @@ def study_latency(dataset: str, model: str, *, seconds: float) -> Iterator[str]:
     str
         Lines of text: the machine, then the size and, if it was timed, the latency of each variant.
     """
+    from quantskew import models
+    from quantskew.data.loading import load
+
     target = Path("metrics/latency", dataset, f"{model}.json")
     deployed = Path("data/deployed", dataset, model)
     files = tables.read("deployed", deployed / "deployed.parquet").to_pandas()
-    images = models.as_input(load(samples_path(dataset)).test.images[:32], torch.device("cpu"))
+    images = models.as_input(load(samples_path(dataset)).test.images[:32], models.CPU).numpy()
     cpu = machine()
     yield f"{dataset} {model}: {cpu['processor']}, {cpu['threads']} threads, {cpu['instructions']}"
     timed = {}
-    for _, file in files[files["bits"] == 8].iterrows():
-        base = Variant(dataset, model, file["seed"], file["base"], 32).stem
-        times = compare(deployed / f"{base}.onnx", deployed / file["file"], images, seconds=seconds)
-        timed[Path(file["file"]).stem] = times
-    sizes = dict(zip(files["file"], files["bytes"], strict=True))
+    for _, file in files[files["bits"] < FULL_PRECISION].iterrows():
+        base = Variant(dataset, model, file["seed"], file["base"], FULL_PRECISION).stem
+        names = {"fp32": f"{base}.onnx", f"int{file['bits']}": file["file"]}
+        pair = {
+            name: open_file(deployed / one, threads=cpu["threads"]) for name, one in names.items()
+        }
+        timed[Path(file["file"]).stem] = compare(pair, [images, images], seconds=seconds)
+    sizes, widths = (dict(zip(files["file"], files[of], strict=True)) for of in ("bytes", "bits"))
     for variant, (file, _) in stored_variants(dataset, model).items():
         if variant.seed in set(files["seed"]):
             sizes[file.name] = file.stat().st_size
@@ -120,7 +129,8 @@ def study_latency(dataset: str, model: str, *, seconds: float) -> Iterator[str]:
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
         speeds = timed.get(Path(name).stem, {}) if name.endswith(".onnx") else {}
         shown = "".join(
-            f"  {batch}: {t['int8_ms']['median']:.2f} ms, ×{t['speedup']['median']:.2f} of fp32 "
+            f"  {batch}: {t[f'int{widths[name]}_ms']['median']:.2f} ms, "
+            f"×{t['speedup']['median']:.2f} of fp32 "
             f"({t['speedup']['low']:.2f}–{t['speedup']['high']:.2f})"
             for batch, t in speeds.items()
         )

@@ -1,4 +1,4 @@
-"""Export of networks to ONNX files in fp32 and int8, and ONNX files as networks.
+"""Export of networks to ONNX files in fp32, int8 and 4 bits, and ONNX files as networks.
 
 int8 files have the QDQ format: standard operators with pairs of QuantizeLinear and DequantizeLinear
 between them, which a runtime fuses into integer kernels where it has them. Weights are quantized
@@ -17,6 +17,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,28 +25,35 @@ import numpy as np
 import onnx
 import torch
 from onnxruntime import quantization
+from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from quantskew.deployment import onnx_graph
 from quantskew.deployment.runtimes import (
-    MINIMUM_INTEGER,
+    BLOCK,
     PIXELS,
     FileError,
+    Layout,
     Network,
     Weight,
+    check_width,
     closest,
     inventory,
     open_file,
 )
 from quantskew.deployment.runtimes.network import first_line
+from quantskew.deployment.runtimes.onnx_runtime import session
 from quantskew.deployment.settings import Ranges
+from quantskew.errors import explained
 from quantskew.quantization.selfcheck import same_logits
 
 OPSET = 17
 INPUT, OUTPUT = "images", "logits"
 PRODUCTS = ("Gemm", "MatMul")
+PACKED = "com.microsoft.MatMulNBits"
+"""A product with weights of 4 bits, which ONNX Runtime alone has."""
 # norms stay in floating point: the quantizer fails on a scale of several axes
 _STATIC = sorted({*QDQRegistry, *QLinearOpsRegistry} - {"LayerNormalization"})
 _RANGES = {
@@ -68,6 +76,7 @@ class Facts(NamedTuple):
     layers: int  # convolutions and matrix products with stored weights
     integer_layers: int  # those whose weights are integers
     integer_bytes: float  # share of the bytes of their weights that are integers
+    integer_operations: float  # share of their multiplications that are of integers
 
 
 def export(network: nn.Module, example: Tensor, path: Path, notes: Mapping[str, str]) -> None:
@@ -114,6 +123,8 @@ def quantize(
     *,
     ranges: Ranges = "minmax",
     reduce_range: bool = True,
+    output: str | None = None,
+    layout: Layout | None = None,
 ) -> Products:
     """Quantize an fp32 file to int8.
 
@@ -130,8 +141,11 @@ def quantize(
         Calibration images (N, C, H, W).
     ranges, reduce_range
         As in :class:`~quantskew.deployment.settings.Deploy`.
+    output, layout
+        Of the source, where it does not tell by itself.
     """
-    model, network = onnx.load(source), open_file(source, threads=torch.get_num_threads())
+    opened = partial(open_file, threads=torch.get_num_threads(), output=output, layout=layout)
+    model, network = onnx.load(source), opened(source)
     notes = {item.key: item.value for item in model.metadata_props}
     common = {
         "per_channel": True,
@@ -169,18 +183,47 @@ def quantize(
             )
         products: Products = "static"
         if several:
-            files = {name: OnnxNetwork(file).file for name, file in made.items()}
+            files = {name: opened(file) for name, file in made.items()}
             products, _ = closest(network, files, images.numpy())
         path.write_bytes(made[products].read_bytes())
     _annotate(path, notes)
-    facts = inventory(Weight(*one) for one in onnx_graph.stored(onnx.load(path)))
-    if facts["integer_bytes"] < MINIMUM_INTEGER:
-        raise FileError(
-            f"{path.name} is no int8 file: {100 * facts['integer_bytes']:.1f} % of the bytes of "
-            f"its weights are integers ({facts['integer_layers']} of {facts['layers']} layers), "
-            f"and {100 * MINIMUM_INTEGER:g} % are needed"
-        )
+    _check_width(path, 8)
     return products
+
+
+def pack(source: Path, path: Path) -> None:
+    """Quantize the weights of matrix products to 4 bits, and leave all else in floating point.
+
+    These become ``MatMulNBits``, an operator of ONNX Runtime: :data:`BLOCK` weights of a row share
+    a scale and a zero point. The file has the metadata of the source.
+
+    Raises
+    ------
+    FileError
+        When most of the weights are not of such products, as those of convolutions.
+    MissingExtraError
+        When a library that ONNX Runtime packs with is not installed.
+    """
+    try:
+        from onnxruntime.quantization import matmul_nbits_quantizer
+    except ModuleNotFoundError as error:
+        raise explained(error) from None
+
+    matmul_nbits_quantizer.logger.setLevel("ERROR")
+    model = ONNXModel(onnx.load(source))
+    model.replace_gemm_with_matmul()
+    packing = matmul_nbits_quantizer.MatMulNBitsQuantizer(
+        model.model, bits=4, block_size=BLOCK, is_symmetric=False
+    )
+    packing.process()
+    packing.model.topological_sort()
+    path.write_bytes(packing.model.model.SerializeToString(deterministic=True))
+    _check_width(path, 4)
+
+
+def _check_width(path: Path, bits: int) -> None:
+    weights = [Weight(*one) for one in onnx_graph.stored(onnx.load(path))]
+    check_width(path.name, "ONNX Runtime", weights, bits)
 
 
 class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -220,7 +263,7 @@ def check(path: Path) -> Facts:
     ------
     FileError
         When the file is not valid ONNX, or needs an opset above :data:`OPSET` or a nonstandard
-        operator.
+        operator other than :data:`PACKED`.
     """
     try:
         model = onnx.load(path)
@@ -231,18 +274,44 @@ def check(path: Path) -> Facts:
         raise FileError(f"{path} is not a valid ONNX file: {first_line(error)}") from None
     used = {node.domain for node in model.graph.node}
     versions = {item.domain: item.version for item in model.opset_import if item.domain in used}
-    foreign = sorted(f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain)
+    foreign = sorted({f"{n.domain}.{n.op_type}" for n in model.graph.node if n.domain} - {PACKED})
     if foreign or versions.get("", 0) > OPSET:
         needed = foreign[0] if foreign else f"opset {versions['']}"
         raise FileError(
             f"{path} needs {needed}; deployed files may only have standard operators of opset "
-            f"{OPSET} or lower"
+            f"{OPSET} or lower, and {PACKED}"
         )
     return Facts(
         opset=versions[""],
         operators=tuple(sorted({node.op_type for node in model.graph.node})),
         **inventory(Weight(*one) for one in onnx_graph.stored(model)),
+        integer_operations=integer_operations(model),
     )
+
+
+def integer_operations(model: onnx.ModelProto) -> float:
+    """Share of the multiplications with stored weights of which both factors are integers.
+
+    A runtime makes one operation on integers of an operator and the ``DequantizeLinear`` before it.
+    How often a weight is used is seen from what its operator gives for one image.
+    """
+    found = onnx_graph.layers(model)
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    names = [node.output[0] for node, _ in found]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    axes = model.graph.input[0].type.tensor_type.shape.dim[1:]
+    image = np.zeros((1, *(axis.dim_value for axis in axes)), np.float32)
+    answers = session(probe.SerializeToString()).run(names, {INPUT: image}) if names else []
+    times, integer = [], []
+    for (node, _), weight, answer in zip(found, onnx_graph.stored(model), answers, strict=True):
+        channels = answer.shape[1 if node.op_type in onnx_graph.CONVOLUTIONS else -1]
+        times.append(weight[2] * answer.size / channels)
+        behind = makers.get(node.input[0]) == "DequantizeLinear"
+        integer.append(weight[0] and (behind or node.op_type in onnx_graph.ON_INTEGERS))
+    return float(np.dot(times, integer) / (sum(times) or 1))
 
 
 class OnnxNetwork(nn.Module):

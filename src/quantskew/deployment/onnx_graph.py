@@ -22,6 +22,9 @@ _BITS: dict[int, int] = {
 }
 
 
+CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv")
+ON_INTEGERS = ("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QGemm")
+"""Operators whose factors are integers."""
 _FOLLOWED = (
     "DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Identity", "Reshape",
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 Every file, and every table of answers of a simulation, is compared with the same reference on the
 same images: the share of the samples of each group that are answered alike, the accuracy of each
-group, and the verdict of the gate.
+group, the verdict of the gate, and if wanted the speed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,15 @@ import pandas as pd
 from quantskew.analysis import gate
 from quantskew.analysis.figures.drawing import BarsByGroup
 from quantskew.analysis.gate import Evidence, Finding, Policy, Verdict
+from quantskew.deployment import latency
 from quantskew.deployment.evidence import from_several
+from quantskew.deployment.feeding import Feed, opened, read_labelled
 from quantskew.deployment.runtimes import Network
 from quantskew.fairness.limits import share_limits, shares
 
 SIMULATED = "table of answers"
+_PARTS = ("", "_low", "_high")
+_UNTIMED = {f"speed_{size}{part}": np.nan for size in latency.BATCHES for part in _PARTS}
 _SHARES = {"accuracy": "accuracy", "agreement": "answered as the reference"}
 
 
@@ -48,7 +52,7 @@ class Runtimes:
         return gate.overall(every) if every else "could not tell"
 
     def figure(self) -> str:
-        """Accuracy and agreement of each group by file, with intervals, as an SVG."""
+        """Accuracy and agreement of each group, and speed, by file, with intervals, as an SVG."""
         first = self.rows[self.rows["file"] == self.rows["file"].iloc[0]]
         reference = first.assign(
             file=self.files[0].reference, accuracy=first["reference"],
@@ -67,7 +71,16 @@ class Runtimes:
             for rows in ([reference, self.rows] if name == "accuracy" else [self.rows])
         ]
         drawn = pd.concat(bars, ignore_index=True).sort_values("attribute", kind="stable")
-        return BarsByGroup(y_label="% of images").svg(drawn)
+        timed = self.rows.dropna(subset="speed_1").drop_duplicates("file")
+        speeds = [
+            timed.assign(
+                panel="speed: % of that of the reference", group=f"{size} at a time", n=size,
+                width=_short(timed["file"]), value=100 * timed[f"speed_{size}"],
+                low=100 * timed[f"speed_{size}_low"], high=100 * timed[f"speed_{size}_high"],
+            )
+            for size in latency.BATCHES
+        ]  # fmt: skip
+        return BarsByGroup(y_label="%").svg(pd.concat([drawn, *speeds], ignore_index=True))
 
     def lines(self) -> Iterator[str]:
         """Say in lines of text what each file answers, and its verdict."""
@@ -90,6 +103,13 @@ class Runtimes:
                 f"{one.name} ({_runtime(one.name)}{stored}): {own['verdict'].iloc[0]}; accuracy "
                 f"{100 * one.accuracies[1]:.1f} %; {same:.1f} % answered alike{least}"
             )
+            if own["speed_1"].notna().all():
+                yield "  times as fast as the reference: " + ", ".join(
+                    "{:.2f} ({:.2f}–{:.2f}) of batches of {}".format(
+                        *own[[f"speed_{size}{part}" for part in _PARTS]].iloc[0], size
+                    )
+                    for size in latency.BATCHES
+                )
             yield from (f"  {f.line()}" for f in self.findings[one.name] if f.verdict != "pass")
             yield from (f"  warning: {text}" for text in one.warnings)
         for attribute, rows in self.rows.groupby("attribute", sort=False):
@@ -111,6 +131,7 @@ def compare_runtimes(
     *,
     label: str = "label",
     classes: tuple[str, ...] = (),
+    seconds: float = 0.0,
 ) -> Runtimes:
     """Compare files of one network, and tables of what it answered elsewhere, with the first.
 
@@ -122,6 +143,9 @@ def compare_runtimes(
         a rule on ``bytes`` does not judge it.
     data, policy, label, classes
         Likewise.
+    seconds
+        How long each file is timed beside the reference, by one thread, for each size of a batch;
+        none is timed unless given.
 
     Raises
     ------
@@ -132,6 +156,8 @@ def compare_runtimes(
     if len(paths) < 2 or len({*paths}) < len(paths):
         raise gate.GateError("give the reference and one or more other files, each once")
     found = from_several(paths, Path(data), policy, label=label, classes=classes)
+    run = [path for path in paths if path.suffix != ".parquet"]
+    speeds = _speeds(run, Path(data), policy, label, seconds) if seconds else {}
     findings, rows = {}, []
     for one in found:
         rules = policy
@@ -139,8 +165,26 @@ def compare_runtimes(
             rules = policy.model_copy(update={"bytes": None})
         findings[one.name] = gate.judge(one, rules)
         verdict = gate.overall(findings[one.name]) if findings[one.name] else "not judged"
-        rows.append(_by_group(one, policy).assign(verdict=verdict))
+        speed = speeds.get(one.name, _UNTIMED)
+        rows.append(_by_group(one, policy).assign(verdict=verdict, **speed))
     return Runtimes(pd.concat(rows, ignore_index=True), tuple(found), findings)
+
+
+def _speeds(
+    paths: Sequence[Path], data: Path, policy: Policy, label: str, seconds: float
+) -> dict[str, dict[str, float]]:
+    """How many times as fast as the first each file is: columns of the table, by its name."""
+    networks = opened(paths, policy, threads=1)
+    feed = Feed(read_labelled(data, label), networks, policy, at_most=max(latency.BATCHES))
+    images = [np.concatenate(parts) for parts in zip(*(fed for _, fed in feed), strict=True)]
+    speeds = {}
+    for network, own in zip(networks[1:], images[1:], strict=True):
+        pair = {"reference": networks[0], "file": network}
+        timed = latency.compare(pair, [images[0], own], seconds=seconds)
+        ratios = [timed[f"batch {size}"]["speedup"] for size in latency.BATCHES]
+        values = (ratio[part] for ratio in ratios for part in ("median", "low", "high"))
+        speeds[str(network.path)] = dict(zip(_UNTIMED, values, strict=True))
+    return speeds
 
 
 def _by_group(evidence: Evidence, policy: Policy) -> pd.DataFrame:

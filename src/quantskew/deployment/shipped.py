@@ -71,14 +71,13 @@ def ship_all(study: "Params", dataset: str, model: str) -> Deployed:
 def _files(
     study: "Params", dataset: str, model: str
 ) -> Iterator[tuple[Variant, Variant, Calibration | None]]:
-    """Every deployed file, its fp32 network, and for an int8 file its calibration."""
+    """Every deployed file, its fp32 network, and its calibration if it has one."""
     for network in study.deploy.networks:
         for seed in study.seeds[: study.deploy.seeds]:
             base = Variant(dataset, model, seed, network, FULL_PRECISION)
             yield base, base, None
-            for name, calibration in study.deploy.calibrations.items():
-                method = study.deploy.method_of(network, name)
-                yield base._replace(method=method, bits=8), base, calibration
+            for method, (bits, calibration) in study.deploy.files_of(network).items():
+                yield base._replace(method=method, bits=bits), base, calibration
 
 
 def _cell(study: "Params", variant: Variant, base: Path, calibration: Calibration | None) -> Cell:
@@ -88,6 +87,7 @@ def _cell(study: "Params", variant: Variant, base: Path, calibration: Calibratio
         "quantskew.deployment.shipping:ship",
         subject=subject_of(study, variant._replace(bits=FULL_PRECISION), base),
         seed=variant.seed,
+        bits=variant.bits,
         calibration=calibration,
         bins=study.groups.edges(calibration.by) if calibration else {},
         ranges=study.deploy.range,

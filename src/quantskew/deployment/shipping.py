@@ -7,11 +7,15 @@ from typing import Any
 
 import safetensors.torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from quantskew import models
 from quantskew.deployment import onnx_files
+from quantskew.deployment.runtimes import BLOCK
 from quantskew.deployment.settings import Ranges
+from quantskew.names import FULL_PRECISION
 from quantskew.quantization.activations import StaticActivations
+from quantskew.quantization.affine import code_range, fake_quantize, scale_and_zero_point
 from quantskew.quantization.calibration import Calibration
 from quantskew.quantization.input_quantizers import restore
 from quantskew.quantization.packing import open_variant
@@ -37,6 +41,7 @@ def ship(
     *,
     subject: Subject,
     seed: int,
+    bits: int,
     calibration: Calibration | None,
     bins: Mapping[str, tuple[float, ...]],
     ranges: Ranges,
@@ -46,15 +51,17 @@ def ship(
     """Write ``network.onnx``, ``logits.safetensors`` and ``facts.json`` of one file.
 
     The logits are those of the file (``logits``) and those of PyTorch (``pytorch``): of the fp32
-    network, or for an int8 file of its simulation by :func:`simulate`.
+    network, or of its simulation by :func:`simulate` or :func:`simulate_blocks`.
 
     Parameters
     ----------
     subject
         The fp32 network.
+    bits
+        Of the weights: 32, 8, or 4 of those of matrix products.
     seed, calibration, bins
         Which images calibrate the int8 file: ``bins`` are the lower edges of numeric attributes
-        that are balanced. A calibration of ``None`` exports the fp32 file.
+        that are balanced.
     ranges, reduce_range
         As in :func:`quantskew.deployment.onnx_files.quantize`.
     notes
@@ -80,6 +87,9 @@ def ship(
             reduce_range=reduce_range,
         )
         calibrated = {"calibration": seen.counts, "products": products}
+    elif bits < FULL_PRECISION:
+        onnx_files.pack(path, path)
+        network = simulate_blocks(network)
     outputs = {
         "logits": models.logits(onnx_files.OnnxNetwork(path), data.test.images),
         "pytorch": models.logits(network.to(models.device()), data.test.images),
@@ -113,4 +123,22 @@ def simulate(
         dynamic = dict.fromkeys(grids.keys() - {*convolutions})
         grids = {**grids, **dynamic}
     restore(made, {"bits": 8, "scheme": "asymmetric", "layers": grids})
+    return made
+
+
+def simulate_blocks(network: nn.Module) -> nn.Module:
+    """Quantize the weights of linear layers like :func:`quantskew.deployment.onnx_files.pack`.
+
+    Products that are no ``nn.Linear``, which the file has in 4 bits too, stay as they are.
+    """
+    made = models.clone(network)
+    for layer in made.modules():
+        if isinstance(layer, nn.Linear):
+            weight = layer.weight.detach()
+            lacking = -weight.shape[1] % BLOCK
+            blocks = functional.pad(weight, (0, lacking)).unflatten(1, (-1, BLOCK))
+            ends = blocks.amin(2, True).clamp(max=0), blocks.amax(2, True).clamp(min=0)
+            scale, zero = scale_and_zero_point(*ends, 4, "asymmetric")
+            rounded = fake_quantize(blocks, scale, zero, *code_range(4, "asymmetric"))
+            layer.weight = nn.Parameter(rounded.flatten(1)[:, : weight.shape[1]])
     return made

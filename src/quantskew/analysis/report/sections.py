@@ -332,6 +332,20 @@ def _remedies(frames: Frames, study: Study) -> Iterator[Table]:
                 "certified loss": share("bound"),
             },
         )  # fmt: skip
+        held = frames["deployed"]
+        yield table(
+            "What the files that ship hold, in integers", held,
+            {
+                **_network(held), "file": text("method"), "seed": count("seed"),
+                "size": size_of("bytes"), "layers": count("integer_layers"),
+                "bytes of weights": share("integer_bytes"),
+                "multiplications": share("integer_operations"),
+                "answers as fp32": share("agreement_fp32"),
+                "as simulated": share("agreement_pytorch"),
+            },
+            "Layers with integer weights, and their share of the bytes of all weights. A file of "
+            "4-bit weights multiplies in floating point.",
+        )  # fmt: skip
 
 
 def _flow(frames: Frames) -> Iterator[Table]:

@@ -14,12 +14,14 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from quantskew.deployment.runtimes.network import (
+    BLOCK,
     MINIMUM_INTEGER,
     PIXELS,
     FileError,
     Layout,
     Network,
     Weight,
+    check_width,
     closest,
     inventory,
     open_file,
@@ -30,12 +32,14 @@ for _module in iter_modules(__path__):  # each runtime registers itself
     import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
+    "BLOCK",
     "MINIMUM_INTEGER",
     "PIXELS",
     "FileError",
     "Layout",
     "Network",
     "Weight",
+    "check_width",
     "closest",
     "inventory",
     "open_file",

@@ -26,7 +26,9 @@ NOTES = "quantskew"
 """Under which name files that hold metadata of several makers have those of quantskew."""
 
 MINIMUM_INTEGER = 0.5
-"""Share of the bytes of the weights that must be integers in a file that is called int8."""
+"""Share of the bytes of the weights that must be integers in a file that is named by a width."""
+BLOCK = 32
+"""Weights of a row that share a scale in 4 bits, where a runtime has such blocks."""
 _BATCH = 256
 
 
@@ -78,6 +80,18 @@ def inventory(weights: Iterable[Weight]) -> dict[str, Any]:
     integer = [weight for weight in listed if weight.integer]
     share = _bytes(integer) / _bytes(listed) if listed else 0.0
     return {"layers": len(listed), "integer_layers": len(integer), "integer_bytes": share}
+
+
+def check_width(name: str, runtime: str, weights: Sequence[Weight], bits: int) -> None:
+    """Refuse to name a file by a width that most of its weights do not have."""
+    own = [weight for weight in weights if weight.integer and weight.bits <= bits]
+    share = _bytes(own) / (_bytes(weights) or 1)
+    if share < MINIMUM_INTEGER:
+        raise FileError(
+            f"{name} is no file of {bits} bits: {runtime} packs {len(own)} of {len(weights)} "
+            f"layers so, {100 * share:.2g} % of the bytes of the weights, and "
+            f"{100 * MINIMUM_INTEGER:g} % are needed"
+        )
 
 
 def share_by_type(weights: Iterable[Weight]) -> dict[str, float]:

@@ -48,9 +48,9 @@ class OnnxRuntime(
 
 
 def session(
-    path: Path, *, threads: int | None = None, profile: str | None = None
+    file: Path | bytes, *, threads: int | None = None, profile: str | None = None
 ) -> "onnxruntime.InferenceSession":
-    """Load a file for the CPU; ``profile`` is the prefix of a trace file."""
+    """Load a file, or its content, for the CPU; ``profile`` is the prefix of a trace file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -59,7 +59,8 @@ def session(
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    given = file if isinstance(file, bytes) else str(file)
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
 def _port(item: Any) -> Port:

@@ -25,12 +25,14 @@ class TorchExport(
 ):
     """A ``.pt2`` file that ``torch.export.save`` wrote.
 
-    ``threads`` has no effect: torch has one number of threads for the whole process.
+    ``threads`` is for all that torch does in this process, which has one number of them.
     """
 
     def _load(self, threads: int | None) -> tuple[Sequence[Port], Sequence[Port]]:
         import torch
 
+        if threads:
+            torch.set_num_threads(threads)
         beside = {_NOTES: ""}
         program = torch.export.load(self.path, extra_files=beside)
         self.notes = json.loads(beside[_NOTES] or "{}")
