@@ -27,7 +27,7 @@ import re
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -46,7 +46,7 @@ from quantskew.data.loading import Samples, load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.data.sources.registry import KEYS, Image, read
-from quantskew.errors import UserError
+from quantskew.errors import UserError, named
 
 Data = Samples | str | Path | Source | DataLoader[Any] | Dataset[Any] | tuple[Any, ...] | list[Any]
 _BATCH = 256
@@ -87,9 +87,11 @@ def samples(data: Data, network: nn.Module, *, split: Literal["train", "test"]) 
     elif isinstance(data, str | Path | Source):
         found = _from_file(data, split, network)
     elif isinstance(data, DataLoader | Dataset):
-        found = _assembled(*_collected(data))
+        with named("reading the samples", DataError):
+            found = _assembled(*_collected(data))
     elif isinstance(data, tuple | list) and len(data) in (2, 3):
-        found = _assembled(*data)
+        with named("reading the samples", DataError):
+            found = _assembled(*data)
     else:
         raise DataError(
             f"data is a {type(data).__name__}; give a DataLoader, a Dataset, the path of a Parquet "
@@ -102,15 +104,9 @@ def classes_of(network: nn.Module, images: Tensor) -> int:
     """Run a network on two images and return how many logits it gives for each."""
     some = images[:2]
     models.check(network)
-    try:
+    what = f"the network on images of shape {tuple(some.shape)} ({some.dtype})"
+    with named(what, models.ModelError):  # whatever its layers say of a shape that does not fit
         outputs = models.logits(models.clone(network), some)
-    except models.ModelError:
-        raise
-    except Exception as error:  # whatever its layers say of a shape that does not fit
-        raise models.ModelError(
-            f"the network does not run on images of shape {tuple(some.shape)} "
-            f"({some.dtype}): {error}"
-        ) from error
     if outputs.ndim != 2 or len(outputs) != len(some) or outputs.shape[1] < 2:
         raise models.ModelError(
             f"the network gives shape {tuple(outputs.shape)} for {len(some)} images; "
@@ -232,7 +228,7 @@ def _declared(network: nn.Module) -> list[int]:
 def _collected(data: DataLoader[Any] | Dataset[Any]) -> tuple[Tensor, Tensor, pd.DataFrame]:
     loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=_BATCH)
     images, labels, attributes = [], [], []
-    for batch in _batches(loader):
+    for batch in loader:
         if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
             raise DataError(
                 f"a batch is a {type(batch).__name__}; (images, labels) is needed, or "
@@ -262,13 +258,6 @@ def _in_order(loader: DataLoader[Any]) -> bool:
     return type(batches) in (BatchSampler, type(None)) and isinstance(drawn, SequentialSampler)
 
 
-def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
-    try:
-        yield from loader
-    except TypeError as error:  # of the default collate, e.g. for pictures that are no tensors
-        raise DataError(f"the samples do not make batches: {error}") from error
-
-
 def _frame(attributes: Any) -> pd.DataFrame:
     if isinstance(attributes, Mapping):
         attributes = pd.DataFrame({name: _column(v) for name, v in attributes.items()})
@@ -291,6 +280,10 @@ def _column(values: Any) -> "pd.Series[Any]":
 def _assembled(images: Any, labels: Any, attributes: Any = None) -> Samples:
     pixels, codes = torch.as_tensor(images), torch.as_tensor(labels)
     frame = _frame(attributes).reset_index(drop=True)
+    if not frame.columns.is_unique:
+        raise DataError(
+            f"two attributes are named {frame.columns[frame.columns.duplicated()][0]!r}"
+        )
     if "label" in frame:
         raise DataError("an attribute is named 'label', which is the class; rename it")
     if pixels.ndim == 3:
