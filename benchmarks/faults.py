@@ -20,7 +20,7 @@ Prints a tally, and every case that is neither refused nor taken; exits with 1 i
 
 import argparse
 import copy
-import importlib
+import importlib.util
 import io
 import itertools
 import json
@@ -771,7 +771,8 @@ def factories(folder: Path) -> Iterator[Case]:
     for name, text in FILES.items():
         yield case(f"a file: {name}", text)
     for named in (
-        "NAME", "NAME:", ":make", "", "NAME:make.more", "NAME.more:make", "NAME:make()", "nowhere:x",
+        "NAME", "NAME:", ":make", "", "NAME:make.more", "NAME.more:make", "NAME:make()",
+        "nowhere:x",
         "os:nowhere", "os:getcwd", "os.path:join", "..NAME:make", "NAME:MAKE", "NAME:make:make",
         "timm:nowhere", "torchvision:nowhere", "NAME/x:make", "ü:make", "timm:", "torchvision:",
     ):  # fmt: skip
@@ -806,10 +807,12 @@ def factories(folder: Path) -> Iterator[Case]:
         "return self.body(x).long()", "return self.body(x)[0]", "return self.body(x)[:, 0]",
         "return {'a': self.body(x), 'b': x}", "return (self.body(x), x)", "return []",
         "return {'logits': self.body(x)}", "return self.body(x) * float('nan')",
-        "x.zero_(); return self.body(x)", "return torch.rand(len(x), 2)", "return self.body(x).numpy()",
+        "x.zero_(); return self.body(x)", "return torch.rand(len(x), 2)",
+        "return self.body(x).numpy()",
         "return self.body(x)[1:]", "return torch.cat([self.body(x)] * 2)",
         "return self.body(x) - self.body(x).mean(0)", "return self.body(x).to(torch.complex64)",
-        "return self.body(x).half()", "return self.body(x).argmax(1)", "return self.body(x).tolist()",
+        "return self.body(x).half()", "return self.body(x).argmax(1)",
+        "return self.body(x).tolist()",
         "self.body[1].weight.data.mul_(2); return self.body(x)",
         "self.extra = nn.Linear(2, 2); return self.extra(self.body(x))",
         "self.n = getattr(self, 'n', 0) + 1; return self.body(x) + self.n % 2 * 100 * x.sum()",
@@ -863,11 +866,13 @@ def make(network, *, bits, train, example, seed):
     bodies = (
         "return network", "return network.state_dict()", "return type(network)", "return example",
         "return nn.Linear(2, 2)", "return nn.Sequential(*network, nn.Linear(2, 2))",
-        "return network.half()", "return network.double()", "network[0] = nn.Identity(); return network",
+        "return network.half()", "return network.double()",
+        "network[0] = nn.Identity(); return network",
         "network[0].weight.data.fill_(float('nan')); return network",
         "network[0].weight.data.fill_(float('inf')); return network",
         "network[0].weight.data.fill_(1e30); return network",
-        "network[0].weight.data.zero_(); return network", "network[0].weight = None; return network",
+        "network[0].weight.data.zero_(); return network",
+        "network[0].weight = None; return network",
         "train.images.zero_(); train.labels.zero_(); example.zero_(); return network",
         "return nn.Sequential(*network).train()", "return network.requires_grad_(False)",
         "return torch.jit.script(network)", "return network.to('meta')", "return network, 1",
@@ -879,8 +884,8 @@ def make(network, *, bits, train, example, seed):
         "network.forward = lambda x: x; return network", "network.forward = 7; return network",
         "return quantize_network(network, example, bits=bits, weights=IntegerWeights())",
         "return quantize_network(network, example, bits=9, weights=IntegerWeights())",
-        "return quantize_network(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), example, bits=bits, "
-        "weights=IntegerWeights())",
+        "network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)); "
+        "return quantize_network(network, example, bits=bits, weights=IntegerWeights())",
         "made = quantize_network(network, example, bits=bits, weights=IntegerWeights()); "
         "return made._replace(weights={}) if hasattr(made, '_replace') else None",
         "made = quantize_network(network, example, bits=bits, weights=IntegerWeights()); "
@@ -913,7 +918,8 @@ def extensions(folder: Path) -> Iterator[Case]:
 
     for name, text in FILES.items():
         yield case(f"a file: {name}", text)
-    for named in ("NAME.more", ".NAME", "NAME.", "os.path", "nowhere", "nowhere.at.all", "NAME:make",
+    for named in ("NAME.more", ".NAME", "NAME.", "os.path", "nowhere", "nowhere.at.all",
+    "NAME:make",
                   "ü", "quantskew", "quantskew.nowhere", "__main__", "NAME NAME"):  # fmt: skip
         yield case(f"named {named!r}", "", named=named)
     start = "import numpy as np\nfrom quantskew.fairness.catalogue import metric\n"
@@ -942,7 +948,8 @@ def extensions(folder: Path) -> Iterator[Case]:
         f"({fine}) + 1j", f"({fine}).sum()", "counts.hits.fill(0)", "counts.positives.fill(1)",
         "[1, [2]]", f"({fine}) > 0.5", f"({fine}) * 100", "counts.accuracy.min()", "np.inf",
         f"print(counts) or {fine}", "next(iter(()))", f"({fine}).astype('float16')",
-        f"counts.hits.fill(0) or {fine}", f"counts.accuracy.sort() or {fine}", f"setattr(counts, 'hits', 0) or {fine}",
+        f"counts.hits.fill(0) or {fine}", f"counts.accuracy.sort() or {fine}",
+        f"setattr(counts, 'hits', 0) or {fine}",
     ):  # fmt: skip
         text = f"{start}@metric({facts})\ndef own(counts):\n    return {body}\n"
         yield case(f"a metric: {body}", text, of_metric)
@@ -1010,7 +1017,8 @@ def extensions(folder: Path) -> Iterator[Case]:
             {"training": "qat", "recipe": {"during": "qat", "loss": "NAME"}},
             ("torch.nn.functional.cross_entropy(outputs, targets)", "None", "7", "outputs", "1 / 0",
              "exit(0)", "outputs.sum() * float('nan')", "outputs.detach().sum()", "'x'",
-             "torch.zeros(())", "outputs.sum().item()", "outputs.sum().long()", "outputs.sum() * 1e30",
+             "torch.zeros(())", "outputs.sum().item()", "outputs.sum().long()",
+             "outputs.sum() * 1e30",
              "targets.zero_() is None or outputs.sum()", "outputs.zero_().sum()", "outputs.mean(0)",
              "state.clear() or outputs.sum()"),
         ),
@@ -1083,7 +1091,8 @@ def loaders(_: Path) -> Iterator[Case]:
         yield case(f"a dataset raises {error!r}", of(partial(failing, error=error)))
         yield case(f"a length raises {error!r}", of(sample, length=raising(error)))
     items: dict[str, Callable[[int], Any]] = {
-        "none": lambda i: None, "one": lambda i: images[i], "one of a tuple": lambda i: (images[i],),
+        "none": lambda i: None, "one": lambda i: images[i],
+        "one of a tuple": lambda i: (images[i],),
         "four": lambda i: (images[i], labels[i], {}, 1), "a text": lambda i: "x",
         "a mapping": lambda i: {"image": images[i], "label": labels[i]},
         "labels that are texts": lambda i: (images[i], "x"),
@@ -1134,7 +1143,8 @@ def loaders(_: Path) -> Iterator[Case]:
         "another index": pd.DataFrame({"site": sites}, index=range(COUNT)[::-1]),
         "a column twice": pd.DataFrame([[s, s] for s in sites], columns=["site", "site"]),
         "numbers as names": pd.DataFrame({0: sites}), "a mapping": {"site": sites},
-        "label": pd.DataFrame({"site": sites, "label": 1}), "null": pd.DataFrame({"site": [None] * COUNT}),
+        "label": pd.DataFrame({"site": sites, "label": 1}),
+        "null": pd.DataFrame({"site": [None] * COUNT}),
     }  # fmt: skip
     for name, frame in frames.items():
         yield case(f"a frame: {name}", of(sample, more=frame), "site")
@@ -1143,7 +1153,8 @@ def loaders(_: Path) -> Iterator[Case]:
         "none": lambda: None, "an empty tuple": lambda: (), "images alone": lambda: images,
         "a loader that shuffles": lambda: torch.utils.data.DataLoader(
             Own(sample, more=pd.DataFrame({"site": sites})), shuffle=True),
-        "lengths that differ": lambda: (images, labels[1:]), "nothing": lambda: (images[:0], labels[:0]),
+        "lengths that differ": lambda: (images, labels[1:]),
+        "nothing": lambda: (images[:0], labels[:0]),
         "texts": lambda: ("x", "y"), "a generator": lambda: (one for one in [(images, labels)]),
         "a path to nowhere": lambda: "nowhere.parquet", "a number": lambda: 7, "lists": lambda: (
         images.tolist(), labels.tolist()), "arrays": lambda: (images.numpy(), labels.numpy()),
@@ -1244,8 +1255,10 @@ def litert_files(folder: Path) -> Iterator[Case]:
         "an input of two axes": lambda m: tensor(m, 0, shape=[8, 8]), "a shape below 0": lambda m:
         tensor(m, 0, shape=[1, -8, 8, 1]), "a huge shape": lambda m: tensor(
             m, 0, shape=[1, 2**20, 2**20, 1]), "integers as input": lambda m: tensor(m, 0, type=9),
-        "texts as input": lambda m: tensor(m, 0, type=5), "weights NaN": lambda m: _filled(m, np.nan),
-        "weights infinite": lambda m: _filled(m, np.inf), "weights of nothing": lambda m: _filled(m, 0),
+        "texts as input": lambda m: tensor(m, 0, type=5),
+        "weights NaN": lambda m: _filled(m, np.nan),
+        "weights infinite": lambda m: _filled(m, np.inf),
+        "weights of nothing": lambda m: _filled(m, 0),
     }  # fmt: skip
     for name, change in changes.items():
         yield Case(name, lambda c=change: judged(written(c)))  # type: ignore[misc]
@@ -1264,6 +1277,10 @@ FAMILIES: dict[str, Callable[[Path], Iterator[Case]]] = {
         answers, names, litert_files, readers, factories, functions, extensions, loaders,
     )
 }  # fmt: skip
+
+
+NEEDED = {"litert_files": "ai_edge_litert"}
+"""What a family cannot be tried without."""
 
 
 def ending(run: Callable[[], object]) -> tuple[str, str]:
@@ -1327,6 +1344,9 @@ def campaign(families: list[str], done: Path) -> Counter[tuple[str, str]]:
         known = dict(json.loads(line) for line in done.read_text().splitlines())
     with tempfile.TemporaryDirectory() as scratch, done.open("a") as log:
         for family in families:
+            if importlib.util.find_spec(NEEDED.get(family, "sys")) is None:
+                print(f"{family}: left out, for {NEEDED[family]} is not installed")
+                continue
             folder = Path(scratch, family)
             folder.mkdir()
             cases = {f"{family}: {case.name}": case for case in FAMILIES[family](folder)}
