@@ -14,9 +14,10 @@ path to a Parquet file    the table ``samples``, or a file of your own with the 
 
 A dataset, or that of a loader that does not shuffle, may instead have a data frame ``attributes``
 with one row a sample. Images are (N, C, H, W): uint8 is scaled to [0, 1] when the network runs,
-floats are taken as they come, for the network was trained on what its loader gives. All of them are
-held in memory. Labels are the indices of the outputs; labels that are texts, in a file of your own,
-need ``classes`` of its ``Source``: which output stands for which.
+floats are taken as they come, for the network was trained on what its loader gives. Those of a
+loader lie in a temporary file, of which the system keeps in memory what there is room for. Labels
+are the indices of the outputs; labels that are texts, in a file of your own, need ``classes`` of
+its ``Source``: which output stands for which.
 
 Pictures of a file keep their size and colours where the network takes them. Else they are cut to
 their middle and scaled to the size that the network names, with a warning that says so.
@@ -227,19 +228,26 @@ def _declared(network: nn.Module) -> list[int]:
 
 def _collected(data: DataLoader[Any] | Dataset[Any]) -> tuple[Tensor, Tensor, pd.DataFrame]:
     loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=_BATCH)
-    images, labels, attributes = [], [], []
-    for batch in loader:
-        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-            raise DataError(
-                f"a batch is a {type(batch).__name__}; (images, labels) is needed, or "
-                "(images, labels, {attribute: values})"
-            )
-        images.append(torch.as_tensor(batch[0]))
-        labels.append(torch.as_tensor(batch[1]))
-        if len(batch) == 3:
-            attributes.append(_frame(batch[2]))
-    if not images:
-        raise DataError("the loader gives no batch")
+    labels, attributes, form, count = [], [], None, 0
+    with tempfile.TemporaryFile() as spool:
+        for batch in loader:
+            if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+                raise DataError(
+                    f"a batch is a {type(batch).__name__}; (images, labels) is needed, or "
+                    "(images, labels, {attribute: values})"
+                )
+            part = torch.as_tensor(batch[0]).detach().cpu()
+            part = part.float() if part.is_floating_point() else part
+            if form not in (None, (part.shape[1:], part.dtype)):
+                raise DataError(f"images of {tuple(part.shape)}, {part.dtype}, come after {form}")
+            form, count = (part.shape[1:], part.dtype), count + len(part)
+            part.numpy().tofile(spool)
+            labels.append(torch.as_tensor(batch[1]))
+            if len(batch) == 3:
+                attributes.append(_frame(batch[2]))
+        if form is None:
+            raise DataError("the loader gives no batch")
+        pages = np.memmap(spool, part.numpy().dtype, "r+", shape=(count, *form[0]))
     if attributes:
         frame = pd.concat(attributes, ignore_index=True)
     else:
@@ -249,7 +257,7 @@ def _collected(data: DataLoader[Any] | Dataset[Any]) -> tuple[Tensor, Tensor, pd
                 "the loader shuffles, so the rows of dataset.attributes cannot be told apart; give "
                 "shuffle=False, or batches (images, labels, {attribute: values})"
             )
-    return torch.cat(images), torch.cat(labels), frame
+    return torch.from_numpy(pages), torch.cat(labels), frame
 
 
 def _in_order(loader: DataLoader[Any]) -> bool:

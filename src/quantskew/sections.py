@@ -19,6 +19,7 @@ its settings are the defaults, ``rounding: adaround``. A family may give the key
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, get_args
@@ -192,8 +193,8 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
+        for key, times in Counter(key for key in keys if isinstance(key, str)).items():
+            if times > 1:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key!r} stands more than once", problem_mark=node.start_mark
                 )
