@@ -105,7 +105,7 @@ def classes_of(network: nn.Module, images: Tensor) -> int:
     """Run a network on two images and return how many logits it gives for each."""
     some = images[:2]
     models.check(network)
-    what = f"the network on images of shape {tuple(some.shape)} ({some.dtype})"
+    what = f"the network does not run on images of shape {tuple(some.shape)} ({some.dtype}): it"
     with named(what, models.ModelError):  # whatever its layers say of a shape that does not fit
         outputs = models.logits(models.clone(network), some)
     if outputs.ndim != 2 or len(outputs) != len(some) or outputs.shape[1] < 2:

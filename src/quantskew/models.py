@@ -176,7 +176,8 @@ def _digest(architecture: Architecture) -> str:
 
 def _check_outputs(network: nn.Module, name: str, classes: int, channels: int, size: int) -> None:
     images = torch.zeros(2, channels, size, size, dtype=torch.uint8)
-    with named(f"{name}: the network on images of {channels}×{size}×{size}", ModelError):
+    what = f"{name}: the network does not run on images of {channels}×{size}×{size}: it"
+    with named(what, ModelError):
         shape = tuple(logits(clone(network), images).shape)
     if shape != (2, classes):
         raise ModelError(
