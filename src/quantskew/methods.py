@@ -166,7 +166,7 @@ def own(
     samples, ``None`` where there are none) and ``seed``, so that what it writes in place reaches
     nothing else. It returns the network with other values, for the other parts of the method to
     quantize, or a ``Quantized``: all of the work. A :class:`MethodError` is raised when there is no
-    such function, or it returns something else.
+    such function, it fails, or it returns something else.
     """
     module, _, name = function.partition(":")
     with named(f"function: {function!r}", MethodError):
