@@ -2,8 +2,9 @@
 
 ``python benchmarks/loading.py`` compares, in one run, with an ImageFolder and a DataLoader of
 torchvision that do the same work on the same generated files. ``--memory 23705 162770`` states the
-peak memory for that many faces (the sizes of UTKFace and of CelebA's training part), each measured
-in a process of its own. Machines are noisy: read the ratios, not the times.
+peak memory for that many faces (the sizes of UTKFace and of CelebA's training part), and
+``--audit 10000`` that of an audit of as many images of 224×224 from a loader, each measured in a
+process of its own. Machines are noisy: read the ratios, not the times.
 """
 
 import argparse
@@ -22,10 +23,15 @@ import pandas as pd
 import PIL.Image
 import torch
 
-import quantskew._torchvision  # noqa: F401
+import quantskew
+import quantskew._torchvision
+from quantskew.analysis.study import Statistics
 from quantskew.data.loading import load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
+
+# isort: split
+import timm  # it imports torchvision, which must have loaded by then
 
 SIZE, BATCH = 64, 64
 
@@ -136,6 +142,36 @@ def _make(archive: Path, table: Path) -> None:
     prepare("generated", source, archive.parent).write(table)
 
 
+class Noise(torch.utils.data.Dataset[Any]):
+    """Images of floats, each made when it is asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(index)), index % 10
+
+
+def _audit(count: int) -> None:
+    network = timm.create_model("mobilenetv3_small_050", num_classes=10)
+    loader = torch.utils.data.DataLoader(Noise(count), batch_size=BATCH)
+    quantskew.audit(network, loader, bits=8, statistics=Statistics(draws=100))
+
+
+def audit(count: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    result, size = context.Queue(), count * 3 * 224**2 * 4 / 2**20
+    print(f"audit of {count} images of 3×224×224 from a loader: {size:.0f} MiB of floats")
+    process = context.Process(target=_run, args=(_audit, (count,), result))
+    process.start()
+    elapsed, private, whole = result.get()
+    process.join()
+    print(f"  {elapsed:.1f} s, peak {private:.0f} MiB, {whole:.0f} MiB with pages of files")
+
+
 def memory(count: int) -> None:
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
@@ -173,7 +209,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=3000, help="files for the comparison")
     parser.add_argument("--memory", type=int, nargs="*", default=[], metavar="N", help="faces")
+    parser.add_argument("--audit", type=int, nargs="*", default=[], metavar="N", help="images")
     given = parser.parse_args()
-    speed(given.images)
+    for count in given.audit:
+        audit(count)
+    if not given.audit:
+        speed(given.images)
     for count in given.memory:
         memory(count)

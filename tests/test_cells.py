@@ -41,6 +41,8 @@ def note(folder: Path, *, text: str, journal: str) -> None:
 def fail_on_three(folder: Path, *, number: int) -> None:
     if number == 3:
         raise ValueError("three is not wanted")
+    if number == 4:
+        raise SystemExit
     (folder / "out.txt").write_text(str(number), encoding="utf-8")
 
 
@@ -105,6 +107,13 @@ def test_other_cells_finish_when_one_fails(store):
     with pytest.raises(CellError, match=r"1 of 3 cells failed.*\n.*3: ValueError: three is not"):
         cells.run(work, title="t", compute=HERE)
     assert sorted(p.read_text() for p in store.rglob("out.txt")) == ["1", "2"]
+
+
+@pytest.mark.parametrize("where", [HERE, TWO])
+def test_a_cell_that_exits_has_failed_and_ends_no_stage(store, where):
+    work = [Cell(str(n), f"{__name__}:fail_on_three", number=n) for n in (1, 4)]
+    with pytest.raises(CellError, match=r"1 of 2 cells failed.*\n.*4: SystemExit"):
+        cells.run(work, title="t", compute=where)
 
 
 def disk_is_full(folder: Path, *, words: str) -> None:

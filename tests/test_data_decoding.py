@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import data_layouts as layouts
 import numpy as np
@@ -123,3 +125,11 @@ def test_images_are_read_ahead_by_a_few_chunks_only(monkeypatch):
     decode_all(images(), 4000, size=8, channels=1)
     assert done == 4000
     assert furthest < 2000
+
+
+def test_a_picture_that_says_it_has_more_pixels_than_any_is_not_unpacked():
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
+    content += struct.pack(">I", zlib.crc32(header)) + struct.pack(">I4sI", 0, b"IDAT", 0)
+    with pytest.raises(UnusableError, match="3600000000 pixels"):
+        decode(content, size=28, channels=3)

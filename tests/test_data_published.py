@@ -159,6 +159,22 @@ def test_a_name_is_not_looked_for_outside_the_archive(tmp_path, monkeypatch):
     assert prepared.rejects["id"].tolist() == [f"{COUNT - 1}.png"]
 
 
+def test_a_member_of_an_archive_that_unpacks_to_more_than_any_image_is_a_reject(tmp_path):
+    folder = _csv(tmp_path / "images")
+    with zipfile.ZipFile(
+        tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1
+    ) as packed:
+        with packed.open("0.png", "w") as member:
+            for _ in range(257):
+                member.write(bytes(1 << 20))
+        for path in folder.iterdir():
+            if path.name != "0.png":
+                packed.write(path, path.name)
+    assert (tmp_path / "bomb.zip").stat().st_size < 1 << 23
+    prepared = _prepared(tmp_path, "folder", tmp_path / "bomb.zip", max_rejects=0.2)
+    assert "269484032 bytes, more than the 268435456 that are read" in prepared.rejects["reason"][0]
+
+
 def test_what_is_no_regular_file_or_has_no_legal_name_is_a_reject(tmp_path):
     folder = _csv(tmp_path / "images")
     (folder / "0.png").unlink()

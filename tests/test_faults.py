@@ -10,12 +10,14 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import faults
 
 EVERY = {"parameters": 97, "policies": 23, "archives": 29, "packed": 11, "parquet": 5,
-         "onnx_files": 13, "images": 13}  # fmt: skip
+         "onnx_files": 13, "images": 13, "litert_files": 13, "readers": 9, "factories": 9,
+         "functions": 7, "extensions": 13, "loaders": 9}  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", faults.FAMILIES)
 def test_bad_inputs_are_refused_by_name_or_taken_as_they_are(family, tmp_path):
+    pytest.importorskip(faults.NEEDED.get(family, "sys"))
     work, ends = tmp_path / "work", {}
     work.mkdir()
     for case in [*faults.FAMILIES[family](work)][:: EVERY.get(family, 3)]:

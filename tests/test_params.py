@@ -6,7 +6,7 @@ import yaml
 from quantskew.errors import close_names
 from quantskew.params import load, parse
 from quantskew.quantization.method import Method
-from quantskew.sections import ParamsError
+from quantskew.sections import ParamsError, _StrictLoader
 from quantskew.training.losses import Constrained
 from quantskew.training.recipe import Recipe
 from quantskew.variants import widths
@@ -324,3 +324,23 @@ def test_parameters_cannot_be_changed():
 def test_close_names():
     assert close_names("minst", ["mnist", "utkface"]) == "; did you mean 'mnist'?"
     assert close_names("zzz", ["mnist"]) == ""
+
+
+def test_looking_for_repeated_keys_takes_steps_as_many_as_keys():
+    compared = 0
+
+    class Key(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    def node(text):
+        return yaml.ScalarNode("tag:yaml.org,2002:str", text)
+
+    pairs = [(node(Key(f"m{number}")), node("x")) for number in range(1000)]
+    made = _StrictLoader("").construct_mapping(yaml.MappingNode("tag:yaml.org,2002:map", pairs))
+    assert len(made) == 1000
+    assert compared < 10 * 1000

@@ -17,7 +17,7 @@ class Architecture(Section):
     ``expected_accuracy``, its accuracy on the test part, by more than chance is refused.
     """
 
-    factory: str
+    factory: Annotated[str, Field(pattern=r"^\w+(\.\w+)*:.+$")]
     options: dict[str, Any] = {}
     checkpoint: str | None = None
     mean: Annotated[tuple[float, ...], Field(min_length=1)] = (0.5,)

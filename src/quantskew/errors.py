@@ -3,7 +3,9 @@
 import difflib
 import errno
 import re
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import metadata, requires
 
 
@@ -40,6 +42,31 @@ def of_the_machine(error: BaseException) -> bool:
     number = error.errno if isinstance(error, OSError) else None
     words = re.search(r"\(os error (\d+)\)", str(error))
     return (int(words[1]) if words else number) in OF_THE_MACHINE
+
+
+@contextmanager
+def named(what: str, kind: type[UserError] = UserError) -> Iterator[None]:
+    """Around code of the user's own, which may raise anything: say what fails, why and where.
+
+    Errors of a user pass as they are, and so does what says something of the machine.
+
+    Examples
+    --------
+    >>> with named("the function 'half'"):
+    ...     1 / 0
+    Traceback (most recent call last):
+    ...
+    quantskew.errors.UserError: the function 'half' fails: ZeroDivisionError: division by zero ...
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if isinstance(error, UserError | MemoryError) or of_the_machine(error):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise kind(
+            f"{what} fails: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        ) from error
 
 
 class MissingExtraError(UserError, ImportError):

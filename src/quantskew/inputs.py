@@ -14,9 +14,10 @@ path to a Parquet file    the table ``samples``, or a file of your own with the 
 
 A dataset, or that of a loader that does not shuffle, may instead have a data frame ``attributes``
 with one row a sample. Images are (N, C, H, W): uint8 is scaled to [0, 1] when the network runs,
-floats are taken as they come, for the network was trained on what its loader gives. All of them are
-held in memory. Labels are the indices of the outputs; labels that are texts, in a file of your own,
-need ``classes`` of its ``Source``: which output stands for which.
+floats are taken as they come, for the network was trained on what its loader gives. Those of a
+loader lie in a temporary file, of which the system keeps in memory what there is room for. Labels
+are the indices of the outputs; labels that are texts, in a file of your own, need ``classes`` of
+its ``Source``: which output stands for which.
 
 Pictures of a file keep their size and colours where the network takes them. Else they are cut to
 their middle and scaled to the size that the network names, with a warning that says so.
@@ -27,7 +28,7 @@ import re
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -46,7 +47,7 @@ from quantskew.data.loading import Samples, load
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.data.sources.registry import KEYS, Image, read
-from quantskew.errors import UserError
+from quantskew.errors import UserError, named
 
 Data = Samples | str | Path | Source | DataLoader[Any] | Dataset[Any] | tuple[Any, ...] | list[Any]
 _BATCH = 256
@@ -87,9 +88,11 @@ def samples(data: Data, network: nn.Module, *, split: Literal["train", "test"]) 
     elif isinstance(data, str | Path | Source):
         found = _from_file(data, split, network)
     elif isinstance(data, DataLoader | Dataset):
-        found = _assembled(*_collected(data))
+        with named("reading the samples", DataError):
+            found = _assembled(*_collected(data))
     elif isinstance(data, tuple | list) and len(data) in (2, 3):
-        found = _assembled(*data)
+        with named("reading the samples", DataError):
+            found = _assembled(*data)
     else:
         raise DataError(
             f"data is a {type(data).__name__}; give a DataLoader, a Dataset, the path of a Parquet "
@@ -102,15 +105,9 @@ def classes_of(network: nn.Module, images: Tensor) -> int:
     """Run a network on two images and return how many logits it gives for each."""
     some = images[:2]
     models.check(network)
-    try:
+    what = f"the network does not run on images of shape {tuple(some.shape)} ({some.dtype}): it"
+    with named(what, models.ModelError):  # whatever its layers say of a shape that does not fit
         outputs = models.logits(models.clone(network), some)
-    except models.ModelError:
-        raise
-    except Exception as error:  # whatever its layers say of a shape that does not fit
-        raise models.ModelError(
-            f"the network does not run on images of shape {tuple(some.shape)} "
-            f"({some.dtype}): {error}"
-        ) from error
     if outputs.ndim != 2 or len(outputs) != len(some) or outputs.shape[1] < 2:
         raise models.ModelError(
             f"the network gives shape {tuple(outputs.shape)} for {len(some)} images; "
@@ -231,19 +228,26 @@ def _declared(network: nn.Module) -> list[int]:
 
 def _collected(data: DataLoader[Any] | Dataset[Any]) -> tuple[Tensor, Tensor, pd.DataFrame]:
     loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=_BATCH)
-    images, labels, attributes = [], [], []
-    for batch in _batches(loader):
-        if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-            raise DataError(
-                f"a batch is a {type(batch).__name__}; (images, labels) is needed, or "
-                "(images, labels, {attribute: values})"
-            )
-        images.append(torch.as_tensor(batch[0]))
-        labels.append(torch.as_tensor(batch[1]))
-        if len(batch) == 3:
-            attributes.append(_frame(batch[2]))
-    if not images:
-        raise DataError("the loader gives no batch")
+    labels, attributes, form, count = [], [], None, 0
+    with tempfile.TemporaryFile() as spool:
+        for batch in loader:
+            if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+                raise DataError(
+                    f"a batch is a {type(batch).__name__}; (images, labels) is needed, or "
+                    "(images, labels, {attribute: values})"
+                )
+            part = torch.as_tensor(batch[0]).detach().cpu()
+            part = part.float() if part.is_floating_point() else part
+            if form not in (None, (part.shape[1:], part.dtype)):
+                raise DataError(f"images of {tuple(part.shape)}, {part.dtype}, come after {form}")
+            form, count = (part.shape[1:], part.dtype), count + len(part)
+            part.numpy().tofile(spool)
+            labels.append(torch.as_tensor(batch[1]))
+            if len(batch) == 3:
+                attributes.append(_frame(batch[2]))
+        if form is None:
+            raise DataError("the loader gives no batch")
+        pages = np.memmap(spool, part.numpy().dtype, "r+", shape=(count, *form[0]))
     if attributes:
         frame = pd.concat(attributes, ignore_index=True)
     else:
@@ -253,20 +257,13 @@ def _collected(data: DataLoader[Any] | Dataset[Any]) -> tuple[Tensor, Tensor, pd
                 "the loader shuffles, so the rows of dataset.attributes cannot be told apart; give "
                 "shuffle=False, or batches (images, labels, {attribute: values})"
             )
-    return torch.cat(images), torch.cat(labels), frame
+    return torch.from_numpy(pages), torch.cat(labels), frame
 
 
 def _in_order(loader: DataLoader[Any]) -> bool:
     batches = loader.batch_sampler
     drawn = batches.sampler if type(batches) is BatchSampler else loader.sampler
     return type(batches) in (BatchSampler, type(None)) and isinstance(drawn, SequentialSampler)
-
-
-def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
-    try:
-        yield from loader
-    except TypeError as error:  # of the default collate, e.g. for pictures that are no tensors
-        raise DataError(f"the samples do not make batches: {error}") from error
 
 
 def _frame(attributes: Any) -> pd.DataFrame:
@@ -291,6 +288,10 @@ def _column(values: Any) -> "pd.Series[Any]":
 def _assembled(images: Any, labels: Any, attributes: Any = None) -> Samples:
     pixels, codes = torch.as_tensor(images), torch.as_tensor(labels)
     frame = _frame(attributes).reset_index(drop=True)
+    if not frame.columns.is_unique:
+        raise DataError(
+            f"two attributes are named {frame.columns[frame.columns.duplicated()][0]!r}"
+        )
     if "label" in frame:
         raise DataError("an attribute is named 'label', which is the class; rename it")
     if pixels.ndim == 3:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from quantskew import models
 from quantskew.baselines import class_accuracy, hold_out
 from quantskew.data.loading import Samples
+from quantskew.errors import named
 from quantskew.models import CPU
 from quantskew.quantization import packing
 from quantskew.quantization.fitting import Material, MethodError, Qat
@@ -157,7 +158,7 @@ def _quantized(
 
 
 def own(
-    function: str, network: nn.Module, **given: Tensor | Samples | int | None
+    function: str, network: nn.Module, *, example: Tensor, **given: Tensor | Samples | int | None
 ) -> nn.Module | packing.Quantized:
     """Call a function of the user's own, ``module:name``, on a copy of a trained network.
 
@@ -165,23 +166,33 @@ def own(
     samples, ``None`` where there are none) and ``seed``, so that what it writes in place reaches
     nothing else. It returns the network with other values, for the other parts of the method to
     quantize, or a ``Quantized``: all of the work. A :class:`MethodError` is raised when there is no
-    such function, or it returns something else.
+    such function, it fails, or it returns something else.
     """
     module, _, name = function.partition(":")
-    try:
+    with named(f"function: {function!r}", MethodError):
         call = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise MethodError(f"function: {function!r} cannot be found: {error}") from error
-    result = call(copy.deepcopy(network), **copy.deepcopy(given))
-    if isinstance(result, packing.Quantized):
-        return result
-    if not isinstance(result, nn.Module) or _shapes(result) != _shapes(network):
+        result: nn.Module | packing.Quantized = call(
+            copy.deepcopy(network), **copy.deepcopy({"example": example, **given})
+        )
+    made = result.network if isinstance(result, packing.Quantized) else result
+    if not isinstance(made, nn.Module) or (made is result and _forms(made) != _forms(network)):
         raise MethodError(
             f"function: {function!r} gave a {type(result).__name__} that is neither a Quantized "
             "nor the network with all its parameters in their shapes"
         )
+    models.check(made)
+    with named(f"function: {function!r}: its network", MethodError), torch.no_grad():
+        found, expected = (tuple(one(example).shape) for one in (made, network))
+    if found != expected:
+        raise MethodError(f"function: {function!r} answers {found}, the network {expected}")
+    if not isinstance(result, packing.Quantized):
+        loaded = models.clone(network)
+        models.load_state(loaded, made.state_dict())
+        same_logits(loaded, made, example, step=f"function: {function!r}: what is no parameter")
+    elif not {"format", "folded", "left_out"} <= {*result.notes}:
+        raise MethodError(f"function: {function!r} gave a Quantized without notes")
     return result
 
 
-def _shapes(network: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+def _forms(network: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (one.shape, one.dtype) for name, one in network.state_dict().items()}

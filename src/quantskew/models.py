@@ -42,7 +42,7 @@ from quantskew._torchvision import torchvision
 from quantskew.architecture import Architecture
 from quantskew.data.loading import Samples
 from quantskew.engine import fingerprint
-from quantskew.errors import UserError, close_names
+from quantskew.errors import UserError, close_names, named
 from quantskew.precision import all_digits
 
 # isort: split
@@ -176,12 +176,9 @@ def _digest(architecture: Architecture) -> str:
 
 def _check_outputs(network: nn.Module, name: str, classes: int, channels: int, size: int) -> None:
     images = torch.zeros(2, channels, size, size, dtype=torch.uint8)
-    try:
+    what = f"{name}: the network does not run on images of {channels}×{size}×{size}: it"
+    with named(what, ModelError):
         shape = tuple(logits(clone(network), images).shape)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{name}: the network does not run on images of {channels}×{size}×{size}: {error}"
-        ) from error
     if shape != (2, classes):
         raise ModelError(
             f"{name}: the network gives shape {shape} for 2 images; the data have {classes} "
@@ -212,6 +209,8 @@ def check(network: nn.Module) -> None:
     A :class:`ModelError` names the layer that is TorchScript, lazy and never run, or not in
     float32.
     """
+    if next(network.parameters(), None) is None:
+        raise ModelError(f"{type(network).__name__} has no weights, so nothing can be quantized")
     for name, module in network.named_modules():
         layer = f"layer {name!r}" if name else "the network"
         if isinstance(module, torch.jit.ScriptModule):
@@ -262,7 +261,10 @@ def _contiguous(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _take_logits(network: nn.Module, _: Any, answer: Any) -> Tensor:
-    return logits_of(answer, network)
+    logits = logits_of(answer, network)
+    if logits.is_complex():
+        raise ModelError(f"{type(network).__name__} answers complex numbers, which no logits are")
+    return logits
 
 
 def logits_of(answer: Any, network: nn.Module) -> Tensor:
@@ -337,18 +339,17 @@ def _normalize(_: nn.Module, inputs: tuple[Tensor], mean: Tensor, std: Tensor) -
 def _own(name: str, architecture: Architecture, *, classes: int, channels: int, size: int) -> Any:
     where, _, function = architecture.factory.partition(":")
     options = architecture.options
-    try:
+    what = (
+        f"architectures.{name}.factory: {architecture.factory!r} does not build a network with "
+        f"{classes} classes, {channels} channels, {size} pixels: it"
+    )
+    with named(what, ModelError):
         if where == "timm":
             return timm.create_model(function, num_classes=classes, in_chans=channels, **options)
         if where == "torchvision":
             return torchvision.models.get_model(function, num_classes=classes, **options)
         factory = getattr(importlib.import_module(where), function)
         network = factory(classes=classes, channels=channels, size=size, **options)
-    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"architectures.{name}.factory: {architecture.factory!r} does not build a network "
-            f"with {classes} classes, {channels} channels, {size} pixels: {error}"
-        ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(
             f"architectures.{name}.factory: {architecture.factory!r} gave a "

@@ -159,6 +159,7 @@ class Params(Section):
                     f"answers.{name}.dataset: {given.dataset!r} is none of the datasets; there are "
                     f"{', '.join(self.datasets)}{close_names(given.dataset, self.datasets)}"
                 )
+        answered = {given.dataset for given in self.answers.values()}
         for dataset in self.datasets:
             known = self.sources.get(dataset)
             if known is not None and known.reader == "labels" and self.models:
@@ -166,8 +167,7 @@ class Params(Section):
                     f"models: {dataset} has no images (reader: labels), so no network can be "
                     "trained on it; give models: [], or leave the data set out"
                 )
-            answered = any(given.dataset == dataset for given in self.answers.values())
-            if not self.models and not answered:
+            if not self.models and dataset not in answered:
                 raise ValueError(f"datasets: {dataset} has neither models nor tables of answers")
 
     def _reference_is_plain(self) -> None:

@@ -17,7 +17,9 @@ its settings are the defaults, ``rounding: adaround``. A family may give the key
 ``kind`` (``tag``), and name the kind that is meant where the key is missing (``usual``).
 """
 
+import inspect
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar, get_args
@@ -37,7 +39,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from quantskew.errors import UserError, close_names
+from quantskew.errors import UserError, close_names, named
 
 
 def _number(value: Any) -> Any:
@@ -113,10 +115,19 @@ class Choice(Section):
         if Choice in cls.__bases__:
             cls.kinds = {}
         elif kind:
-            if kind in cls.kinds:
-                raise TypeError(f"{cls.__name__}: {kind!r} is {cls.kinds[kind].__name__} already")
+            if not isinstance(kind, str) or kind in cls.kinds:
+                raise TypeError(f"{cls.__name__}: {kind!r} is no text, or a kind of it already")
             cls.kind = kind
             cls.kinds[kind] = cls
+            if not cls.__module__.startswith("quantskew."):
+                for name, part in [*vars(cls).items()]:
+                    if inspect.isfunction(part):
+                        setattr(cls, name, named(f"the kind {kind!r}: {name}")(part))
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        if cls.kind and inspect.isabstract(cls):
+            raise TypeError(f"the kind {cls.kind!r} lacks {', '.join(cls.__abstractmethods__)}")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -182,8 +193,8 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
+        for key, times in Counter(key for key in keys if isinstance(key, str)).items():
+            if times > 1:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key!r} stands more than once", problem_mark=node.start_mark
                 )

@@ -19,6 +19,7 @@ from quantskew.data.sources import Raw, SourceError, read
 from quantskew.data.sources.layout import SPLITS
 from quantskew.data.sources.registry import RESERVED, as_text, need
 from quantskew.data.storing import Prepared
+from quantskew.errors import named
 
 _MANY = 100  # groups of an attribute: one of more names samples instead of dividing them
 _AT = "\0at"  # place of the pixels, while rows are moved about: no name a table has
@@ -121,7 +122,11 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
     where = rows[_AT].to_numpy()
     rows = rows.drop(columns=_AT)
     if raw.measure:
-        rows = rows.assign(**_measured(raw.measure, pixels, where))
+        with named(f"sources.{name}: what its reader measures", SourceError):
+            measured = _measured(raw.measure, pixels, where)
+            if both := {*measured} & {*rows}:
+                raise SourceError(f"{name}: its reader measures {both.pop()!r}, which is known")
+            rows = rows.assign(**measured)
     metadata = {
         "dataset": name,
         "source": source.reader or name,
@@ -155,6 +160,9 @@ def _judged(raw: Raw, name: str, label: str) -> tuple[pd.DataFrame, tuple[str, .
     rows = raw.rows.reset_index(drop=True).copy()
     if rows.empty:
         raise SourceError(f"{name}: no samples")
+    with named(f"{name}: a column of lists, or of other things that are no names;", SourceError):
+        rows.nunique()
+    rows["id"] = rows["id"].map(as_text).astype(object)
     unnamed = rows["id"].isna().to_numpy()
     rows.loc[unnamed, "id"] = [f"row {row + 1}" for row in np.flatnonzero(unnamed)]
     times = rows["id"].value_counts()

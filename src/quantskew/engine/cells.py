@@ -193,7 +193,7 @@ def _do(
             call = getattr(importlib.import_module(module), name)
             _start_alike(threads)
             call(part, **arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a function of the user's own may do anything
             if of_the_machine(error):  # no result of the cell: the stage ends, and can go on
                 raise
             (part / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")

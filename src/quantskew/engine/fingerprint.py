@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from quantskew.errors import UserError
+from quantskew.errors import UserError, named
 from quantskew.sections import Code, Section
 from quantskew.starting import PACKAGED
 
@@ -208,7 +208,8 @@ def _tree(module: str) -> ast.Module:
     specification = _specification(module)
     assert specification is not None
     assert specification.origin is not None
-    return ast.parse(Path(specification.origin).read_text(encoding="utf-8"))
+    with named(f"reading {specification.origin} as Python"):
+        return ast.parse(Path(specification.origin).read_bytes())
 
 
 def _bare_source(module: str) -> str:

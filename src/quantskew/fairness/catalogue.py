@@ -12,13 +12,15 @@ verdicts, columns beside every remedy, and rules of the gate.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
-from quantskew.errors import UserError, close_names
+from quantskew.engine.fingerprint import outside
+from quantskew.errors import UserError, close_names, named
 from quantskew.fairness import bounds
 from quantskew.fairness.bounds import Bounds
 from quantskew.fairness.metrics import Floats, ratio
@@ -43,7 +45,7 @@ Test = Callable[[Answers, Counts, int, np.random.Generator], Chance]
 """Tests by answers, their counts (S, ...), a number of draws and where these come from."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
 class Metric:
     """A number that says how a network treats groups.
 
@@ -95,6 +97,30 @@ class Metric:
         """1 where a higher value is better, −1 where a lower one is."""
         return {"higher": 1, "lower": -1}[self.better]
 
+    def of_counts(self, counts: Counts) -> Floats:
+        """Return its values, of which there must be as many as it declares, within its span."""
+        if outside([self.value]):  # which may write into what it is given
+            given = counts.positives, counts.selected, counts.hits
+            fixed = [np.broadcast_to(one, one.shape) for one in given]
+            counts = Counts(fixed[0], fixed[1], fixed[2], counts.counted, counts.rated)
+        with named(f"the metric {self.name!r}"):
+            found = np.asarray(self.value(counts)).astype(float, casting="same_kind")
+        shape = counts.accuracy.shape[: None if self.of == "each group" else -1]
+        low, high = self.span
+        if found.shape != shape or (found < low - 1e-9).any() or (found > high + 1e-9).any():
+            raise UserError(
+                f"the metric {self.name!r} gives {found.shape} values, where of={self.of!r} needs "
+                f"{shape}, or some beyond its span of {low:g} to {high:g}"
+            )
+        return found
+
+    def tested(self, answers: Answers, draws: int, rng: np.random.Generator) -> Chance:
+        """Return what it shows by chance; nothing where it has no test, or units are not known."""
+        if self.chance is None or answers.units is not None:
+            return Chance()
+        with named(f"the test of the metric {self.name!r}"):
+            return Chance(*self.chance(answers, answers.counts, draws, rng))
+
     def missing(self, answers: Answers) -> str:
         """Say why the metric has no meaning for a grouping, or return an empty text."""
         if self.bounds is None and answers.units is not None:
@@ -142,7 +168,7 @@ def values(answers: Answers) -> dict[str, Floats]:
     return {
         name: np.full(len(answers.predictions), np.nan)
         if metric.missing(answers)
-        else np.asarray(metric.value(answers.counts))
+        else metric.of_counts(answers.counts)
         for name, metric in CATALOGUE.items()
     }
 
@@ -169,6 +195,8 @@ def metric(
         key = name or value.__name__
         if key in CATALOGUE:
             raise ValueError(f"there is a metric {key!r} already")
+        if "debiased" in facts:
+            facts["debiased"] = named(f"the metric {key!r}, debiased,")(facts["debiased"])
         said = sentence or " ".join((value.__doc__ or "").split())
         CATALOGUE[key] = Metric(key, title, said, of, better, value, rule or key, **facts)
         return value

@@ -198,13 +198,10 @@ def measure(
     tail = np.asarray((1 - confidence) / 2)
     measured = {}
     for metric in useful:
-        value = np.asarray(metric.value(variant.counts))
-        chance = Chance()
-        if metric.chance is not None and variant.units is None:
-            chance = metric.chance(variant, variant.counts, draws, rng)
+        value, chance = metric.of_counts(variant.counts), metric.tested(variant, draws, rng)
         change = None
         if reference is not None:
-            before = np.asarray(metric.value(reference.counts))
+            before = metric.of_counts(reference.counts)
             change = _effect(metric, pair, value - before, drawn, chance, confidence, draws, rng)
             if over_seeds:
                 change = _of_method(change, value - before, drawn.again[metric.name], confidence)
@@ -253,7 +250,7 @@ def _drawn(
 
     def values(metrics: list[Metric], blocks: Iterable[Counts]) -> dict[str, Floats]:
         rated = (replace(counts, rated=own.rated) for counts in blocks)
-        parts = [[metric.value(counts) for metric in metrics] for counts in rated]
+        parts = [[metric.of_counts(counts) for metric in metrics] for counts in rated]
         return {m.name: np.concatenate(v) for m, *v in zip(metrics, *parts, strict=True)}
 
     # that the seeds share test samples is known well enough from few draws
@@ -287,7 +284,7 @@ def _effect(
         p_value = exceedance(estimate, swapped)
         if metric.chance is not None:
             if metric.sign * estimate.mean() > 0:
-                chance = metric.chance(pair.before, pair.before.counts, draws, rng)
+                chance = metric.tested(pair.before, draws, rng)
             p_value = np.fmax(p_value, chance.p_value)
     else:
         bound = metric.bounds.change(pair)

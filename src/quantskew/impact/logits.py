@@ -10,6 +10,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
+from quantskew.errors import UserError
+
+
+class LogitsError(UserError, ValueError):
+    """Logits that are no numbers."""
+
 
 def per_sample(logits: ArrayLike, reference: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     """Measure each sample's logits and their distance from those of the reference network.
@@ -122,7 +128,7 @@ def _logits(values: ArrayLike, name: str) -> NDArray[np.float64]:
         raise ValueError(f"{name} must be (n, K); got shape {array.shape}")
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if bad.size:
-        raise ValueError(
+        raise LogitsError(
             f"{name} are NaN or infinite in {bad.size} of {len(array)} rows, first in row {bad[0]}"
         )
     return array

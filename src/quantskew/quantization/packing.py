@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from quantskew import models
-from quantskew.errors import UserError
+from quantskew.errors import UserError, named
 from quantskew.files import replacing
 from quantskew.quantization.codes import (
     FLOAT,
@@ -147,15 +147,15 @@ def save(path: str | Path, quantized: Quantized) -> None:
 
     Raises
     ------
-    ValueError
-        When a parameter of the network is not what its codes stand for.
+    PackingError
+        When a parameter of the network is not what its codes stand for, or a note no plain value.
     """
     state = models.stored_state(quantized.network, quantized.codes())
     tensors = {name: tensor.cpu() for name, tensor in state.items()}
     parameters = {}
     for name, weight in quantized.codes().items():
         if not torch.equal(tensors.pop(name), weight.dequantize().cpu()):
-            raise ValueError(f"{name} was changed after it was quantized")
+            raise PackingError(f"{name} was changed after it was quantized")
         tensors |= {f"{name}#{part}": tensor for part, tensor in _parts(weight).items()}
         parameters[name] = {
             "bits": weight.bits if isinstance(weight.bits, int) else None,
@@ -167,7 +167,8 @@ def save(path: str | Path, quantized: Quantized) -> None:
         "parameters": parameters,
         "notes": {**quantized.notes, **_facts(quantized)},
     }
-    content["checksum"] = _checksum(content, tensors)
+    with named("writing the notes of the network as JSON", PackingError):
+        content["checksum"] = _checksum(content, tensors)
     with replacing(path) as temporary:
         # a single key: safetensors writes several in an order that changes from run to run
         save_file(tensors, temporary, {_KEY: json.dumps(content, sort_keys=True)})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from quantskew.errors import named
 from quantskew.quantization.activations import Activations, FloatActivations
 from quantskew.quantization.affine import quantize, scale_and_zero_point
 from quantskew.quantization.codes import (
@@ -156,7 +157,7 @@ def _quantize_layers(
     codes = {}
     for name, layer in quantizable(network).items():
         if not layer.weight.isfinite().all():
-            raise ValueError(f"the weight of {name} holds values that are not finite")
+            raise LayerError(f"the weight of {name} holds values that are not finite")
         if widths[name] == FLOAT:
             continue
         weight = quantize_weight(layer.weight, bits=widths[name], weights=weights)
@@ -172,7 +173,13 @@ def _quantize_layers(
             inputs, _ = inputs_and_outputs(network, name, images)
             seen = Seen(inputs, targets, generator, groups)
         if len(seen.inputs) or not weights.rounding.needs_images:
+            form, kind = (weight.codes.shape, weight.codes.dtype), weights.rounding.kind
             weight = weights.rounding(layer, weight, seen)
+            with named(f"rounding: {kind}: reading its codes of {name!r}", LayerError):
+                low, high = weight.limits()
+                fit = ((low <= weight.codes) & (weight.codes <= high)).all()
+                if not fit or (weight.codes.shape, weight.codes.dtype) != form:
+                    raise LayerError(f"rounding: {kind} gives {name!r} codes that no grid has")
         codes[name] = weight
         layer.weight.data.copy_(weight.dequantize())  # in place: the memory format stays
         if len(seen.inputs):

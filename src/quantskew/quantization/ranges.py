@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 from typing_extensions import override
 
+from quantskew.errors import UserError, named
 from quantskew.quantization.affine import Scheme, code_range, fake_quantize, scale_and_zero_point
 from quantskew.quantization.objectives import Mean, Objective
 from quantskew.sections import Choice
@@ -50,7 +51,12 @@ class WeightRange(Choice):
         """
         weight = weight.detach().float()
         dims = tuple(range(1 if per_channel else 0, weight.ndim))
-        return self.clip(weight, dims, bits, scheme)
+        form = (len(weight) if per_channel else 1, *[1] * (weight.ndim - 1))
+        with named(f"range: {self.kind}"):
+            low, high = (end.reshape(form) for end in self.clip(weight.clone(), dims, bits, scheme))
+        if not ((low <= high) & (high - low).isfinite()).all():
+            raise UserError(f"range: {self.kind} gives ends that are no numbers or not in order")
+        return low, high
 
     @abstractmethod
     def clip(self, weight: Tensor, dims: Dims, bits: int, scheme: Scheme) -> Ends:

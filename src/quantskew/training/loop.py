@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from quantskew.errors import UserError
 from quantskew.files import replacing, write_json
 from quantskew.models import as_input, logits
 from quantskew.training.augmentation import Augment
@@ -24,7 +25,7 @@ CHECKPOINT_SECONDS = 60
 BAR_AFTER_SECONDS = 20
 
 
-class DivergedError(RuntimeError):
+class DivergedError(UserError, RuntimeError):
     """The loss is no longer finite."""
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from quantskew.errors import UserError
+
 if TYPE_CHECKING:
     from quantskew.training.losses import Loss, State
 
@@ -21,4 +23,7 @@ class Objective(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor, batch: Tensor) -> Tensor:
         """Update the state, and return the loss of a batch; see :meth:`Loss.of_batch`."""
-        return self.loss.of_batch(outputs, targets, batch, dict(self.named_buffers()))
+        loss = self.loss.of_batch(outputs, targets, batch, dict(self.named_buffers()))
+        if not isinstance(loss, Tensor) or loss.shape or loss.requires_grad < outputs.requires_grad:
+            raise UserError(f"loss: {self.loss.kind} gives no scalar that follows from the outputs")
+        return loss

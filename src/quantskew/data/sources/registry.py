@@ -1,15 +1,17 @@
 """A reader by name: one decorator puts it in reach, an unknown name is answered with close ones."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import ConfigDict, Field, SkipValidation
+from pydantic.dataclasses import dataclass
 
 from quantskew.data.source import Source
-from quantskew.errors import UserError, close_names
+from quantskew.errors import UserError, close_names, named
 
 RESERVED = ("id", "split", "label", "image")
 """Columns of the table of samples that are no attributes."""
@@ -39,7 +41,7 @@ class Terms:
     citation: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True, extra="forbid"))
 class Raw:
     """A data set as published, before anything is decoded or judged.
 
@@ -59,19 +61,19 @@ class Raw:
     """
 
     rows: pd.DataFrame
-    images: Iterable[Image]
+    images: SkipValidation[Iterable[Image]]  # which validation would go through
     terms: Terms
-    label: str
-    size: int
+    label: Annotated[str, Field(min_length=1)]
+    size: Annotated[int, Field(ge=1)]
     channels: int = 3
     classes: tuple[str, ...] | None = None
     native: tuple[int, int] | None = None
     together: str | None = None
     measure: Callable[[np.ndarray], Mapping[str, Any]] | None = None
-    test_fraction: float = 0.2
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     imbalance: Literal["paper"] | None = None
     rejects: tuple[tuple[str, str], ...] = ()
-    absent: int = 0
+    absent: Annotated[int, Field(ge=0)] = 0
 
     @property
     def imageless(self) -> bool:
@@ -125,10 +127,31 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
     if source.path and not where.exists():
         raise SourceError(f"sources.{name}.path: {source.path} does not exist")
     try:
-        raw = READERS[given](source, where)
+        with named(f"the reader {given!r}", SourceError):
+            raw = READERS[given](source, where)
     except SourceError as error:
         raise SourceError(f"sources.{name}: {error}") from error.__cause__
-    return raw if given == whole else replace(raw, imbalance="paper")
+    if not isinstance(raw, Raw):
+        raise SourceError(
+            f"sources.{name}: the reader {given!r} gave a {type(raw).__name__}, no Raw"
+        )
+    need(raw.rows, f"sources.{name}: the table of the reader {given!r}", "id", "label",
+         *([raw.together] if raw.together else []))  # fmt: skip
+    for what, ones in (("column", raw.rows.columns), ("class", pd.Index(raw.classes or ()))):
+        if not ones.is_unique:
+            raise SourceError(f"sources.{name}: the reader {given!r} gives a {what} twice")
+    if raw.channels not in (1, 3):
+        raise SourceError(f"sources.{name}: {raw.channels} channels; 1 or 3 can be read")
+    imbalance = raw.imbalance if given == whole else "paper"
+    images = raw.images if raw.imageless else _each(raw, f"sources.{name}: the images of {given!r}")
+    return replace(raw, imbalance=imbalance, images=images)
+
+
+def _each(raw: Raw, what: str) -> Iterator[Image]:
+    """Go through the images, one a row."""
+    with named(what, SourceError):
+        for image, _ in zip(raw.images, range(len(raw.rows)), strict=True):
+            yield image
 
 
 def missing(terms: Terms, files: str, where: Path, because: object = "") -> SourceError:

@@ -185,7 +185,7 @@ class Network(ABC):
                 f"{path} is not a file that {self.runtime} can run: {first_line(error)}"
             ) from None
         names = [port.name for port in outputs]
-        if (len(outputs) > 1) if output is None else (output not in names):
+        if (len(outputs) != 1) if output is None else (output not in names):
             raise FileError(
                 f"{path} has {len(outputs)} outputs, {', '.join(names)}; name the one that answers "
                 f"as output: in the policy{'' if output is None else f' (got {output!r})'}"
