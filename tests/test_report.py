@@ -180,8 +180,8 @@ def test_what_ships_is_recommended_and_what_is_simulated_is_not():
     assert both[0].verdict == "safe within the margin"
     told = decision.sentence(both, frames | shipping(), study)
     assert told == (
-        "Ship m as int8_random: accuracy 89.9 % (fp32 90.0 %); no group loses over 2 points, "
-        "certified."
+        "Ship m as int8_random: accuracy 89.9 % (fp32 90.0 %); no race group loses over 2 "
+        "points, certified."
     )
     # of a width that the reference does not keep, another variant is what ships
     other = placed().iloc[2:].assign(method="static", loss_bound=0.01, recommended=True)
@@ -192,8 +192,8 @@ def test_what_ships_is_recommended_and_what_is_simulated_is_not():
     found = frames | {"frontier": variants, "levels": levels}
     rows = decision.decisions(found, study)
     assert decision.sentence(rows, found, study) == (
-        "Ship m as static int4 (simulated): accuracy 88.0 % (fp32 93.2 %); no group loses over 2 "
-        "points, certified."
+        "Ship m as static int4 (simulated): accuracy 88.0 % (fp32 93.2 %); no race group loses "
+        "over 2 points, certified."
     )
     poor = shipping(lost=(400, 1))
     rows = decision.decisions(frames | poor, study)
@@ -202,7 +202,8 @@ def test_what_ships_is_recommended_and_what_is_simulated_is_not():
     assert rows[0].worst[0].startswith("race group a: −20.0 [")
     told = decision.sentence(rows, frames | poor, study)
     assert told == (
-        "No file is sure to keep every group's loss within 2 points: m's best is certified to 20.4."
+        "No file is sure to keep every race group's loss within 2 points: m's best is certified to "
+        "20.4."
     )
 
 

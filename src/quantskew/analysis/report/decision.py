@@ -305,6 +305,10 @@ def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator
         yield from _by_verdict(rows, study)
         return
     target = f"{100 * study.targets.worst_group_loss:g}"
+    by = {
+        study.groups_of(dataset)[0] for dataset in study.datasets
+    }
+    group = f"{by.pop()} group" if len(by) == 1 else "group"
     files = shipped(frames, study)
     none: list[str] = []
     chosen_as: dict[str, list[tuple[str, str]]] = {}  # networks and their accuracy, by what ships
@@ -326,13 +330,13 @@ def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator
     for what, networks in chosen_as.items():
         names, accuracies = (" and ".join(texts) for texts in zip(*networks, strict=True))
         yield (
-            f"Ship {names} as {what}: accuracy {accuracies}; no group loses over {target} "
-            "points, certified."
+            f"Ship {names} as {what}: accuracy {accuracies}; no {group} loses over "
+            f"{target} points, certified."
         )
     if none:
         what = "variant" if files.empty else "file"
         yield (
-            f"No {what} is sure to keep every group's loss within {target} points: "
+            f"No {what} is sure to keep every {group}'s loss within {target} points: "
             f"{', '.join(none)}."
         )
 
