@@ -305,9 +305,7 @@ def _clauses(rows: Sequence[Decision], frames: Frames, study: Study) -> Iterator
         yield from _by_verdict(rows, study)
         return
     target = f"{100 * study.targets.worst_group_loss:g}"
-    by = {
-        study.groups_of(dataset)[0] for dataset in study.datasets
-    }
+    by = {study.groups_of(dataset)[0] for dataset in study.datasets}
     group = f"{by.pop()} group" if len(by) == 1 else "group"
     files = shipped(frames, study)
     none: list[str] = []
