@@ -208,7 +208,7 @@ def test_a_corrected_fp32_network_ships_with_the_answers_that_were_evaluated(bas
     prior = data.train.labels.bincount() / len(data.train)
     torch.testing.assert_close(after, before - prior.log(), rtol=1e-4, atol=1e-4)
     shipping.ship(
-        tmp_path, subject=adjusted, seed=0, calibration=None, bins={}, ranges="minmax",
+        tmp_path, subject=adjusted, seed=0, bits=32, calibration=None, bins={}, ranges="minmax",
         reduce_range=True, notes={},
     )  # fmt: skip
     file = safetensors.torch.load_file(tmp_path / "logits.safetensors")["logits"]
