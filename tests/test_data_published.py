@@ -171,7 +171,8 @@ def test_a_member_of_an_archive_that_unpacks_to_more_than_any_image_is_a_reject(
             if path.name != "0.png":
                 packed.write(path, path.name)
     assert (tmp_path / "bomb.zip").stat().st_size < 1 << 23
-    prepared = _prepared(tmp_path, "folder", tmp_path / "bomb.zip", max_rejects=0.2)
+    given = {"table": str(folder / "table.csv"), "max_rejects": 0.2}
+    prepared = _prepared(tmp_path, "folder", tmp_path / "bomb.zip", **given)
     assert "269484032 bytes, more than the 268435456 that are read" in prepared.rejects["reason"][0]
 
 

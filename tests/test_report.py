@@ -172,10 +172,10 @@ def test_what_ships_is_recommended_and_what_is_simulated_is_not():
     assert [(row.note, row.recommended) for row in alone] == [("simulated", True), (int4, False)]
     both = decision.decisions(frames | shipping(), study)
     assert [(row.note, row.recommended) for row in both] == [
-        ("the file that ships, seed 0", True), ("simulated", False), (int4, False),
+        ("ONNX file, seed 0", True), ("simulated", False), (int4, False),
     ]  # fmt: skip
     single = study.model_copy(update={"seeds": (0,)})  # nothing to mix, nothing to tell
-    assert decision.decisions(frames | shipping(), single)[0].note == "the file that ships"
+    assert decision.decisions(frames | shipping(), single)[0].note == "ONNX file"
     assert both[0].accuracy == "89.9 % (fp32 90.0 %)"
     assert both[0].verdict == "safe within the margin"
     told = decision.sentence(both, frames | shipping(), study)
@@ -456,7 +456,7 @@ def test_the_page_is_made_of_whatever_tables_there_are(tmp_path):
                              "step": "quantize", "reason": "no <layers>"})  # fmt: skip
     whole = report.render(audited() | shipping() | {"failures": failures}, STUDY)
     assert "no &lt;layers&gt;" in whole
-    assert "the file that ships" in whole
+    assert "ONNX file" in whole
     assert "file int8_random, seed 0</button>" in whole  # beside means of 2 seeds
     assert "means of 2 seeds, but for files" in re.sub(r"<[^>]*>", "", whole)
 

@@ -15,7 +15,7 @@ from quantskew.models import logits_of
 
 Pair = list[str]
 TOLERANCE = 1e-3
-"""Largest legal change of the logits, as a share of their spread over the classes.
+"""Largest legal change of float32 logits, as a share of their spread over the classes.
 
 A rewritten network adds the same numbers in another order, which moves float32 logits by 1e-7 to
 1e-5 of their spread in networks of up to 100 layers. Rounding weights to 8 bits moves them by 1e-2.
@@ -24,6 +24,18 @@ A rewritten network adds the same numbers in another order, which moves float32 
 
 class SelfCheckError(UserError, ValueError):
     """A step that must not change the answers of a network changed them."""
+
+
+def tolerance(network: nn.Module) -> float:
+    """Largest legal change of the logits of a network: four steps of its number format, or more.
+
+    Examples
+    --------
+    >>> tolerance(nn.Linear(2, 2)), round(tolerance(nn.Linear(2, 2).half()), 4)
+    (0.001, 0.0039)
+    """
+    formats = {one.dtype for one in network.parameters() if one.is_floating_point()}
+    return max([TOLERANCE, *(4 * torch.finfo(one).eps for one in formats)])
 
 
 @torch.no_grad()
@@ -46,13 +58,13 @@ def same_logits(before: nn.Module, after: nn.Module, example: Tensor, *, step: s
     """Refuse a step after which a network gives other logits than before; see :func:`difference`.
 
     A :class:`SelfCheckError` names the ``step`` where the logits differ by more than
-    :data:`TOLERANCE`, or are not finite.
+    :func:`tolerance`, or are not finite.
     """
-    change = difference(before, after, example)
-    if not change <= TOLERANCE:
+    change, legal = difference(before, after, example), tolerance(before)
+    if not change <= legal:
         raise SelfCheckError(
             f"{step} changes the logits of the network by {change:.2g} of their spread; at most "
-            f"{TOLERANCE:g} is legal, so what follows would be blamed on quantization"
+            f"{legal:.2g} is legal, so what follows would be blamed on quantization"
         )
 
 
@@ -73,7 +85,7 @@ def rewrite(
         return trial
 
     def keeps(trial: nn.Module) -> bool:
-        return difference(network, trial, example) <= TOLERANCE
+        return difference(network, trial, example) <= tolerance(network)
 
     if keeps(everything := changed(changes)):
         return everything, list(changes)

@@ -101,7 +101,7 @@ def _of_file(
     judged = _judged_file(groups[counted].reset_index(drop=True), study)
     return {**place, "ships": True}, _decided(
         place, pd.concat([judged, groups[~counted]]), frames, study, groups["bound"],
-        note=of_seeds("the file that ships", groups, study, "mean accuracy and largest loss"),
+        note=of_seeds("ONNX file", groups, study, "mean accuracy and largest loss"),
         more="" if np.isnan(bound) else
         f"certificate: no group loses more than {100 * bound:.1f} points",
         accuracy=_against(file["accuracy"], file["fp32"]),
