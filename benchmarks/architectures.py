@@ -66,7 +66,6 @@ OWN: Mapping[str, tuple[int, dict[str, Any]]] = {
     "poolformer_s12": (32, {}),
     "resnext26ts": (32, {}),
     "densenet121": (32, {"block_config": (2, 2, 2, 2)}),
-    "vgg11": (32, {"num_features": 128}),
     "mixnet_s": (32, {}),
     "mnasnet_small": (32, {}),
     "repvgg_a0": (32, {}),

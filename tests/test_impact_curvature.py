@@ -312,6 +312,29 @@ def test_no_two_graphs_are_in_memory_at_once(small, monkeypatch):
     assert {*most} == {1}
 
 
+class Scaled(nn.Module):
+    """A network whose outputs are multiplied by one learned number."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.gain = inner, nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, images):
+        return self.gain * self.inner(images)
+
+
+def test_a_parameter_of_a_single_number_counts_as_any_other(small):
+    network, images, labels = Scaled(small[0]).to(small[1]).eval(), *small[1:3]
+    slope = gradients.mean_gradient(network, images, labels)
+    squares, along = gradients.per_sample(network, images, labels, slope)
+    each = [
+        gradients.mean_gradient(network, images[i : i + 1], labels[i : i + 1])
+        for i in range(len(labels))
+    ]
+    _close(squares, (torch.stack(each) ** 2).sum(1))
+    _close(along, torch.stack(each) @ slope)
+
+
 def test_parameters_that_require_a_gradient_alone_are_measured(small):
     small[0].requires_grad_(False)[5].requires_grad_()
     table = curvature.measure(*small[:3], {"all": np.arange(24)})

@@ -115,7 +115,7 @@ TABLES: Mapping[str, Table] = {
         _index("layers", "convolutions and matrix products by weights"),
         _index("integer_layers", "layers with integer weights"),
         _number("integer_bytes", "share of the bytes of layer weights in integers"),
-        _number("integer_operations", "share of multiplications of integers, if counted", null=True),
+        _number("integer_operations", "share of multiplications of integers", null=True),
         _text("products", "activation ranges of matrix products: static, dynamic"),
         _text("calibration", "training images that set the ranges"),
         _number("accuracy", "share of the test samples answered rightly"),

@@ -149,7 +149,7 @@ def per_sample(
         for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
             rows = slice(start, start := start + len(y))
             for name, g in gradients(block, x, y).items():
-                flat = g.flatten(1)
+                flat = g.reshape(len(y), -1)  # of a single number too, such as a gain
                 squares[rows] += torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64) ** 2
                 along[rows] += flat @ directions[name]
     return squares, along
