@@ -9,7 +9,7 @@ import torch
 
 from quantskew import tables
 from quantskew.data.groups import group_codes
-from quantskew.data.loading import Samples, load
+from quantskew.data.loading import Samples, load, load_test
 from quantskew.schemas import TABLES
 
 
@@ -56,6 +56,18 @@ def test_a_table_of_samples_written_elsewhere_loads(tmp_path):
     assert samples.attributes["sex"].cat.categories.tolist() == ["m", "f"]
     assert samples.train.attributes["label"].tolist() == ["yes", "no", "yes", "no", "yes"]
     assert samples.test.ids.tolist() == ["s0", "s1", "s2", "s3", "s4"]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 10])
+def test_the_test_part_can_be_read_alone(tmp_path, rows):
+    pixels = np.arange(60, dtype=np.uint8).reshape(10, 6)
+    _write([row.tobytes() for row in pixels], tmp_path / "all")
+    pq.write_table(pq.read_table(tmp_path / "all"), tmp_path / "s", row_group_size=rows)
+    alone, test = load_test(tmp_path / "s"), load(tmp_path / "s").test
+    assert torch.equal(alone.images, test.images)
+    assert torch.equal(alone.labels, test.labels)
+    assert alone.ids.tolist() == test.ids.tolist()
+    assert alone.attributes.equals(test.attributes)
 
 
 def test_the_last_table_is_kept_until_its_file_changes(tmp_path):

@@ -18,6 +18,7 @@ from quantskew import cli, tables
 from quantskew.analysis.gate import GateError, Policy, as_json, by_group, heading, judge
 from quantskew.data.groups import GroupError
 from quantskew.data.loading import load
+from quantskew.data.people import read_people
 from quantskew.data.prepare import prepare
 from quantskew.data.source import Source
 from quantskew.deployment.evidence import EvidenceError, from_files, from_study
@@ -570,10 +571,10 @@ def test_of_a_study_the_units_are_those_of_the_study_or_of_the_policy(study):
 
 
 def test_deployed_files_are_certified_by_the_units_of_the_study(study, tmp_path):
-    test = load(samples_path("digits")).test
-    right = np.eye(10, dtype=np.float32)[test.labels.numpy()]
+    test = read_people(samples_path("digits")).test
+    right = np.eye(10, dtype=np.float32)[test.labels]
     wrong = np.roll(right, 1, axis=1)
-    lost = (test.labels.numpy() == 3)[:, None]
+    lost = (test.labels == 3)[:, None]
     fp32 = Variant("digits", "resnet18_quarter", 0, "fp32", 32)
     int8 = fp32._replace(method="int8_random", bits=8)
     facts = {"opset": 17, "operators": ["Conv"], "layers": 1, "integer_layers": 1,

@@ -4,6 +4,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,18 @@ def test_every_stage_depends_on_the_whole_package():
     for name, stage in STAGES.items():
         if name != "inputs":
             assert {f"stages/{name}.py", "data/inputs/quantskew.json"} <= {*stage["deps"]}
+
+
+@pytest.mark.parametrize("stage", ["train", "quantize", "mitigate", "deploy", "evaluate"])
+def test_workers_import_little_with_the_file_of_a_stage(stage):
+    code = (
+        f"import runpy, sys; runpy.run_path('stages/{stage}.py', run_name='__mp_main__'); "
+        "print({'pandas', 'torch', 'quantskew.params'} & {*sys.modules})"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "set()\n"
 
 
 def test_the_digest_of_the_package_follows_its_code(tmp_path):

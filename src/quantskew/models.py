@@ -307,18 +307,20 @@ def build_for(
     return network
 
 
-def blank_for(data: Samples, name: str, architecture: Architecture | None) -> nn.Module:
-    """Build a network as :func:`build_for` does, for weights to be loaded into.
+def blank_for(
+    shape: tuple[int, int, int], name: str, architecture: Architecture | None
+) -> nn.Module:
+    """Build a network for some classes, channels and size, for weights to be loaded into.
 
     The random state of torch stays as it is. The last of :data:`MODELS` is kept and copied, which
     takes a tenth of the time; a network of the user's own is built each time, for nothing is known
     of how it is copied.
     """
-    shape = (len(data.classes), *data.images.shape[1:3])
     if architecture is None:
         return clone(_blank(name, *shape))
+    classes, channels, size = shape
     with torch.random.fork_rng(devices=[]):
-        return build_for(data, name, architecture)
+        return build(name, classes=classes, channels=channels, size=size, architecture=architecture)
 
 
 @lru_cache(maxsize=1)

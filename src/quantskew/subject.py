@@ -49,6 +49,12 @@ class Subject(Section):
 
         return load(self.samples)
 
+    def test(self) -> "Samples":
+        """Read the test part alone; like :meth:`data`, it stays in memory."""
+        from quantskew.data.loading import load_test
+
+        return load_test(self.samples)
+
     def build(self, checkpoint: str | None = None) -> "nn.Module":
         """Build the fp32 network on the CPU, from the random state of torch or a checkpoint."""
         from quantskew import models
@@ -58,5 +64,8 @@ class Subject(Section):
     def blank(self) -> "nn.Module":
         """Build the fp32 network on the CPU, for weights to be loaded into."""
         from quantskew import models
+        from quantskew.data.people import read_notes
 
-        return models.blank_for(self.data(), self.model, self.architecture)
+        notes = read_notes(self.samples)
+        shape = len(notes["classes"]), *notes["shape"][:2]
+        return models.blank_for(shape, self.model, self.architecture)

@@ -42,19 +42,32 @@ def load(path: str | Path) -> Samples:
     ``TableError`` says that there is no such table, or that an image in it has not the shape its
     metadata says.
     """
+    return _load(Path(path), _version(path), all_parts=True)
+
+
+def load_test(path: str | Path) -> Samples:
+    """Read the test part alone, which comes first in a table; otherwise like :func:`load`."""
+    return _load(Path(path), _version(path), all_parts=False)
+
+
+def _version(path: str | Path) -> tuple[int, ...] | None:
     status = Path(path).stat() if Path(path).exists() else None
-    return _load(Path(path), status and (status.st_ino, status.st_mtime_ns, status.st_size))
+    return status and (status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path, version: tuple[int, ...] | None) -> Samples:
+def _load(path: Path, version: tuple[int, ...] | None, *, all_parts: bool) -> Samples:
     people = read_people(path)
+    people = people if all_parts else people.test
     file = pq.ParquetFile(path, pre_buffer=False)  # which would hold all of the file at once
     shape = tuple(people.metadata["shape"])
     images = np.empty((len(people.ids), *shape), np.uint8)
     start = 0
     for group in range(file.num_row_groups):
-        for chunk in file.read_row_group(group, ["image"]).column(0).chunks:
+        if start == len(images):
+            break
+        for read in file.read_row_group(group, ["image"]).column(0).chunks:
+            chunk = read[: len(images) - start]
             lengths = pc.binary_length(chunk).to_numpy()
             if (lengths != images[0].size).any():
                 bad = people.ids[start + int(np.argmax(lengths != images[0].size))]

@@ -57,14 +57,18 @@ class People(Generic[Labels]):
         return replace(self, **taken, attributes=self.attributes.iloc[rows].reset_index(drop=True))
 
 
+def read_notes(path: str | Path) -> dict[str, Any]:
+    """Read the ``metadata`` of a table of samples, such as its ``classes`` and ``shape``."""
+    notes = {key.decode(): value for key, value in pq.read_schema(path).metadata.items()}
+    return {key: json.loads(value) for key, value in notes.items() if key != "table"}
+
+
 def read_people(path: str | Path) -> People[np.ndarray]:
     """Read all of a table of samples but its images; ``TableError`` tells what is no such table."""
     tables.read("samples", path, columns=["id"])  # refuses what is not this table
-    schema = pq.read_schema(path)
-    columns = [name for name in schema.names if name != "image"]
+    columns = [name for name in pq.read_schema(path).names if name != "image"]
     rows = pq.read_table(path, columns=columns).to_pandas()
-    notes = {key.decode(): value for key, value in schema.metadata.items()}
-    metadata = {key: json.loads(value) for key, value in notes.items() if key != "table"}
+    metadata = read_notes(path)
     classes = tuple(metadata["classes"])
     labels = rows["label"].to_numpy(np.int64)
     for name, order in metadata["orders"].items():

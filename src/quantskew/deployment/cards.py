@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from quantskew import tables
 from quantskew.data.groups import groupings
-from quantskew.data.loading import Samples, load
+from quantskew.data.people import People, read_people
 from quantskew.deployment.shipped import Deployed
 from quantskew.engine.fingerprint import file_hash
 from quantskew.fairness.catalogue import CATALOGUE, values
@@ -35,7 +35,7 @@ TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 def write_cards(study: "Params", deployed: Deployed, dataset: str, model: str) -> None:
     """Write the card ``<file>.md`` of every deployed file of a data set and a model."""
-    data, target = load(samples_path(dataset)), folder_of("deploy", dataset, model)
+    data, target = read_people(samples_path(dataset)), folder_of("deploy", dataset, model)
     for _, file in deployed.deployed.iterrows():
         variant = Variant(*(file[column] for column in Variant._fields))
         own = (deployed.deployed_groups[[*Variant._fields]] == list(variant)).all(axis=1)
@@ -46,7 +46,7 @@ def write_cards(study: "Params", deployed: Deployed, dataset: str, model: str) -
 
 
 def whole_groupings(
-    study: "Params", variant: Variant, answers: Path, data: Samples
+    study: "Params", variant: Variant, answers: Path, data: People[np.ndarray]
 ) -> dict[str, dict[str, float]]:
     """Every metric of the catalogue that is not of single groups, by title and grouping.
 
@@ -58,7 +58,7 @@ def whole_groupings(
     found: dict[str, dict[str, float]] = {}
     for one in groupings(test.attributes, study.groups_of(variant.dataset), study.groups):
         of = (one.codes, one.counted, len(data.classes))
-        measured = values(Answers(test.labels.numpy(), predicted[None], *of))
+        measured = values(Answers(test.labels, predicted[None], *of))
         for name, metric in CATALOGUE.items():
             if metric.of != "each group" and not np.isnan(measured[name]).any():
                 found.setdefault(metric.title, {})[one.attribute] = float(measured[name][0])
@@ -69,7 +69,7 @@ def card(
     study: "Params",
     file: "pd.Series[Any]",
     groups: pd.DataFrame,
-    data: Samples,
+    data: People[np.ndarray],
     metrics: Mapping[str, Mapping[str, float]],
     digest: str,
 ) -> str:

@@ -61,7 +61,7 @@ _RANGES = {
     "percentile": quantization.CalibrationMethod.Percentile,
     "entropy": quantization.CalibrationMethod.Entropy,
 }
-_BATCH = 32
+_BATCH = 8
 
 
 Products = Literal["static", "dynamic"]

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from quantskew import tables
 from quantskew.data.groups import Grouping, groupings, unit_codes
-from quantskew.data.loading import Samples, load
+from quantskew.data.people import People, read_people
 from quantskew.description import predictions
 from quantskew.engine.cells import Cell, attempt
 from quantskew.fairness.certificate import certified_losses, is_a_basis
@@ -61,7 +61,7 @@ def ship_all(study: "Params", dataset: str, model: str) -> Deployed:
     target.mkdir(parents=True)
     for variant, folder in folders.items():
         shutil.copyfile(folder / "network.onnx", target / f"{variant.stem}.onnx")
-    made = described(folders, references, load(samples_path(dataset)).test, study, target)
+    made = described(folders, references, read_people(samples_path(dataset)).test, study, target)
     for table, frame in made._asdict().items():
         tables.write(table, frame, target / f"{table}.parquet")
     write_failures(target, failures)
@@ -99,7 +99,7 @@ def _cell(study: "Params", variant: Variant, base: Path, calibration: Calibratio
 def described(
     folders: Mapping[Variant, Path],
     references: Mapping[Variant, Variant],
-    test: Samples,
+    test: People[np.ndarray],
     study: "Params",
     target: Path,
 ) -> Deployed:
@@ -127,7 +127,7 @@ def described(
             **facts,
             "operators": ", ".join(facts["operators"]),
             "calibration": ", ".join(f"{g}: {n}" for g, n in facts["calibration"].items()),
-            "accuracy": (logits.argmax(1) == test.labels.numpy()).mean(),
+            "accuracy": (logits.argmax(1) == test.labels).mean(),
             **_agreement(logits, fp32, "fp32"),
             **_agreement(logits, pytorch, "pytorch"),
         }
@@ -140,7 +140,7 @@ def described(
             )
             for d in divisions
         ]
-        answers = variant.name(predictions(logits, test.ids, test.labels.numpy()))
+        answers = variant.name(predictions(logits, test.ids, test.labels))
         tables.write("predictions", answers, predictions_path(target, variant))
     return Deployed(*(pd.concat(parts, ignore_index=True) for parts in (files, groups)))
 
@@ -156,13 +156,13 @@ def _by_group(
     logits: np.ndarray,
     fp32: np.ndarray,
     pytorch: np.ndarray,
-    test: Samples,
+    test: People[np.ndarray],
     division: Grouping,
     units: np.ndarray | None,
     alpha: float,
     alternatives: int,
 ) -> pd.DataFrame:
-    labels = test.labels.numpy()
+    labels = test.labels
     answers = np.stack([values.argmax(1) for values in (logits, fp32, pytorch)])
     codes, n_groups = division.codes, len(division.names)
     counts = group_accuracy(answers == labels, codes, n_groups)

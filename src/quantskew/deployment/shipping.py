@@ -13,6 +13,7 @@ from quantskew import models
 from quantskew.deployment import onnx_files
 from quantskew.deployment.runtimes import BLOCK
 from quantskew.deployment.settings import Ranges
+from quantskew.engine.compute import give_back_freed_memory
 from quantskew.names import FULL_PRECISION
 from quantskew.quantization.activations import StaticActivations
 from quantskew.quantization.affine import code_range, fake_quantize, scale_and_zero_point
@@ -28,6 +29,9 @@ from quantskew.quantization.ranges import (
 )
 from quantskew.quantization.weights import IntegerWeights
 from quantskew.subject import Subject
+
+BATCH = 32
+"""Test images at a time: with more, their activations take most of the memory of this cell."""
 
 _RANGES: Mapping[Ranges, ActivationRange] = {
     "minmax": InputMinMax(),
@@ -72,12 +76,14 @@ def ship(
     example = models.as_input(data.train.images[:2], models.CPU)
     path = folder / "network.onnx"
     onnx_files.export(network, example, path, {**notes, "classes": "\n".join(data.classes)})
+    give_back_freed_memory()
     calibrated: dict[str, Any] = {"calibration": {}, "products": ""}
     if calibration is not None:
         seen = calibration.draw(data.train, seed)
         products = onnx_files.quantize(
             path, path, seen.images, ranges=ranges, reduce_range=reduce_range
         )
+        give_back_freed_memory()
         network = simulate(
             network,
             example,
@@ -90,10 +96,10 @@ def ship(
     elif bits < FULL_PRECISION:
         onnx_files.pack(path, path)
         network = simulate_blocks(network)
-    outputs = {
-        "logits": models.logits(onnx_files.OnnxNetwork(path), data.test.images),
-        "pytorch": models.logits(network.to(models.device()), data.test.images),
-    }
+    give_back_freed_memory()
+    outputs = {"logits": models.logits(onnx_files.OnnxNetwork(path), data.test.images, BATCH)}
+    give_back_freed_memory()
+    outputs["pytorch"] = models.logits(network.to(models.device()), data.test.images, BATCH)
     safetensors.torch.save_file(outputs, folder / "logits.safetensors")
     facts = onnx_files.check(path)._asdict() | calibrated
     (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")

@@ -37,7 +37,13 @@ from filelock import FileLock
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from quantskew.engine.compute import Compute, Outcomes, Tasks, keep_freed_memory
+from quantskew.engine.compute import (
+    Compute,
+    Outcomes,
+    Tasks,
+    give_back_freed_memory,
+    keep_freed_memory,
+)
 from quantskew.engine.fingerprint import code_hash, identity, libraries
 from quantskew.engine.pool import processes
 from quantskew.engine.ray_pool import cluster
@@ -86,6 +92,10 @@ class Cell:
         """Hash of everything that the result depends on, in hexadecimal."""
         text = json.dumps({**self.depends_on, "threads": threads}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+_LAST: list[str] = []
+"""Function of the cell that this process ran last."""
 
 
 class Done(NamedTuple):
@@ -180,6 +190,9 @@ def _do(
     modules: Iterable[str],
 ) -> str | None:
     keep_freed_memory()
+    if [function] != _LAST:
+        give_back_freed_memory()
+        _LAST[:] = [function]
     part = folder.with_suffix(".part")
     part.mkdir(parents=True, exist_ok=True)
     # a node that lost its connection may still work on this cell when another one gets it

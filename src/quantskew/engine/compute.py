@@ -8,6 +8,7 @@ run at once; they are assigned to the GPUs in turn.
 """
 
 import ctypes
+import gc
 import os
 import sys
 from collections.abc import Generator, Mapping
@@ -67,3 +68,14 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_MMAP_THRESHOLD, 2**30)
         libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_freed_memory() -> None:
+    """Return to the system what this process has freed, for a step that needs other memory.
+
+    What :func:`keep_freed_memory` keeps suits the tensors of the step before, and the next one
+    would take new pages beside it.
+    """
+    gc.collect()  # sessions of ONNX Runtime are in cycles
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)

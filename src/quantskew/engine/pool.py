@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
-from quantskew.engine.compute import TRIES, Outcomes, Tasks, gpus
+from quantskew.engine.compute import TRIES, Outcomes, Tasks, give_back_freed_memory, gpus
 
 
 def processes(
@@ -25,6 +25,9 @@ def processes(
     If a process is killed, all tasks that were running are repeated, one at a time. A fork server,
     which is a fresh process without threads, imports ``modules`` once for all workers.
     """
+    # the workers read tables; pyarrow's own allocator keeps 25 MB in each that others cannot use
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    give_back_freed_memory()  # this process now waits
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     context.set_forkserver_preload([*modules, "quantskew.engine.frozen"])

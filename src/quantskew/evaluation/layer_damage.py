@@ -31,7 +31,7 @@ def survey(
     The ``subject`` is the fp32 network; ``bits`` and ``weights`` say how the one layer is rounded.
     The rise of the loss is measured on ``size`` test samples of a group, on average.
     """
-    test, where = subject.data().test, models.device()
+    test, where = subject.test(), models.device()
     every, names = group_codes(test.attributes, attribute, groups)
     codes = torch.as_tensor(every)
     some = BalancedChoice().choose(codes, samples=size * len(names), seed=0)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from quantskew import models
 from quantskew.data.groups import Groups, divided, group_codes
+from quantskew.data.people import read_people
 from quantskew.impact.curvature import measure, subsample
 from quantskew.impact.damage import predict, weight_change
 from quantskew.impact.hessian import GroupLoss
@@ -45,10 +46,9 @@ def survey(
     eigenvalue there, ½ λmax ``weight_distance``², which another cell finds. For ``size``,
     ``probes`` and ``errors`` see :func:`quantskew.impact.curvature.measure`.
     """
-    data = subject.data()
-    test, where = data.test, models.device()
-    codes, names = group_codes(data.attributes, attribute, groups)
-    in_test = data.split == "test"
+    people, test, where = read_people(subject.samples), subject.test(), models.device()
+    codes, names = group_codes(people.attributes, attribute, groups)
+    in_test = people.split == "test"
     counted = divided(attribute, codes[in_test], names, groups, None).counted
     members = {
         name: np.flatnonzero(codes[in_test] == g) for g, name in enumerate(names) if counted[g]
@@ -56,12 +56,16 @@ def survey(
     if not members:
         pd.DataFrame().to_parquet(folder / "curvature.parquet")
         return
-    images, labels = models.as_input(test.images, where), test.labels.to(where)
+    pixels, labels = test.images.to(where), test.labels.to(where)
+
+    def images(some: Tensor | slice) -> Tensor:
+        # as floats, four times as large, only when they are needed
+        return models.as_input(pixels[some], where)
 
     def folded(subject: Subject) -> nn.Module:
         network = open_variant(subject).float().to(where)
         # the biases that folding makes are parameters like all others
-        return fold_batch_norm(network, images[:1])[0].requires_grad_()
+        return fold_batch_norm(network, images(slice(1)))[0].requires_grad_()
 
     network = folded(subject)
     rows = measure(network, images, labels, members, size=size, probes=probes, errors=errors)
@@ -74,9 +78,9 @@ def survey(
 
         def damage(some: Tensor, group: str) -> dict[str, float]:
             # a call of its own, so that no graph outlives it
-            before = GroupLoss(original, images[some], labels[some], group=group)
+            before = GroupLoss(original, images(some), labels[some], group=group)
             with torch.no_grad():
-                after = float(nn.functional.cross_entropy(network(images[some]), labels[some]))
+                after = float(nn.functional.cross_entropy(network(images(some)), labels[some]))
             return predict(before, change) | {"excess_loss": after - before.loss}
 
         for row, (group, every) in enumerate(members.items()):

@@ -31,9 +31,9 @@ def evaluate(folder: Path, *, subject: Subject, base: Path, folds: bool) -> None
     variant in floating point, as they were in those beside which it is drawn. A ``ModelError``
     counts the test samples with a logit that is NaN or infinite.
     """
-    data, bits = subject.data(), subject.bits
+    images, bits = subject.test().images, subject.bits
     network, file = packing.open_variant(subject), subject.file()
-    outputs = models.logits(network.to(models.device()), data.test.images)
+    outputs = models.logits(network.to(models.device()), images)
     if lost := int((~outputs.isfinite()).any(1).sum()):
         raise models.ModelError(
             f"{file}: its logits are NaN or infinite for {lost} of {len(outputs)} test samples"
@@ -56,7 +56,7 @@ def evaluate(folder: Path, *, subject: Subject, base: Path, folds: bool) -> None
     rows["share"] = share
     rows.to_parquet(folder / "layers.parquet", index=False)
     if folds and not weights:
-        image = models.as_input(data.test.images[:1], torch.device("cpu"))
+        image = models.as_input(images[:1], torch.device("cpu"))
         folded, pairs = fold_batch_norm(original, image)
         fold(network.float(), pairs)
         before, after = _layer_weights(folded), _layer_weights(network)

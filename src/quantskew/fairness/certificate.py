@@ -9,9 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 from scipy.special import bdtr, betaincinv
-from scipy.stats import binom
 
 from quantskew.fairness.limits import change_limits, changes
 from quantskew.fairness.metrics import Bools, Floats, Ints
@@ -170,6 +168,8 @@ def loss_bound(lost: int, gained: int, n: int, *, alpha: float) -> float:
         return 0.0
     if excess(most) >= 0:
         return most
+    from scipy.optimize import brentq  # 30 MB, not in every stage
+
     return float(brentq(excess, 0.0, most, xtol=1e-7))
 
 
@@ -190,6 +190,8 @@ def loss_floor(lost: int, gained: int, n: int, *, alpha: float) -> float:
 
     if excess(0.0) >= 0:
         return -loss_bound(gained, lost, n, alpha=alpha)
+    from scipy.optimize import brentq  # 30 MB, not in every stage
+
     return float(brentq(excess, 0.0, most, xtol=1e-7))
 
 
@@ -205,6 +207,8 @@ def _likely(n: int, rate: float) -> tuple[Ints, Floats]:
     """List the values of Bin(n, rate) but for tails far below any alpha, and their chances."""
     reach = 8 * np.sqrt(n * rate * (1 - rate)) + 20
     values = np.arange(max(0, int(n * rate - reach)), min(n, int(n * rate + reach)) + 1)
+    from scipy.stats import binom  # 30 MB, not in every stage
+
     return values, binom.pmf(values, n, rate)
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 
 
@@ -91,6 +90,8 @@ def _p_value(size: float, reach: Callable[[float], float]) -> float:
         return 1.0
     if reach(tiny) <= size:
         return 2 * tiny
+    from scipy.optimize import brentq  # 30 MB, not in every stage
+
     return float(2 * brentq(lambda tail: reach(tail) - size, tiny, 0.5))
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import hypergeom
 
 from quantskew.fairness.metrics import Floats, Ints, distinct, fvo
 
@@ -104,6 +103,8 @@ def equal_rates_p_value(part: ArrayLike, whole: ArrayLike, counted: ArrayLike) -
     -------
     (..., K); NaN where fewer than two groups have the rate.
     """
+    from scipy.stats import hypergeom  # 30 MB, not in every stage
+
     part, whole = np.broadcast_arrays(np.asarray(part), np.asarray(whole))
     inside = np.asarray(counted, bool)[:, None] & (whole > 0)
     part, whole = np.where(inside, part, 0), np.where(inside, whole, 0)

@@ -16,8 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.signal import fftconvolve
-from scipy.stats import binom
 
 from quantskew.fairness.bounds import Pair
 from quantskew.fairness.catalogue import CATALOGUE, Chance, Metric
@@ -85,6 +83,9 @@ def exchange_p_value(change: ArrayLike) -> float:
     change
         (n,) integers.
     """
+    from scipy.signal import fftconvolve  # 30 MB, not in every stage
+    from scipy.stats import binom
+
     change = np.asarray(change)
     sizes = np.bincount(np.abs(change))
     chance = np.ones(1)

@@ -21,7 +21,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import erf, expit, softmax
-from scipy.stats import rankdata
 
 from quantskew.errors import UserError
 from quantskew.fairness.metrics import Bools, Floats, Ints
@@ -217,6 +216,8 @@ def auc(outputs: Outputs) -> Scored:
     Of two classes it is that of class 1; of more, the mean over the classes of which a group has
     samples and of which it has others (one against the rest).
     """
+    from scipy.stats import rankdata  # 30 MB, not in every stage
+
     n_classes = outputs.values.shape[1]
     classes = [1] if n_classes == 2 else range(n_classes)
     worst = worst_unit(outputs)

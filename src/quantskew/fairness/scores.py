@@ -27,7 +27,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import t
 
 from quantskew.fairness.limits import Limits, change_limits, changes, unit_totals
 from quantskew.fairness.metrics import Bools, Floats, Ints
@@ -350,6 +349,8 @@ def _student(
         return Limits(np.asarray(-edge), np.asarray(edge)), float(edge / edge)
     # two samples at each end of the range: 2 · _ADDED of them, each a whole range away
     error = np.sqrt((parts**2).sum() * count / (count - 1) + 2 * _ADDED * reach**2)
+    from scipy.stats import t  # 30 MB, not in every stage
+
     half = t.isf(alpha / 2, count - 1) * error
     ends = (np.clip(change + side * half, -most, most) for side in (-1, 1))
     return Limits(*map(np.asarray, ends)), float(2 * t.sf(abs(change) / error, count - 1))

@@ -24,10 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
-from scipy.cluster.vq import kmeans2
-from scipy.ndimage import laplace
 from scipy.special import log_softmax
-from scipy.stats import norm
 
 from quantskew.errors import UserError
 from quantskew.fairness.gaps import against_rest_limits, rest_rates
@@ -224,6 +221,8 @@ def _search(candidates: list[Slice], change: Floats, searched: Bools, most: int)
 
     ``change`` (n searched,) is that of each sample, mean over seeds.
     """
+    from scipy.stats import norm  # 30 MB, not in every stage
+
     if not candidates:
         return []
     masks = np.array([one.mask[searched] for one in candidates])
@@ -310,6 +309,8 @@ def clusters(before: ArrayLike, after: ArrayLike, count: int = 8, seed: int = 0)
     -------
     (n,) codes 0..count−1.
     """
+    from scipy.cluster.vq import kmeans2  # 30 MB, not in every stage
+
     both = np.stack([np.asarray(before, float), np.asarray(after, float)])
     if not np.isfinite(both).all():
         raise SliceError("logits must be finite to be clustered")
@@ -342,6 +343,8 @@ def image_properties(images: Sequence[np.ndarray] | np.ndarray) -> pd.DataFrame:
     >>> image_properties(np.full((1, 3, 8, 8), 51, np.uint8)).round(3).iloc[0].tolist()
     [0.2, 0.0, 0.0, 64.0]
     """
+    from scipy.ndimage import laplace  # 30 MB, not in every stage
+
     rows = []
     for at, image in enumerate(images):
         image = np.asarray(image)

@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import false_discovery_control, norm
 
 from quantskew.fairness.limits import Limits
 from quantskew.fairness.metrics import Bools, Floats
@@ -140,6 +139,8 @@ def deciding_seeds(
     -------
     (...) seeds in all, more than there are; infinite where no number would.
     """
+    from scipy.stats import norm  # 30 MB, not in every stage
+
     z = norm.isf(np.asarray(alpha, float) / 2)
     size = np.abs(np.asarray(estimate, float))
     room = np.maximum(size, margin - size) ** 2 - (z * np.asarray(common_sd, float)) ** 2
@@ -193,5 +194,7 @@ def false_discovery_rate(p_values: ArrayLike) -> Floats:
     adjusted = np.full(p_values.shape, np.nan)
     made = ~np.isnan(p_values)
     if made.any():
+        from scipy.stats import false_discovery_control  # 30 MB, not in every stage
+
         adjusted[made] = false_discovery_control(p_values[made])
     return adjusted

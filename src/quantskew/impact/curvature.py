@@ -5,7 +5,7 @@ of Liu et al.: a group's gradient norm and its Hessian trace.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -35,7 +35,7 @@ def subsample(members: ArrayLike, size: int, *, seed: int = 0) -> NDArray[np.int
 
 def measure(
     network: nn.Module,
-    images: Tensor,
+    images: Tensor | Callable[[Tensor], Tensor],
     labels: Tensor,
     groups: Mapping[str, ArrayLike],
     *,
@@ -58,7 +58,8 @@ def measure(
     ================================== ======================================================
 
     The network is in evaluation mode, with the (dequantized) weights at which to measure, and all
-    samples, (n, …) and (n,), are on its device. ``groups`` are indices of samples by the name of
+    samples, (n, …) and (n,), are on its device; instead of all images at once there may be a
+    function that makes those at some indices. ``groups`` are indices of samples by the name of
     the group; they may overlap. Of each group ``size`` samples are drawn for per-sample gradients
     and Hessians; the mean gradient is taken over all of them. ``probes`` counts the random vectors
     behind a trace, 0 for no trace, and ``errors`` costs two or three products a group.
@@ -77,15 +78,16 @@ def measure(
     if empty:
         raise ValueError(f"group {empty[0]!r} has no sample; leave it out")
     equal_n = min(map(len, members.values()))
+    at = images.__getitem__ if isinstance(images, Tensor) else images
 
     def row(group: str, indices: NDArray[np.int64]) -> dict[str, Any]:
         # a call of its own, so that all graphs and bases are freed when it returns
-        every = torch.as_tensor(indices, device=images.device)
-        some = torch.as_tensor(subsample(indices, size), device=images.device)
-        drawn = images[some], labels[some]
+        every = torch.as_tensor(indices, device=labels.device)
+        some = torch.as_tensor(subsample(indices, size), device=labels.device)
+        drawn = at(some), labels[some]
         # what does not need the graph of the Hessian comes before it, to take its memory in turn
         if len(some) < len(every):
-            gradient = gradients.mean_gradient(network, images[every], labels[every], group=group)
+            gradient = gradients.mean_gradient(network, at(every), labels[every], group=group)
         else:
             gradient = GroupLoss(network, *drawn, group=group).gradient
         squares, along = gradients.per_sample(network, *drawn, gradient)

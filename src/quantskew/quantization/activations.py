@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Grids = Mapping[str, list[float] | None]
 
 BINS = 2048
+_TOGETHER = 16  # images; what a layer gets of them is copied to be counted
 _COUNTED = 2**24  # values that torch counts exactly, for it counts in float32
 
 
@@ -175,7 +176,7 @@ def observe(
         ends[name] = torch.minimum(low, before[0]), torch.maximum(high, before[1])
 
     with watching(layers, widen):
-        for batch in images.split(64):
+        for batch in images.split(_TOGETHER):
             dry_run(network, batch)
 
     def count(name: str, _m: nn.Module, given: tuple[Tensor, ...], _o: Tensor) -> None:
@@ -195,6 +196,6 @@ def observe(
                     table[code] += torch.histc(some, BINS, low, high)
 
     with watching(layers, count):
-        for batch, codes in zip(images.split(64), groups.split(64), strict=True):  # noqa: B007
+        for batch, codes in zip(images.split(_TOGETHER), groups.split(_TOGETHER), strict=True):  # noqa: B007
             dry_run(network, batch)
     return {name: Histogram(*ends[name], counts[name]) for name in ends}

@@ -6,12 +6,12 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from scipy.optimize import LinearConstraint
 from typing_extensions import override
 
 from quantskew.sections import Choice
 
 if TYPE_CHECKING:
+    from scipy.optimize import LinearConstraint
     from torch import Tensor
 
 
@@ -59,6 +59,8 @@ class WorstGroup(Objective, kind="worst_group"):
 
     @override
     def program(self, costs: np.ndarray) -> tuple[np.ndarray, list[LinearConstraint]]:
+        from scipy.optimize import LinearConstraint  # 20 MB, which few need
+
         variables, groups = costs.shape
         bound = LinearConstraint(np.hstack([costs.T, -np.ones((groups, 1))]), ub=0)
         return np.append(np.zeros(variables), 1), [bound]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import LinearConstraint, milp
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,6 +66,8 @@ def allocate(
         raise ValueError(
             f"{min(choices)} bits in every layer take {smallest} bits; there are {capacity}"
         )
+    from scipy.optimize import LinearConstraint, milp  # 20 MB, which few need
+
     table = costs.double().numpy().reshape(layers * options, groups)
     # the solver's tolerance is relative to the costs
     table = table / max(np.abs(table).max(), np.finfo(float).tiny)
