@@ -16,6 +16,7 @@ from test_cli import run
 from torch import nn
 from torch.nn import functional
 
+from quantskew import models
 from quantskew.deployment import onnx_files
 from quantskew.deployment.converting import convert
 from quantskew.deployment.runtimes import FileError, open_file, share_by_type, torch_export
@@ -159,6 +160,28 @@ def test_groups_are_answered_as_by_the_runtime_called_by_hand(
         of_torch = accuracies(network(torch.from_numpy(images)).numpy(), labels, dark)
     assert min(of_torch) > 0.9
     np.testing.assert_allclose(expected, of_torch, atol=0.05 if bits else 0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet18_quarter", "mobilenetv2_narrow"])
+def test_a_network_whose_channels_lie_last_goes_to_litert_whole(model, tmp_path):
+    """The converter takes their weights in another order where nothing is done about it."""
+    pytest.importorskip("litert_torch")
+    torch.manual_seed(0)
+    network = models.build(model, classes=10, channels=3, size=16).eval()
+    for module in network.modules():  # as in a trained network: folding them scales the weights
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                tensor.data.uniform_(0.5, 1.5)
+    images = torch.rand(4, 3, 16, 16)
+    source = tmp_path / "fp32.pt2"
+    torch_export.export(network, images, source, {})
+    loaded = torch.export.load(source).module()
+    assert not all(weight.is_contiguous() for weight in loaded.parameters())
+    path = convert(source, tmp_path / "fp32.tflite").file.path
+    with torch.no_grad():
+        expected = network(images).numpy()
+    np.testing.assert_allclose(by_hand(path, images.numpy()), expected, atol=1e-4 * expected.std())
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
