@@ -182,6 +182,10 @@ def test_a_network_whose_channels_lie_last_goes_to_litert_whole(model, tmp_path)
     with torch.no_grad():
         expected = network(images).numpy()
     np.testing.assert_allclose(by_hand(path, images.numpy()), expected, atol=1e-4 * expected.std())
+    pytest.importorskip("ai_edge_quantizer")  # whose large buffers lie behind the flatbuffer
+    packed = convert(path, tmp_path / "int8.tflite", bits=8, images=images.numpy()).file
+    assert share_by_type(packed.weights())["int8"] > 0.9
+    np.testing.assert_allclose(packed(images.numpy()), expected, atol=0.2 * expected.std())
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])

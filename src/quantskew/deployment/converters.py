@@ -174,7 +174,12 @@ def _annotate(path: Path, notes: Mapping[str, str]) -> None:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    content = path.read_bytes()
+    model = schema.ModelT.InitFromPackedBuf(content)
+    for held in model.buffers:
+        if held.offset > 1:  # it lies behind the flatbuffer, where the quantizer puts large ones
+            held.data = np.frombuffer(content, np.uint8, held.size, held.offset)
+            held.offset = held.size = 0
     model.metadata = [one for one in model.metadata or [] if one.name != NOTES.encode()]
     entry, buffer = schema.MetadataT(), schema.BufferT()
     buffer.data = np.frombuffer(json.dumps(dict(sorted(notes.items()))).encode(), np.uint8)
