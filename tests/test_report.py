@@ -613,6 +613,19 @@ def test_every_network_is_a_dot_on_its_bar():
     assert len(plain.axes[0].lines) == len(canvas.axes[0].lines) - 2
 
 
+def test_long_names_of_bars_stand_below_and_mean_the_same_in_every_field():
+    rows = pd.DataFrame({"panel": [*"pppqq"], "group": "a", "n": 9, "value": 50.0})
+    rows = rows.assign(width=[f"file number {i}.onnx" for i in (0, 1, 2, 1, 2)], low=40, high=60)
+    canvas = BarsByGroup().canvas(rows)
+    first, second = ([bar.get_facecolor() for bar in ax.patches] for ax in canvas.axes)
+    assert second == first[1:]
+    assert [text.get_text() for text in canvas.legends[0].texts] == [*rows["width"][:3]]
+    assert not any(ax.get_legend() for ax in canvas.axes)
+    short = BarsByGroup().canvas(rows.assign(width=rows["width"].str[12]))
+    assert all(ax.get_legend() for ax in short.axes)
+    assert not short.legends
+
+
 def test_what_fairness_costs_is_drawn_on_the_same_axes_at_every_width():
     rows = pd.DataFrame({"panel": "p", "method": ["ptq", "qat"], "bits": [8, 4], "margin": 2.0})
     rows = rows.assign(drawing=["int8", "int4"], series=rows["method"])

@@ -260,12 +260,15 @@ class BarsByGroup(Drawing):
     x, y = "group", "value"
 
     def _draw(self, figure: Figure, rows: pd.DataFrame) -> None:
+        named = rows["width"].unique()
+        colours = dict(zip(named, shades(named), strict=True))
+        beside = sum(map(len, named)) <= 40  # the title leaves room for so many letters
         for ax, part in self.fields(figure, rows, 2.8):
             groups, widths = part["group"].unique(), part["width"].unique()
             step = 0.8 / len(widths)
             first = part.drop_duplicates("group")
-            colours = dict(zip(widths, shades(widths), strict=True))
-            for number, (width, colour) in enumerate(colours.items()):
+            for number, width in enumerate(widths):
+                colour = colours[width]
                 at = part[part["width"] == width].set_index("group").reindex(groups)
                 x = np.arange(len(groups)) - 0.4 + step * (number + 0.5)
                 bars = ax.bar(
@@ -288,10 +291,13 @@ class BarsByGroup(Drawing):
             names = zip(first["group"], first["n"], strict=True)
             ax.set_xticks(range(len(groups)), [f"{group}\nn={n}" for group, n in names])
             ax.grid(False, axis="x")
-            ax.legend(
-                [Patch(color=colour) for colour in colours.values()], colours.keys(),
-                ncols=len(widths), loc="lower left", bbox_to_anchor=(0.35, 1), borderpad=0,
-            )  # fmt: skip
+            if beside:
+                ax.legend(
+                    [Patch(color=colours[width]) for width in widths], widths,
+                    ncols=len(widths), loc="lower left", bbox_to_anchor=(0.35, 1), borderpad=0,
+                )  # fmt: skip
+        if not beside:
+            legend_below(figure, {name: Patch(color=colour) for name, colour in colours.items()})
 
 
 @dataclass(frozen=True)
