@@ -1,6 +1,8 @@
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -37,3 +39,35 @@ def test_what_failed_is_not_noted(store):
     with pytest.raises(ValueError, match="wrong"), costs.noted(["train"]):
         raise ValueError("wrong")
     assert not (store / costs.LOG).exists()
+
+
+STAGE = """
+import time
+from pathlib import Path
+time.sleep({late})
+from quantskew.engine.command import run
+
+def main():
+    Path("begun").touch()
+    time.sleep(3)
+    Path("ended").touch()
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(("late", "ends"), [(0, False), (1.5, True)])
+def test_a_stage_ends_with_its_dvc_however_early_that_ended(tmp_path, late, ends):
+    """Its dvc waits for it, or ends before the stage has looked for it."""
+    stage = tmp_path / "stage.py"
+    stage.write_text(STAGE.format(late=late), encoding="utf-8")
+    waits = "one.wait()" if not ends else "time.sleep(0.5)"
+    program = (
+        "import subprocess, sys, time\n"
+        f"one = subprocess.Popen([sys.executable, 'stage.py'])\n{waits}\n"
+    )
+    (tmp_path / "dvc").write_text(program, encoding="utf-8")
+    environment = {**os.environ, "DVC_STAGE": "train", "QUANTSKEW_CELLS": str(tmp_path / "cells")}
+    subprocess.run([sys.executable, "dvc"], cwd=tmp_path, env=environment, check=True)
+    time.sleep(6 if ends else 0)
+    assert (tmp_path / "ended").exists() is not ends

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -52,9 +52,16 @@ def run(main: Callable[..., None]) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent has: the next ``dvc repro`` removes what it would write."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
+    """End this process when its parent has: the next ``dvc repro`` removes what it would write.
+
+    The parent may have ended before this looks; a process that is no ``dvc`` has taken its place.
+    """
+    import psutil
+
+    with suppress(psutil.Error):
+        command = " ".join(psutil.Process(parent).cmdline())  # of dvc, or of its shell
+        while os.getppid() == parent and ("dvc" in command or sys.argv[0] in command):
+            time.sleep(0.2)
     os._exit(1)
 
 
