@@ -250,6 +250,10 @@ def halve(network, **given):
     return network
 
 
+def halve_in_training_mode(network, **given):
+    return halve(network).train()
+
+
 def finish(network, *, example, bits, train, seed):
     weights = IntegerWeights(granularity="channel")
     return quantize_network(network, example, bits=bits + len(train.classes) - 10, weights=weights)
@@ -278,6 +282,12 @@ def test_an_own_function_acts_before_the_other_parts(apply, own):
     halved, _, _ = apply(function="my_own_method:halve", weights={"fold_bn": False})
     for name, weight in plain.items():
         torch.testing.assert_close(weight.dequantize() / 2, halved[name].dequantize())
+
+
+def test_an_own_function_may_leave_its_network_in_training_mode(apply, own):
+    _, _, halved = apply(function="my_own_method:halve")
+    _, _, trained = apply(function="my_own_method:halve_in_training_mode")
+    assert torch.equal(halved, trained)
 
 
 def test_an_own_function_may_do_all_of_the_work(apply, own):
