@@ -106,11 +106,17 @@ class Metric:
         with named(f"the metric {self.name!r}"):
             found = np.asarray(self.value(counts)).astype(float, casting="same_kind")
         shape = counts.accuracy.shape[: None if self.of == "each group" else -1]
-        low, high = self.span
-        if found.shape != shape or (found < low - 1e-9).any() or (found > high + 1e-9).any():
+        if found.shape != shape:
             raise UserError(
-                f"the metric {self.name!r} gives {found.shape} values, where of={self.of!r} needs "
-                f"{shape}, or some beyond its span of {low:g} to {high:g}"
+                f"the metric {self.name!r} gives values of shape {found.shape}; of={self.of!r} "
+                f"needs {shape}"
+            )
+        low, high = self.span
+        beyond = found[(found < low - 1e-9) | (found > high + 1e-9)]
+        if beyond.size:
+            raise UserError(
+                f"the metric {self.name!r} gives {beyond[0]:g}, beyond its span of {low:g} to "
+                f"{high:g}"
             )
         return found
 
