@@ -12,6 +12,7 @@ verdicts, columns beside every remedy, and rules of the gate.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -100,9 +101,10 @@ class Metric:
     def of_counts(self, counts: Counts) -> Floats:
         """Return its values, of which there must be as many as it declares, within its span."""
         if outside([self.value]):  # which may write into what it is given
-            given = counts.positives, counts.selected, counts.hits
-            fixed = [np.broadcast_to(one, one.shape) for one in given]
-            counts = Counts(fixed[0], fixed[1], fixed[2], counts.counted, counts.rated)
+            names = "positives", "selected", "hits", "counted"
+            given = {name: getattr(counts, name) for name in names}
+            fixed = {name: np.broadcast_to(one, one.shape) for name, one in given.items()}
+            counts = replace(counts, **fixed)
         with named(f"the metric {self.name!r}"):
             found = np.asarray(self.value(counts)).astype(float, casting="same_kind")
         shape = counts.accuracy.shape[: None if self.of == "each group" else -1]
