@@ -240,7 +240,7 @@ def test_what_is_held_out_is_not_trained_on_and_tau_is_chosen_there(base, tmp_pa
 
 OWN = """
 from quantskew import models
-from quantskew.quantization.weights import IntegerWeights
+from quantskew.quantization.weights import IntegerWeights, Weights
 from quantskew.quantization.ptq import quantize_network
 
 
@@ -257,6 +257,10 @@ def halve_in_training_mode(network, **given):
 def finish(network, *, example, bits, train, seed):
     weights = IntegerWeights(granularity="channel")
     return quantize_network(network, example, bits=bits + len(train.classes) - 10, weights=weights)
+
+
+def halved_precision(network, *, example, bits, train, seed):
+    return quantize_network(network, example, bits=bits, weights=Weights.kinds["float16"]())
 
 
 def calibrated(network, *, example, bits, train, seed):
@@ -296,6 +300,8 @@ def test_an_own_function_may_do_all_of_the_work(apply, own):
     assert torch.equal(finished, channels)
     _, notes, _ = apply(function="my_own_method:calibrated")
     assert notes["calibration"] == {"all": 20}
+    _, notes, _ = apply(function="my_own_method:halved_precision")
+    assert notes["format"] == "float16"
     with pytest.raises(methods.MethodError, match="so that activations, policy would change noth"):
         apply(function="my_own_method:finish", activations="static", policy="measured")
 
