@@ -191,8 +191,10 @@ def own(
         loaded = models.clone(network)
         models.load_state(loaded, made.state_dict())
         same_logits(loaded, made, example, step=f"function: {function!r}: what is no parameter")
-    elif not {"format", "folded", "left_out"} <= {*result.notes}:
-        raise MethodError(f"function: {function!r} gave a Quantized without notes")
+    elif lacking := sorted({"format", "folded", "left_out"} - {*result.notes}):
+        raise MethodError(
+            f"function: {function!r} gave a Quantized whose notes lack {', '.join(lacking)}"
+        )
     return result
 
 

@@ -58,7 +58,7 @@ class People(Generic[Labels]):
 
 
 def read_people(path: str | Path) -> People[np.ndarray]:
-    """Read all of a table of samples but its images; ``TableError`` tells what is no such table."""
+    """Read all of a table of samples but its images; another file raises ``TableError``."""
     tables.read("samples", path, columns=["id"])  # refuses what is not this table
     schema = pq.read_schema(path)
     columns = [name for name in schema.names if name != "image"]
