@@ -48,6 +48,8 @@ def frames():
         {
             "dataset": "mnist5k",
             "claim": ["H2", "H3"],
+            "model": "all",
+            "family": "quantization",
             "scale": "share",
             "text": ["QAT is more accurate.", "Balanced images help."],
             "width": "all",

@@ -29,6 +29,7 @@ from quantskew.names import Point
 from quantskew.params import load
 from quantskew.quantization.fitting import Qat
 from quantskew.quantization.method import Method
+from quantskew.quantization.packing import PackingError
 from quantskew.quantization.policies import allocate_bits
 from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.weights import IntegerWeights
@@ -262,6 +263,17 @@ def test_a_floating_point_format_has_a_width_of_its_own(network, test):
     assert set(result.networks) == {("ptq", 8), ("ptq", 4), ("half", 16)}
     sizes = {key: api.packed_bytes(made.network) for key, made in result.networks.items()}
     assert sizes["ptq", 4] < sizes["ptq", 8] < sizes["half", 16] < api.packed_bytes(network)
+
+
+def test_a_size_is_that_of_the_codes_or_refused(network):
+    made = api.quantize(network, bits=4)
+    made.notes["drawn"] = {1, 2}
+    with pytest.raises(PackingError, match="set is not JSON serializable"):
+        api.packed_bytes(made.network)
+    del made.notes["drawn"]
+    packed = api.packed_bytes(made.network)
+    next(made.network.parameters()).data.add_(1)
+    assert packed < api.packed_bytes(made.network)
 
 
 def test_a_network_in_training_mode_stays_as_it_is(network, train, test):

@@ -19,6 +19,7 @@ from torch import nn
 
 from quantskew import cli, tables
 from quantskew.commands import COMMANDS, gate
+from quantskew.commands.common import Command
 from quantskew.deployment import onnx_files
 from quantskew.engine import command
 from quantskew.fairness.plan import images_from_pilot, images_to_certify
@@ -54,6 +55,18 @@ def test_a_reader_that_has_enough_is_no_fault():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 128 + 13  # as of a program that SIGPIPE ends
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_told(capsys, monkeypatch):
+    def broken(options):
+        raise BrokenPipeError("a worker has ended")
+
+    monkeypatch.setattr(cli, "COMMANDS", [Command("work", "work", broken)])
+    with pytest.raises(SystemExit, match="70"):
+        cli.main(["work"])
+    said = capsys.readouterr().err
+    assert said.startswith("unexpected error: BrokenPipeError: a worker has ended;")
+    Path(said.split()[-1]).unlink()
 
 
 @pytest.fixture

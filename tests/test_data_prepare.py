@@ -195,6 +195,19 @@ def test_a_key_that_a_reader_does_not_read_is_refused(tmp_path, key):
         read("digits", Source(**{key: "x"}), tmp_path)
 
 
+@pytest.mark.parametrize(("count", "told"), [(19, "19"), (21, "over 20")])
+def test_images_are_as_many_as_rows(tmp_path, made, count, told):
+    made(["a", "b"] * 10, _images(count))
+    with pytest.raises(SourceError, match=f"the images of 'made' are {told}, and its rows 20"):
+        prepare("made", Source(), tmp_path)
+
+
+def test_a_column_of_lists_is_named(tmp_path, made):
+    made(["a", "b"] * 10, _images(20), person=[["p"]] * 20)
+    with pytest.raises(SourceError, match="made: telling the values of 'person' apart fails: Type"):
+        prepare("made", Source(), tmp_path)
+
+
 def test_a_class_that_is_first_in_one_unit_alone_is_named(tmp_path, made):
     person = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     labels = list("ab" * 2 + "bb" + "aaaa")

@@ -240,7 +240,7 @@ def test_what_is_held_out_is_not_trained_on_and_tau_is_chosen_there(base, tmp_pa
 
 OWN = """
 from quantskew import models
-from quantskew.quantization.weights import IntegerWeights
+from quantskew.quantization.weights import IntegerWeights, Weights
 from quantskew.quantization.ptq import quantize_network
 
 
@@ -250,9 +250,17 @@ def halve(network, **given):
     return network
 
 
+def halve_in_training_mode(network, **given):
+    return halve(network).train()
+
+
 def finish(network, *, example, bits, train, seed):
     weights = IntegerWeights(granularity="channel")
     return quantize_network(network, example, bits=bits + len(train.classes) - 10, weights=weights)
+
+
+def halved_precision(network, *, example, bits, train, seed):
+    return quantize_network(network, example, bits=bits, weights=Weights.kinds["float16"]())
 
 
 def calibrated(network, *, example, bits, train, seed):
@@ -280,12 +288,20 @@ def test_an_own_function_acts_before_the_other_parts(apply, own):
         torch.testing.assert_close(weight.dequantize() / 2, halved[name].dequantize())
 
 
+def test_an_own_function_may_leave_its_network_in_training_mode(apply, own):
+    _, _, halved = apply(function="my_own_method:halve")
+    _, _, trained = apply(function="my_own_method:halve_in_training_mode")
+    assert torch.equal(halved, trained)
+
+
 def test_an_own_function_may_do_all_of_the_work(apply, own):
     _, _, finished = apply(function="my_own_method:finish")
     _, _, channels = apply(weights={"granularity": "channel"})
     assert torch.equal(finished, channels)
     _, notes, _ = apply(function="my_own_method:calibrated")
     assert notes["calibration"] == {"all": 20}
+    _, notes, _ = apply(function="my_own_method:halved_precision")
+    assert notes["format"] == "float16"
     with pytest.raises(methods.MethodError, match="so that activations, policy would change noth"):
         apply(function="my_own_method:finish", activations="static", policy="measured")
 

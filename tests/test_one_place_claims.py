@@ -101,7 +101,8 @@ def test_the_words_of_a_difference_follow_what_is_compared():
         ],
         columns=["estimand", "scale", "boundary", "verdict", "wanted"],
     )
-    rows = rows.assign(estimate=0.06, low=0.04, high=0.08, d=2.0, units=4, p_value=1.0, p_holm=1.0)
+    rows = rows.assign(estimate=0.06, low=0.04, high=0.08, d=2.0, units=4, p_value=1.0, p_holm=1.0,
+                       dataset="d", model="all", family=[*"aaaaab"])  # fmt: skip
     rows["missing"] = np.where(rows["verdict"] == "not testable", "more", "")
     half = 0.03 * t.isf(0.025, 3) / 2  # of a deviation of 3 points between 4 networks
     p_value = 2 * t.sf(2 * 0.02 / 0.03, 3)
@@ -110,3 +111,10 @@ def test_the_words_of_a_difference_follow_what_is_compared():
     told = in_four_words(rows, STUDY.statistics)
     assert told["difference"].tolist() == rows["wanted"].tolist()
     assert told["decide"].dropna().tolist() == [np.ceil((norm.isf(0.025) * 1.5) ** 2)]
+    # of nine open claims of a family the one to be decided next is adjusted for all of them,
+    # also where a p that is adjusted could not rise beyond 1
+    family = rows.loc[[5] * 10].assign(
+        p_holm=[0.01, *[1.0] * 9], verdict=["supported", *9 * ["cannot tell"]]
+    )
+    told = in_four_words(family, STUDY.statistics)
+    assert set(told["decide"].dropna()) == {np.ceil((norm.isf(0.025 / 9) * 1.5) ** 2)}

@@ -1,5 +1,6 @@
 """A metric is written in one place, and acts wherever group metrics are shown or judged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from quantskew.errors import UserError
 from quantskew.fairness import catalogue
 from quantskew.fairness.catalogue import metric
 from quantskew.fairness.paired import holm
+from quantskew.fairness.parity import Answers
 from quantskew.fairness.verdicts import false_discovery_rate
 from quantskew.names import Point
 from quantskew.params import load, parse
@@ -81,6 +83,21 @@ def test_a_new_metric_has_levels_with_intervals(frames, tmp_path):
         assert rows.loc[name, "low"] < rows.loc[name, "value"] < rows.loc[name, "high"]
     for name, table in frames._asdict().items():
         tables.write(name, table, tmp_path / f"{name}.parquet")
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (lambda counts: 2 + counts.accuracy.sum(-1), "gives 4, beyond its span of 0 to 1"),
+        (lambda counts: np.logical_not(counts.counted, out=counts.counted), "read-only"),
+        (lambda counts: counts.accuracy, r"values of shape \(1, 2\); of='grouping' needs \(1,\)"),
+    ],
+)
+def test_what_a_metric_must_not_give_is_named(value, problem):
+    answers = Answers(np.array([0, 1]), np.array([[0, 1]]), np.arange(2), np.array([True] * 2), 2)
+    wrong = replace(catalogue.CATALOGUE["fvo"], name="mine", value=value)
+    with pytest.raises(UserError, match=f"the metric 'mine' .*{problem}"):
+        wrong.of_counts(answers.counts)
 
 
 @pytest.mark.parametrize("name", ["squared_gap", "evenness"])

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from quantskew import methods
@@ -422,6 +423,20 @@ def test_a_method_that_lacks_its_images_is_refused_by_name():
             small(), Method(policy=FirstWide()), 4, example=torch.rand(2, 1, 8, 8),
             calibration=None, train=None, training=Training(), qat_settings=Qat(), seed=0,
         )  # fmt: skip
+
+
+def test_what_a_kind_of_your_own_refuses_is_a_problem_of_its_key(monkeypatch):
+    monkeypatch.setattr(Activations, "kinds", {**Activations.kinds})
+
+    class Picky(Activations, kind="test_picky"):
+        def quantize(self, network, images=None, groups=None):
+            return None
+
+        def check_learnable(self):
+            raise ValueError("nobody learns these")
+
+    with pytest.raises(ValidationError, match="fails: ValueError: nobody learns these"):
+        Method(training="qat", activations="test_picky")
 
 
 def test_an_empty_histogram_has_the_range_that_was_seen():

@@ -444,7 +444,7 @@ def packed_bytes(network: nn.Module) -> int:
         path = Path(folder, "network.safetensors")
         try:
             packing.save(path, Quantized(network, *vars(network).get("quantized", ({}, {}, {}))))
-        except ValueError:  # its weights were changed after they were quantized
+        except packing.ChangedError:
             packing.save(path, Quantized(network, {}, {}, {}))
         return path.stat().st_size
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -39,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = USAGE
-    except BrokenPipeError:  # whoever reads it, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 128 + signal.SIGPIPE
     except Exception as error:  # a status of its own, so that no fault is taken for a verdict
+        if isinstance(error, BrokenPipeError) and _has_enough():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(128 + signal.SIGPIPE)
         with tempfile.NamedTemporaryFile(
             "w", prefix="quantskew-", suffix=".txt", delete=False, encoding="utf-8"
         ) as file:
@@ -51,6 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"unexpected error: {reason}; its trace is in {file.name}", file=sys.stderr)
         status = SOFTWARE
     sys.exit(status)
+
+
+def _has_enough() -> bool:
+    """Whether the output is a pipe that its reader, such as head, has left."""
+    output = select.poll()
+    output.register(1, 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _parser() -> argparse.ArgumentParser:

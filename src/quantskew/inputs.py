@@ -238,9 +238,12 @@ def _collected(data: DataLoader[Any] | Dataset[Any]) -> tuple[Tensor, Tensor, pd
                 )
             part = torch.as_tensor(batch[0]).detach().cpu()
             part = part.float() if part.is_floating_point() else part
-            if form not in (None, (part.shape[1:], part.dtype)):
-                raise DataError(f"images of {tuple(part.shape)}, {part.dtype}, come after {form}")
-            form, count = (part.shape[1:], part.dtype), count + len(part)
+            if form not in (None, (tuple(part.shape[1:]), part.dtype)):
+                raise DataError(
+                    f"images of {tuple(part.shape[1:])}, {part.dtype}, come after images of "
+                    f"{form[0]}, {form[1]}"
+                )
+            form, count = (tuple(part.shape[1:]), part.dtype), count + len(part)
             part.numpy().tofile(spool)
             labels.append(torch.as_tensor(batch[1]))
             if len(batch) == 3:

@@ -180,7 +180,9 @@ def own(
             f"function: {function!r} gave a {type(result).__name__} that is neither a Quantized "
             "nor the network with all its parameters in their shapes"
         )
-    models.check(made)
+    made.eval()  # a function that trains may leave it in training mode
+    if made is result:  # a Quantized may compute in half precision
+        models.check(made)
     with named(f"function: {function!r}: its network", MethodError), torch.no_grad():
         found, expected = (tuple(one(example).shape) for one in (made, network))
     if found != expected:
@@ -189,8 +191,10 @@ def own(
         loaded = models.clone(network)
         models.load_state(loaded, made.state_dict())
         same_logits(loaded, made, example, step=f"function: {function!r}: what is no parameter")
-    elif not {"format", "folded", "left_out"} <= {*result.notes}:
-        raise MethodError(f"function: {function!r} gave a Quantized without notes")
+    elif lacking := sorted({"format", "folded", "left_out"} - {*result.notes}):
+        raise MethodError(
+            f"function: {function!r} gave a Quantized whose notes lack {', '.join(lacking)}"
+        )
     return result
 
 

@@ -75,6 +75,10 @@ class ParamsError(UserError, ValueError):
     """A parameter file holds something that cannot be run; the message lists every problem."""
 
 
+class KindError(UserError, ValueError):
+    """A kind of the user's own fails; where it checks parameters, the key is named as well."""
+
+
 class Code(NamedTuple):
     """Stands for the code of a module in the identity of a section."""
 
@@ -122,7 +126,7 @@ class Choice(Section):
             if not cls.__module__.startswith("quantskew."):
                 for name, part in [*vars(cls).items()]:
                     if inspect.isfunction(part):
-                        setattr(cls, name, named(f"the kind {kind!r}: {name}")(part))
+                        setattr(cls, name, named(f"the kind {kind!r}: {name}", KindError)(part))
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:

@@ -75,22 +75,8 @@ def _canonical(name: str, rows: pd.DataFrame, path: str | Path) -> pa.Table:
     return table.sort_by([(column, "ascending") for column in spec.key])
 
 
-def read(
-    name: str,
-    path: str | Path,
-    columns: list[str] | None = None,
-    filters: Any = None,
-) -> pa.Table:
-    """Read a table and check that it is the one named.
-
-    Parameters
-    ----------
-    name
-        Key of :data:`TABLES`.
-    path
-        A Parquet file written by :func:`write`.
-    columns, filters
-        As in ``pyarrow.parquet.read_table``: what to read of it.
+def read(name: str, path: str | Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a table, or some columns of it, and check that it is the one named in :data:`TABLES`.
 
     Raises
     ------
@@ -98,7 +84,7 @@ def read(
         When there is no such file, it is not whole, or has another schema.
     """
     _check(name, path)
-    return pq.read_table(path, columns=columns, filters=filters)
+    return pq.read_table(path, columns=columns)
 
 
 def batches(name: str, path: str | Path, columns: list[str]) -> Iterator[pd.DataFrame]:

@@ -353,9 +353,12 @@ def in_four_words(rows: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
     alone = 2 * stats.t.sf(abs(away) / error, n - 1)
     common = np.sqrt(np.maximum(0, error**2 - own**2 / n))
     one = np.isclose(alone, rows["p_value"])  # and not the most extreme of several
+    # Holm multiplies the p of the next claim to be decided by the number of those that are open
+    families = rows.groupby(["dataset", "model", "family"])["p_holm"]
+    opened = families.transform(lambda p_values: (p_values > settings.alpha).sum())
     needed = deciding_seeds(
         n, away, own, common, np.where(zero & one, margin, 0),
-        alpha=settings.alpha * np.where(untold, alone / rows["p_holm"], 1),
+        alpha=settings.alpha * np.where(untold, alone / rows["p_value"] / opened, 1),
     )  # fmt: skip
     return rows.assign(
         difference=np.select([*cases.values()], [*cases], of_interval),

@@ -61,10 +61,10 @@ def published(frames: Mapping[str, pd.DataFrame], study: Study) -> dict[str, pd.
     shared = tables["methods"]["method"].isin([plain, *policies] if policies else [])
     tables["policies"] = tables["methods"][shared]
     tables["groups"] = _by_group(first_groupings(frames["levels"], study), study)
-    claims = frames["claims"]  # those about rank correlations are not in points
-    claims = in_four_words(claims[claims["scale"] == "share"], study.statistics)
+    claims = in_four_words(frames["claims"], study.statistics)
     claims["decide"] = claims["decide"].map(about)
-    tables["evidence"] = _columns(claims, _EVIDENCE)
+    in_points = claims["scale"] == "share"  # those about rank correlations are not
+    tables["evidence"] = _columns(claims[in_points], _EVIDENCE)
     tables["damage"] = _damage(first_groupings(frames["curvature"], study))
     shipped = first_groupings(frames["deployed_groups"], study)
     tables["files"] = _columns(frames["deployed"], _FILES)

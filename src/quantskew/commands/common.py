@@ -48,7 +48,7 @@ class Command(NamedTuple):
 
 
 def target(text: str) -> Path:
-    """Read the name of a file to write; argparse refuses one that cannot be, before any work."""
+    """Read the name of a file to write; one that cannot be written is refused before any work."""
     path = Path(text)
     above = next(one for one in path.absolute().parents if one.exists())
     if path.is_dir():

@@ -64,7 +64,7 @@ def read_notes(path: str | Path) -> dict[str, Any]:
 
 
 def read_people(path: str | Path) -> People[np.ndarray]:
-    """Read all of a table of samples but its images; ``TableError`` tells what is no such table."""
+    """Read all of a table of samples but its images; another file raises ``TableError``."""
     tables.read("samples", path, columns=["id"])  # refuses what is not this table
     columns = [name for name in pq.read_schema(path).names if name != "image"]
     rows = pq.read_table(path, columns=columns).to_pandas()

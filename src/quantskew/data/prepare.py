@@ -160,8 +160,9 @@ def _judged(raw: Raw, name: str, label: str) -> tuple[pd.DataFrame, tuple[str, .
     rows = raw.rows.reset_index(drop=True).copy()
     if rows.empty:
         raise SourceError(f"{name}: no samples")
-    with named(f"{name}: a column of lists, or of other things that are no names;", SourceError):
-        rows.nunique()
+    for column in rows:
+        with named(f"{name}: telling the values of {column!r} apart", SourceError):
+            rows[column].nunique()
     rows["id"] = rows["id"].map(as_text).astype(object)
     unnamed = rows["id"].isna().to_numpy()
     rows.loc[unnamed, "id"] = [f"row {row + 1}" for row in np.flatnonzero(unnamed)]

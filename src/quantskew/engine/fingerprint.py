@@ -36,7 +36,7 @@ def libraries() -> dict[str, str]:
 
 
 def identity(value: Any) -> Any:
-    """A value in a fingerprint, in types that JSON can hold; ``TypeError`` where it has none.
+    """Represent a value in a fingerprint by types that JSON holds, or raise ``TypeError``.
 
     Examples
     --------

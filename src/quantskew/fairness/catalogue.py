@@ -12,6 +12,7 @@ verdicts, columns beside every remedy, and rules of the gate.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -100,17 +101,24 @@ class Metric:
     def of_counts(self, counts: Counts) -> Floats:
         """Return its values, of which there must be as many as it declares, within its span."""
         if outside([self.value]):  # which may write into what it is given
-            given = counts.positives, counts.selected, counts.hits
-            fixed = [np.broadcast_to(one, one.shape) for one in given]
-            counts = Counts(fixed[0], fixed[1], fixed[2], counts.counted, counts.rated)
+            names = "positives", "selected", "hits", "counted"
+            given = {name: getattr(counts, name) for name in names}
+            fixed = {name: np.broadcast_to(one, one.shape) for name, one in given.items()}
+            counts = replace(counts, **fixed)
         with named(f"the metric {self.name!r}"):
             found = np.asarray(self.value(counts)).astype(float, casting="same_kind")
         shape = counts.accuracy.shape[: None if self.of == "each group" else -1]
-        low, high = self.span
-        if found.shape != shape or (found < low - 1e-9).any() or (found > high + 1e-9).any():
+        if found.shape != shape:
             raise UserError(
-                f"the metric {self.name!r} gives {found.shape} values, where of={self.of!r} needs "
-                f"{shape}, or some beyond its span of {low:g} to {high:g}"
+                f"the metric {self.name!r} gives values of shape {found.shape}; of={self.of!r} "
+                f"needs {shape}"
+            )
+        low, high = self.span
+        beyond = found[(found < low - 1e-9) | (found > high + 1e-9)]
+        if beyond.size:
+            raise UserError(
+                f"the metric {self.name!r} gives {beyond[0]:g}, beyond its span of {low:g} to "
+                f"{high:g}"
             )
         return found
 

@@ -55,6 +55,10 @@ class PackingError(UserError, ValueError):
     """A file of quantized weights is not whole, or is of another network."""
 
 
+class ChangedError(PackingError):
+    """The parameters of a network are no longer what their codes stand for."""
+
+
 class Quantized(NamedTuple):
     """A network with dequantized weights, what its weights are stored as, and notes.
 
@@ -147,15 +151,17 @@ def save(path: str | Path, quantized: Quantized) -> None:
 
     Raises
     ------
+    ChangedError
+        When a parameter of the network is not what its codes stand for.
     PackingError
-        When a parameter of the network is not what its codes stand for, or a note no plain value.
+        When a note is no plain value.
     """
     state = models.stored_state(quantized.network, quantized.codes())
     tensors = {name: tensor.cpu() for name, tensor in state.items()}
     parameters = {}
     for name, weight in quantized.codes().items():
         if not torch.equal(tensors.pop(name), weight.dequantize().cpu()):
-            raise PackingError(f"{name} was changed after it was quantized")
+            raise ChangedError(f"{name} was changed after it was quantized")
         tensors |= {f"{name}#{part}": tensor for part, tensor in _parts(weight).items()}
         parameters[name] = {
             "bits": weight.bits if isinstance(weight.bits, int) else None,

@@ -38,8 +38,8 @@ class WeightRange(Choice):
     ) -> tuple[Tensor, Tensor]:
         """Return the ends of the range that a weight, output channels first, is quantized over.
 
-        They are never wider than min–max, of shape ``(channels, 1, …)`` per channel, else ``(1, 1,
-        …)``.
+        Their shape is ``(channels, 1, …)`` per channel, else ``(1, 1, …)``, and they are never
+        wider than min–max.
 
         Examples
         --------

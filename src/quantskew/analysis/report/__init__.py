@@ -87,9 +87,8 @@ def render(
     rows = decisions(frames, study)
     figures = _described(draw(frames, study) if drawn is None else drawn)
     flows = any(figure.section == "flow" for figure, _ in figures)
-    return environment.get_template(
-        "page.html.j2"
-    ).render(
+    page = environment.get_template("page.html.j2")
+    return page.render(
         sentence=sentence(rows, frames, study),
         decisions=rows,
         helps=_helps_head(rows, study),

@@ -149,9 +149,16 @@ def read(name: str, source: Source, root: str | Path) -> Raw:
 
 def _each(raw: Raw, what: str) -> Iterator[Image]:
     """Go through the images, one a row."""
+    count, rows = 0, len(raw.rows)
     with named(what, SourceError):
-        for image, _ in zip(raw.images, range(len(raw.rows)), strict=True):
+        for image in raw.images:
+            count += 1
+            if count > rows:
+                break
             yield image
+    if count != rows:
+        number = f"over {rows}" if count > rows else count
+        raise SourceError(f"{what} are {number}, and its rows {rows}")
 
 
 def missing(terms: Terms, files: str, where: Path, because: object = "") -> SourceError:
