@@ -165,7 +165,7 @@ def test_groups_are_answered_as_by_the_runtime_called_by_hand(
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet18_quarter", "mobilenetv2_narrow"])
 def test_a_network_whose_channels_lie_last_goes_to_litert_whole(model, tmp_path):
-    """The converter takes their weights in another order where nothing is done about it."""
+    """Where nothing is done about it, the converter may give one layer the weights of another."""
     pytest.importorskip("litert_torch")
     torch.manual_seed(0)
     network = models.build(model, classes=10, channels=3, size=16).eval()

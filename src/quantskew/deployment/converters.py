@@ -135,8 +135,9 @@ class LiteRT(Converter, suffix=".tflite"):
         one = tuple(size or 1 for size in source.input.shape[1:])
         with _quiet():
             module = torch.export.load(source.path).module()
-            # litert-torch 0.9 and 0.10 take the memory of a constant in its order, whatever the
-            # strides say (its issue 1238), and convolutions are kept with their channels last
+            # litert-torch 0.10 knows a constant by the address of its contiguous form. Of a weight
+            # whose channels lie last that is a copy, freed before the next one is made, often at
+            # the same address: that layer then gets the weights of this one (its issue 1061)
             for constant in (*module.parameters(), *module.buffers()):
                 constant.data = constant.data.contiguous()
             convert(module, (torch.zeros(1, *one),)).export(str(target))
