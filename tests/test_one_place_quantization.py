@@ -275,7 +275,11 @@ KINDS = {
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_a_part_answers_in_its_own_way(name):
     family, parts = KINDS[name]
-    kinds = family if isinstance(family, tuple | list) else family.kinds
+    kinds = family if isinstance(family, tuple | list) else [
+        # the studies of other tests bring kinds of their own, which may do what one of these does
+        kind for kind, made in family.kinds.items()
+        if made.__module__.startswith(("quantskew.", __name__))
+    ]  # fmt: skip
     results = {kind: answers(apply(**parts(kind))) for kind in kinds}
     assert all(torch.isfinite(result).all() for result in results.values())
     same = [pair for pair in itertools.combinations(results, 2)
