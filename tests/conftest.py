@@ -26,9 +26,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest: one left for the end would keep one core idle."""
+    """Begin with the files that take longest: one left for the end would keep one core idle.
+
+    While the first of them makes the study that others copy, those that need none are run.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    copying = {item.path for item in items if "project" in getattr(item, "fixturenames", ())}
+    copying -= {min(copying, default=None)}
+    items.sort(key=lambda item: (item.path not in slow, item.path in copying))
 
 
 NOT_THE_PROGRAM = ("tests/", "docs/", "data/", "metrics/", "plots/")

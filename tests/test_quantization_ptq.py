@@ -1,11 +1,15 @@
 """Post-training quantization of whole networks."""
 
+import copy
+
 import pytest
 import torch
 from quantization_networks import network
 from torch import nn
 
+from quantskew import models
 from quantskew.quantization.layers import LayerError, fold_batch_norm, quantizable
+from quantskew.quantization.packing import in_half
 from quantskew.quantization.ptq import quantize_network
 from quantskew.quantization.rounding import AdaRound, Gptq, Nearest
 from quantskew.quantization.weights import Float16, IntegerWeights, Weights
@@ -189,3 +193,22 @@ def test_biases_and_norms_are_quantized_per_tensor_where_asked(bits, last):
     plain = quantize_network(original, images, bits=bits, weights=IntegerWeights(fold_bn=False))
     assert plain.vectors == {}
     assert torch.equal(plain.network.fc.bias, original.fc.bias)
+
+
+@pytest.mark.parametrize(("precision", "step"), [("float16", 2**-10), ("bfloat16", 2**-7)])
+def test_half_precision_is_summed_in_float32_as_hardware_does(precision, step):
+    """The layer's answer is that of exact sums, rounded once; its weights stay as they were."""
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(1, 4, 3)
+    original = nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    half = in_half(copy.deepcopy(original), precision)
+    images = torch.rand(200, 1, 8, 8)
+    found = models.logits(half, images)
+    exact = copy.deepcopy(half[:1]).double()(images.to(half[0].weight.dtype).double())
+    inner = exact.to(half[0].weight.dtype).relu().double().flatten(1)
+    expected = copy.deepcopy(half[3]).double()(inner)
+    assert found.dtype == torch.float32
+    assert ((found - expected).abs() <= step * expected.abs() + 1e-3 * step).all()
+    assert {p.dtype for p in half.parameters()} == {half[0].weight.dtype}
+    whole = half(images)  # in half precision throughout
+    assert ((found - whole).abs() <= 20 * step * whole.abs().amax()).all()

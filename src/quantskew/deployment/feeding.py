@@ -20,16 +20,15 @@ from quantskew.data.preprocess import Preprocess
 from quantskew.data.source import Source
 from quantskew.data.sources import read
 from quantskew.data.sources.registry import Image, UnusableError
-from quantskew.deployment.runtimes import Layout, Network, open_file
+from quantskew.deployment.runtimes import BATCH, Layout, Network, open_file
 from quantskew.errors import UserError, close_names
 
 if TYPE_CHECKING:
     from quantskew.analysis.gate import Policy
 
 _PIXELS = Preprocess(scale=255, mean=(0.0,), std=(1.0,))  # what files of quantskew take
-_VALUES = 1 << 22
+_VALUES = 1 << 23
 """Values of a batch at most, so that its copies need some ten megabytes."""
-_BATCH = 256
 Pixels = np.ndarray | UnusableError
 """One decoded image, channels × height × width, or why there is none."""
 
@@ -208,7 +207,7 @@ class Feed:
         self._distinct = [*fitted.values()]
         fixed = max(network.batch or 1 for network in networks)
         largest = max(math.prod(one.shape) for one in self._distinct)
-        free = min(_BATCH, max(1, _VALUES // largest))
+        free = min(BATCH, max(1, _VALUES // largest))
         self.batch = -(-free // fixed) * fixed
         self.rejects: list[str] = []
         self.warnings: list[str] = []

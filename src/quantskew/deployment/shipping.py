@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from quantskew import models
 from quantskew.deployment import onnx_files
-from quantskew.deployment.runtimes import BLOCK
+from quantskew.deployment.runtimes import BATCH, BLOCK
 from quantskew.deployment.settings import Ranges
 from quantskew.engine.compute import give_back_freed_memory
 from quantskew.names import FULL_PRECISION
@@ -29,9 +29,6 @@ from quantskew.quantization.ranges import (
 )
 from quantskew.quantization.weights import IntegerWeights
 from quantskew.subject import Subject
-
-BATCH = 32
-"""Test images at a time: with more, their activations take most of the memory of this cell."""
 
 _RANGES: Mapping[Ranges, ActivationRange] = {
     "minmax": InputMinMax(),

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
 from quantskew.errors import UserError
+from quantskew.fairness.metrics import one_hot, ratio
 
 
 class LogitsError(UserError, ValueError):
@@ -93,12 +94,15 @@ def by_group(samples: pd.DataFrame, groups: ArrayLike, n_groups: int) -> pd.Data
     no others; all means of an empty group are NaN.
     """
     codes = _codes(groups, len(samples), n_groups)
-    member = codes >= 0
-    grouped = samples[member].groupby(codes[member])
-    means = grouped.mean().rename(columns={"correct": "accuracy"}).drop(columns="null_logits")
-    counts = pd.DataFrame({"n": grouped.size(), "null_logits": grouped["null_logits"].sum()})
-    index = pd.RangeIndex(n_groups, name="group")
-    return counts.reindex(index, fill_value=0).join(means.reindex(index))
+    member = one_hot(codes, n_groups).T
+    values = samples.rename(columns={"correct": "accuracy"}).astype(float)
+    null = values.pop("null_logits").to_numpy()
+    known = values.notna().to_numpy().astype(float)
+    means = ratio(member @ values.fillna(0).to_numpy(), member @ known)
+    rows = pd.DataFrame(means, pd.RangeIndex(n_groups, name="group"), values.columns)
+    rows.insert(0, "n", member.sum(1).astype(int))
+    rows.insert(1, "null_logits", (member @ null).astype(int))
+    return rows
 
 
 def boundary_histograms(

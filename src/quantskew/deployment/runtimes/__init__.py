@@ -14,6 +14,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from quantskew.deployment.runtimes.network import (
+    BATCH,
     BLOCK,
     MINIMUM_INTEGER,
     PIXELS,
@@ -32,6 +33,7 @@ for _module in iter_modules(__path__):  # each runtime registers itself
     import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
+    "BATCH",
     "BLOCK",
     "MINIMUM_INTEGER",
     "PIXELS",

@@ -29,7 +29,9 @@ MINIMUM_INTEGER = 0.5
 """Share of the bytes of the weights that must be integers in a file that is named by a width."""
 BLOCK = 32
 """Weights of a row that share a scale in 4 bits, where a runtime has such blocks."""
-_BATCH = 256
+BATCH = 32
+"""Images that a file gets at a time. With more of them, activations take most of the memory, and a
+file that measures ranges as it runs takes those of a batch: so all that judge files share it."""
 
 
 class FileError(UserError, ValueError):
@@ -355,7 +357,7 @@ def closest(
     FileError
         When each answers NaN or infinity.
     """
-    parts = np.array_split(images, range(_BATCH, len(images), _BATCH))
+    parts = np.array_split(images, range(BATCH, len(images), BATCH))
     expected = np.concatenate([original(part) for part in parts])
     ranked = []
     for name, file in candidates.items():
