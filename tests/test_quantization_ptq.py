@@ -196,14 +196,19 @@ def test_biases_and_norms_are_quantized_per_tensor_where_asked(bits, last):
 
 
 @pytest.mark.parametrize(("precision", "step"), [("float16", 2**-10), ("bfloat16", 2**-7)])
-def test_half_precision_is_summed_in_float32_as_hardware_does(precision, step):
-    """The layer's answer is that of exact sums, rounded once; its weights stay as they were."""
+def test_layers_of_half_precision_compute_in_float32_and_round_once(precision, step, monkeypatch):
+    seen, forward = [], nn.Conv2d._conv_forward
+    monkeypatch.setattr(
+        nn.Conv2d, "_conv_forward",
+        lambda self, given, *rest: [seen.append(given.dtype), forward(self, given, *rest)][1],
+    )  # fmt: skip
     torch.manual_seed(0)
     convolution = nn.Conv2d(1, 4, 3)
     original = nn.Sequential(convolution, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
     half = in_half(copy.deepcopy(original), precision)
     images = torch.rand(200, 1, 8, 8)
     found = models.logits(half, images)
+    assert {*seen} == {torch.float32}
     exact = copy.deepcopy(half[:1]).double()(images.to(half[0].weight.dtype).double())
     inner = exact.to(half[0].weight.dtype).relu().double().flatten(1)
     expected = copy.deepcopy(half[3]).double()(inner)

@@ -470,10 +470,10 @@ def logits(network: nn.Module, images: Tensor, batch_size: int = 128) -> Tensor:
 
 
 def _summing_in_float32(network: nn.Module) -> nn.Module:
-    """Copy a network of half precision whose convolutions and linear layers sum in float32.
+    """Copy a network of half precision whose convolutions and linear layers compute in float32.
 
-    So does hardware with instructions for half precision. A CPU without these takes up to twenty
-    times as long over sums that are in half precision themselves.
+    What a layer gets and what it answers stays rounded to half precision. That is what it does in
+    half precision, too, but without instructions for it a CPU takes up to twenty times as long.
     """
     network = clone(network)
     for layer in network.modules():
