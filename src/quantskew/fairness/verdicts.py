@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from quantskew.fairness.limits import Limits
-from quantskew.fairness.metrics import Bools, Floats
+from quantskew.fairness.metrics import Bools, Floats, ratio
 
 EQUIVALENT, WORSE, BETTER, CANNOT_TELL = WORDS = ("equivalent", "worse", "better", "cannot tell")
 UNDEFINED = "undefined"  # no verdict: there is no number to judge
@@ -165,19 +165,25 @@ def p_value_of_limits(limits: Callable[[Floats], Limits]) -> Floats:
     (...) at least 1e-8; 1 where the limits never leave out zero, NaN where they are undefined.
     """
 
-    def excludes(exponent: Floats) -> Bools:
+    def excess(exponent: Floats) -> Floats:
+        """By how much zero is left out; below 0 where it is not."""
         low, high = limits(10.0**exponent)
-        return np.asarray((low > 0) | (high < 0))
+        return np.asarray(np.maximum(low, -high))
 
-    low, _ = limits(np.asarray(0.5))
-    most, least = np.full(np.shape(low), np.log10(0.5)), np.full(np.shape(low), np.log10(5e-9))
-    ever = excludes(most)
-    most = np.where(excludes(least), least, most)
-    for _ in range(12 if (ever & (most > least)).any() else 0):  # to 0.5 %
+    most = np.asarray(np.log10(0.5))
+    least = np.asarray(np.log10(5e-9))
+    outside, inside = excess(most), excess(least)
+    undefined, ever, always = np.isnan(outside), outside > 0, inside > 0
+    for _ in range(6 if (ever & ~always).any() else 0):
         middle = (most + least) / 2
-        beyond = excludes(middle)
-        most, least = np.where(beyond, middle, most), np.where(beyond, least, middle)
-    return np.asarray(np.where(np.isnan(low), np.nan, np.where(ever, 2 * 10.0**most, 1.0)))
+        found = excess(middle)
+        beyond = found > 0
+        most, outside = np.where(beyond, middle, most), np.where(beyond, found, outside)
+        least, inside = np.where(beyond, least, middle), np.where(beyond, inside, found)
+    # an eighth of a decade is left, in which the limits move along a line
+    share = np.where(always | ~ever, 1.0, ratio(outside, outside - inside))
+    found = 2 * 10.0 ** (most + share * (least - most))
+    return np.asarray(np.where(undefined, np.nan, np.where(ever, found, 1.0)))
 
 
 def false_discovery_rate(p_values: ArrayLike) -> Floats:
