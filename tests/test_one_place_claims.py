@@ -86,6 +86,10 @@ def test_a_name_is_declared_once_and_with_words():
         claim("H1", 1, "anything")(len)
     with pytest.raises(ValueError, match="'new': it needs words"):
         claim("new", 1, "anything")(lambda evidence: evidence)
+    for estimand in ("gap between groups", "accuracy less FVO"):
+        with pytest.raises(ValueError, match="must say accuracy, of which more is better, or FVO"):
+            claim("new", 1, estimand, "Words.")(len)
+    assert "new" not in hypotheses.CLAIMS
 
 
 def test_the_words_of_a_difference_follow_what_is_compared():

@@ -275,7 +275,8 @@ class Claim:
     text
         The claim, as a sentence.
     estimand
-        The number that is compared with the boundary.
+        The number that is compared with the boundary. That of a share says "accuracy" or "FVO",
+        for by this word a difference is better or worse.
     side
         Where the claim says it lies: 1 above, −1 below, 0 on either side.
     test

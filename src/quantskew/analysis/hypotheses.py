@@ -55,7 +55,13 @@ def claim(
         words = text or (test.__doc__ or "").partition("\n")[0]
         if name in CLAIMS or not words:
             raise ValueError(f"claim {name!r}: it needs words, and a name of its own")
-        CLAIMS[name] = Claim(words, side, estimand, test, **options)
+        made = Claim(words, side, estimand, test, **options)
+        if made.scale == "share" and ("accuracy" in estimand) == ("FVO" in estimand):
+            raise ValueError(
+                f"claim {name!r}: {estimand!r} must say accuracy, of which more is better, or FVO, "
+                "of which less is"
+            )
+        CLAIMS[name] = made
         return test
 
     return declare
