@@ -169,7 +169,7 @@ def package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
     def code(module: str = "top") -> str:
-        for function in (fingerprint.code_hash, fingerprint._tree):
+        for function in (fingerprint.code_hash, fingerprint._source):
             function.cache_clear()
         return fingerprint.code_hash(f"{name}.{module}")
 
@@ -231,7 +231,7 @@ def test_a_cell_imports_further_modules_where_it_runs_and_counts_their_code(
     ]
     for number in (1, 2):
         module.write_text(f"X = {number}\n")
-        for function in (fingerprint.code_hash, fingerprint._tree, fingerprint._specification):
+        for function in (fingerprint.code_hash, fingerprint._source, fingerprint._specification):
             function.cache_clear()
         names |= {Cell("x", f"{__name__}:use_further", modules=["further_module"]).fingerprint()}
     assert len(names) == 2
@@ -261,7 +261,7 @@ def test_a_network_of_ones_own_counts_with_its_code_and_its_weights(tmp_path, mo
     own = Architecture(factory="own_network:make", checkpoint=str(weights), mean=(0.0,), std=(1.0,))
 
     def name() -> str:
-        for function in (fingerprint.code_hash, fingerprint._tree):
+        for function in (fingerprint.code_hash, fingerprint._source):
             function.cache_clear()
         return Cell("x", f"{__name__}:note", architecture=own).fingerprint()
 
@@ -282,7 +282,7 @@ def test_an_own_function_counts_with_its_code(tmp_path, monkeypatch):
     names = set()
     for number in (1, 2):
         code.write_text(f"def repair(network, **given): return {number}")
-        for function in (fingerprint.code_hash, fingerprint._tree):
+        for function in (fingerprint.code_hash, fingerprint._source):
             function.cache_clear()
         method = Method(function="own_function:repair")
         names.add(Cell("x", f"{__name__}:note", method=method).fingerprint())
@@ -298,7 +298,7 @@ def test_what_an_own_module_imports_from_the_study_counts(tmp_path, monkeypatch,
     names = set()
     for number in (1, 2):
         (tmp_path / helper).write_text(f"number = {number}\n")
-        for function in (fingerprint.code_hash, fingerprint._tree, fingerprint._specification):
+        for function in (fingerprint.code_hash, fingerprint._source, fingerprint._specification):
             function.cache_clear()
         names.add(fingerprint.code_hash("own_caller"))
     assert len(names) == 2

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
 from pathlib import Path
@@ -111,7 +111,7 @@ def code_hash(module: str) -> str:
         raise UserError(f"the module {module!r} cannot be found, or is not Python code")
     digest = hashlib.sha256()
     for name in sorted(modules):
-        digest.update(f"{name}\n{_bare_source(name)}\n".encode())
+        digest.update(f"{name}\n{_source(name).bare}\n".encode())
     return digest.hexdigest()
 
 
@@ -142,21 +142,7 @@ def imports(module: str) -> set[str]:
         if name.partition(".")[0] != package and not _beside(package, specification):
             continue
         found.add(name)
-        for node in ast.walk(_tree(name)):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                relative = "." * node.level + (node.module or "")
-                source = importlib.util.resolve_name(relative, specification.parent)
-                # an imported name may be a module as well
-                waiting += [source, *(f"{source}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Name) and node.id == "__path__":
-                # a package that goes through its own folder imports all modules in it
-                folders = specification.submodule_search_locations or []
-                waiting += [f"{name}.{module.name}" for module in iter_modules(folders)]
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                # the function of a cell, such as "quantskew.methods:quantize"
-                waiting += re.findall(r"\A(quantskew\.[^:]+):[^\W\d]\w*\Z", node.value)
+        waiting += _source(name).imported
     return found
 
 
@@ -169,7 +155,7 @@ def defines(name: str) -> bool:
     if specification.origin is None or not specification.origin.endswith(".py"):
         return True  # compiled, or a namespace
     names: set[str] = set()
-    for node in ast.walk(_tree(module)):
+    for node in ast.walk(_source(module).tree):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 names.add(node.name)
@@ -203,22 +189,51 @@ def _specification(module: str) -> ModuleSpec | None:
     return PathFinder.find_spec(module, package.submodule_search_locations)
 
 
+class _Source:
+    """The code of a module; what stages ask of it is worked out once."""
+
+    def __init__(self, specification: ModuleSpec) -> None:
+        assert specification.origin is not None
+        self.specification = specification
+        with named(f"reading {specification.origin} as Python"):
+            self.tree = ast.parse(Path(specification.origin).read_bytes())
+
+    @cached_property
+    def imported(self) -> list[str]:
+        """Names that may be those of modules that it imports."""
+        own, names = self.specification, list[str]()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                relative = "." * node.level + (node.module or "")
+                source = importlib.util.resolve_name(relative, own.parent)
+                # an imported name may be a module as well
+                names += [source, *(f"{source}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Name) and node.id == "__path__":
+                # a package that goes through its own folder imports all modules in it
+                folders = own.submodule_search_locations or []
+                names += [f"{own.name}.{module.name}" for module in iter_modules(folders)]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                # the function of a cell, such as "quantskew.methods:quantize"
+                names += re.findall(r"\A(quantskew\.[^:]+):[^\W\d]\w*\Z", node.value)
+        return names
+
+    @cached_property
+    def bare(self) -> str:
+        """All but its docstrings and comments, which change no result."""
+        for node in ast.walk(self.tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                body[:] = [item for item in body if not _is_docstring(item)]
+        return ast.dump(self.tree)
+
+
 @cache
-def _tree(module: str) -> ast.Module:
+def _source(module: str) -> _Source:
     specification = _specification(module)
     assert specification is not None
-    assert specification.origin is not None
-    with named(f"reading {specification.origin} as Python"):
-        return ast.parse(Path(specification.origin).read_bytes())
-
-
-def _bare_source(module: str) -> str:
-    tree = _tree(module)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            body[:] = [item for item in body if not _is_docstring(item)]
-    return ast.dump(tree)
+    return _Source(specification)
 
 
 def _is_docstring(node: ast.AST) -> bool:

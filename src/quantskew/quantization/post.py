@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
-from scipy.optimize import minimize, minimize_scalar, nnls
 from scipy.special import log_softmax, softmax
 from typing_extensions import override
 
@@ -353,6 +352,8 @@ def fitted_biases(seen: Looks, objective: Aim) -> Floats:
     >>> round(float(biases[0] - biases[1]), 3)  # the logarithm of 3
     1.099
     """
+    from scipy.optimize import minimize, nnls  # 20 MB, which few need
+
     classes = seen.logits.shape[1]
     right = np.eye(classes)[seen.labels]
 
@@ -396,6 +397,8 @@ def fitted_biases(seen: Looks, objective: Aim) -> Floats:
 
 def best_temperature(seen: Looks) -> float:
     """Return the temperature of least cross-entropy; see :class:`Temperature`."""
+    from scipy.optimize import minimize_scalar  # 20 MB, which few need
+
     rows = np.arange(len(seen.labels))
 
     def loss(log_temperature: float) -> float:
