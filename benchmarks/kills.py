@@ -2,7 +2,8 @@
 
 The study (``small_study.py``) is started from nothing again and again, and is hit after random
 times by SIGKILL, SIGINT or SIGTERM, sent to ``dvc``, to the stage, to a worker, to the fork server
-that starts the workers, or to all of them at once. What ends is started again until the study is
+that starts the workers, or to all of them at once; of those that are there, most often to the kind
+that was hit least. What ends is started again until the study is
 whole. Every file under ``data``, ``metrics`` and ``plots`` is compared with that of a last run,
 which nobody disturbs, and no cell that was finished before a kill may be lost or made again.
 
@@ -64,9 +65,13 @@ def processes(run: subprocess.Popen[str], cluster: int | None) -> dict[str, list
 
 
 def hit(
-    run: subprocess.Popen[str], study: Study, survivable: bool, cluster: int | None
+    run: subprocess.Popen[str],
+    study: Study,
+    survivable: bool,
+    cluster: int | None,
+    known: list[list[str]],
 ) -> list[str] | None:
-    """Send a signal to a process of a run.
+    """Send a signal to a process of a run, of a kind that few of the ``known`` ones were of.
 
     Returns
     -------
@@ -79,7 +84,8 @@ def hit(
         found = processes(run, cluster)
         there = [kind for kind, some in found.items() if some]
         allowed = [kind for kind in (*there, "all") if survivable or kind not in SURVIVED]
-        target = random.choice(allowed)
+        before = Counter(what[0] for what in known)
+        target = random.choices(allowed, [0.5 ** before[kind] for kind in allowed])[0]
         stage = next((part for one in found["stage"] for part in one.cmdline()
                       if part.startswith("stages/")), "between stages")  # fmt: skip
         resumable = any(study.folder.glob(".cells/??/*.part/checkpoint*"))
@@ -147,7 +153,7 @@ def campaign(
                     break
             cells |= study.cells()
             survived = sum(what[0] in SURVIVED for what in here)
-            if what := hit(run, study, survivable=survived < 2, cluster=cluster):
+            if what := hit(run, study, survived < 2, cluster, known):
                 known.append(what)
                 here.append(what)
                 note(what)
