@@ -2,11 +2,14 @@
 
     python benchmarks/cells.py overhead     # milliseconds of a cell without work
     python benchmarks/cells.py cores        # cells a minute by processes and threads
+    python benchmarks/cells.py nodes        # 1,000 cells on two nodes of Ray, one lost half-way
     python benchmarks/cells.py projection [TFLOP/s of a GPU]
 
 ``cores`` trains the default network for an epoch, a cell a seed; run it where nothing else runs.
 The limit is what as many processes of a plain loop of PyTorch reach beside each other: cores share
 memory, caches and clock.
+``nodes`` trains 1,000 networks for a moment, each in a cell, on two nodes of this machine. It ends
+with 1 if a cell is lost, or a file has other bytes than in two processes.
 ``projection`` counts the arithmetic of each architecture and measures the rest on this machine.
 """
 
@@ -14,6 +17,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -27,6 +31,7 @@ from quantskew.data.source import Source
 from quantskew.engine import cells, compute
 from quantskew.engine.cells import Cell
 from quantskew.engine.compute import Compute
+from quantskew.engine.fingerprint import file_hash
 from quantskew.subject import Subject
 from quantskew.training.recipe import Recipe
 from quantskew.training.training import Training
@@ -120,6 +125,54 @@ def cores() -> None:
                   + (f", limit {limit(processes):.2f}" if threads == 1 else ""))  # fmt: skip
 
 
+def nodes(count: int = 1000) -> int:
+    """Run cells in two processes, then on two nodes, and take one of these away half-way."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    def timed(compute: Compute, folder: Path) -> dict[str, str]:
+        os.environ["QUANTSKEW_CELLS"] = str(folder)
+        start = time.perf_counter()
+        made = cells.run(work, title=compute.where, compute=compute)
+        seconds = time.perf_counter() - start
+        print(f"{compute.where}: {len(made)} of {count} cells in {seconds:.0f} s")
+        files = ((cell, path) for cell, one in made.items() for path in one.iterdir())
+        measured = "cost.json"  # times
+        return {f"{cell} {p.name}": file_hash(p) for cell, p in files if p.name != measured}
+
+    def take_away(folder: Path) -> None:
+        while sum(not path.suffix for path in folder.glob("??/*")) < count // 2:
+            time.sleep(0.05)
+        cluster.remove_node(second)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        samples = Path(scratch, "digits.parquet")
+        prepare("digits", Source(imbalance=(0.1,) * 10), scratch).write(samples)
+        subject = Subject(samples=samples, model="resnet18_quarter")
+        work = [
+            Cell(
+                f"seed {seed}", "quantskew.baselines:train", subject=subject, seed=seed,
+                training=Training(epochs=1, batch_size=32), recipe=Recipe(),
+            )
+            for seed in range(count)
+        ]  # fmt: skip
+        expected = timed(Compute(workers=2), Path(scratch, "processes"))
+        head = {"num_cpus": 1, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        second = cluster.add_node(num_cpus=1)
+        ray.init(cluster.address, log_to_driver=False)
+        folder = Path(scratch, "nodes")
+        thread = threading.Thread(target=take_away, args=[folder])
+        thread.start()
+        found = timed(Compute(where="ray"), folder)
+        thread.join()
+        ray.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+    other = [name for name in expected | found if expected.get(name) != found.get(name)]
+    print(f"{len(found)} files, of which {len(other)} differ: {other[:3]}")
+    return bool(other)
+
+
 def projection(tflops: float) -> None:
     idle = overhead(PLACES["in this process"])
     forward = {}
@@ -161,5 +214,7 @@ if __name__ == "__main__":
             print(f"{place}: {1000 * overhead(where):.1f} ms a cell without work")
     elif what == "cores":
         cores()
+    elif what == "nodes":
+        sys.exit(nodes())
     else:
         projection(float(sys.argv[2]) if len(sys.argv) > 2 else GPU_TFLOPS)
