@@ -438,3 +438,17 @@ def test_processes_share_out_the_cores(monkeypatch):
     assert Compute().at_once() == 8
     assert Compute(cpus=4).at_once() == 2
     assert Compute(cpus=4, workers=3).at_once() == 3
+
+
+@pytest.mark.parametrize(
+    ("what", "printed"),
+    [
+        ("get_context('spawn').Lock().__setstate__((0, 1, 1, '/gone'))", False),
+        ("open('gone')", True),
+    ],
+)
+def test_a_worker_whose_stage_is_gone_says_nothing(what, printed):
+    code = f"import quantskew.engine.frozen\nfrom multiprocessing import get_context\n{what}"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ("FileNotFoundError" in ended.stderr) == printed

@@ -35,7 +35,10 @@ def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Ou
         try:
             ray.init(address=compute.address, log_to_driver=False, include_dashboard=False)
         except ConnectionError as error:
-            raise UserError(f"compute.address: no Ray cluster answers: {error}") from None
+            raise UserError(
+                f"compute.address: no Ray cluster answers: {error} A cluster that asks for a token, "
+                "as from Ray 2.59 on it may, wants RAY_AUTH_MODE=token in the environment."
+            ) from None
     has_gpus = "GPU" in ray.cluster_resources()  # type: ignore[no-untyped-call]
     remote = ray.remote(
         num_cpus=compute.cpus, num_gpus=compute.gpus if has_gpus else 0, max_retries=TRIES
