@@ -36,8 +36,8 @@ def cluster(do: Callable[..., str | None], tasks: Tasks, compute: Compute) -> Ou
             ray.init(address=compute.address, log_to_driver=False, include_dashboard=False)
         except ConnectionError as error:
             raise UserError(
-                f"compute.address: no Ray cluster answers: {error} One that asks for a token, as it "
-                "may from Ray 2.59 on, wants RAY_AUTH_MODE=token in the environment."
+                f"compute.address: no Ray cluster answers: {error} One that asks for a token, as "
+                "it may from Ray 2.59 on, wants RAY_AUTH_MODE=token in the environment."
             ) from None
     has_gpus = "GPU" in ray.cluster_resources()  # type: ignore[no-untyped-call]
     remote = ray.remote(
