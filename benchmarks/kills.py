@@ -59,8 +59,8 @@ def processes(run: subprocess.Popen[str], cluster: int | None) -> dict[str, list
     }
     if cluster is not None:
         there = psutil.Process(cluster).children(recursive=True)
-        named = [one for one in there if one.cmdline()[:1] and one.cmdline()[0].startswith("ray::")]
-        found["ray worker"] = [one for one in named if "IDLE" not in one.cmdline()[0]]
+        task = "ray::_there"  # as ray_pool names it; what else is called so are agents of the node
+        found["ray worker"] = [one for one in there if one.cmdline()[:1] == [task]]
     return found
 
 
