@@ -100,7 +100,9 @@ def hit(
 
 def traceback(text: str) -> str:
     """The first traceback in the output of a run that is not that of a signal, if there is one."""
-    for found in re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*.*", text):
+    between = r"\n.*\n\nDuring handling of the above exception.*\n\nTraceback.*\n"
+    chained = re.sub(between, "\n", text)  # the last one says what it was
+    for found in re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)*.*", chained):
         if not found.splitlines()[-1].startswith(NOT_OURS):
             return str(found[-600:])
     return ""

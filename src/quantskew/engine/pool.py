@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +16,10 @@ from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
 from quantskew.engine.compute import TRIES, Outcomes, Tasks, give_back_freed_memory, gpus
+
+_ENDING = 2.0
+"""Seconds that a killed fork server may take to end: until it has, it is asked again and again, and
+each time costs the tasks one of their tries."""
 
 
 def processes(
@@ -63,6 +68,7 @@ def _pool(
                 try:
                     names[pool.submit(do, *task)] = name
                 except (EOFError, ConnectionError):  # killed while it was asked for a process
+                    time.sleep(_ENDING)
                     return running, "the fork server ended"
             if not running:
                 return {}, ""
