@@ -39,7 +39,8 @@ SURVIVED = ("worker", "fork server", "ray worker")
 """Processes whose end the stage survives, as long as no cell loses its process three times."""
 LIMIT = 1800  # seconds of one run
 ADDRESS = "127.0.0.1:6399"
-BROKEN_LOCK = "Unable to read RWLock-file"
+BROKEN = {"Unable to read RWLock-file": ".dvc/tmp/rwlock", "'./dvc.lock' validation": "dvc.lock"}
+"""Files that DVC writes in place and leaves half-written where it is killed, by what it says."""
 NOT_OURS = ("KeyboardInterrupt", "InterruptedError")
 """Ends of tracebacks that Python or DVC prints where a signal meets it before the program."""
 
@@ -171,10 +172,9 @@ def campaign(
                 break
             last, cells = enough, {}
             study.forget()
-        elif BROKEN_LOCK in study.output():
-            # dvc writes this file in place: killed meanwhile, it leaves it empty, and says so
-            print(f"rwlock of dvc removed after {len(known)} kills")
-            (study.folder / ".dvc/tmp/rwlock").unlink()
+        elif broken := [name for words, name in BROKEN.items() if words in study.output()]:
+            print(f"{broken[0]} of dvc removed after {len(known)} kills")
+            (study.folder / broken[0]).unlink()
         elif all(what[0] in SURVIVED for what in here):
             return [*faults, f"failed, though only {here} were hit: {study.output()[-2000:]}"]
     *others, truth = whole
