@@ -3,7 +3,8 @@
 The study (``small_study.py``) is started from nothing again and again, and is hit after random
 times by SIGKILL, SIGINT or SIGTERM, sent to ``dvc``, to the stage, to a worker, to the fork server
 that starts the workers, or to all of them at once; of those that are there, most often to the kind
-that was hit least. What ends is started again until the study is
+that was hit least. Every second kill waits for a training that has left a checkpoint, if one comes
+soon. What ends is started again until the study is
 whole. Every file under ``data``, ``metrics`` and ``plots`` is compared with that of a last run,
 which nobody disturbs, and no cell that was finished before a kill may be lost or made again.
 
@@ -27,7 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -38,6 +39,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 SURVIVED = ("worker", "fork server", "ray worker")
 """Processes whose end the stage survives, as long as no cell loses its process three times."""
 LIMIT = 1800  # seconds of one run
+PATIENCE = 20  # seconds for which a kill waits for a training
 ADDRESS = "127.0.0.1:6399"
 BROKEN = {"Unable to read RWLock-file": ".dvc/tmp/rwlock", "'./dvc.lock' validation": "dvc.lock"}
 """Files that DVC writes in place and leaves half-written where it is killed, by what it says."""
@@ -65,6 +67,15 @@ def processes(run: subprocess.Popen[str], cluster: int | None) -> dict[str, list
     return found
 
 
+def resumable(study: Study) -> bool:
+    """Say whether a training is under way that left a checkpoint in the last second."""
+    for file in study.folder.glob(".cells/??/*.part/checkpoint*"):
+        with suppress(FileNotFoundError):  # the training may just have ended
+            if time.time() - file.stat().st_mtime < 1:
+                return True
+    return False
+
+
 def hit(
     run: subprocess.Popen[str],
     study: Study,
@@ -89,14 +100,14 @@ def hit(
         target = random.choices(allowed, [0.5 ** before[kind] for kind in allowed])[0]
         stage = next((part for one in found["stage"] for part in one.cmdline()
                       if part.startswith("stages/")), "between stages")  # fmt: skip
-        resumable = any(study.folder.glob(".cells/??/*.part/checkpoint*"))
+        training = resumable(study)
         if target == "all":
             os.killpg(run.pid, sent)
         else:
             random.choice(found[target]).send_signal(sent)
     except (psutil.NoSuchProcess, psutil.ZombieProcess, ProcessLookupError):
         return None
-    return [target, sent.name, stage, "in training" if resumable else "elsewhere"]
+    return [target, sent.name, stage, "in training" if training else "elsewhere"]
 
 
 def traceback(text: str) -> str:
@@ -155,6 +166,9 @@ def campaign(
                     faults.append(f"hangs after {here}")
                     break
             cells |= study.cells()
+            patience = time.monotonic() + random.choice((0, PATIENCE))
+            while time.monotonic() < patience and run.poll() is None and not resumable(study):
+                time.sleep(0.01)
             survived = sum(what[0] in SURVIVED for what in here)
             if what := hit(run, study, survived < 2, cluster, known):
                 known.append(what)

@@ -445,6 +445,7 @@ def test_processes_share_out_the_cores(monkeypatch):
     [
         ("get_context('spawn').Lock().__setstate__((0, 1, 1, '/gone'))", False),
         ("open('gone')", True),
+        ("class Own:\n def __setstate__(self, state): open('gone')\nOwn().__setstate__(0)", True),
     ],
 )
 def test_a_worker_whose_stage_is_gone_says_nothing(what, printed):

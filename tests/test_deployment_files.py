@@ -257,6 +257,27 @@ def test_a_network_of_convolutions_is_no_file_of_4_bits(digits, tmp_path):
         shipped(digits, tmp_path / "int4", None, bits=4)
 
 
+def test_a_weight_of_a_transposed_convolution_is_used_once_for_each_input():
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        files (float[N, 1, 4, 4] images) => (float[N, 3] logits)
+        <float[1, 2, 2, 2] first = {1, 1, 1, 1, 1, 1, 1, 1}, float scale = {0.1}, uint8 zero = {0},
+         int8[3, 2, 1, 1] second = {1, 1, 1, 1, 1, 1}, float width = {0.1}, int8 middle = {0}>
+        {
+            larger = ConvTranspose <strides = [2, 2]> (images, first)
+            codes = QuantizeLinear (larger, scale, zero)
+            values = DequantizeLinear (codes, scale, zero)
+            weights = DequantizeLinear (second, width, middle)
+            mixed = Conv (values, weights)
+            pooled = GlobalAveragePool (mixed)
+            logits = Flatten (pooled)
+        }
+    """)
+    in_floats, in_integers = 8 * 4 * 4, 6 * 8 * 8
+    share = in_integers / (in_floats + in_integers)
+    assert onnx_files.integer_operations(model) == pytest.approx(share)
+
+
 def test_products_of_4_bits_are_what_the_simulation_says(tmp_path):
     pytest.importorskip("onnx_ir")
     torch.manual_seed(0)

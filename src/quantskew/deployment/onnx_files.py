@@ -293,22 +293,28 @@ def integer_operations(model: onnx.ModelProto) -> float:
     """Share of the multiplications with stored weights of which both factors are integers.
 
     A runtime makes one operation on integers of an operator and the ``DequantizeLinear`` before it.
-    How often a weight is used is seen from what its operator gives for one image.
+    How often a weight is used is seen from what its operator gives for one image; in a transposed
+    convolution, from what it takes.
     """
     found = onnx_graph.layers(model)
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    used = [
+        (node.input if node.op_type == "ConvTranspose" else node.output)[0] for node, _ in found
+    ]
+    names = [name for name in dict.fromkeys(used) if name != INPUT]
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
-    names = [node.output[0] for node, _ in found]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     axes = model.graph.input[0].type.tensor_type.shape.dim[1:]
     image = np.zeros((1, *(axis.dim_value for axis in axes)), np.float32)
     answers = session(probe.SerializeToString()).run(names, {INPUT: image}) if names else []
+    sizes = {name: answer.shape for name, answer in zip(names, answers, strict=True)}
+    sizes[INPUT] = image.shape
     times, integer = [], []
-    for (node, _), weight, answer in zip(found, onnx_graph.stored(model), answers, strict=True):
-        channels = answer.shape[1 if node.op_type in onnx_graph.CONVOLUTIONS else -1]
-        times.append(weight[2] * answer.size / channels)
+    for (node, _), weight, name in zip(found, onnx_graph.stored(model), used, strict=True):
+        channels = sizes[name][1 if node.op_type in onnx_graph.CONVOLUTIONS else -1]
+        times.append(weight[2] * np.prod(sizes[name]) / channels)
         behind = makers.get(node.input[0]) == "DequantizeLinear"
         integer.append(weight[0] and (behind or node.op_type in onnx_graph.ON_INTEGERS))
     return float(np.dot(times, integer) / (sum(times) or 1))

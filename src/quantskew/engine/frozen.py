@@ -11,6 +11,7 @@ share. There is nobody left to whom it matters, so it says nothing.
 import gc
 import sys
 import traceback
+from multiprocessing import synchronize
 from types import TracebackType
 
 from quantskew.engine.compute import give_back_freed_memory
@@ -19,8 +20,8 @@ from quantskew.engine.compute import give_back_freed_memory
 def _print_unless_alone(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    (*_, last) = traceback.extract_tb(trace) or [None]
-    if not (kind is FileNotFoundError and last is not None and last.name == "__setstate__"):
+    files = [frame.filename for frame in traceback.extract_tb(trace)]
+    if not (kind is FileNotFoundError and files[-1:] == [synchronize.__file__]):
         sys.__excepthook__(kind, error, trace)
 
 
