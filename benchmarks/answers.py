@@ -203,7 +203,9 @@ def beside_others(rows: int, tools: Container[str]) -> None:
     spent, found = seconds(lambda: compare_answers(before, after, by="race"))
     print(f"{rows:,} rows in memory, everything of quantskew, join included: CPU {spent:.1f} s")
     groups = found.decisions[0].groups.set_index("group")
-    groups.loc[EVERYONE, "change"] = np.average(groups["change"], weights=groups["n"])
+    everyone = np.average(groups["change"], weights=groups["n"])
+    ours = groups.reindex([*groups.index, EVERYONE])[["change", "p_value"]]
+    ours.loc[EVERYONE, "change"] = everyone
     apart = []
     for name, act in others(before, after).items():
         tool = name.partition(",")[0]
@@ -217,7 +219,7 @@ def beside_others(rows: int, tools: Container[str]) -> None:
         print(f"{rows:,} rows in memory, {name}: CPU {spent:.1f} s")
         for what, column in (("a change", "change"), ("a p-value", "p_value")):
             if own := getattr(theirs, column):
-                largest = (groups[column] - pd.Series(own)).abs().max()
+                largest = (ours[column] - pd.Series(own)).abs().max()
                 apart.append(f"largest difference of {what} to {tool}: {largest:.1e}")
     print(*apart, sep="\n")
 
