@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import psutil
@@ -428,6 +429,20 @@ def test_the_end_of_the_fork_server_while_it_starts_a_worker_costs_no_cell(store
         return submit(pool, *task)
 
     monkeypatch.setattr(ProcessPoolExecutor, "submit", while_it_ends)
+    work = [Cell(str(n), f"{__name__}:fail_on_three", number=n) for n in (0, 1, 2, 5)]
+    assert len(cells.run(work, title="t", compute=TWO)) == 4
+
+
+def test_a_worker_that_ends_while_others_are_started_costs_no_cell(store, monkeypatch):
+    submit, asked = ProcessPoolExecutor.submit, []
+
+    def once(pool, *task):
+        asked.append(task)
+        if len(asked) == 1:
+            raise BrokenProcessPool
+        return submit(pool, *task)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", once)
     work = [Cell(str(n), f"{__name__}:fail_on_three", number=n) for n in (0, 1, 2, 5)]
     assert len(cells.run(work, title="t", compute=TWO)) == 4
 

@@ -61,6 +61,7 @@ def _pool(
     pool = ProcessPoolExecutor(workers, context, _enter, (alive, context.Value("i", 0), gpus()))
     names: dict[Future[str | None], str] = {}
     running: dict[str, tuple[Any, ...]] = {}
+    started: dict[int, BaseProcess] = {}
     try:
         while True:
             for name, task in islice(waiting, workers - len(running)):
@@ -70,16 +71,17 @@ def _pool(
                 except (EOFError, ConnectionError):  # killed while it was asked for a process
                     time.sleep(_ENDING)
                     return running, "the fork server ended"
+                started |= pool._processes
             if not running:
                 return {}, ""
-            workers_alive = dict(pool._processes)
             for future in wait(names, return_when=FIRST_COMPLETED).done:
                 outcome = future.result()
                 name = names.pop(future)
                 del running[name]
                 yield name, outcome
     except BrokenProcessPool:
-        return running, _how_ended(workers_alive.values())
+        pool.shutdown()  # its thread asks how they ended; of two that ask at once, one is misled
+        return running, _how_ended(started.values())
     except BaseException:
         holding.close()
         raise
@@ -90,8 +92,6 @@ def _pool(
 
 def _how_ended(workers: Iterable[BaseProcess]) -> str:
     """Signal or exit status with which a worker process ended."""
-    for worker in workers:
-        worker.join(10)
     codes = [worker.exitcode for worker in workers if worker.exitcode]
     # the pool stops the remaining processes with SIGTERM
     code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)
