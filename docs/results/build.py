@@ -24,7 +24,7 @@ from quantskew import params, tables
 from quantskew.analysis.answer import of_chance
 from quantskew.analysis.claims import ALL
 from quantskew.analysis.figures import FIGURES
-from quantskew.analysis.frontier import recommendations
+from quantskew.analysis.frontier import recommendations, shipped
 from quantskew.analysis.hypotheses import NOTHING
 from quantskew.analysis.published import published
 from quantskew.analysis.remedies import side_by_side
@@ -129,7 +129,9 @@ class Results:
             for place, _ in self.frame("remedies").groupby(["dataset", "model"])
             for row in self._best_remedies(*place).itertuples()
         ]
-        for text in recommendations(self.frame("frontier"), self.study):
+        frames = {name: self.frame(name) for name in ("deployed", "deployed_groups")}
+        files = shipped(frames, self.study)
+        for text in recommendations(self.frame("frontier"), self.study, files):
             lines.append(escape_markdown(text))
         # converted tables keep the intervals and verdicts of the code that computed them
         lines.append(escape_markdown(self.provenance.get("sure") or of_chance(self.study)))
