@@ -4,8 +4,9 @@ The study (``small_study.py``) is started from nothing again and again, and is h
 times by SIGKILL, SIGINT or SIGTERM, sent to ``dvc``, to the stage, to a worker, to the fork server
 that starts the workers, or to all of them at once; of those that are there, most often to the kind
 that was hit least. Half of the kills, by chance, wait for a training that has left a checkpoint, if
-one comes soon. What ends is started again until the study is whole. Every file under ``data``, ``metrics`` and ``plots`` is compared with that of a last run,
-which nobody disturbs, and no cell that was finished before a kill may be lost or made again.
+one comes soon. What ends is started again until the study is whole. Every file under ``data``,
+``metrics`` and ``plots`` is compared with that of a last run, which nobody disturbs, and no cell
+that was finished before a kill may be lost or made again.
 
     python benchmarks/kills.py --kills 60
     python benchmarks/kills.py --ray --kills 10      # on a cluster of Ray, its workers among those
