@@ -33,6 +33,7 @@ from quantskew.analysis.views import first_groupings
 from quantskew.answers.judging import compare_answers
 from quantskew.engine.command import run
 from quantskew.fairness.plan import seeds_to_decide
+from quantskew.fairness.verdicts import UNDEFINED
 from quantskew.files import write_text
 from quantskew.names import BASELINE, FULL_PRECISION, width_name
 
@@ -57,6 +58,8 @@ class Results:
         self.study = self.params.judged()
         self.provenance = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         self.plain = self.study.reference
+        # of a study that ran before today's statistics, values alone are kept
+        self.judged = "converted" not in self.provenance
 
     def frame(self, name: str) -> pd.DataFrame:
         """Read a table."""
@@ -71,12 +74,16 @@ class Results:
         return published({name: self.frame(name) for name in names}, self.study)
 
     def table(self, name: str) -> str:
-        """Set a table of :mod:`quantskew.analysis.published`, without columns of one value."""
+        """Set a table of :mod:`quantskew.analysis.published`, without columns that say nothing."""
         rows = self._published.get(name)
         if rows is None:
             return "*Nothing in this study.*\n"
         places = rows.columns.intersection(["dataset", "model", "attribute"])
-        return markdown(rows.drop(columns=[c for c in places if len(rows[c].unique()) == 1]))
+        idle = [column for column in places if len(rows[column].unique()) == 1]
+        idle += [
+            column for column in rows if (rows[column].isna() | (rows[column] == UNDEFINED)).all()
+        ]
+        return markdown(rows.drop(columns=idle))
 
     def figure(self, name: str) -> str:
         """Show a figure, what it shows for those who do not see it, and how it is to be read."""
@@ -106,6 +113,8 @@ class Results:
                 for method in (self.plain, *trained)
                 if (text := self.change(method, reference=BASELINE, at=(dataset, model)))
             ]
+            if not self.judged:
+                continue
             best = self._best_remedies(dataset, model)
             helped = "; ".join(
                 f"{width_name(row.bits)} `{row.method}` {_points(row.worst_group_change)}"
@@ -133,8 +142,7 @@ class Results:
         files = shipped(frames, self.study)
         for text in recommendations(self.frame("frontier"), self.study, files):
             lines.append(escape_markdown(text))
-        # converted tables keep the intervals and verdicts of the code that computed them
-        lines.append(escape_markdown(self.provenance.get("sure") or of_chance(self.study)))
+        lines.append(escape_markdown(of_chance(self.study)))
         return "".join(map(_sentences, lines))
 
     def _best_remedies(self, dataset: str, model: str) -> pd.DataFrame:
@@ -159,7 +167,7 @@ class Results:
                 f"({most['lost']} lost, {most['gained']} gained); certified for every group is a "
                 f"loss of at most {_share(bound)} points, {_meets(bound, target)}."
             )
-        placed = self.frame("frontier")
+        placed = self.frame("frontier").dropna(subset="loss_bound")
         for (dataset, model), part in placed[placed["bits"] == 8].groupby(["dataset", "model"]):
             best = part.loc[part["loss_bound"].idxmin()]
             lines.append(
@@ -366,7 +374,8 @@ class Results:
         if at:
             rows = rows[(rows["dataset"] == at[0]) & (rows["model"] == at[1])]
         lines = [
-            f"{row.width}: {_points(row.change)} {_limits(row.low, row.high)}, **{row.verdict}**"
+            f"{row.width}: {_points(row.change)}"
+            + (f" {_limits(row.low, row.high)}, **{row.verdict}**" if self.judged else "")
             for row in rows.itertuples()
         ]
         return "; ".join(lines) or "not in this study"
@@ -419,9 +428,10 @@ class Results:
         rows = rows[(rows["metric"] == "fvo") & rows["method"].isin([BASELINE, "fp16", self.plain])]
         rows = rows.sort_values("bits", ascending=False)
         shown = {"width": rows["width"], "FVO": rows["value"].map(_share)}
-        shown["95 % limits"] = [
-            _limits(*pair, ".1f") for pair in zip(rows["low"], rows["high"], strict=True)
-        ]
+        if self.judged:
+            shown["95 % limits"] = [
+                _limits(*pair, ".1f") for pair in zip(rows["low"], rows["high"], strict=True)
+            ]
         shown |= {
             "seed sd": rows["seed_sd"].map(_share),
             "by chance alone, mean": rows["chance_mean"].map(_share),
