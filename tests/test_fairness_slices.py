@@ -19,7 +19,7 @@ from quantskew.fairness.slices import (
     find_slices,
     image_properties,
 )
-from quantskew.layout import folder_of, predictions_path
+from quantskew.layout import NETWORKS, empty, folder_of, predictions_path
 from quantskew.names import Variant
 
 
@@ -196,12 +196,14 @@ def _study(tmp_path, monkeypatch):
     Prepared(people, pixels.astype(np.uint8), order, pd.DataFrame(), notes).write(
         tmp_path / "data/samples/d.parquet"
     )
-    made, test = {"baselines": [], "quantized": [], "mitigated": []}, sides == "test"
+    made, test = {folder_of(stage, "d", "m"): [] for stage in NETWORKS}, sides == "test"
     for seed in STUDY.seeds:
         for method, bits in (("fp32", 32), ("ptq", 4)):
             variant = Variant("d", "m", seed, method, bits)
             row = {**variant._asdict(), "base": "fp32", "file": "f", "bytes": 1}
-            made["baselines" if bits == 32 else "quantized"].append(row | {"images_trained": 0})
+            made[folder_of("train" if bits == 32 else "quantize", "d", "m")].append(
+                row | {"images_trained": 0}
+            )
             lost = dark & (bits == 4) & (rng.random(N) < 0.4)
             logits = 4 * np.eye(3)[np.where(lost, (labels + 1) % 3, labels)]
             logits += 0.5 * rng.normal(size=logits.shape)
@@ -209,10 +211,9 @@ def _study(tmp_path, monkeypatch):
             rows["logits"] = list(logits.astype(np.float32))
             path = predictions_path(folder_of("evaluate", "d", "m"), variant)
             tables.write("predictions", variant.name(rows[test]), path)
-    empty = pd.DataFrame(made["baselines"]).iloc[:0]
     for folder, rows in made.items():
-        where = tmp_path / "data" / folder / "d/m/variants.parquet"
-        tables.write("variants", pd.DataFrame(rows) if rows else empty, where)
+        listed = pd.DataFrame(rows) if rows else empty("variants")
+        tables.write("variants", listed, tmp_path / folder / "variants.parquet")
 
 
 @pytest.mark.usefixtures("_study")

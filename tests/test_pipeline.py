@@ -49,6 +49,7 @@ def test_the_training_behind_a_variant_is_counted_and_timed(project):
     for stage, folder in (
         ("train", "baselines"),
         ("quantize", "quantized"),
+        ("retrain", "retrained"),
         ("mitigate", "mitigated"),
     ):
         path = project.folder / "data" / folder / place / "variants.parquet"

@@ -25,13 +25,18 @@ PLOTS = Path("plots")
 FOLDERS = {
     "train": "baselines",
     "quantize": "quantized",
+    "retrain": "retrained",
     "mitigate": "mitigated",
     "deploy": "deployed",
     "evaluate": "evaluations",
     "given": "given",
 }
-NETWORKS = ("train", "quantize", "mitigate")
-"""Stages that make networks."""
+NETWORKS = ("train", "quantize", "retrain", "mitigate")
+"""Folders of networks, by the stage; ``mitigate`` writes two.
+
+The remedies in full precision lie apart (``retrain``): files that ship are made of these, whatever
+the widths of the study.
+"""
 
 
 class Stored(NamedTuple):

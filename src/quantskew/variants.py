@@ -6,7 +6,7 @@ beside them, and the table ``failures`` of what could not be made, with the reas
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,12 +152,36 @@ def collect(
     made_from: Mapping[Variant, str],
     failures: Failures,
 ) -> None:
-    """Copy the files of finished cells to where the stage promises them, and list them."""
-    target = folder_of(stage, dataset, model)
+    """Copy the files of finished cells to where the stage promises them, and list them.
+
+    Of ``mitigate`` the networks in full precision lie apart; see :data:`.NETWORKS`.
+    """
+
+    def place_of(variant: Variant) -> str:
+        apart = stage == "mitigate" and variant.bits == FULL_PRECISION
+        return "retrain" if apart else stage
+
+    for place in ("retrain", "mitigate") if stage == "mitigate" else (stage,):
+        here = {variant for variant in (*folders, *failures) if place_of(variant) == place}
+        _collect(place, dataset, model, here, folders, made_from)
+        told = {(variant, stage): why for variant, why in failures.items() if variant in here}
+        write_failures(folder_of(place, dataset, model), told)
+
+
+def _collect(
+    place: str,
+    dataset: str,
+    model: str,
+    here: Container[Variant],
+    folders: Mapping[Variant, Path],
+    made_from: Mapping[Variant, str],
+) -> None:
+    target = folder_of(place, dataset, model)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     rows = []
-    for variant, folder in folders.items():
+    for variant in filter(here.__contains__, folders):
+        folder = folders[variant]
         for source in folder.iterdir():
             if source.name != COST and not source.name.startswith("."):
                 name = source.name.removeprefix("network.")
@@ -169,8 +193,7 @@ def collect(
     listed = pd.DataFrame(rows, columns=columns)
     variants = listed.drop(columns="seconds") if rows else empty("variants")
     tables.write("variants", variants, target / "variants.parquet")
-    write_failures(target, {(variant, stage): why for variant, why in failures.items()})
-    write_json(seconds_path(stage, dataset, model), _seconds(listed, dataset, model), digits=2)
+    write_json(seconds_path(place, dataset, model), _seconds(listed, dataset, model), digits=2)
 
 
 def write_failures(target: Path, failures: Mapping[tuple[Variant, str], str]) -> None:
@@ -187,9 +210,9 @@ def _cost(folders: Mapping[Variant, Path], variant: Variant, base: str) -> tuple
     return sum(cost["images"] for cost in costs), sum(cost["seconds"] for cost in costs)
 
 
-def seconds_path(stage: str, dataset: str, model: str) -> Path:
+def seconds_path(place: str, dataset: str, model: str) -> Path:
     """Measured times of a stage: no output that DVC knows, for its outputs are reproducible."""
-    return Path("metrics/seconds", dataset, model, f"{stage}.json")
+    return Path("metrics/seconds", dataset, model, f"{place}.json")
 
 
 def _seconds(listed: pd.DataFrame, dataset: str, model: str) -> dict[str, dict[str, Any]]:

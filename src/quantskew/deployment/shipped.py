@@ -40,7 +40,7 @@ class Deployed(NamedTuple):
 
 def ship_all(study: "Params", dataset: str, model: str) -> Deployed:
     """Deploy a data set and a model: write its ONNX files, their predictions and tables."""
-    stored = stored_variants(dataset, model, ["train", "mitigate"])
+    stored = stored_variants(dataset, model, ["train", "retrain"])
     cells, references, failures = {}, {}, {}
     for variant, base, calibration in _files(study, dataset, model):
         references[variant] = base
