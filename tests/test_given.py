@@ -11,7 +11,8 @@ from conftest import Project, Repository
 from scipy.special import softmax
 
 from quantskew import tables
-from quantskew.evaluation.given import Given, write_given
+from quantskew.answers.given import Given
+from quantskew.evaluation.given import write_given
 from quantskew.params import ParamsError, parse
 from quantskew.sections import checked
 

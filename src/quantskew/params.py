@@ -18,13 +18,13 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from quantskew.analysis.study import Report, Statistics, Study, Targets
+from quantskew.answers.given import Given
 from quantskew.architecture import Architecture
 from quantskew.data.groups import Groups
 from quantskew.data.source import Source
 from quantskew.deployment.settings import Deploy
 from quantskew.engine.compute import Compute
 from quantskew.errors import close_names
-from quantskew.evaluation.given import Given
 from quantskew.evaluation.plan import Curvature
 from quantskew.names import BASELINE, FULL_PRECISION, WHOLE
 from quantskew.quantization.fitting import Qat

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from quantskew import tables
 from quantskew.analysis.study import Statistics, Study
@@ -287,7 +287,7 @@ def _judged(effects: pd.DataFrame, settings: Statistics) -> pd.DataFrame:
     # an interval that has decided waits for its own p to fall to the share of alpha that is its own
     apart = (effects["low"] > 0) | (effects["high"] < 0)
     own = effects["p_value"].astype(float)
-    ratio = norm.isf(settings.alpha * own / p_value / 2) / np.maximum(norm.isf(own / 2), 1e-9)
+    ratio = ndtri(settings.alpha * own / p_value / 2) / np.minimum(ndtri(own / 2), -1e-9)
     images = np.where(apart, np.ceil(effects["n"] * ratio**2), effects["decide"])
     decide = np.where(effects["about"] == METHOD, effects["decide"], images)
     by_class = effects["metric"].map(lambda name: find(name).by_class)

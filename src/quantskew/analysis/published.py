@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from quantskew.analysis.claims import in_four_words
 from quantskew.analysis.remedies import side_by_side
@@ -159,7 +159,7 @@ def _over_seeds(
         seeds = standing.join(known, on=network)["known"].fillna(seeds)
     # with two seeds the interval is 18 times their deviation, which says nothing
     seeds = seeds.where(seeds > 2)
-    half = student.ppf(1 - study.statistics.alpha / 2, seeds - 1) / np.sqrt(seeds)
+    half = stdtrit(seeds - 1, 1 - study.statistics.alpha / 2) / np.sqrt(seeds)
     titles = _titles(*PLACE)
     for metric, title in (("overall", "accuracy"), ("worst_group", "worst group"), ("fvo", "FVO")):
         titles[metric] = title if title == "FVO" else f"{title}, %"

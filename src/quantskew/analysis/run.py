@@ -6,7 +6,6 @@ the answers, or the rows of the figure, are others.
 
 import base64
 import io
-import json
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -288,14 +287,6 @@ def costs(study: Study) -> list[dict[Point, float]]:
     return [dict(zip(points, means[name], strict=True)) for name in ("bytes", "images_trained")]
 
 
-def draw(folder: Path, *, figure: str, rows: Path) -> None:
-    """Draw a figure from its rows, as a cell of its own: writes ``figure.svg``."""
-    frame = pd.DataFrame(json.loads(rows.read_text(encoding="utf-8")))
-    empty = frame.columns[frame.isna().all()]  # JSON does not say that these hold numbers
-    frame = frame.astype(dict.fromkeys(empty, float))
-    write_text(folder / "figure.svg", FIGURES[figure].drawing.svg(frame))
-
-
 def write_pages(
     study: Study, frames: Mapping[str, pd.DataFrame], source: Source, compute: Compute
 ) -> None:
@@ -307,7 +298,7 @@ def write_pages(
         rows, path = figure.rows(frames, study), PLOTS / "rows" / f"{name}.json"
         write_json(path, figure.drawing.described(rows).to_dict("records"))
         if len(rows):  # no damage is predicted, say, where no quantized network was surveyed
-            own, function = outside([figure.select]), "quantskew.analysis.run:draw"
+            own, function = outside([figure.select]), "quantskew.analysis.figures:draw"
             cells.append(Cell(name, function, modules=own, figure=name, rows=path))
     drawn = {}
     for name, folder in run(cells, title="draw", compute=compute).items():

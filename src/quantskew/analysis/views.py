@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from quantskew.analysis.study import Study
 from quantskew.names import BASELINE, UNKNOWN_WIDTH, WHOLE, state_name, width_name
@@ -121,7 +121,7 @@ def scattered(
         One less the coverage of the limits, which are Student's.
     """
     named = rows[["panel", "width", "group"]].rename(columns={"width": "series"})
-    half = student.ppf(1 - alpha / 2, rows["sampled"] - 1)
+    half = stdtrit(rows["sampled"] - 1, 1 - alpha / 2)
     parts = []
     for title, (x, y) in fields.items():
         part = named.assign(drawing=title, x=rows[x], y=rows[y])

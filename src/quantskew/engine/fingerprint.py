@@ -8,18 +8,23 @@ the same folder that it imports count as well.
 import ast
 import hashlib
 import importlib.util
+import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache, cached_property, partial
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from quantskew.engine.store import default_store
 from quantskew.errors import UserError, named
+from quantskew.files import write_json
 from quantskew.sections import Code, Section
 from quantskew.starting import PACKAGED
 
@@ -111,7 +116,8 @@ def code_hash(module: str) -> str:
         raise UserError(f"the module {module!r} cannot be found, or is not Python code")
     digest = hashlib.sha256()
     for name in sorted(modules):
-        digest.update(f"{name}\n{_source(name).bare}\n".encode())
+        digest.update(f"{name}\n{_read(name).bare}\n".encode())
+    _keep()
     return digest.hexdigest()
 
 
@@ -142,7 +148,7 @@ def imports(module: str) -> set[str]:
         if name.partition(".")[0] != package and not _beside(package, specification):
             continue
         found.add(name)
-        waiting += _source(name).imported
+        waiting += _read(name).imported
     return found
 
 
@@ -187,6 +193,63 @@ def _specification(module: str) -> ModuleSpec | None:
     if package is None or package.submodule_search_locations is None:
         return None
     return PathFinder.find_spec(module, package.submodule_search_locations)
+
+
+class _Read(NamedTuple):
+    """What is known of the code of a module.
+
+    Attributes
+    ----------
+    of
+        SHA-256 of what the rest was worked out from.
+    bare
+        SHA-256 of the code without docstrings and comments.
+    imported
+        Names that may be those of modules that it imports.
+    """
+
+    of: str
+    bare: str
+    imported: list[str]
+
+
+_KNOWN: dict[str, _Read] = {}
+"""What this process worked out, by module; a file in the store saves the next one that work."""
+
+
+def _read(module: str) -> _Read:
+    specification = _specification(module)
+    assert specification is not None
+    assert specification.origin is not None
+    code = Path(specification.origin).read_bytes()
+    digest = hashlib.sha256(code + sys.version.encode())
+    if b"__path__" in code:  # it may import what lies in its folder
+        folders = specification.submodule_search_locations or []
+        digest.update(str(sorted(found.name for found in iter_modules(folders))).encode())
+    kept = _KNOWN.get(module) or _kept(_place()).get(module)
+    if kept is None or kept.of != digest.hexdigest():
+        source = _source(module)
+        bare = hashlib.sha256(source.bare.encode()).hexdigest()
+        kept = _KNOWN[module] = _Read(digest.hexdigest(), bare, source.imported)
+    return kept
+
+
+def _place() -> Path:
+    return default_store() / "code.json"
+
+
+@cache
+def _kept(path: Path) -> dict[str, _Read]:
+    with suppress(OSError, ValueError, TypeError):  # it is worked out again
+        return {name: _Read(*one) for name, one in json.loads(path.read_text("utf-8")).items()}
+    return {}
+
+
+def _keep() -> None:
+    known = _kept(_place()) | _KNOWN
+    if default_store().is_dir() and known != _kept(_place()):
+        write_json(_place(), known)
+        _kept.cache_clear()
 
 
 class _Source:

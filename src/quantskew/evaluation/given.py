@@ -4,17 +4,15 @@ The stage ``given`` writes what the stages that make and evaluate networks write
 who judge answers need not know whose they are. What only a network tells is a table without rows.
 """
 
-import re
 import shutil
-from collections import Counter, defaultdict
-from pathlib import Path
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from pydantic import model_validator
 
 from quantskew import tables
+from quantskew.answers.given import Given
 from quantskew.answers.joining import Joined, join
 from quantskew.answers.reading import AnswersError, listed
 from quantskew.answers.scoring import log_probabilities
@@ -24,8 +22,7 @@ from quantskew.description import describe
 from quantskew.errors import UserError
 from quantskew.files import write_json
 from quantskew.layout import folder_of, name_rows, predictions_path, samples_path
-from quantskew.names import BASELINE, FULL_PRECISION, UNKNOWN_WIDTH, Variant
-from quantskew.sections import Fraction, Names, Section
+from quantskew.names import BASELINE, Variant
 
 if TYPE_CHECKING:
     from quantskew.params import Params
@@ -34,54 +31,6 @@ WRITTEN = (
     "variants", "groups", "boundaries", "layers", "weight_histograms", "history", "curvature",
     "layer_damage", "deployed", "deployed_groups", "failures",
 )  # fmt: skip
-_TABLE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*?)(?:-([1-9]\d?)bit)?")
-
-
-class Given(Section):
-    """Tables of answers to the test samples of a data set, as ``quantskew compare`` reads them.
-
-    The entry stands beside the models of the study, and its tables beside their variants. Label and
-    groups are those of the data set. A table called ``ptq-4bit`` is of the method ``ptq`` at 4
-    bits, and is compared as such; of any other name, the width is not known. Instead of one table
-    there may be a list of them, one for each training seed, as many as of the reference.
-    """
-
-    dataset: str
-    reference: Names  # answers before compression
-    tables: dict[str, Names]  # answers after it, by a name of your choice
-    threshold: float | None = None  # score from which on the second of two classes is answered
-    missing: Fraction = 0.0  # share of the test samples that a table may lack
-
-    @model_validator(mode="after")
-    def _tables_fit_together(self) -> "Given":
-        if not self.tables:
-            raise ValueError("tables: none is given to compare with the reference")
-        for name, files in self.tables.items():
-            found = _TABLE.fullmatch(name)
-            if not found or found[1] == BASELINE:
-                raise ValueError(
-                    f"tables: {name!r} names a method; use letters, digits, '_' and '-', and not "
-                    f"{BASELINE}, which is the reference"
-                )
-            if len(files) != len(self.reference):
-                raise ValueError(
-                    f"tables: {name} has {len(files)} files, and reference {len(self.reference)}; "
-                    "give one of each training seed"
-                )
-        times = Counter(str(path) for path in self.files().values())
-        twice = [path for path, count in times.items() if count > 1]
-        if twice:
-            raise ValueError(f"{', '.join(twice)} is given more than once")
-        return self
-
-    def files(self) -> dict[tuple[str, int, int], Path]:
-        """File of each method, width and seed, those of the reference first."""
-        found, reference = {}, f"{BASELINE}-{FULL_PRECISION}bit"
-        for name, files in {reference: self.reference, **self.tables}.items():
-            method, bits = _TABLE.fullmatch(name).groups()  # type: ignore[union-attr]
-            for seed, file in enumerate(files):
-                found[method, int(bits or UNKNOWN_WIDTH), seed] = Path(file)
-        return found
 
 
 def write_given(study: "Params") -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
-from scipy.special import log_softmax, softmax
 from typing_extensions import override
 
 from quantskew.quantization.fitting import MethodError
@@ -353,6 +352,7 @@ def fitted_biases(seen: Looks, objective: Aim) -> Floats:
     1.099
     """
     from scipy.optimize import minimize, nnls  # 20 MB, which few need
+    from scipy.special import log_softmax, softmax
 
     classes = seen.logits.shape[1]
     right = np.eye(classes)[seen.labels]
@@ -398,6 +398,7 @@ def fitted_biases(seen: Looks, objective: Aim) -> Floats:
 def best_temperature(seen: Looks) -> float:
     """Return the temperature of least cross-entropy; see :class:`Temperature`."""
     from scipy.optimize import minimize_scalar  # 20 MB, which few need
+    from scipy.special import log_softmax
 
     rows = np.arange(len(seen.labels))
 
