@@ -5,11 +5,10 @@ program that wants none of them does not wait for torch, nor needs it.
 """
 
 import importlib
-from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from quantskew.errors import explained
+from quantskew.errors import extras
 
 if TYPE_CHECKING:
     __version__: str
@@ -52,6 +51,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("quantskew")
     for place, names in _PLACES.items():
         if name in names:
@@ -65,12 +66,13 @@ def submodule(package: str, name: str) -> ModuleType:
     A :class:`~quantskew.errors.MissingExtraError` names a library that it needs and lacks.
     """
     path = f"{package}.{name}"
-    try:
-        return importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name == path:
+    with extras():
+        try:
+            return importlib.import_module(path)
+        except ModuleNotFoundError as error:
+            if error.name != path:
+                raise
             raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
-        raise explained(error) from error
 
 
 def __dir__() -> list[str]:

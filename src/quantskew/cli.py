@@ -13,7 +13,7 @@ from typing import NoReturn
 from quantskew import __version__
 from quantskew.commands import COMMANDS
 from quantskew.commands.common import EPILOGUE
-from quantskew.errors import UserError, explained
+from quantskew.errors import UserError, extras
 from quantskew.files import use_utf8
 
 USAGE = 64  # EX_USAGE of sysexits.h, distinct from the verdicts
@@ -32,11 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         use_utf8()
     options = _parser().parse_args(arguments)
     try:
-        try:
+        with extras():
             status = options.run(options)
             sys.stdout.flush()
-        except ModuleNotFoundError as error:
-            raise explained(error) from error
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = USAGE

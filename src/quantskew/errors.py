@@ -6,7 +6,6 @@ import re
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import metadata, requires
 
 
 class UserError(Exception):
@@ -73,28 +72,38 @@ class MissingExtraError(UserError, ImportError):
     """A library that quantskew needs for this is not installed; the message says how to get it."""
 
 
-def explained(error: ModuleNotFoundError) -> ImportError:
+@contextmanager
+def extras() -> Iterator[None]:
     """Say which extra of quantskew brings a library that is missing; other errors stay as they are.
 
     Examples
     --------
-    >>> str(explained(ModuleNotFoundError("No module named 'ray'", name="ray")))
-    "this needs ray, which is not installed; pip install 'quantskew[ray]'"
+    >>> with extras():
+    ...     raise ModuleNotFoundError("No module named 'ray'", name="ray")
+    Traceback (most recent call last):
+    ...
+    quantskew.errors.MissingExtraError: this needs ray, which is not installed; \
+pip install 'quantskew[ray]'
     """
-    from packaging.requirements import Requirement
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        from importlib.metadata import metadata, requires
 
-    library = (error.name or "").partition(".")[0]
-    extras = metadata("quantskew").get_all("Provides-Extra") or ()
-    for need in map(Requirement, requires("quantskew") or ()):
-        if need.marker is None or need.name.replace("-", "_") != library:
-            continue
-        for extra in extras:
-            if need.marker.evaluate({"extra": extra}):
-                return MissingExtraError(
-                    f"this needs {library}, which is not installed; "
-                    f"pip install 'quantskew[{extra}]'"
-                )
-    return error
+        from packaging.requirements import Requirement
+
+        library = (error.name or "").partition(".")[0]
+        known = metadata("quantskew").get_all("Provides-Extra") or ()
+        for need in map(Requirement, requires("quantskew") or ()):
+            if need.marker is None or need.name.replace("-", "_") != library:
+                continue
+            for extra in known:
+                if need.marker.evaluate({"extra": extra}):
+                    raise MissingExtraError(
+                        f"this needs {library}, which is not installed; "
+                        f"pip install 'quantskew[{extra}]'"
+                    ) from error
+        raise
 
 
 def one_of(what: str, given: str | None, known: Sequence[str]) -> str:

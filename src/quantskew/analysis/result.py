@@ -14,7 +14,7 @@ from pandas.api.types import is_numeric_dtype
 
 from quantskew.analysis import answer
 from quantskew.analysis.study import Study
-from quantskew.errors import UserError, close_names, explained
+from quantskew.errors import UserError, close_names, extras
 from quantskew.names import BASELINE
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class Result:
             default if the reference is the only method), ``fvo_by_width`` (otherwise the default),
             ``trade_off``, ``loss_by_group`` or ``logits``.
         """
-        from quantskew.analysis.figures import FIGURES
+        with extras():
+            from quantskew.analysis.figures import FIGURES
 
         known = [name for name, one in FIGURES.items() if {*one.tables} <= {*self.frames}]
         alone = list(self.study.methods) == [self.study.reference]
@@ -88,7 +89,8 @@ class Result:
 
     def report(self, path: str | Path) -> None:
         """Write the report, one page of HTML that opens offline."""
-        from quantskew.analysis import report
+        with extras():
+            from quantskew.analysis import report
 
         report.write(Path(path), self.frames, self.study)
 
@@ -118,10 +120,8 @@ class Result:
         MissingExtraError
             When fairlearn is not installed.
         """
-        try:
+        with extras():
             from fairlearn.metrics import MetricFrame
-        except ModuleNotFoundError as error:
-            raise explained(error) from None
         features = [name.strip() for name in by.split("*")]
         own = answers or str(self.predictions.columns[-1])
         for given, known in ((own, self.predictions.columns[2:]), *(

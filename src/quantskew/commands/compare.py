@@ -1,6 +1,7 @@
 """``quantskew compare``: tables of answers are judged against a reference."""
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 
 from quantskew.commands.common import EPILOGUE, Command, add_table_options, of_tables
@@ -73,6 +74,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     from quantskew.answers import output
     from quantskew.files import write_json, write_text
+
+    if options.report:  # what it lacks is named before the work
+        import_module("quantskew.analysis.report")
 
     asked = {name: getattr(options, name) for name in
              ("before", "after", "policy", "unit", "margin", "minimum", "date", "scores",

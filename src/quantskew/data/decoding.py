@@ -15,16 +15,19 @@ import PIL.Image
 import PIL.ImageOps
 from tqdm import tqdm
 
+from quantskew.data.source import Interpolation, Size, height_and_width
 from quantskew.data.sources.registry import Image, UnusableError
 from quantskew.data.sources.store import too_large
 
 _CHUNK = 64
 
-Size = int | tuple[int, int]
-"""Side of a square in pixels, or height and width."""
 Fit = Callable[[PIL.Image.Image], PIL.Image.Image]
 """Resizes and crops a picture."""
 _MODES = {1: "L", 3: "RGB"}
+_RESAMPLING = {
+    "bilinear": PIL.Image.Resampling.BILINEAR,
+    "bicubic": PIL.Image.Resampling.BICUBIC,
+}
 
 
 def decode(
@@ -63,11 +66,6 @@ def decode(
     if pixels.min() == pixels.max():
         raise UnusableError(f"constant: every pixel is {pixels.flat[0]}")
     return pixels.reshape(*form, channels).transpose(2, 0, 1)
-
-
-def height_and_width(size: Size) -> tuple[int, int]:
-    """Both sides of a size."""
-    return size if isinstance(size, tuple) else (size, size)
 
 
 def _open(image: Path | bytes) -> PIL.Image.Image:
@@ -117,6 +115,36 @@ def _fitted(
         box = (left, top, left + inner, top + outer)
         picture = picture.resize(form[::-1], PIL.Image.Resampling.BILINEAR, box=box)
     return np.asarray(picture)
+
+
+def resize_and_crop(
+    picture: PIL.Image.Image,
+    resize: Size | None,
+    crop: Size | None,
+    interpolation: Interpolation,
+) -> PIL.Image.Image:
+    """Resize a picture and crop its middle, as torchvision does; see :class:`.Preprocess`.
+
+    An ``UnusableError`` says when the picture is smaller than the crop.
+    """
+    if resize is not None:
+        width, height = picture.size
+        if isinstance(resize, tuple):
+            form = resize[::-1]
+        else:  # the longer side is rounded down
+            shorter = min(width, height)
+            form = (width * resize // shorter, height * resize // shorter)
+        picture = picture.resize(form, _RESAMPLING[interpolation])
+    if crop is not None:
+        high, wide = height_and_width(crop)
+        left, top = round((picture.size[0] - wide) / 2), round((picture.size[1] - high) / 2)
+        if left < 0 or top < 0:
+            raise UnusableError(
+                f"{picture.size[1]}×{picture.size[0]} pixels, smaller than the crop of "
+                f"{high}×{wide}"
+            )
+        picture = picture.crop((left, top, left + wide, top + high))
+    return picture
 
 
 def decode_all(

@@ -11,10 +11,9 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from quantskew.data import quality, splits
-from quantskew.data.decoding import decode_all, height_and_width
+from quantskew.data.decoding import decode_all, resize_and_crop
 from quantskew.data.groups import GroupError, group_codes, in_order
-from quantskew.data.preprocess import fit
-from quantskew.data.source import Source
+from quantskew.data.source import Source, height_and_width
 from quantskew.data.sources import Raw, SourceError, read
 from quantskew.data.sources.layout import SPLITS
 from quantskew.data.sources.registry import RESERVED, as_text, need
@@ -79,7 +78,10 @@ def prepare(name: str, source: Source, root: str | Path, *, draw: bool = True) -
     else:
         images = (image for image, want in zip(raw.images, wanted, strict=True) if want)
         middle = source.resize and partial(
-            fit, resize=source.resize, crop=size, interpolation=source.interpolation
+            resize_and_crop,
+            resize=source.resize,
+            crop=size,
+            interpolation=source.interpolation,
         )
         pixels, digests, unusable = decode_all(
             images, total, size=size, channels=channels, native=raw.native, fit=middle or None,

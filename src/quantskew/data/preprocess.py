@@ -3,20 +3,13 @@
 from typing import Annotated, Literal
 
 import numpy as np
-import PIL.Image
 from pydantic import BeforeValidator, Field, FiniteFloat
 
-from quantskew.data.decoding import height_and_width
-from quantskew.data.source import Interpolation
-from quantskew.data.sources.registry import UnusableError
+from quantskew.data.source import Interpolation, height_and_width
 from quantskew.errors import UserError
 from quantskew.sections import PositiveFloat, Section
 
 _Side = Annotated[int, Field(ge=1, le=4096, description="pixels")]
-_RESAMPLING = {
-    "bilinear": PIL.Image.Resampling.BILINEAR,
-    "bicubic": PIL.Image.Resampling.BICUBIC,
-}
 
 
 def _as_tuple(value: object) -> object:
@@ -77,10 +70,6 @@ class Preprocess(Section):
             return height_and_width(self.crop)
         return self.resize if isinstance(self.resize, tuple) else None
 
-    def fit(self, picture: PIL.Image.Image) -> PIL.Image.Image:
-        """Resize a picture and crop its middle."""
-        return fit(picture, self.resize, self.crop, self.interpolation)
-
     def values(self, pixels: np.ndarray) -> np.ndarray:
         """Scale and normalize pixels in RGB, (N, C, H, W); the result is float32."""
         n_channels = pixels.shape[1]
@@ -118,33 +107,3 @@ class Preprocess(Section):
         mean, std = (", ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
         texts += [f"pixels / {self.scale:g}", f"mean {mean}", f"std {std}", self.layout]
         return "; ".join([*texts, "grey" if n_channels == 1 else self.channels])
-
-
-def fit(
-    picture: PIL.Image.Image,
-    resize: int | tuple[int, int] | None,
-    crop: int | tuple[int, int] | None,
-    interpolation: Interpolation,
-) -> PIL.Image.Image:
-    """Resize a picture and crop its middle, as torchvision does; see :class:`Preprocess`.
-
-    An ``UnusableError`` says when the picture is smaller than the crop.
-    """
-    if resize is not None:
-        width, height = picture.size
-        if isinstance(resize, tuple):
-            form = resize[::-1]
-        else:  # the longer side is rounded down
-            shorter = min(width, height)
-            form = (width * resize // shorter, height * resize // shorter)
-        picture = picture.resize(form, _RESAMPLING[interpolation])
-    if crop is not None:
-        high, wide = height_and_width(crop)
-        left, top = round((picture.size[0] - wide) / 2), round((picture.size[1] - high) / 2)
-        if left < 0 or top < 0:
-            raise UnusableError(
-                f"{picture.size[1]}×{picture.size[0]} pixels, smaller than the crop of "
-                f"{high}×{wide}"
-            )
-        picture = picture.crop((left, top, left + wide, top + high))
-    return picture

@@ -8,7 +8,14 @@ from pydantic import Field, model_validator
 from quantskew.sections import Fraction, Section, Seed
 
 Side = Annotated[int, Field(ge=8, le=1024, description="pixels")]
+Size = int | tuple[int, int]
+"""Side of a square in pixels, or height and width."""
 Interpolation = Literal["bilinear", "bicubic"]
+
+
+def height_and_width(size: Size) -> tuple[int, int]:
+    """Both sides of a size."""
+    return size if isinstance(size, tuple) else (size, size)
 
 
 class Source(Section):

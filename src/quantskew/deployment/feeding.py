@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from quantskew.data.decoding import decode
+from quantskew.data.decoding import decode, resize_and_crop
 from quantskew.data.preprocess import Preprocess
 from quantskew.data.source import Source
 from quantskew.data.sources import read
@@ -121,10 +122,13 @@ class Input:
 
     def picture(self, image: Image) -> Pixels:
         """Decode a picture."""
-        fit = self.preprocess.fit if self.preprocess.resizes else None
+        said = self.preprocess
+        fit = said.resizes and partial(
+            resize_and_crop, resize=said.resize, crop=said.crop, interpolation=said.interpolation
+        )
         channels, *size = self.shape
         try:
-            return decode(image, size=(size[0], size[1]), channels=channels, fit=fit)
+            return decode(image, size=(size[0], size[1]), channels=channels, fit=fit or None)
         except UnusableError as reason:
             return reason
 

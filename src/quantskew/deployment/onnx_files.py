@@ -46,7 +46,7 @@ from quantskew.deployment.runtimes import (
 from quantskew.deployment.runtimes.network import first_line
 from quantskew.deployment.runtimes.onnx_runtime import session
 from quantskew.deployment.settings import Ranges
-from quantskew.errors import explained
+from quantskew.errors import extras
 from quantskew.quantization.selfcheck import same_logits
 
 OPSET = 17
@@ -204,10 +204,8 @@ def pack(source: Path, path: Path) -> None:
     MissingExtraError
         When a library that ONNX Runtime packs with is not installed.
     """
-    try:
+    with extras():
         from onnxruntime.quantization import matmul_nbits_quantizer
-    except ModuleNotFoundError as error:
-        raise explained(error) from None
 
     matmul_nbits_quantizer.logger.setLevel("ERROR")
     model = ONNXModel(onnx.load(source))
