@@ -5,6 +5,8 @@ from quantskew.engine.command import run
 from quantskew.errors import UserError
 from quantskew.layout import ANALYSIS
 
+AGAIN = "`dvc repro -f` tries these again, and keeps what is done"
+
 
 def main() -> None:
     """Fail with one line for each step that failed."""
@@ -16,7 +18,7 @@ def main() -> None:
     ]
     if lines:
         count = f"{len(lines)} steps could not be done; all else is in plots/report.html:\n"
-        raise UserError(count + "\n".join(lines))
+        raise UserError(count + "\n".join([*lines, AGAIN]))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import errno
 import gc
+import json
 import os
 import platform
 import resource
@@ -191,6 +192,28 @@ def test_comments_and_docstrings_do_not_count(package):
     (root / "base.py").write_text(textwrap.dedent(text))
     (root / "apart.py").write_text("X = 2\n")
     assert code() == before
+
+
+def test_what_was_read_of_code_is_kept_for_the_next_stage(package, tmp_path, monkeypatch):
+    root, code = package
+    monkeypatch.setenv("QUANTSKEW_CELLS", str(tmp_path))
+    kept, before = tmp_path / "code.json", code()
+    known = json.loads(kept.read_text(encoding="utf-8"))
+    assert {f"{root.name}.top", f"{root.name}.base"} <= known.keys()
+
+    def next_stage() -> str:
+        fingerprint._KNOWN.clear()
+        fingerprint._kept.cache_clear()
+        return code()
+
+    assert next_stage() == before
+    known[f"{root.name}.base"][1] = "told otherwise"
+    kept.write_text(json.dumps(known), encoding="utf-8")
+    assert next_stage() != before  # it is read
+    (root / "base.py").write_text("def double(x):\n    return 3 * x\n")
+    changed = next_stage()
+    kept.write_text("{", encoding="utf-8")
+    assert next_stage() == changed != before  # and worked out again of other code, or a broken file
 
 
 @pytest.mark.parametrize("module", ["top", "near"])

@@ -87,6 +87,7 @@ def test_dvc_ends_with_the_failures(study):
     assert study.result.returncode != 0
     assert "failed to reproduce 'check'" in study.result.stderr
     assert "steps could not be done" in study.result.stderr
+    assert "`dvc repro -f` tries these again" in study.result.stderr
     assert "Traceback" not in study.result.stderr
 
 

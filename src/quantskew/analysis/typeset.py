@@ -14,7 +14,7 @@ import pandas as pd
 _MARKS = re.compile(r"[\\`*<>|$~&]|\](?=[(\[:])|\b_(?!\w)|(?<!\w)_")
 
 
-def points(share: float, digits: int = 1) -> str:
+def points(share: float) -> str:
     """Write a change of a share in signed percentage points; nothing for NaN.
 
     Examples
@@ -24,7 +24,7 @@ def points(share: float, digits: int = 1) -> str:
     """
     if np.isnan(share):
         return ""
-    return f"{round(100 * share, digits) + 0.0:+.{digits}f}".replace("-", "−")
+    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def interval(value: float, low: float, high: float) -> str:

@@ -222,7 +222,7 @@ def _read(module: str) -> _Read:
     assert specification is not None
     assert specification.origin is not None
     code = Path(specification.origin).read_bytes()
-    digest = hashlib.sha256(code + sys.version.encode())
+    digest = hashlib.sha256(code + f"\0{sys.version}\0{specification.parent}".encode())
     if b"__path__" in code:  # it may import what lies in its folder
         folders = specification.submodule_search_locations or []
         digest.update(str(sorted(found.name for found in iter_modules(folders))).encode())
