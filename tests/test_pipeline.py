@@ -203,9 +203,9 @@ def test_one_width_for_an_experiment_trains_nothing(project):
     before = {p.name for p in (project.folder / ".cells").glob("*/*") if p.is_dir()}
     result = project.dvc("exp", "run", "-S", "bits=2")
     text = result.stdout + result.stderr
-    for stage in ("download@", "train@"):
+    for stage in ("download@", "train@", "deploy@"):  # files ship in widths of their own
         assert f"Running stage '{stage}" not in text
-    for stage in ("quantize@", "mitigate@", "deploy@", "evaluate@", "analyze"):
+    for stage in ("quantize@", "mitigate@", "evaluate@", "analyze"):
         assert f"Running stage '{stage}" in text
     after = {p for p in (project.folder / ".cells").glob("*/*") if p.is_dir()}
     new = [path for path in after if path.name not in before]
