@@ -630,7 +630,7 @@ def test_a_baseline_is_refused_by_other_code_or_another_normalization(tmp_path, 
             "def make(classes, channels, size):\n"
             "    return nn.Sequential(nn.Flatten(), nn.Linear(size**2, classes))\n" + text
         )
-        for function in (fingerprint.code_hash, fingerprint._source):
+        for function in (fingerprint.code_hash, fingerprint._read):
             function.cache_clear()
         own = architecture(factory="changing_network:make", **settings)
         return models.build("mine", classes=3, channels=1, size=SIDE, architecture=own)

@@ -149,7 +149,7 @@ def test_a_changed_checkpoint_and_changed_code_are_seen_by_the_stages_of_the_net
     for content, number in (("one", 1), ("two!", 1), ("two!", 2)):
         weights.write_text(content)
         code.write_text(f"def make(**given): return {number}\n")
-        for function in (fingerprint.code_hash, fingerprint._source):
+        for function in (fingerprint.code_hash, fingerprint._read):
             function.cache_clear()
         write_inputs(study)
         digests.add(Path("data/inputs/models/mine.json").read_text(encoding="utf-8"))

@@ -161,7 +161,7 @@ def defines(name: str) -> bool:
     if specification.origin is None or not specification.origin.endswith(".py"):
         return True  # compiled, or a namespace
     names: set[str] = set()
-    for node in ast.walk(_source(module).tree):
+    for node in ast.walk(_Source(specification, Path(specification.origin).read_bytes()).tree):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 names.add(node.name)
@@ -213,11 +213,13 @@ class _Read(NamedTuple):
     imported: list[str]
 
 
-_KNOWN: dict[str, _Read] = {}
+_NEW: dict[str, _Read] = {}
 """What this process worked out, by module; a file in the store saves the next one that work."""
 
 
+@cache
 def _read(module: str) -> _Read:
+    """Read a module once: workers go on with the code that they began with, and so do names."""
     specification = _specification(module)
     assert specification is not None
     assert specification.origin is not None
@@ -226,11 +228,11 @@ def _read(module: str) -> _Read:
     if b"__path__" in code:  # it may import what lies in its folder
         folders = specification.submodule_search_locations or []
         digest.update(str(sorted(found.name for found in iter_modules(folders))).encode())
-    kept = _KNOWN.get(module) or _kept(_place()).get(module)
+    kept = _kept().get(module)
     if kept is None or kept.of != digest.hexdigest():
-        source = _source(module)
+        source = _Source(specification, code)
         bare = hashlib.sha256(source.bare.encode()).hexdigest()
-        kept = _KNOWN[module] = _Read(digest.hexdigest(), bare, source.imported)
+        kept = _NEW[module] = _Read(digest.hexdigest(), bare, source.imported)
     return kept
 
 
@@ -238,28 +240,33 @@ def _place() -> Path:
     return default_store() / "code.json"
 
 
+def _kept() -> dict[str, _Read]:
+    with suppress(OSError):  # it is worked out again
+        return _content(_place(), _place().stat().st_mtime_ns)
+    return {}
+
+
 @cache
-def _kept(path: Path) -> dict[str, _Read]:
-    with suppress(OSError, ValueError, TypeError):  # it is worked out again
-        return {name: _Read(*one) for name, one in json.loads(path.read_text("utf-8")).items()}
+def _content(path: Path, modified: int) -> dict[str, _Read]:
+    with suppress(ValueError, TypeError, AttributeError):  # broken: worked out again as well
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: _Read(*one) for name, one in found.items()}
     return {}
 
 
 def _keep() -> None:
-    known = _kept(_place()) | _KNOWN
-    if default_store().is_dir() and known != _kept(_place()):
-        write_json(_place(), known)
-        _kept.cache_clear()
+    if _NEW and default_store().is_dir():
+        write_json(_place(), _kept() | _NEW)
+        _NEW.clear()
 
 
 class _Source:
-    """The code of a module; what stages ask of it is worked out once."""
+    """The code of a module, as a tree."""
 
-    def __init__(self, specification: ModuleSpec) -> None:
-        assert specification.origin is not None
+    def __init__(self, specification: ModuleSpec, code: bytes) -> None:
         self.specification = specification
         with named(f"reading {specification.origin} as Python"):
-            self.tree = ast.parse(Path(specification.origin).read_bytes())
+            self.tree = ast.parse(code)
 
     @cached_property
     def imported(self) -> list[str]:
@@ -290,13 +297,6 @@ class _Source:
             if isinstance(body, list):
                 body[:] = [item for item in body if not _is_docstring(item)]
         return ast.dump(self.tree)
-
-
-@cache
-def _source(module: str) -> _Source:
-    specification = _specification(module)
-    assert specification is not None
-    return _Source(specification)
 
 
 def _is_docstring(node: ast.AST) -> bool:
