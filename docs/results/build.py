@@ -74,15 +74,14 @@ class Results:
         return published({name: self.frame(name) for name in names}, self.study)
 
     def table(self, name: str) -> str:
-        """Set a table of :mod:`quantskew.analysis.published`, without columns that say nothing."""
+        """Set a table of :mod:`quantskew.analysis.published`, without columns of one value."""
         rows = self._published.get(name)
         if rows is None:
             return "*Nothing in this study.*\n"
         places = rows.columns.intersection(["dataset", "model", "attribute"])
         idle = [column for column in places if len(rows[column].unique()) == 1]
-        idle += [
-            column for column in rows if (rows[column].isna() | (rows[column] == UNDEFINED)).all()
-        ]
+        if not self.judged:
+            idle += [c for c in rows if (rows[c].isna() | (rows[c] == UNDEFINED)).all()]
         return markdown(rows.drop(columns=idle))
 
     def figure(self, name: str) -> str:
